@@ -1,0 +1,377 @@
+"""Theory against finite networks: z-scores after extrapolation to infinite width.
+
+Notation: y_N the mean over networks of width N, and y_N = y + b/N + c/N² the extrapolation.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+import theory
+from sigprop._ensemble import Ensemble, sample_ensemble
+from sigprop._network import Sample
+from theory import Moments, Part, PreActivation
+
+FALSE_ALARM = 1e-6
+"""Family-wise probability that a correct simulation is rejected."""
+PERTURBATION = 0.03
+"""Relative change of a leaf of the description that the power refers to."""
+
+
+class Observable(NamedTuple):
+    """A number per layer that theory and simulation both have."""
+
+    name: str
+    symbol: str
+    of: Callable[[Moments], Array]
+    """From moments with a leading depth axis to [depth, cells]."""
+    ratio_of_means: bool
+    """Average the moments over networks first, and the observable's values otherwise."""
+    first_layer: int
+
+
+def _pairs(matrix: Float[Array, "depth n n"]) -> Float[Array, "depth pairs"]:
+    rows, columns = np.triu_indices(matrix.shape[-1], 1)
+    return matrix[:, rows, columns]
+
+
+OBSERVABLES = (
+    Observable("length", "q", theory.length, True, 0),
+    Observable("correlation", "c", lambda m: _pairs(theory.correlation(m)), True, 0),
+    Observable("slope", "χ", theory.growth, False, 1),
+    Observable("gradient_growth", "|g_l|²/|g_{l+1}|²", lambda m: theory.growth(m)[1:], False, 1),
+)
+
+
+class Cells(NamedTuple):
+    """One observable at every layer: what theory says and what the networks say."""
+
+    observable: Observable
+    theory: np.ndarray
+    theory_error: np.ndarray
+    mean: np.ndarray
+    """[widths, layers, cells]."""
+    standard_error: np.ndarray
+    extrapolated: np.ndarray
+    extrapolated_error: np.ndarray
+    chi_square: np.ndarray
+    """Of the extrapolation, with (widths − 3) degrees of freedom."""
+    z: np.ndarray
+    pooled: float
+    """Extrapolated mean over all layers and cells."""
+    pooled_theory: float
+    pooled_error: float
+    pooled_z: float
+
+
+class Power(NamedTuple):
+    """What the comparison says when one leaf of the description is changed by ±3 %."""
+
+    leaf: str
+    largest_z: float
+    """The smaller of the two signs' largest |z|."""
+    rejected: bool
+
+
+class Comparison(NamedTuple):
+    """The outcome of `compare`."""
+
+    cells: tuple[Cells, ...]
+    power: tuple[Power, ...]
+    threshold: float
+    """|z| beyond which a cell contradicts theory, at family-wise false-alarm rate 1e-6."""
+    tests: int
+    widths: tuple[int, ...]
+    replicas: tuple[int, ...]
+
+    @property
+    def largest_z(self) -> float:
+        return max(_largest(c.z, c.pooled_z) for c in self.cells)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no cell contradicts theory."""
+        return self.largest_z <= self.threshold
+
+    @property
+    def powerful(self) -> bool:
+        """Whether the same check rejects every leaf perturbed by 3 %."""
+        return all(p.rejected for p in self.power)
+
+
+def _largest(z: np.ndarray, pooled_z: float) -> float:
+    return float(max(np.max(np.abs(z)), abs(pooled_z)))
+
+
+def contributions(observable: Observable, sample: Sample) -> np.ndarray:
+    """Per network, numbers whose mean is the estimate and whose spread is its error.
+
+    For a ratio of mean moments these are its influence values (first order in the
+    fluctuations), so that correlated moments get the right standard error.
+
+    Returns
+    -------
+    Shape [replicas, layers, cells].
+    """
+    if observable.name == "gradient_growth":
+        return np.asarray(sample.gradient_growth, np.float64)
+    moments = jax.tree.map(lambda x: jnp.asarray(x, float), sample.moments)
+    if not observable.ratio_of_means:
+        return np.asarray(jax.vmap(observable.of)(moments))
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), moments)
+
+    def influence(one):
+        centred = jax.tree.map(jnp.subtract, one, mean)
+        value, change = jax.jvp(observable.of, (mean,), (centred,))
+        return value + change
+
+    return np.asarray(jax.lax.map(influence, moments, batch_size=64))
+
+
+def extrapolate(
+    widths: Sequence[int], mean: np.ndarray, standard_error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted least squares of y_N = y + b/N (+ c/N² from four widths on).
+
+    Parameters
+    ----------
+    widths
+        At least three.
+    mean, standard_error
+        Shape [widths, ...].
+
+    Returns
+    -------
+    intercept, its standard error, and χ² of the fit, each of shape [...].
+    """
+    scaled = min(widths) / np.asarray(widths, float)
+    degree = 2 if len(widths) >= 4 else 1
+    design = scaled[:, None] ** np.arange(degree + 1)
+    # A cell that does not fluctuate at all (a conserved number) is known exactly.
+    tiny = np.finfo(float).eps * np.maximum(np.abs(mean), 1e-300)
+    weight = 1 / np.maximum(standard_error, tiny) ** 2
+    normal = np.einsum("wi,w...,wj->...ij", design, weight, design)
+    right = np.einsum("wi,w...,w...->...i", design, weight, mean)
+    coefficients = np.linalg.solve(normal, right[..., None])[..., 0]
+    error = np.sqrt(np.linalg.inv(normal)[..., 0, 0])
+    residual = mean - np.einsum("wi,...i->w...", design, coefficients)
+    return coefficients[..., 0], error, np.sum(weight * residual**2, axis=0)
+
+
+def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.ndarray, np.ndarray]:
+    value = observable.of(state.value)
+    # |∂o/∂m| · error(m), summed over moments: one derivative for each sign would be enough for
+    # monotone observables, but not for correlations, whose moments pull in different ways.
+    error = jnp.zeros_like(value)
+    leaves, structure = jax.tree.flatten(state.value)
+    for i, bound in enumerate(jax.tree.leaves(state.error)):
+        change = [jnp.zeros_like(x) for x in leaves]
+        change[i] = bound
+        _, moved = jax.jvp(
+            observable.of, (state.value,), (jax.tree.unflatten(structure, change),)
+        )
+        error = error + jnp.abs(moved)
+    return np.asarray(value), np.asarray(error)
+
+
+def _z(difference: Any, theory_error: Any, error: Any) -> Any:
+    """The difference beyond theory's own error bound, in standard errors."""
+    beyond = np.maximum(np.abs(difference) - theory_error, 0)
+    return np.sign(difference) * beyond / error
+
+
+def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[Ensemble]) -> Cells:
+    widths = [e.width for e in ensembles]
+    values, errors = _theory_values(observable, expected)
+    each = [contributions(observable, e.samples) for e in ensembles]
+    mean = np.stack([c.mean(axis=0) for c in each])
+    standard = np.stack([c.std(axis=0, ddof=1) / np.sqrt(len(c)) for c in each])
+    intercept, error, chi_square = extrapolate(widths, mean, standard)
+    pools = [c.mean(axis=(1, 2)) for c in each]
+    pooled, pooled_error, _ = extrapolate(
+        widths,
+        np.array([p.mean() for p in pools]),
+        np.array([p.std(ddof=1) / np.sqrt(len(p)) for p in pools]),
+    )
+    return Cells(
+        observable,
+        values,
+        errors,
+        mean,
+        standard,
+        intercept,
+        error,
+        chi_square,
+        _z(intercept - values, errors, error),
+        float(pooled),
+        float(values.mean()),
+        float(pooled_error),
+        float(_z(pooled - values.mean(), errors.mean(), pooled_error)),
+    )
+
+
+def _variances(network: Part) -> list[tuple[str, Any]]:
+    """The leaves of the description that theory and simulation both depend on."""
+    paths = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
+
+
+def _perturbed(network: Part, index: int, factor: float) -> Part:
+    leaves, structure = jax.tree.flatten(eqx.filter(network, eqx.is_inexact_array))
+    leaves[index] = leaves[index] * factor
+    rest = eqx.filter(network, eqx.is_inexact_array, inverse=True)
+    return eqx.combine(jax.tree.unflatten(structure, leaves), rest)
+
+
+_propagate = eqx.filter_jit(theory.propagate)
+
+
+def compare(
+    network: Part,
+    inputs: Float[Array, "n width_in k"],
+    *,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    replicas: Sequence[int] | int = 200,
+    seed: int = 0,
+    gradients: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Comparison:
+    """Simulate a description at several widths and hold the result against theory.
+
+    Parameters
+    ----------
+    network
+        The description; theory and simulation read the same one.
+    inputs
+        Shape [inputs, width_in, components].
+    widths
+        At least three different ones; corrections of order 1/N (and, from four widths on,
+        1/N²) are fitted and taken out.
+    replicas
+        Networks per width: one number, or one for each width.
+    seed
+        Decides every draw.
+    gradients
+        Also compare the growth of gradients.
+    progress
+        Called with (what, done, in all).
+
+    Returns
+    -------
+    Comparison
+        z per observable and layer, a verdict at family-wise false-alarm rate 1e-6
+        (Bonferroni over all cells), and the power: whether the same check rejects theory
+        with a leaf of the description changed by 3 % in either direction.
+
+    Raises
+    ------
+    ValueError
+        Names the field and its allowed range.
+
+    Accuracy
+    --------
+    Standard errors come from independent networks. Beyond N ≲ depth the expansion in 1/N
+    need not hold; then χ² of the fit says so.
+    """
+    widths = tuple(widths)
+    counts = (replicas,) * len(widths) if isinstance(replicas, int) else tuple(replicas)
+    if len(set(widths)) < 3 or len(set(widths)) != len(widths):
+        raise ValueError(f"`widths`: must be at least 3 different widths; got {list(widths)}")
+    if len(counts) != len(widths):
+        raise ValueError(
+            f"`replicas`: must be one number or one for each of {len(widths)} widths; "
+            f"got {len(counts)}"
+        )
+    exact = jnp.asarray(inputs, float)
+    expected = _propagate(network, exact)
+    ensembles = [
+        sample_ensemble(
+            network,
+            inputs,
+            width=width,
+            replicas=count,
+            seed=seed,
+            gradients=gradients,
+            progress=None if progress is None else (lambda d, n, w=width: progress(f"width {w}", d, n)),
+        )
+        for width, count in zip(widths, counts, strict=True)
+    ]
+    return judge(network, exact, expected, ensembles)
+
+
+def judge(
+    network: Part, inputs: Any, expected: PreActivation, ensembles: Sequence[Ensemble]
+) -> Comparison:
+    """The verdict on ensembles that have been drawn already."""
+    several = inputs.shape[0] > 1
+    gradients = ensembles[0].samples.gradient_growth is not None
+    chosen = [
+        o
+        for o in OBSERVABLES
+        if (several or o.name != "correlation") and (gradients or o.name != "gradient_growth")
+    ]
+    cells = tuple(_fit(o, expected, ensembles) for o in chosen)
+    tests = sum(c.z.size + 1 for c in cells)
+    threshold = NormalDist().inv_cdf(1 - FALSE_ALARM / tests / 2)
+    power = []
+    for index, (leaf, _) in enumerate(_variances(network)):
+        outcomes = []
+        for sign in (-1, 1):
+            other = _propagate(_perturbed(network, index, 1 + sign * PERTURBATION), inputs)
+            outcomes.append(max(_distance_from(c, other) for c in cells))
+        power.append(Power(leaf, min(outcomes), min(outcomes) > threshold))
+    return Comparison(
+        cells,
+        tuple(power),
+        threshold,
+        tests,
+        tuple(e.width for e in ensembles),
+        tuple(e.replicas for e in ensembles),
+    )
+
+
+def _distance_from(cells: Cells, other: PreActivation) -> float:
+    """The largest |z| of the same measurements against another prediction."""
+    values, errors = _theory_values(cells.observable, other)
+    z = _z(cells.extrapolated - values, errors, cells.extrapolated_error)
+    pooled = _z(cells.pooled - values.mean(), errors.mean(), cells.pooled_error)
+    return _largest(z, float(pooled))
+
+
+def comparison_dataset(comparison: Comparison) -> xr.Dataset:
+    """The comparison as labelled arrays, every mean with its standard error."""
+    dataset = xr.Dataset(coords={"width": list(comparison.widths)})
+    dataset["replicas"] = ("width", list(comparison.replicas))
+    for cells in comparison.cells:
+        o = cells.observable
+        kind = "pair" if o.name == "correlation" else "input"
+        layer = f"{o.name}_layer"
+        dims, per_width = (layer, kind), ("width", layer, kind)
+        dataset[layer] = np.arange(len(cells.theory)) + o.first_layer
+        columns = {
+            "theory": cells.theory,
+            "theory_error": cells.theory_error,
+            "extrapolated": cells.extrapolated,
+            "extrapolated_standard_error": cells.extrapolated_error,
+            "z": cells.z,
+            "chi_square": cells.chi_square,
+        }
+        for name, values in columns.items():
+            dataset[f"{o.name}_{name}"] = (dims, values)
+        dataset[f"{o.name}_mean"] = (per_width, cells.mean)
+        dataset[f"{o.name}_standard_error"] = (per_width, cells.standard_error)
+    dataset.attrs.update(
+        threshold=comparison.threshold,
+        tests=comparison.tests,
+        largest_z=comparison.largest_z,
+        agrees=int(comparison.agrees),
+        powerful=int(comparison.powerful),
+    )
+    return dataset

@@ -1,0 +1,178 @@
+"""Many independent finite networks of one description."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sigprop._network import JacobianSample, Sample, outer_depth, sample_jacobian, sample_network
+from theory import Part
+from theory._architecture import check_count
+
+Progress = Callable[[int, int], None]
+
+
+class Ensemble(eqx.Module):
+    """Measurements of `replicas` networks of one width, as NumPy arrays.
+
+    Replica r depends on `seed`, `width` and r alone: not on how many were drawn, in which
+    order, or in which blocks.
+    """
+
+    samples: Sample
+    """Leading axis over replicas."""
+    width: int
+    seed: int
+
+    @property
+    def replicas(self) -> int:
+        return self.samples.moments.log_gain.shape[0]
+
+
+@eqx.filter_jit
+def _sample_block(network, inputs, key, indices, width, gradients, precision):
+    def one(index):
+        return sample_network(
+            network,
+            inputs,
+            jax.random.fold_in(key, index),
+            width=width,
+            gradients=gradients,
+            precision=precision,
+        )
+
+    return jax.lax.map(one, indices)
+
+
+@eqx.filter_jit
+def _jacobian_block(network, inputs, key, indices, width, precision):
+    def one(index):
+        key_ = jax.random.fold_in(key, index)
+        return sample_jacobian(network, inputs, key_, width=width, precision=precision)
+
+    return jax.lax.map(one, indices)
+
+
+def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress | None) -> Any:
+    """Run `block_fn(indices)` over all replicas and join the results.
+
+    Blocks have one shape, so that one compilation serves all. On a CPU, two blocks run at a
+    time: one network keeps only one core busy. The result does not depend on either.
+    """
+    block = min(block, replicas)
+    starts = range(0, replicas, block)
+    done = 0
+    pieces: list[Any] = []
+
+    def run(start):
+        return jax.tree.map(np.asarray, block_fn(jnp.arange(start, start + block)))
+
+    workers = 1 if jax.default_backend() != "cpu" else 2
+    with ThreadPoolExecutor(workers) as pool:
+        for start, piece in zip(starts, pool.map(run, starts), strict=True):
+            pieces.append(piece)
+            done = min(start + block, replicas)
+            if progress is not None:
+                progress(done, replicas)
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:replicas], *pieces)
+
+
+def _default_block(replicas: int, width: int, turns: int) -> int:
+    """Replicas per compiled call: about a second of work, so that progress can be shown."""
+    return max(1, min(-(-replicas // 2), int(1e8 / (width**2 * max(turns, 1))) or 1))
+
+
+def sample_ensemble(
+    network: Part,
+    inputs: Float[Array, "n width_in k"],
+    *,
+    width: int,
+    replicas: int,
+    seed: int = 0,
+    gradients: bool = False,
+    block: int | None = None,
+    precision: str = "highest",
+    progress: Progress | None = None,
+) -> Ensemble:
+    """Measure `replicas` independent networks of one width.
+
+    Parameters
+    ----------
+    network
+        The description.
+    inputs
+        Shape [inputs, width_in, components], the same for every network; its dtype is that
+        of the simulation.
+    width, replicas
+        Units per layer, and number of networks; at least 1 and 2.
+    seed
+        Decides every draw.
+    gradients
+        Also measure how gradients grow from layer to layer; about three times the cost.
+    block
+        Networks per compiled call. It changes no bit of the result.
+    progress
+        Called with (networks done, networks in all).
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    ValueError
+        Names the field and its allowed range.
+    """
+    check_count("width", width)
+    check_count("replicas", replicas, 2)
+    turns = outer_depth(network)
+    key = jax.random.fold_in(jax.random.key(seed), width)
+    inputs = jnp.asarray(inputs)
+    network = _cast(network, inputs.dtype)
+    samples = _in_blocks(
+        lambda indices: _sample_block(network, inputs, key, indices, width, gradients, precision),
+        replicas,
+        block or _default_block(replicas, width, turns),
+        progress,
+    )
+    return Ensemble(samples, width, seed)
+
+
+def sample_jacobians(
+    network: Part,
+    inputs: Float[Array, "1 width_in k"],
+    *,
+    width: int,
+    replicas: int,
+    seed: int = 0,
+    precision: str = "highest",
+    progress: Progress | None = None,
+) -> JacobianSample:
+    """Log singular values of the input-output Jacobians of `replicas` networks.
+
+    Returns
+    -------
+    JacobianSample
+        Leading axis over replicas; see `sample_jacobian` for what rounding leaves of them.
+    """
+    check_count("width", width)
+    check_count("replicas", replicas)
+    key = jax.random.fold_in(jax.random.key(seed), width)
+    inputs = jnp.asarray(inputs)
+    network = _cast(network, inputs.dtype)
+    return _in_blocks(
+        lambda indices: _jacobian_block(network, inputs, key, indices, width, precision),
+        replicas,
+        1,
+        progress,
+    )
+
+
+def _cast(network: Part, dtype: Any) -> Part:
+    """The description with its variances in the precision of the simulation."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)

@@ -1,0 +1,20 @@
+"""The JAX configuration of the tests; the library itself never sets any."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+# An implicit promotion of dtypes or ranks is a mistake until shown otherwise.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def standard_promotion():
+    """JAX's ordinary dtype promotion, which optax's Adam needs."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -1,0 +1,375 @@
+"""The description of a random network, and the one fold that reads it.
+
+A description is data: an immutable tree of a few node types whose variances are array
+leaves. Everything that is computed about a network is a `Reading`: what the leaves of the
+tree do to one kind of state. `interpret` is the only function that knows the node types.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, assert_never, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from theory._activations import Activation, Componentwise
+
+Distribution: TypeAlias = Literal["gaussian", "orthogonal"]
+
+
+def check_variance(name: str, value: Any) -> None:
+    """Raise a `ValueError` that names the field unless every entry is finite and >= 0.
+
+    Values that are being traced by JAX are not looked at: inside a compiled sweep a bad
+    point becomes a status, not an exception.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    array = np.asarray(value)
+    if not np.all(np.isfinite(array) & (array >= 0)):
+        bad = array[~(np.isfinite(array) & (array >= 0))].ravel()[0]
+        raise ValueError(f"`{name}`: must be finite and at least 0; got {bad}")
+
+
+def check_count(name: str, value: Any, lowest: int = 1) -> None:
+    """Raise a `ValueError` that names the field unless it is a whole number >= `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+        raise ValueError(f"`{name}`: must be a whole number of at least {lowest}; got {value!r}")
+
+
+def _as_float(value: Any) -> Array:
+    return jnp.asarray(value, dtype=jnp.result_type(float, jnp.asarray(value).dtype))
+
+
+class WeightLaw(eqx.Module):
+    """The law of a random weight matrix between layers of units with k real components.
+
+    A weight between two units is w = Σ_a w_a e_a with real w_a and the fixed k×k matrices
+    e_a of `table`; it acts on the k components of a unit.
+
+    Convention: `variance` is σ_w². The w_a are centred with variance
+    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k), independent ("gaussian"), or entries of a
+    Haar-distributed orthogonal matrix with that second moment ("orthogonal"; a truncated
+    one where the layer is not square). So the length per real component is multiplied by
+    σ_w², whatever the table.
+    """
+
+    variance: Float[Array, "*layers"] = eqx.field(converter=_as_float)
+    distribution: Distribution = eqx.field(static=True, default="gaussian")
+    components: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        check_variance("weight_variance", self.variance)
+        check_count("components", self.components)
+        if self.distribution not in get_args(Distribution):
+            known = ", ".join(get_args(Distribution))
+            raise ValueError(f"`weights`: must be one of {known}; got {self.distribution!r}")
+
+    @property
+    def table(self) -> np.ndarray:
+        """The matrices e_a, shape [D, k_out, k]. Real weights: the identity alone."""
+        return np.eye(self.components)[None]
+
+    @property
+    def entry_variance(self) -> Float[Array, "*layers"]:
+        """The variance of one real w_a, times fan_in."""
+        table = self.table
+        return self.variance * (table.shape[1] / float(np.sum(table**2)))
+
+
+class Affine(eqx.Module):
+    """z = W x + b with fresh random W and b ~ N(0, σ_b²) in every real component.
+
+    `width` is the number of output units where the description fixes it (a read-out);
+    otherwise it is chosen when the network is sampled, and theory never sees it.
+    """
+
+    weights: WeightLaw
+    bias_variance: Float[Array, "*layers"] = eqx.field(converter=_as_float)
+    width: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        check_variance("bias_variance", self.bias_variance)
+        if self.width is not None:
+            check_count("width", self.width)
+
+
+class Pointwise(eqx.Module):
+    """The nonlinearity φ, applied to every unit."""
+
+    activation: Activation
+
+    def __check_init__(self):
+        if not isinstance(self.activation, Componentwise):
+            raise TypeError(
+                "`activation`: must be made by theory.activation or theory.componentwise; "
+                f"got {self.activation!r}"
+            )
+
+
+class Chain(eqx.Module):
+    """One part after the other, first part first."""
+
+    parts: "tuple[Part, ...]" = eqx.field(converter=tuple)
+
+    def __check_init__(self):
+        if not self.parts:
+            raise ValueError("`parts`: a chain must have at least one part; got none")
+
+
+class Residual(eqx.Module):
+    """h ↦ h + branch(h).
+
+    The branch must end in an `Affine`: its fresh weights make it independent of h.
+    """
+
+    branch: "Part"
+
+    def __check_init__(self):
+        last = self.branch
+        while isinstance(last, Chain | Repeat):
+            last = last.parts[-1] if isinstance(last, Chain) else last.body
+        if not isinstance(last, Affine):
+            raise TypeError(
+                "`branch`: a residual branch must end in an Affine, whose fresh weights make "
+                f"it independent of the skip connection; got {type(last).__name__} at its end"
+            )
+
+
+class Repeat(eqx.Module):
+    """The body, `depth` times; every array leaf of the body has a leading depth axis.
+
+    Build it with `repeat`, which broadcasts one body, or with a body whose leaves already
+    hold one value per layer (a schedule).
+    """
+
+    body: "Part"
+    depth: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_count("depth", self.depth)
+        for leaf in jax.tree.leaves(eqx.filter(self.body, eqx.is_array)):
+            if leaf.ndim == 0 or leaf.shape[0] != self.depth:
+                raise ValueError(
+                    f"`body`: every array leaf must have a leading axis of size depth = "
+                    f"{self.depth}; got shape {leaf.shape} (use repeat(body, depth))"
+                )
+
+
+Part: TypeAlias = Affine | Pointwise | Chain | Residual | Repeat
+
+
+def affine(
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    width: int | None = None,
+) -> Affine:
+    """An affine layer from its variances.
+
+    Parameters
+    ----------
+    weight_variance, bias_variance
+        σ_w² and σ_b², finite and >= 0; scalars, or one value per layer inside a `Repeat`.
+    weights
+        "gaussian" or "orthogonal" (Haar).
+    components
+        Real components k of a unit.
+    width
+        Number of output units, where it is part of the description.
+
+    Raises
+    ------
+    ValueError
+        Names the field and its allowed range.
+    """
+    return Affine(WeightLaw(weight_variance, weights, components), bias_variance, width)
+
+
+def repeat(body: Part, depth: int) -> Repeat:
+    """`depth` layers with the law of `body`; each layer draws its own weights."""
+    check_count("depth", depth)
+    arrays, structure = eqx.partition(body, eqx.is_array)
+    stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (depth, *leaf.shape)), arrays)
+    return Repeat(eqx.combine(stacked, structure), depth)
+
+
+def layer(
+    activation: Activation,
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    residual: bool = False,
+) -> Part:
+    """One turn of a deep network, from pre-activations to pre-activations.
+
+    z ↦ W φ(z) + b, or z ↦ z + W φ(z) + b if `residual`.
+    """
+    law = affine(weight_variance, bias_variance, weights=weights, components=components)
+    body = Chain((Pointwise(activation), law))
+    return Residual(body) if residual else body
+
+
+def feedforward(
+    activation: Activation,
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    depth: int,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    residual: bool = False,
+) -> Chain:
+    """The canonical deep network: one affine layer, then `depth` turns of affine ∘ φ.
+
+    Convention: pre-activations stand at every boundary, which is where the length q is
+    measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b.
+    """
+    first = affine(weight_variance, bias_variance, weights=weights, components=components)
+    body = layer(
+        activation,
+        weight_variance,
+        bias_variance,
+        weights=weights,
+        components=components,
+        residual=residual,
+    )
+    return Chain((first, repeat(body, depth)))
+
+
+State = TypeVar("State")
+
+
+class Stacked(eqx.Module):
+    """The notes of a `Repeat`: those of its body, with a leading depth axis on every leaf."""
+
+    notes: Any
+
+
+class Reading(eqx.Module, Generic[State]):
+    """What the leaves of a description do to one kind of state.
+
+    Every method that acts returns (state, note). A note is a pytree, or None; the notes of
+    the whole network mirror its description (`Chain`: a tuple, `Residual`: the pair of the
+    branch's notes and the sum's, `Repeat`: `Stacked`).
+    """
+
+    @abc.abstractmethod
+    def affine(self, node: Affine, state: State) -> tuple[State, Any]:
+        """z = W x + b."""
+
+    @abc.abstractmethod
+    def pointwise(self, node: Pointwise, state: State) -> tuple[State, Any]:
+        """φ."""
+
+    @abc.abstractmethod
+    def add(self, skip: State, branch: State) -> tuple[State, Any]:
+        """h + branch(h), where the branch ends in a fresh `Affine`."""
+
+    def child(self, index: int) -> "Reading[State]":
+        """The reading for the part at place `index` of a chain."""
+        return self
+
+    def inside_branch(self) -> "Reading[State]":
+        """The reading inside a residual branch."""
+        return self
+
+    def layers(self, depth: int) -> "Reading[State]":
+        """The readings of `depth` turns of a `Repeat`, stacked along a leading axis."""
+        return self
+
+    def boundary(self, state: State) -> State:
+        """The end of one turn of a `Repeat`."""
+        return state
+
+    def loop(self, turn: Callable, state: State, layers: Any, depth: int) -> tuple[State, Any]:
+        """Run `turn` over the layers; a scan, so that compile time does not grow with depth."""
+        return jax.lax.scan(turn, state, layers, length=depth)
+
+
+def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State, Any]:
+    """Fold a reading over a description: the state after `part`, and the notes made.
+
+    Raises
+    ------
+    TypeError
+        If the body of a `Repeat`, or a residual branch, gives back another kind or shape of
+        state than it takes.
+    """
+    match part:
+        case Affine():
+            return reading.affine(part, state)
+        case Pointwise():
+            return reading.pointwise(part, state)
+        case Chain(parts=parts):
+            notes = []
+            for index, member in enumerate(parts):
+                state, note = interpret(member, reading.child(index), state)
+                notes.append(note)
+            return state, tuple(notes)
+        case Residual(branch=branch):
+            inner, notes = interpret(branch, reading.inside_branch(), state)
+            _check_same_kind("a residual branch", state, inner)
+            state, note = reading.add(state, inner)
+            return state, (notes, note)
+        case Repeat(body=body, depth=depth):
+            per_layer, structure = eqx.partition((body, reading.layers(depth)), eqx.is_array)
+
+            def turn(carry, leaves):
+                layer, layer_reading = eqx.combine(leaves, structure)
+                after, note = interpret(layer, layer_reading, carry)
+                after = layer_reading.boundary(after)
+                _check_same_kind("the body of a Repeat", carry, after)
+                return after, note
+
+            state, notes = reading.loop(turn, state, per_layer, depth)
+            return state, Stacked(notes)
+        case _:
+            assert_never(part)
+
+
+def _check_same_kind(where: str, before: Any, after: Any) -> None:
+    def look(state):
+        shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+        return type(state), shapes
+
+    if look(before) != look(after):
+        raise TypeError(
+            f"{where} must give back the kind and shape of state that it takes; it takes "
+            f"{eqx.tree_pformat(before)} and gives {eqx.tree_pformat(after)}"
+        )
+
+
+def along_depth(notes: Any) -> Any:
+    """The notes of a network as one series over depth.
+
+    Parameters
+    ----------
+    notes
+        What `interpret` returned; leaves that noted nothing (None) are passed over.
+
+    Returns
+    -------
+    The same kind of note with a leading axis over the places that noted something, in
+    order of depth; None if there are none.
+    """
+    if notes is None:
+        return None
+    if isinstance(notes, Stacked):
+        if not jax.tree.leaves(notes):
+            return None
+        inner = eqx.filter_vmap(along_depth)(notes.notes)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inner)
+    if isinstance(notes, tuple):
+        series = [s for s in map(along_depth, notes) if s is not None]
+        if not series:
+            return None
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *series)
+    return jax.tree.map(lambda x: x[None], notes)

@@ -1,0 +1,164 @@
+"""Whole phase diagrams: predictions over any two parameters of a description."""
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from theory._architecture import Part
+from theory._fixed_point import attractor
+from theory._phase import Phase, Prediction, complete
+from theory._status import Estimate, Status
+
+_BLOCK = 512
+"""Points per compiled call: intermediate arrays then stay in cache."""
+_ORDERS = ((1.0, 28), (10.0, 32), (1e2, 40), (1e4, 48), (np.inf, 64))
+"""Largest length, and nodes per panel that reach 1e-10 up to it (docs/precision)."""
+
+QUANTITIES = {
+    "length": "length q* per real component",
+    "slope": "slope χ at q*",
+    "correlation": "correlation c* of two inputs",
+    "separation": "1 − c*",
+    "multiplier": "multiplier dq'/dq at q*",
+    "correlation_slope": "slope of the correlation map at c*",
+    "depth_scale_length": "depth scale ξ_q in layers",
+    "depth_scale_correlation": "depth scale ξ_c in layers",
+}
+
+
+@eqx.filter_jit
+def _reach(build, points, start, tolerance):
+    """Where the length goes at every point of a block."""
+    return jax.vmap(
+        lambda point: attractor(build(**point), start=start, tolerance=tolerance)
+    )(points)
+
+
+@eqx.filter_jit
+def _finish(build, points, reached, tolerance, order):
+    return jax.vmap(lambda point, there: complete(build(**point), there, tolerance, order))(
+        points, reached
+    )
+
+
+def phase_diagram(
+    build: Callable[..., Part],
+    axes: Mapping[str, Any],
+    *,
+    start: float = 1.0,
+    tolerance: float = 1e-10,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Mean-field predictions over the grid of two (or one, or more) parameters.
+
+    Parameters
+    ----------
+    build
+        Makes one turn of the network from the parameters, given by keyword as scalars:
+        ``lambda weight_variance, bias_variance: layer(phi, weight_variance, bias_variance)``.
+        Any parameter may be an axis, that of an activation too. Keep one function object
+        for many diagrams: each new one is compiled.
+    axes
+        Values of each parameter, one-dimensional.
+    start
+        Length of the typical input.
+    tolerance
+        Relative error beyond which a value is INACCURATE.
+    progress
+        Called with (points done, points in all).
+
+    Returns
+    -------
+    xarray.Dataset
+        For each quantity of `predict` a value, `<quantity>_error` and `<quantity>_status`,
+        and `phase`, over the axes in the order given. Status and phase are integers that
+        carry their meanings in `flag_values` and `flag_meanings`. A point that is not
+        allowed, or not found, has a status and NaN; it never costs the others.
+
+    Raises
+    ------
+    ValueError
+        If an axis is empty or not one-dimensional.
+    """
+    grids = {}
+    for name, values in axes.items():
+        grid = np.asarray(values, dtype=float)
+        if grid.ndim != 1 or grid.size == 0:
+            raise ValueError(
+                f"`{name}`: an axis must be one-dimensional and not empty; got shape {grid.shape}"
+            )
+        grids[name] = grid
+    if not grids:
+        raise ValueError("`axes`: must name at least one parameter; got none")
+    shape = tuple(grid.size for grid in grids.values())
+    mesh = np.meshgrid(*grids.values(), indexing="ij")
+    flat = {name: values.ravel() for name, values in zip(grids, mesh, strict=True)}
+    prediction = _over_blocks(build, flat, start, tolerance, progress)
+    return _as_dataset(prediction, grids, shape, start, tolerance)
+
+
+def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
+    size = next(iter(flat.values())).size
+    block = min(_BLOCK, size)
+    starts = range(0, size, block)
+
+    def points(first):
+        # The last block is filled up with its last point, so that all blocks have one shape.
+        index = np.minimum(np.arange(first, first + block), size - 1)
+        return {name: jnp.asarray(values[index]) for name, values in flat.items()}
+
+    def reach(first):
+        return jax.block_until_ready(_reach(build, points(first), start, tolerance))
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        # The first block compiles; the others then run side by side.
+        reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
+        lengths = [np.asarray(r.point.length.value) for r in reached]
+        longest = max((np.max(q[np.isfinite(q)], initial=0.0) for q in lengths), default=0.0)
+        order = next(order for bound, order in _ORDERS if longest <= bound)
+
+        def finish(first, there):
+            done = _finish(build, points(first), there, tolerance, order)
+            return jax.tree.map(np.asarray, done)
+
+        pieces = [finish(starts[0], reached[0])]
+        for piece in pool.map(finish, starts[1:], reached[1:]):
+            pieces.append(piece)
+            if progress is not None:
+                progress(min(len(pieces) * block, size), size)
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _flags(members: Any) -> dict[str, Any]:
+    return {
+        "flag_values": [int(m) for m in members],
+        "flag_meanings": " ".join(m.name.lower() for m in members),
+    }
+
+
+def _as_dataset(prediction: Prediction, grids, shape, start, tolerance) -> xr.Dataset:
+    dims = tuple(grids)
+    dataset = xr.Dataset(coords=grids, attrs={"start_length": start, "tolerance": tolerance})
+    for name, long_name in QUANTITIES.items():
+        estimate: Estimate = getattr(prediction, name)
+        attrs = {"long_name": long_name}
+        dataset[name] = (dims, estimate.value.reshape(shape), attrs)
+        dataset[f"{name}_error"] = (
+            dims,
+            estimate.error.reshape(shape),
+            {"long_name": f"estimated absolute error of {name}"},
+        )
+        dataset[f"{name}_status"] = (dims, estimate.status.reshape(shape), _flags(Status))
+    dataset["phase"] = (dims, np.asarray(prediction.phase).reshape(shape), _flags(Phase))
+    return dataset

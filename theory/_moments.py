@@ -1,0 +1,133 @@
+"""Second moments of what a network does to n inputs, and what is measured of them.
+
+The theory carries these moments through the description; a finite network measures the
+same moments of its units. So every observable is written once, here, as a function of
+`Moments`, and applies to both.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Moments(eqx.Module):
+    """Moments over the units of one layer, for n inputs and units of k real components.
+
+    Convention: u_a is a unit's k components for input a; E is the average over units.
+    """
+
+    covariance: Float[Array, "*batch n n k k"]
+    """E u_a u_bᵀ."""
+    separation: Float[Array, "*batch n n k k"]
+    """E (u_a − u_b)(u_a − u_b)ᵀ / 2, kept beside the covariance because it holds 1 − c to
+    full relative accuracy where the covariance has lost it."""
+    tangent: Float[Array, "*batch n k k"]
+    """E t_a t_aᵀ of a small random perturbation t_a of input a, up to the scale `log_gain`:
+    its trace is k at each boundary."""
+    log_gain: Float[Array, "*batch n"]
+    """log of the mean square of t_a per real component, relative to the input's tangent,
+    less that of `tangent`."""
+
+
+class PreActivation(eqx.Module):
+    """Centred Gaussian moments: what stands behind an `Affine`."""
+
+    value: Moments
+    error: Moments
+
+
+class PostActivation(eqx.Module):
+    """Moments that need not be Gaussian, with the mean: what stands behind a nonlinearity,
+    and the input of a network."""
+
+    value: Moments
+    error: Moments
+    mean: Float[Array, "n k"]
+
+
+def gram_matrix(a: Float[Array, "n width k"]) -> Float[Array, "n n k k"]:
+    """E u_a u_bᵀ over the units of a layer."""
+    return jnp.einsum("aui,buj->abij", a, a, precision="highest") / a.shape[1]
+
+
+def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
+    """The covariance and separation of given signals, with isotropic unit tangents.
+
+    Parameters
+    ----------
+    signals
+        Shape [inputs, width, components].
+    """
+    n, _, k = signals.shape
+    difference = signals[:, None] - signals[None]
+    separation = jnp.einsum("abui,abuj->abij", difference, difference, precision="highest")
+    return Moments(
+        covariance=gram_matrix(signals),
+        separation=separation / (2 * signals.shape[1]),
+        tangent=jnp.broadcast_to(jnp.eye(k, dtype=signals.dtype), (n, k, k)),
+        log_gain=jnp.zeros(n, signals.dtype),
+    )
+
+
+def given_moments(
+    covariance: Float[Array, "n n k k"], separation: Float[Array, "n n k k"] | None = None
+) -> Moments:
+    """Moments with a given covariance and isotropic unit tangents.
+
+    `separation` may be given where 1 − c is known better than the covariance can hold it.
+    """
+    n, _, k, _ = covariance.shape
+    if separation is None:
+        own = jnp.einsum("aaij->aij", covariance)
+        cross = covariance + jnp.swapaxes(covariance, -1, -2)
+        separation = (own[:, None] + own[None] - cross) / 2
+    return Moments(
+        covariance=covariance,
+        separation=separation,
+        tangent=jnp.broadcast_to(jnp.eye(k, dtype=covariance.dtype), (n, k, k)),
+        log_gain=jnp.zeros(n, covariance.dtype),
+    )
+
+
+def per_component(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch"]:
+    """tr(·)/k."""
+    return jnp.trace(matrix, axis1=-2, axis2=-1) / matrix.shape[-1]
+
+
+def length(moments: Moments) -> Float[Array, "*batch n"]:
+    """q_a = E|u_a|²/k."""
+    return jnp.diagonal(per_component(moments.covariance), axis1=-2, axis2=-1)
+
+
+def overlap(moments: Moments) -> Float[Array, "*batch n n"]:
+    """E u_a·u_b/k."""
+    return per_component(moments.covariance)
+
+
+def distance(moments: Moments) -> Float[Array, "*batch n n"]:
+    """E|u_a − u_b|²/(2k)."""
+    return per_component(moments.separation)
+
+
+def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
+    """c_ab = E u_a·u_b / √(E|u_a|² E|u_b|²), a ratio of moments.
+
+    Convention: average moments over networks first; the mean of a ratio is not the ratio of
+    the means.
+    """
+    q = length(moments)
+    return overlap(moments) / jnp.sqrt(q[..., :, None] * q[..., None, :])
+
+
+def log_tangent(moments: Moments) -> Float[Array, "*batch n"]:
+    """log of the mean square of a tangent per real component, input to here."""
+    return moments.log_gain + jnp.log(per_component(moments.tangent))
+
+
+def growth(moments: Moments) -> Float[Array, "depth-1 n"]:
+    """The factor per layer of the squared tangent, along the leading depth axis.
+
+    Convention: its limit at the fixed point is the slope χ.
+    """
+    log = log_tangent(moments)
+    return jnp.exp(log[1:] - log[:-1])

@@ -1,0 +1,296 @@
+"""Phases of random networks: one point, the critical line, whole diagrams."""
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from theory._activations import Activation
+from theory._architecture import Affine, Part, Pointwise, Reading, interpret
+from theory._expectation import single_moments
+from theory._fixed_point import Attractor, attractor, stable_correlation
+from theory._roots import bracketed_root
+from theory._status import Estimate, Status, as_estimate, replace_where
+
+
+class Phase(enum.IntEnum):
+    """How a deep network treats two nearby inputs."""
+
+    ORDERED = 0
+    """χ < 1: they merge."""
+    CRITICAL = 1
+    """χ = 1 to within its error and the tolerance."""
+    CHAOTIC = 2
+    """χ > 1: they part."""
+    DIVERGENT = 3
+    """The length itself grows without bound."""
+    UNKNOWN = 4
+    """The parameters are not allowed, or no fixed point was found."""
+
+
+class Prediction(eqx.Module):
+    """What mean-field theory says of a network of infinite depth.
+
+    Every field but `phase` is an `Estimate`; `phase` holds a `Phase`.
+    """
+
+    length: Estimate
+    """q*, the stable fixed point of the length reached from a typical input."""
+    slope: Estimate
+    """χ: the factor per layer of the squared distance of two nearby inputs, at q*."""
+    correlation: Estimate
+    """c*, the stable fixed point of the correlation."""
+    separation: Estimate
+    """1 − c*, to full relative accuracy."""
+    multiplier: Estimate
+    """λ = dq'/dq at q*."""
+    correlation_slope: Estimate
+    """Slope of the correlation map at c*."""
+    depth_scale_length: Estimate
+    """ξ_q = −1/log|λ|."""
+    depth_scale_correlation: Estimate
+    """ξ_c = −1/log(slope of the correlation map at c*)."""
+    phase: Int[Array, ""]
+
+
+class _Allowed(Reading[Any]):
+    """Whether every variance is finite and >= 0, and every parameter of φ finite."""
+
+    def affine(self, node: Affine, state):
+        variances = (node.weights.variance, node.bias_variance)
+        for v in variances:
+            state = state & jnp.all(jnp.isfinite(v) & (v >= 0))
+        return state, None
+
+    def pointwise(self, node: Pointwise, state):
+        for leaf in jax.tree.leaves(eqx.filter(node.activation, eqx.is_inexact_array)):
+            state = state & jnp.all(jnp.isfinite(leaf))
+        return state, None
+
+    def add(self, skip, branch):
+        return branch, None
+
+
+def _depth_scale(multiplier: Estimate, marginal: Any, tolerance: float) -> Estimate:
+    """−1/log|m|, infinite where m is 1."""
+    m = jnp.abs(multiplier.value)
+    inside = jnp.where(marginal, 0.5, m)
+    log = jnp.log(inside)
+    scale = -1 / log
+    # m = 0: forgotten in one layer.
+    scale = jnp.where(inside == 0, 0.0, scale)
+    error = jnp.where(inside == 0, 0.0, multiplier.error / (jnp.maximum(inside, 1e-300) * log**2))
+    estimate = as_estimate(scale, error, tolerance)
+    estimate = replace_where(marginal, Status.INFINITE, estimate)
+    return replace_where(~jnp.isfinite(multiplier.value), Status.ABSENT, estimate)
+
+
+def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Prediction:
+    point = reached.point
+    pair = stable_correlation(body, point, tolerance=tolerance, order=order)
+    chi = point.slope
+    allowed, _ = interpret(body, _Allowed(), jnp.asarray(True))
+    margin = tolerance + chi.error
+    critical = jnp.abs(chi.value - 1) <= margin
+    phase = jnp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
+    phase = jnp.where(critical, Phase.CRITICAL, phase)
+    phase = jnp.where(reached.divergent, Phase.DIVERGENT, phase)
+    phase = jnp.where(allowed & jnp.isfinite(chi.value), phase, Phase.UNKNOWN)
+
+    def marginal(m: Estimate):
+        return jnp.abs(jnp.abs(m.value) - 1) <= tolerance + m.error
+
+    prediction = Prediction(
+        length=point.length,
+        slope=chi,
+        correlation=pair.correlation,
+        separation=pair.separation,
+        multiplier=point.multiplier,
+        correlation_slope=pair.slope,
+        depth_scale_length=_depth_scale(point.multiplier, marginal(point.multiplier), tolerance),
+        depth_scale_correlation=_depth_scale(pair.slope, marginal(pair.slope), tolerance),
+        phase=phase.astype(jnp.int8),
+    )
+
+    # Nothing is silently NaN: a value that is not a number has a status that says so.
+    lost = lambda e: jnp.isnan(e.value) & (e.status <= Status.INACCURATE)
+    prediction = replace_where(lost, Status.NOT_CONVERGED, prediction)
+    return replace_where(~allowed, Status.INVALID, prediction)
+
+
+def predict(
+    body: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
+) -> Prediction:
+    """Mean-field prediction for infinitely many turns of `body`.
+
+    Parameters
+    ----------
+    body
+        One turn, as made by `layer`.
+    start
+        Length of the typical input from which the fixed point is reached.
+    tolerance
+        Relative error beyond which a value is INACCURATE, and the width of "critical".
+    order
+        Nodes per panel of the quadrature.
+
+    Returns
+    -------
+    Prediction
+        Scalars; `jax.vmap` and `jax.grad` apply (fixed points by implicit differentiation).
+
+    Accuracy
+    --------
+    Errors hold quadrature, rounding and their propagation to first order. Near criticality
+    those of c* and of ξ grow like 1/|1 − slope|, and say so.
+
+    References
+    ----------
+    Poole et al. 2016 (fixed points); Schoenholz et al. 2017 (depth scales).
+    """
+    return _predict(body, start, tolerance, order)
+
+
+@eqx.filter_jit
+def _predict(body, start, tolerance, order) -> Prediction:
+    reached = attractor(body, start=start, tolerance=tolerance, order=order)
+    return complete(body, reached, tolerance, order)
+
+
+class CriticalLine(eqx.Module):
+    """Points with χ = 1, one per length."""
+
+    length: Float[Array, " points"]
+    weight_variance: Estimate
+    bias_variance: Estimate
+    multiplier: Estimate
+    """λ = dq'/dq there: where it is above 1 the point repels lengths; 1: half-stable."""
+
+
+def _critical_at(activation: Activation, q: Array, tolerance: float, order: int):
+    value, error = single_moments(activation, q, order=order)
+    eps = 4 * jnp.finfo(q.dtype).eps
+    weight = 1 / value.derivative_square
+    weight_error = weight * (error.derivative_square / value.derivative_square + eps)
+    bias = q - weight * value.square
+    bias_error = weight_error * value.square + weight * error.square + eps * q
+    rate = weight * value.square_rate
+    rate_error = weight * error.square_rate + weight_error * jnp.abs(value.square_rate)
+    return weight, weight_error, bias, bias_error, rate, rate_error
+
+
+def critical_line(
+    activation: Activation, lengths: Any, *, tolerance: float = 1e-10, order: int = 64
+) -> CriticalLine:
+    """The line χ = 1 of z ↦ W φ(z) + b, parametrised by the length q* on it.
+
+    σ_w² = 1/E φ'(√q z)², σ_b² = q − σ_w² E φ(√q z)²: there is no fixed point to solve, so
+    criticality costs nothing. Lengths at which σ_b² would be negative are ABSENT.
+
+    References
+    ----------
+    The parametric form follows from Schoenholz et al. 2017, eqs. 3 and 5.
+    """
+    q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
+
+    def at(q):
+        w, dw, b, db, rate, drate = _critical_at(activation, q, tolerance, order)
+        # σ_b² is a difference of lengths; its error is judged against the length.
+        line = CriticalLine(
+            q,
+            as_estimate(w, dw, tolerance),
+            as_estimate(b, db, tolerance, q),
+            as_estimate(rate, drate, tolerance),
+        )
+        return replace_where(b < -db, Status.ABSENT, line)
+
+    return eqx.filter_jit(jax.vmap(at))(q)
+
+
+class CriticalPoints(eqx.Module):
+    """Critical points of one activation; unused places are ABSENT."""
+
+    length: Estimate
+    weight_variance: Estimate
+    bias_variance: Estimate
+    multiplier: Estimate
+
+
+_LINE = np.log(np.geomspace(1e-10, 1e6, 193))
+
+
+def critical_points(
+    activation: Activation, bias_variance: Any, *, tolerance: float = 1e-10, order: int = 64
+) -> CriticalPoints:
+    """All points of the critical line with a given bias variance > 0, shortest length first."""
+    target = jnp.asarray(bias_variance, jnp.result_type(float))
+
+    def miss(y, args):
+        activation, target = args
+        q = jnp.exp(y)
+        return (_critical_at(activation, q, tolerance, order)[2] - target) / q
+
+    return _on_the_line(miss, activation, (activation, target), tolerance, order)
+
+
+def half_stable_points(
+    activation: Activation, *, tolerance: float = 1e-10, order: int = 64
+) -> CriticalPoints:
+    """Points where χ = 1 and dq'/dq = 1 at once, with σ_b² >= 0, shortest length first.
+
+    There the critical line touches the edge of where the fixed point exists: the length
+    attracts from one side only. Roberts, Yaida and Hanin 2022, section 5.3, for GELU and
+    SWISH.
+    """
+
+    def miss(y, args):
+        (activation,) = args
+        return _critical_at(activation, jnp.exp(y), tolerance, order)[4] - 1
+
+    return _on_the_line(miss, activation, (activation,), tolerance, order)
+
+
+def _on_the_line(miss: Callable, activation, args, tolerance, order) -> CriticalPoints:
+    """The points of the critical line where miss(log q, args) = 0."""
+    slots = 3
+    leaves, structure = eqx.partition(args, eqx.is_array)
+    fn = lambda y, leaves: miss(y, eqx.combine(leaves, structure))
+    nodes = jnp.asarray(_LINE, jnp.result_type(float))
+
+    @eqx.filter_jit
+    def solve(leaves):
+        values = jax.vmap(lambda y: fn(y, leaves))(nodes)
+        # Rounding can cross zero where the function is zero along the line (small lengths).
+        noise = 1e-11
+        crossing = (values[:-1] > 0) != (values[1:] > 0)
+        crossing &= (jnp.abs(values[:-1]) > noise) & (jnp.abs(values[1:]) > noise)
+        (places,) = jnp.nonzero(crossing, size=slots, fill_value=-1)
+
+        def at(place):
+            present = place >= 0
+            y, _ = bracketed_root(fn, nodes, values, place, present, leaves)
+            q = jnp.exp(y)
+            rest, rate = jax.jvp(lambda y: fn(y, leaves), (y,), (jnp.ones_like(y),))
+            w, dw, b, db, multiplier, dm = _critical_at(activation, q, tolerance, order)
+            q_error = q * (jnp.abs(rest) + (db + dw) / q + dm) / jnp.abs(rate)
+            _, moved = jax.jvp(
+                lambda q: _critical_at(activation, q, tolerance, order),
+                (q,),
+                (jnp.ones_like(q),),
+            )
+            points = CriticalPoints(
+                as_estimate(q, q_error, tolerance),
+                as_estimate(w, dw + jnp.abs(moved[0]) * q_error, tolerance),
+                as_estimate(b, db + jnp.abs(moved[2]) * q_error, tolerance, q),
+                as_estimate(multiplier, dm + jnp.abs(moved[4]) * q_error, tolerance),
+            )
+            return replace_where(~present | (b < -db), Status.ABSENT, points)
+
+        return jax.vmap(at)(places)
+
+    return solve(leaves)
