@@ -119,11 +119,10 @@ def _mean_square(tangents: Float[Array, "n width k m"]) -> Float[Array, " n"]:
 def measure(state: Signals) -> Moments:
     """The moments of a layer's units, the tangents averaged over the m that ride along."""
     moments = signal_moments(state.values)
-    tangent = jnp.einsum("nuim,nujm->nij", state.tangents, state.tangents, precision="highest")
-    _, width, _, m = state.tangents.shape
-    return Moments(
-        moments.covariance, moments.separation, tangent / (width * m), state.log_gain
-    )
+    t = state.tangents
+    tangent = jnp.einsum("auim,bujm->abij", t, t, precision="highest")
+    _, width, _, m = t.shape
+    return Moments(moments.covariance, moments.separation, tangent / (width * m), state.log_gain)
 
 
 @jax.custom_vjp
@@ -185,13 +184,14 @@ def sample_network(
 
     Convention
     ----------
-    Lengths and correlations are averages over the units of one network; each input has one
-    random tangent of unit mean square.
+    Lengths and correlations are averages over the units of one network; one random tangent
+    of unit mean square, the same for every input, rides along.
     """
     n, width_in, k = inputs.shape
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
-    tangents = jax.random.normal(tangent_key, (n, width_in, k, 1), inputs.dtype)
-    tangents = tangents / jnp.sqrt(_mean_square(tangents))[:, None, None, None]
+    tangents = jax.random.normal(tangent_key, (1, width_in, k, 1), inputs.dtype)
+    tangents = tangents / jnp.sqrt(jnp.mean(tangents**2))
+    tangents = jnp.broadcast_to(tangents, (n, width_in, k, 1))
     start = Signals(inputs, tangents, jnp.zeros(n, inputs.dtype))
 
     def run(marks):

@@ -81,7 +81,7 @@ def write_dataset(
     if path.exists() and not (path / "zarr.json").is_file() and not _is_empty_folder(path):
         raise ValueError(f"`path`: must be free or a Zarr store; got something else at {path}")
     attributes = _plain({**dataset.attrs, **provenance})
-    dataset = dataset.as_numpy().drop_encoding().assign_attrs(attributes)
+    dataset = dataset.drop_encoding().assign_attrs(attributes)
     dataset = _with_texts(dataset, "U", object)
     partial = _partial(path)
     try:

@@ -277,8 +277,9 @@ def _parameter(name: str, value: Any) -> Float[Array, ""]:
         good = host.shape == () and host.dtype.kind in "iuf" and bool(np.isfinite(host))
     if not good:
         raise ValueError(f"`{name}`: must be a finite real scalar, got {_short(value)}")
-    floating = jnp.issubdtype(jnp.result_type(value), jnp.floating)
-    return jnp.asarray(value, None if floating else jnp.result_type(float))
+    dtype = jnp.result_type(value)
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return jnp.asarray(value, dtype if floating else jnp.result_type(float))
 
 
 def _check_shapes(fn: Callable[[Any], Any]) -> None:
@@ -308,8 +309,6 @@ def _probe(fn: Callable[[Any], Any], z: Array) -> tuple[Array, Array, Array, Arr
 
 
 def _check_values(fn: Callable[[Any], Any], parity: Parity | None) -> None:
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(fn)):
-        return
     with jax.ensure_compile_time_eval():
         z = jnp.asarray(_SAMPLE, jnp.result_type(float))
         try:
@@ -317,7 +316,7 @@ def _check_values(fn: Callable[[Any], Any], parity: Parity | None) -> None:
         except Exception as error:
             raise ValueError(f"`fn`: {_failure(error, 'when differentiated')}") from error
         if any(isinstance(result, Tracer) for result in results):
-            return  # fn closes over a traced value
+            return  # a traced parameter of fn, or a traced value that it closes over
     value, slope, alone, mirrored = map(np.asarray, results)
     _require_finite("fn", value)
     _require_finite("the derivative of fn", slope[1:])

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from theory._activations import Componentwise
 from theory._quadrature import Resolution, half_line, quarter_plane
@@ -98,7 +98,7 @@ def single_moments(
         sizes = _single_quadrature(fixed, at, Resolution(order), sizes=True)
         errors = _errors(_frozen(values), sizes, sizes, others)
     # q = 0 is taken a little above.
-    moved = jnp.abs(stop_gradient(values.square_rate)) * (_floored(at) - at)
+    moved = 2 * jnp.abs(stop_gradient(values.square_rate)) * (_floored(at) - at)
     return values, eqx.tree_at(lambda e: e.square, errors, errors.square + moved)
 
 
@@ -168,7 +168,7 @@ def pair_moments(
         others = [_pair_quadrature(*args, how, equal_lengths) for how in _comparison(order)]
         bounds = _pair_quadrature(*args, how, equal_lengths, bounds=True)
         errors = _errors(_frozen(values), *bounds, others)
-    shift_a, shift_b = _floored(a) - a, _floored(b) - b
+    shift_a, shift_b = 2 * (_floored(a) - a), 2 * (_floored(b) - b)
     m = jax.tree.map(lambda v: jnp.abs(stop_gradient(v)), values)
     product = errors.product + m.product_rate_a * shift_a + m.product_rate_b * shift_b
     distance = errors.distance + m.distance_rate_a * shift_a + m.distance_rate_b * shift_b
@@ -187,10 +187,13 @@ def _eps(x: Array) -> float:
     return float(jnp.finfo(x.dtype).eps)
 
 
+def _least(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).tiny) ** (1 / 3)
+
+
 def _floored(q: Scalar) -> Scalar:
     """q > 0, with derivative 1 at 0: so small, yet no second derivative overflows."""
-    least = float(jnp.finfo(q.dtype).tiny) ** (1 / 3)
-    return q + stop_gradient(jnp.maximum(least - q, 0))
+    return q + stop_gradient(jnp.maximum(_least(q) - q, 0))
 
 
 def _features(kinks: Sequence[float], *roots: Scalar) -> list[Scalar]:
@@ -213,23 +216,25 @@ def _comparison(order: int) -> list[Resolution]:
 
     Their cut is shorter: they miss more of the tails than that rule does.
     """
-    less = 3 * order // 4
-    return [Resolution(less, 2.4, 8.5), Resolution(less + 1, 3.9, 8.7)]
+    less = 7 * order // 8
+    return [Resolution(less, 2.6, 8.5), Resolution(less + 1, 3.5, 8.7)]
 
 
 def _errors(values: _Tree, sizes: _Tree, rounding: _Tree, others: list[_Tree]) -> _Tree:
     """Absolute errors: the largest difference between rules relative to `sizes`, and rounding."""
-    leaves, size_leaves = jax.tree.leaves(values), jax.tree.leaves(sizes)
-    worst = jnp.zeros((), leaves[0].dtype)
+    eps = _eps(jax.tree.leaves(values)[0])
+    worst = jnp.zeros((), jax.tree.leaves(values)[0].dtype)
     for other in others:
-        for value, size, second in zip(leaves, size_leaves, jax.tree.leaves(other), strict=True):
-            relative = jnp.abs(value - second) / jnp.where(size > 0, size, 1)
+        for value, second, size, noise in zip(*map(jax.tree.leaves, (values, other, sizes, rounding))):
+            # What rounding explains in one moment says nothing about the others.
+            difference = jnp.abs(value - second) - _ROUNDING * eps * noise
+            relative = jnp.where(difference > 0, difference / jnp.where(size > 0, size, 1), 0)
             worst = jnp.maximum(worst, jnp.max(relative))
     # Where the rules do not agree on one digit, nothing is known.
     worst = jnp.where(_SAFETY * worst < 1, _SAFETY * worst, jnp.inf)
 
     def error(value, size, rounding):
-        total = jnp.where(size > 0, worst * size, 0) + _ROUNDING * _eps(worst) * rounding
+        total = jnp.where(size > 0, worst * size, 0) + _ROUNDING * eps * rounding
         return jnp.where(jnp.isnan(value), jnp.nan, total)
 
     return jax.tree.map(error, values, sizes, rounding)
@@ -325,11 +330,12 @@ def _pair_quadrature(
     sign_v, sign_slope = (
         jnp.where(y, -jnp.ones_like(x), 1) for y in (mirrored, negative & ~mirrored)
     )
-    # The rule needs x > 0; below eps² all differences keep their form and shrink with √x.
-    shrink = stop_gradient(jnp.sqrt(jnp.minimum(x / eps**2, 1)))
+    # The rule needs x > 0; below the least, all differences keep their form and shrink with √x.
+    least = _least(x)
+    shrink = stop_gradient(jnp.sqrt(jnp.minimum(x / least, 1)))
     features = _features(activation.kinks, root_a, *([] if equal else [root_b]))
     width = _width(activation.scale, jnp.maximum(root_a, root_b), how)
-    s, t, a, b, weight = quarter_plane(jnp.maximum(x, eps**2), features, width, how)
+    s, t, a, b, weight = quarter_plane(jnp.maximum(x, least), features, width, how)
 
     # The symmetric points that differ, each with s − ±t.
     turns = [(s, t, jnp.where(mirrored, 2 * a, 2 * shrink * b))]
@@ -361,10 +367,12 @@ def _pair_quadrature(
         if not bounds:
             return values
         middle = _value_and_slope(activation.fn, (u + v) / 2)[1]
-        doubt = jnp.where(close, jnp.abs(trapezoid - middle), lost / jnp.abs(apart))
+        bent, lost = jnp.abs(trapezoid - middle), lost / jnp.abs(apart)
+        doubt = jnp.where(close, jnp.minimum(bent, 2 * lost), lost)
         doubt = jnp.abs(rise) + doubt * jnp.abs(gap) / eps
         rates = [jnp.abs(y) for y in (by_u * fv, by_v * fu, by_u * doubt, by_v * doubt)]
-        rounding = collect(fu * fv, rise * doubt, du * dv, rates)
+        jump = jnp.sqrt(jnp.maximum(least - x, 0)) / eps * (du**2 + dv**2)
+        rounding = collect(fu * fv, rise * doubt, jnp.abs(du * dv) + jump, rates)
         return jax.tree.map(jnp.abs, (values, rounding))
 
     totals = jax.tree.map(lambda *y: jnp.sum(weight * sum(y)), *(terms(*turn) for turn in turns))

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from theory._architecture import Part, interpret
 from theory._mean_field import MeanField
@@ -21,7 +21,7 @@ from theory._status import Estimate, Status, as_estimate, choose, replace_where
 
 SHORTEST, LONGEST = 1e-30, 1e6
 """Lengths between which fixed points are looked for."""
-_SURVEY = np.log(np.concatenate([np.geomspace(SHORTEST, 1e-12, 10)[:-1], np.geomspace(1e-12, LONGEST, 128)]))
+_SURVEY = np.log(np.append(np.geomspace(SHORTEST, 1e-12, 10)[:-1], np.geomspace(1e-12, LONGEST, 128)))
 _CORRELATION_SURVEY = np.log(np.geomspace(1e-15, 1.0, 31))
 _COARSE = 12
 _SLOTS = 4
@@ -43,17 +43,22 @@ class Turn(eqx.Module):
     """What one turn of the body does to two inputs of one length q at 1 − c = x."""
 
     length: Float[Array, ""]
-    length_error: Float[Array, ""]
     separation: Float[Array, ""]
-    separation_error: Float[Array, ""]
     slope: Float[Array, ""]
-    slope_error: Float[Array, ""]
+    """The factor on the squared distance of two nearby inputs."""
+    pair_slope: Float[Array, ""]
+    """The slope of the map of the covariance of the two inputs."""
 
 
-def one_turn(body: Part, q: Any, x: Any = None, *, order: int = 64) -> Turn:
-    """One turn of `body`, from one length q and, if given, 1 − c = x."""
-    q = jnp.asarray(q)
-    q = q.astype(jnp.result_type(q, float))
+@eqx.filter_jit
+def one_turn(
+    body: Part, q: Array, x: Array | None = None, *, order: int = 64, errors: bool = False
+) -> tuple[Turn, Turn]:
+    """One turn of `body` from length q and, if given, 1 − c = x: values and errors.
+
+    Without `errors` those are zero, and their cost is saved. Compiled as a unit, so that its
+    many uses in one solver are traced once.
+    """
     if x is None:
         covariance, separation = q.reshape(1, 1), jnp.zeros((1, 1), q.dtype)
     else:
@@ -62,27 +67,28 @@ def one_turn(body: Part, q: Any, x: Any = None, *, order: int = 64) -> Turn:
         separation = jnp.array([[jnp.zeros_like(s), s], [s, jnp.zeros_like(s)]])
     moments = given_moments(covariance[..., None, None], separation[..., None, None])
     zero = jax.tree.map(jnp.zeros_like, moments)
-    reading = MeanField(order, equal_lengths=True)
+    reading = MeanField(order, equal_lengths=True, errors=errors)
     after, _ = interpret(body, reading, PreActivation(moments, zero))
     if not isinstance(after, PreActivation):
         raise TypeError(
             "`body`: one turn must go from pre-activations to pre-activations; this one ends "
             f"in {type(after).__name__} moments"
         )
-    value, error = after.value, after.error
-    return Turn(
-        value.covariance[0, 0, 0, 0],
-        error.covariance[0, 0, 0, 0],
-        value.separation[0, -1, 0, 0],
-        error.separation[0, -1, 0, 0],
-        value.tangent[0, 0, 0],
-        error.tangent[0, 0, 0],
-    )
+
+    def read(m):
+        return Turn(
+            m.covariance[0, 0, 0, 0],
+            m.separation[0, -1, 0, 0],
+            m.tangent[0, 0, 0, 0],
+            m.tangent[0, -1, 0, 0],
+        )
+
+    return read(after.value), read(after.error)
 
 
 def _log_growth(body: Part, y: Float[Array, ""], order: int) -> Float[Array, ""]:
     """h(y) = log(q'/q) at q = e^y."""
-    return jnp.log(one_turn(body, jnp.exp(y), order=order).length) - y
+    return jnp.log(one_turn(body, jnp.exp(y), order=order)[0].length) - y
 
 
 def _with_derivative(fn, y):
@@ -90,14 +96,25 @@ def _with_derivative(fn, y):
 
 
 class Survey(eqx.Module):
-    """h on a grid of y = log q, with the extremum nearest to zero inserted."""
+    """The length map on a grid of y = log q, with the extremum of h nearest to zero put in."""
 
     y: Float[Array, " nodes"]
     growth: Float[Array, " nodes"]
+    """h."""
     noise: Float[Array, " nodes"]
     """|h| below this is zero as far as can be told."""
     touching: Float[Array, ""]
-    """The y of the inserted extremum; NaN where there is none."""
+    """The y of the extremum that was put in; NaN where there is none."""
+    grid: Float[Array, " grid"]
+    """The nodes before that, and there:"""
+    multiplier: Float[Array, " grid"]
+    slope: Float[Array, " grid"]
+    slope_error: Float[Array, " grid"]
+
+    def change(self, values: Float[Array, " grid"], y: Float[Array, ""]) -> Float[Array, ""]:
+        """|d values/dy| around y, by differences: good enough to carry an error on."""
+        i = jnp.clip(jnp.searchsorted(self.grid, y), 1, self.grid.size - 1)
+        return jnp.abs((values[i] - values[i - 1]) / (self.grid[i] - self.grid[i - 1]))
 
 
 def survey(body: Part, *, order: int = 64) -> Survey:
@@ -105,49 +122,42 @@ def survey(body: Part, *, order: int = 64) -> Survey:
     y = jnp.asarray(_SURVEY, jnp.result_type(float))
 
     def look(y):
-        turn = one_turn(body, jnp.exp(y), order=order)
-        return jnp.log(turn.length) - y, turn.length_error / turn.length
+        turn, error = one_turn(body, jnp.exp(y), order=order, errors=True)
+        return jnp.log(turn.length) - y, error.length / turn.length, turn.slope, error.slope
 
-    (h, noise), (dh, _) = jax.vmap(lambda y: _with_derivative(look, y))(y)
+    h, noise, slope, slope_error = jax.vmap(look)(y)
+    _, dh = jax.vmap(lambda y: _with_derivative(lambda y: _log_growth(body, y, order), y))(y)
     # A pair of roots between two nodes shows as an extremum that heads for zero from both ends.
     heading = (h[:-1] * dh[:-1] < 0) & (h[1:] * dh[1:] > 0) & (h[:-1] * h[1:] > 0)
     step = y[1:] - y[:-1]
-    depth = jnp.minimum(jnp.abs(h[:-1]), jnp.abs(h[1:])) - step * (
-        jnp.abs(dh[:-1]) * jnp.abs(dh[1:]) / (jnp.abs(dh[:-1]) + jnp.abs(dh[1:]))
-    )
-    i = jnp.argmin(jnp.where(heading, depth, jnp.inf))
+    fall = jnp.abs(dh[:-1]) * jnp.abs(dh[1:]) / (jnp.abs(dh[:-1]) + jnp.abs(dh[1:]))
+    left = jnp.minimum(jnp.abs(h[:-1]), jnp.abs(h[1:])) - step * fall
+    i = jnp.argmin(jnp.where(heading, left, jnp.inf))
     found = heading[i]
     guess = y[i] + jnp.where(found, step[i] * dh[i] / (dh[i] - dh[i + 1]), 0.0)
-    leaves, structure = eqx.partition(body, eqx.is_array)
 
-    def derivative(y, leaves):
-        fn = lambda y: _log_growth(eqx.combine(leaves, structure), y, order)
-        return _with_derivative(fn, y)[1]
+    def derivative(y):
+        return _with_derivative(lambda y: _log_growth(body, y, order), y)[1]
 
-    top = polished_root(derivative, guess, y[i], y[i + 1], found, leaves)
-    top = jax.lax.stop_gradient(top)
-    h_top, noise_top = look(top)
-    # An absent extremum repeats the first node, which adds nothing.
-    top, h_top = jnp.where(found, top, y[0]), jnp.where(found, h_top, h[0])
-    noise_top = jnp.where(found, noise_top, noise[0])
-    nodes, growth = jnp.append(y, top), jnp.append(h, h_top)
-    order_ = jnp.argsort(nodes)
-    return Survey(
-        nodes[order_],
-        growth[order_],
-        jnp.append(noise, noise_top)[order_],
-        jnp.where(found, top, jnp.nan),
+    top = polished_root(derivative, guess, y[i], y[i + 1], found)
+    # Without an extremum the first node stands twice, which adds nothing.
+    top = jnp.where(found, top, y[0])
+    h_top = jnp.where(found, _log_growth(body, top, order), h[0])
+    noise_top = jnp.where(found, jnp.maximum(noise[i], noise[i + 1]), noise[0])
+    nodes = jnp.append(y, top)
+    rank = jnp.argsort(nodes)
+    return jax.lax.stop_gradient(
+        Survey(
+            nodes[rank],
+            jnp.append(h, h_top)[rank],
+            jnp.append(noise, noise_top)[rank],
+            jnp.where(found, top, jnp.nan),
+            y,
+            (1 + dh) * jnp.exp(h),
+            slope,
+            slope_error,
+        )
     )
-
-
-def _bracketed_length(body: Part, seen: Survey, i: Int[Array, ""], present, order: int):
-    """The root of h between nodes i and i + 1; any number where `present` is false."""
-    leaves, structure = eqx.partition(body, eqx.is_array)
-
-    def fn(y, leaves):
-        return _log_growth(eqx.combine(leaves, structure), y, order)
-
-    return bracketed_root(fn, seen.y, seen.growth, i, present, leaves)
 
 
 class LengthPoint(eqx.Module):
@@ -158,23 +168,21 @@ class LengthPoint(eqx.Module):
     slope: Estimate
 
 
-def _length_point(body, y, width, tolerance, order) -> LengthPoint:
+def _length_point(body, seen: Survey, y, width, tolerance, order) -> LengthPoint:
     q = jnp.exp(y)
-
-    def look(q):
-        turn = one_turn(body, q, order=order)
-        return turn.length, turn.slope, turn
-
-    (after, slope, turn), (rate, slope_rate, _) = _with_derivative(look, q)
+    _, along = _with_derivative(lambda q: one_turn(body, q, order=order)[0], q)
+    turn, local = one_turn(body, q, order=order, errors=True)
+    rate = along.length
     # |δq| = (error of the map + residual)/|1 − λ|, and never more than the bracket.
-    residual = turn.length_error + jnp.abs(jax.lax.stop_gradient(after - q))
+    residual = local.length + jnp.abs(turn.length - q)
     error = jnp.minimum(residual / jnp.abs(1 - rate), q * jnp.expm1(width))
-    curvature = jnp.abs(jax.grad(lambda q: _with_derivative(look, q)[1][0])(q))
-    rate_error = curvature * error + turn.length_error / q
+    rate_error = seen.change(seen.multiplier, y) * error / q + local.length / q
+    slope_error = local.slope + seen.change(seen.slope, y) * error / q
+    error, rate_error, slope_error = jax.lax.stop_gradient((error, rate_error, slope_error))
     return LengthPoint(
         as_estimate(q, error, tolerance),
         as_estimate(rate, rate_error, tolerance),
-        as_estimate(slope, turn.slope_error + jnp.abs(slope_rate) * error, tolerance),
+        as_estimate(turn.slope, slope_error, tolerance),
     )
 
 
@@ -186,10 +194,11 @@ class FixedPoints(eqx.Module):
     slope: Estimate
     stability: Int[Array, " slots"]
     """`Stability` of each."""
-    divergent: Array
-    """True where lengths beyond the last fixed point grow without bound."""
+    divergent: Bool[Array, ""]
+    """Whether lengths beyond the last fixed point grow without bound."""
 
 
+@eqx.filter_jit
 def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> FixedPoints:
     """All fixed points of the length map of one turn, with their stability.
 
@@ -205,78 +214,72 @@ def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> Fi
     Returns
     -------
     FixedPoints
-        Places for the zero fixed point and up to four others between 1e-30 and 1e6.
+        Places for the zero fixed point and four others between 1e-30 and 1e6. Where every
+        length is a fixed point, only the zero one is listed, as NEUTRAL.
 
     Accuracy
     --------
     The error of q* is that of the map over |1 − λ|, and at most the bracket in which h
-    changes sign. Two roots closer than about 1e-4 relative are reported as one HALF_STABLE
-    point when h touches zero to within its error between them.
+    changes sign. Two roots are told apart down to where h between them is within its error
+    of zero; then they are one HALF_STABLE point.
     """
     seen = survey(body, order=order)
     up = seen.growth > 0
     zero_in_sight = jnp.abs(seen.growth) <= seen.noise
     flat = zero_in_sight[:-1] & zero_in_sight[1:]
     touch = zero_in_sight & (seen.y == seen.touching)
-    crossing = (up[:-1] != up[1:]) & ~flat & ~touch[:-1] & ~touch[1:]
-    crossing = crossing | (touch[1:] & ~flat)
+    crossing = (up[:-1] != up[1:]) & ~touch[:-1] & ~touch[1:]
+    crossing = (crossing | touch[1:]) & ~flat
     (where,) = jnp.nonzero(crossing, size=_SLOTS, fill_value=-1)
-    present = where >= 0
 
-    def at(i, present):
-        y, width = _bracketed_length(body, seen, i, present & ~touch[i + 1], order)
-        y = jnp.where(touch[i + 1], seen.y[i + 1], y)
-        point = _length_point(body, y, width, tolerance, order)
-        half = touch[i + 1]
+    def at(i):
+        present, half = i >= 0, touch[i + 1]
+        h = lambda y: _log_growth(body, y, order)
+        y, width = bracketed_root(h, seen.y, seen.growth, i, present & ~half)
+        y = jnp.where(half, seen.y[i + 1], y)
+        point = _length_point(body, seen, y, width, tolerance, order)
         steady = jnp.abs(point.multiplier.value) < 1
-        stability = jnp.where(half, Stability.HALF_STABLE, jnp.where(steady, 0, 1))
-        return point, stability
+        stability = jnp.where(steady, Stability.STABLE, Stability.UNSTABLE)
+        stability = jnp.where(half, Stability.HALF_STABLE, stability)
+        return point, present, stability
 
-    points, stability = jax.vmap(at)(where, present)
-    zero, zero_present, zero_stability = _zero_point(body, seen, tolerance, order)
-    everything = jax.tree.map(lambda a, b: jnp.append(a, b), zero, points)
-    present = jnp.append(zero_present, present)
-    stability = jnp.append(zero_stability, stability)
-    # relu at σ_w² = 2: no isolated point at all, every length stays where it is.
-    order_ = jnp.argsort(~present, stable=True)
-    present, stability = present[order_], stability[order_]
-    everything = jax.tree.map(lambda a: a[order_], everything)
-    everything = replace_where(~present, Status.ABSENT, everything)
+    points = jax.vmap(at)(where)
+    joined = jax.tree.map(jnp.append, _zero_point(seen, tolerance), points)
+    rank = jnp.argsort(~joined[1], stable=True)
+    point, present, stability = jax.tree.map(lambda a: a[rank], joined)
+    point = replace_where(~present, Status.ABSENT, point)
     return FixedPoints(
-        everything.length,
-        everything.multiplier,
-        everything.slope,
+        point.length,
+        point.multiplier,
+        point.slope,
         jnp.where(present, stability, Stability.ABSENT).astype(jnp.int8),
         up[-1] & ~zero_in_sight[-1],
     )
 
 
-def _zero_point(body, seen: Survey, tolerance, order):
-    """The fixed point q* = 0: present where the map sends 0 to 0."""
-    fixed = one_turn(body, jnp.zeros(()), order=order).length == 0
-    turn = one_turn(body, jnp.asarray(SHORTEST), order=order)
-    rate = turn.length / SHORTEST
+def _zero_point(seen: Survey, tolerance: float) -> tuple[LengthPoint, Array, Array]:
+    """The fixed point q* = 0, whether the map has it, and its stability."""
+    rate = seen.multiplier[0]
+    zero = jnp.zeros_like(rate)
     point = LengthPoint(
-        as_estimate(jnp.zeros_like(rate), jnp.zeros_like(rate), tolerance),
-        as_estimate(rate, turn.length_error / SHORTEST, tolerance),
-        as_estimate(turn.slope, turn.slope_error, tolerance),
+        as_estimate(zero, zero, tolerance),
+        as_estimate(rate, rate * seen.noise[0], tolerance),
+        as_estimate(seen.slope[0], seen.slope_error[0], tolerance),
     )
+    # The map is linear at the shortest lengths (h' = 0) or constant (h' = −1).
+    linear = jnp.abs(rate * jnp.exp(-seen.growth[0]) - 1) < 0.5
     # At λ = 1 the first growth that can be told from zero decides.
     told = jnp.abs(seen.growth) > seen.noise
     first = jnp.argmax(told)
-    stability = jnp.where(
-        told[first],
-        jnp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE),
-        Stability.NEUTRAL,
-    )
-    return point, fixed, stability
+    falls = jnp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
+    return point, linear, jnp.where(told[first], falls, Stability.NEUTRAL)
 
 
 class Attractor(eqx.Module):
     """Where the length of a typical input goes."""
 
     point: LengthPoint
-    divergent: Array
+    divergent: Bool[Array, ""]
 
 
 def attractor(
@@ -285,60 +288,41 @@ def attractor(
     """The stable fixed point of the length map that is reached from length `start`.
 
     Where the length grows without bound, `divergent` is true, the length is INFINITE, and
-    multiplier and slope are those at length 1e6, with the change since 1e5 as their error.
+    multiplier and slope are those at length 1e6, with the change since the node before as
+    their error.
     """
     seen = survey(body, order=order)
     y0 = jnp.log(jnp.asarray(start, seen.y.dtype))
+    h0 = jax.lax.stop_gradient(_log_growth(body, y0, order))
     zero_in_sight = jnp.abs(seen.growth) <= seen.noise
     up = (seen.growth > 0) & ~zero_in_sight
     # Attracting brackets: h from positive to negative. The direction at the start says which.
     falls = up[:-1] & ~up[1:]
     here = jnp.clip(jnp.searchsorted(seen.y, y0, side="right") - 1, 0, seen.y.size - 2)
-    h0 = _log_growth(body, y0, order)
     stays = zero_in_sight[here] & zero_in_sight[here + 1]
-    index = jnp.arange(falls.size)
-    # In the start's own interval the sign at the start decides which way to go.
-    above = falls & ((index > here) | ((index == here) & (h0 > 0)))
-    below = falls & ((index < here) | ((index == here) & (h0 <= 0)))
     rising = h0 > 0
+    index = jnp.arange(falls.size)
+    above = falls & ((index > here) | ((index == here) & rising))
+    below = falls & ((index < here) | ((index == here) & ~rising))
     i = jnp.where(rising, jnp.argmax(above), falls.size - 1 - jnp.argmax(below[::-1]))
     present = jnp.where(rising, jnp.any(above), jnp.any(below)) & ~stays
     divergent = rising & ~present & ~stays
     to_zero = ~rising & ~present & ~stays
 
-    y, width = _bracketed_length(body, seen, i, present, order)
-    y = jnp.where(present, y, jnp.where(divergent, jnp.log(LONGEST), y0))
+    h = lambda y: _log_growth(body, y, order)
+    y, width = bracketed_root(h, seen.y, seen.growth, i, present)
+    y = jnp.where(present, y, y0)
     width = jnp.where(present, width, 0.0)
-    point = _length_point(body, y, width, tolerance, order)
-    zero, _, _ = _zero_point(body, seen, tolerance, order)
-    point = choose(to_zero, zero, point)
-    point = _at_infinity(body, point, divergent, tolerance, order)
-    return Attractor(point, divergent)
+    point = _length_point(body, seen, y, width, tolerance, order)
+    point = choose(to_zero, _zero_point(seen, tolerance)[0], point)
 
+    def limit(values):
+        return as_estimate(values[-1], jnp.abs(values[-1] - values[-2]), tolerance)
 
-def _at_infinity(body, point: LengthPoint, divergent, tolerance, order) -> LengthPoint:
-    def rates(q):
-        turn, tangent = _with_derivative(lambda q: one_turn(body, q, order=order), q)
-        return tangent.length, turn.slope
-
-    near = rates(jnp.asarray(LONGEST / 10))
-    far = rates(jnp.asarray(LONGEST))
-
-    def at(estimate, a, b):
-        limit = as_estimate(b, jnp.abs(b - a) + 1e-14 * jnp.abs(b), tolerance)
-        return choose(divergent, limit, estimate)
-
-    return LengthPoint(
-        replace_where(divergent, Status.INFINITE, point.length),
-        at(point.multiplier, near[0], far[0]),
-        at(point.slope, near[1], far[1]),
-    )
-
-
-def correlation_growth(body: Part, q: Any, x: Any, *, order: int = 64) -> Float[Array, ""]:
-    """r(x) = x'/x: what one turn does to 1 − c at length q."""
-    turn = one_turn(body, q, x, order=order)
-    return (turn.separation / (q * x)) / (turn.length / q)
+    far = LengthPoint(point.length, limit(seen.multiplier), limit(seen.slope))
+    point = choose(divergent, far, point)
+    infinite = replace_where(divergent, Status.INFINITE, point.length)
+    return Attractor(LengthPoint(infinite, point.multiplier, point.slope), divergent)
 
 
 class CorrelationPoint(eqx.Module):
@@ -369,52 +353,48 @@ def stable_correlation(
     zero = point.length.value == 0
     q = jnp.where(zero, SHORTEST, point.length.value)
     q = jnp.where(jnp.isfinite(q) & (q > 0), q, 1.0)
-    q_error = jnp.where(zero, 0.0, point.length.error)
+    q_error = jax.lax.stop_gradient(jnp.where(zero, 0.0, point.length.error))
     # The slope of the correlation map at c = 1 is that of the distance over that of the length.
     chi = jnp.where(zero, point.slope.value / point.multiplier.value, point.slope.value)
     chi_error = point.slope.error
     chaotic = chi > 1 + chi_error + tolerance
 
+    def growth(y, q, order):
+        """log r at x = e^y."""
+        turn, _ = one_turn(body, q, jnp.exp(y), order=order)
+        return jnp.log(turn.separation / turn.length) - y
+
     nodes = jnp.asarray(_CORRELATION_SURVEY, q.dtype)
-    coarse = jax.vmap(lambda y: correlation_growth(body, q, jnp.exp(y), order=_COARSE))(nodes)
-    coarse = jax.lax.stop_gradient(jnp.log(coarse))
+    coarse = jax.lax.stop_gradient(jax.vmap(lambda y: growth(y, q, _COARSE))(nodes))
     i = jnp.clip(jnp.sum(coarse > 0) - 1, 0, nodes.size - 2)
     fraction = coarse[i] / jnp.where(coarse[i] == coarse[i + 1], 1.0, coarse[i] - coarse[i + 1])
     start = nodes[i] + (nodes[i + 1] - nodes[i]) * jnp.clip(fraction, 0.0, 1.0)
-    leaves, structure = eqx.partition(body, eqx.is_array)
-
-    def fn(y, args):
-        leaves, q = args
-        r = correlation_growth(eqx.combine(leaves, structure), q, jnp.exp(y), order=order)
-        return jnp.log(r)
-
-    y = polished_root(fn, start, nodes[0], nodes[-1], chaotic, (leaves, q))
+    y = polished_root(lambda y: growth(y, q, order), start, nodes[0], nodes[-1], chaotic)
     x = jnp.where(chaotic, jnp.exp(y), 0.5)
 
-    def look(q, x):
-        turn = one_turn(body, q, x, order=order)
-        return jnp.log(turn.separation / (q * x)) - jnp.log(turn.length / q), turn
-
-    def at(q, x):
-        (r, turn), (dr, along) = jax.jvp(lambda x: look(q, x), (x,), (jnp.ones_like(x),))
-        return r, dr, along.separation / q, turn
-
-    (r, dr, slope, turn), (_, _, slope_along, _) = jax.jvp(
-        lambda x: at(q, x), (x,), (jnp.ones_like(x),)
-    )
-    _, (r_q, _, slope_q, _) = jax.jvp(lambda q: at(q, x), (q,), (jnp.ones_like(q),))
-    local = turn.separation_error / turn.separation + turn.length_error / turn.length
-    r_error = local + jnp.abs(r_q) * q_error + jnp.abs(jax.lax.stop_gradient(r))
-    x_error = r_error / jnp.abs(dr)
-    slope_error = local * jnp.abs(slope) + jnp.abs(slope_along) * x_error
-    slope_error = slope_error + jnp.abs(slope_q) * q_error
+    turn, local = one_turn(body, q, x, order=order, errors=True)
+    slope = turn.pair_slope
+    # Errors. By Price's theorem the pair slope is ∂s'/∂s, which gives d log r/dx; how the map
+    # moves with q is seen by a small step.
+    log_r = jnp.log(turn.separation / (x * turn.length))
+    steepness = slope * q / turn.separation - 1 / x
+    step = 1e-4
+    moved, _ = one_turn(body, q * (1 + step), x, order=order)
+    moved_r = jnp.log(moved.separation / (x * moved.length))
+    per_q = q_error / (q * step)
+    r_error = local.separation / turn.separation + local.length / turn.length
+    r_error = r_error + jnp.abs(moved_r - log_r) * per_q + jnp.abs(log_r)
+    x_error = r_error / jnp.abs(steepness)
+    # The slope is convex in c, so that the chord to c = 1 bounds how fast it changes.
+    slope_error = local.pair_slope + jnp.abs(chi - slope) / x * x_error
+    slope_error = slope_error + jnp.abs(moved.pair_slope - slope) * per_q
+    x_error, slope_error = jax.lax.stop_gradient((x_error, slope_error))
 
     # Without chaos c* = 1, unless no correlation moves at all.
-    moves = jnp.abs(r) > 1e-12
+    moves = jnp.abs(log_r) > 1e-12
     one = ~chaotic & (~zero | moves)
     absent = (~chaotic & zero & ~moves) | ~jnp.isfinite(point.length.value)
-    x = jnp.where(one, 0.0, x)
-    x_error = jnp.where(one, 0.0, x_error)
+    x, x_error = (jnp.where(one, 0.0, v) for v in (x, x_error))
     slope = jnp.where(one, chi, slope)
     slope_error = jnp.where(one, chi_error, slope_error)
     found = CorrelationPoint(

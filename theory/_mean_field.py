@@ -31,10 +31,12 @@ class MeanField(Reading[Any]):
     """Nodes per panel of the Gaussian quadrature."""
     equal_lengths: bool = eqx.field(static=True, default=False)
     """All inputs are known to have one length (as at a fixed point): half the work."""
+    errors: bool = eqx.field(static=True, default=True)
+    """Carry error estimates; without them they stay zero, at a third of the cost."""
     in_branch: bool = eqx.field(static=True, default=False)
 
     def inside_branch(self) -> "MeanField":
-        return MeanField(self.order, self.equal_lengths, True)
+        return MeanField(self.order, self.equal_lengths, self.errors, True)
 
     def affine(self, node: Affine, state: PreActivation | PostActivation):
         law, table = node.weights, node.weights.table
@@ -48,18 +50,19 @@ class MeanField(Reading[Any]):
             def through(matrix):
                 return law.entry_variance * jnp.einsum("aij,...jk,alk->...il", table, matrix, table)
 
-            return Moments(
-                through(moments.covariance),
-                through(moments.separation),
-                through(moments.tangent),
-                moments.log_gain,
-            )
+            moved = (through(moments.covariance), through(moments.separation))
+            return Moments(*moved, through(moments.tangent), moments.log_gain)
 
         table = jnp.asarray(table, state.value.covariance.dtype)
         bias = node.bias_variance * jnp.eye(table.shape[1], dtype=table.dtype)
         value = weigh(state.value, table)
-        value = eqx.tree_at(lambda m: m.covariance, value, value.covariance + bias)
-        state = PreActivation(value, _rounded(value, weigh(state.error, jnp.abs(table))))
+        value = eqx.tree_at(lambda m: m.covariance, value, value.covariance + bias[None, None])
+        error = weigh(state.error, jnp.abs(table)) if self.errors else _zero_error(value)
+        return self._noted(PreActivation(value, error))
+
+    def _noted(self, state: PreActivation) -> tuple[PreActivation, PreActivation | None]:
+        if self.errors:
+            state = PreActivation(state.value, _rounded(state.value, state.error))
         return state, None if self.in_branch else state
 
     def pointwise(self, node: Pointwise, state: PreActivation | PostActivation):
@@ -68,33 +71,31 @@ class MeanField(Reading[Any]):
                 "a nonlinearity must act on Gaussian moments, behind an Affine; here it acts on "
                 f"{type(state).__name__} moments"
             )
-        return _componentwise(node.activation, state, self.order, self.equal_lengths), None
+        return _componentwise(node.activation, state, self), None
 
     def add(self, skip: PreActivation, branch: PreActivation):
         def total(a: Moments, b: Moments) -> Moments:
             summed = jax.tree.map(jnp.add, a, b)
             return eqx.tree_at(lambda m: m.log_gain, summed, a.log_gain)
 
-        value = total(skip.value, branch.value)
-        state = PreActivation(value, _rounded(value, total(skip.error, branch.error)))
-        return state, None if self.in_branch else state
+        return self._noted(
+            PreActivation(total(skip.value, branch.value), total(skip.error, branch.error))
+        )
 
     def boundary(self, state: PreActivation | PostActivation):
         if self.in_branch:
             return state
         # Tangents grow by χ per layer; their scale is kept as a logarithm.
-        size = per_component(state.value.tangent)
+        size = jnp.diagonal(per_component(state.value.tangent))
         size = jnp.where(size > 0, size, 1.0)
+        root = jnp.sqrt(size)
+        scale = (root[:, None] * root[None])[..., None, None]
 
         def scaled(m: Moments, log: Any) -> Moments:
-            new = (m.tangent / size[:, None, None], m.log_gain + log)
-            return eqx.tree_at(lambda m: (m.tangent, m.log_gain), m, new)
+            return Moments(m.covariance, m.separation, m.tangent / scale, m.log_gain + log)
 
-        return eqx.tree_at(
-            lambda s: (s.value, s.error),
-            state,
-            (scaled(state.value, jnp.log(size)), scaled(state.error, 0.0)),
-        )
+        value, error = scaled(state.value, jnp.log(size)), scaled(state.error, 0.0)
+        return type(state)(value, error, *([state.mean] if isinstance(state, PostActivation) else []))
 
 
 def _rounded(value: Moments, error: Moments) -> Moments:
@@ -102,12 +103,27 @@ def _rounded(value: Moments, error: Moments) -> Moments:
     return jax.tree.map(lambda v, e: e + eps * jnp.abs(v), value, error)
 
 
+class _Table(eqx.Module):
+    """What the nonlinearity does to all pairs of m Gaussian variables: matrices [m, m]."""
+
+    product: Float[Array, "m m"]
+    distance: Float[Array, "m m"]
+    slope: Float[Array, "m m"]
+
+    def put(self, rows, columns, pairs: "_Table") -> "_Table":
+        """With the entries of the pairs (rows, columns), and their mirror images."""
+        return jax.tree.map(
+            lambda m, v: m.at[rows, columns].set(v).at[columns, rows].set(v), self, pairs
+        )
+
+
 def _componentwise(
-    activation: Activation, state: PreActivation, order: int, equal_lengths: bool
+    activation: Activation, state: PreActivation, reading: MeanField
 ) -> PostActivation:
     """Every component of every input is one Gaussian variable; pairs of them are all there is."""
     n, _, k, _ = state.value.covariance.shape
     m = n * k
+    order, equal = reading.order, reading.equal_lengths
 
     def flat(tensor):  # [n, n, k, k] -> [n k, n k]
         return jnp.swapaxes(tensor, 1, 2).reshape(m, m)
@@ -117,18 +133,20 @@ def _componentwise(
 
     covariance, covariance_error = flat(state.value.covariance), flat(state.error.covariance)
     q, q_error = jnp.diag(covariance), jnp.diag(covariance_error)
-    own, own_error = jax.vmap(lambda q: single_moments(activation, q, order=order))(q)
-    square_error = own_error.square + jnp.abs(own.square_rate) * q_error
+    own, local = jax.vmap(lambda q: single_moments(activation, q, order=order))(q)
+    none = jnp.zeros((m, m), q.dtype)
+    value = _Table(jnp.diag(own.square), none, jnp.diag(own.derivative_square))
+    error = _Table(none, none, none)
+    if reading.errors:
+        _, slope_rate = jax.jvp(
+            jax.vmap(lambda q: single_moments(activation, q, order=order)[0].derivative_square),
+            (q,),
+            (jnp.ones_like(q),),
+        )
+        square_error = local.square + jnp.abs(own.square_rate) * q_error
+        slope_error = local.derivative_square + jnp.abs(slope_rate) * q_error
+        error = _Table(jnp.diag(square_error), none, jnp.diag(slope_error))
 
-    product, product_error = jnp.diag(own.square), jnp.diag(square_error)
-    _, slope_rate = jax.jvp(
-        jax.vmap(lambda q: single_moments(activation, q, order=order)[0].derivative_square),
-        (q,),
-        (jnp.ones_like(q),),
-    )
-    slope = jnp.diag(own.derivative_square)
-    slope_error = jnp.diag(own_error.derivative_square + jnp.abs(slope_rate) * q_error)
-    gap, gap_error = jnp.zeros((m, m), q.dtype), jnp.zeros((m, m), q.dtype)
     rows, columns = np.triu_indices(m, 1)
     if rows.size:
         # The carried separation is exact for one component of two inputs; between different
@@ -139,66 +157,57 @@ def _componentwise(
         apart_error = (q_error[:, None] + q_error[None]) / 2 + covariance_error
         s = jnp.where(same, separation[rows, columns], apart[rows, columns])
         s_error = jnp.where(same, separation_error[rows, columns], apart_error[rows, columns])
-        qa, qb, ea, eb = q[rows], q[columns], q_error[rows], q_error[columns]
+        qa, qb = q[rows], q[columns]
         mean = _safe_sqrt(qa * qb)
         x = s / mean
-        if not equal_lengths:
+        if not equal:
             x = x - (_safe_sqrt(qa) - _safe_sqrt(qb)) ** 2 / (2 * mean)
         x = jnp.clip(x, 0.0, 2.0)
-        ratio = _safe_sqrt(qb / jnp.where(qa > 0, qa, 1.0))
-        ratio = jnp.where(ratio > 0, ratio, 1.0)
-        x_error = (
-            s_error + jnp.abs(1 - (1 - x) * ratio) * ea / 2 + jnp.abs(1 - (1 - x) / ratio) * eb / 2
-        ) / mean
-        pair, pair_error = jax.vmap(
-            lambda a, b, x: pair_moments(
-                activation, a, b, x, order=order, equal_lengths=equal_lengths
-            )
+
+        pair, local = jax.vmap(
+            lambda a, b, x: pair_moments(activation, a, b, x, order=order, equal_lengths=equal)
         )(qa, qb, x)
-        moved = mean * jnp.abs(pair.slope) * x_error
-        p_error = (
-            pair_error.product
-            + moved
-            + jnp.abs(pair.product_rate_a) * ea
-            + jnp.abs(pair.product_rate_b) * eb
-        )
-        d_error = (
-            pair_error.distance
-            + moved
-            + jnp.abs(pair.distance_rate_a) * ea
-            + jnp.abs(pair.distance_rate_b) * eb
-        )
+        value = value.put(rows, columns, _Table(pair.product, pair.distance, pair.slope))
+        if reading.errors:
+            ratio = _safe_sqrt(qb / jnp.where(qa > 0, qa, 1.0))
+            ratio = jnp.where(ratio > 0, ratio, 1.0)
+            ea, eb = q_error[rows], q_error[columns]
+            from_lengths = jnp.abs(1 - (1 - x) * ratio) * ea + jnp.abs(1 - (1 - x) / ratio) * eb
+            x_error = (s_error + from_lengths / 2) / mean
+            # ∂product/∂x = −∂distance/∂x = −√(q_a q_b) slope (Price's theorem).
+            moved = mean * jnp.abs(pair.slope) * x_error
+            rate = lambda a, b: jnp.abs(a) * ea + jnp.abs(b) * eb
+            # ∂slope/∂c is at most the chord to c = 1, for a power series with coefficients >= 0.
+            top = jnp.sqrt(own.derivative_square[rows] * own.derivative_square[columns])
+            steep = (top - jnp.abs(pair.slope)) / jnp.where(x > 0, x, 1.0)
+            relative = (slope_error / jnp.where(own.derivative_square > 0, own.derivative_square, 1))
+            pairs = _Table(
+                local.product + moved + rate(pair.product_rate_a, pair.product_rate_b),
+                local.distance + moved + rate(pair.distance_rate_a, pair.distance_rate_b),
+                local.slope
+                + jnp.abs(steep) * x_error
+                + jnp.abs(pair.slope) * (relative[rows] + relative[columns]) / 2,
+            )
+            error = error.put(rows, columns, pairs)
 
-        def put(matrix, entries):
-            return matrix.at[rows, columns].set(entries).at[columns, rows].set(entries)
-
-        product, product_error = put(product, pair.product), put(product_error, p_error)
-        slope, slope_error = put(slope, pair.slope), put(slope_error, pair_error.slope)
-        gap, gap_error = put(gap, pair.distance), put(gap_error, d_error)
-
-    second, second_error = unflat(product), unflat(product_error)
-    separation, separation_error = unflat(gap), unflat(gap_error)
+    value, error = jax.tree.map(unflat, (value, error))
+    distance, distance_error = value.distance, error.distance
     if k > 1:
         # Between components i ≠ j: E (φ(u_i) − φ(v_i))(φ(u_j) − φ(v_j)) / 2.
-        off = ~jnp.eye(k, dtype=bool)
-        plain = given_moments(second).separation
-        separation = jnp.where(off, plain, separation)
-        spread = jnp.einsum("aaij->aij", second_error)
-        spread = (spread[:, None] + spread[None]) / 2 + second_error
-        separation_error = jnp.where(off, spread, separation_error)
+        off = ~jnp.eye(k, dtype=bool)[None, None]
+        distance = jnp.where(off, given_moments(value.product).separation, distance)
+        spread = jnp.einsum("aaij->aij", error.product)
+        spread = (spread[:, None] + spread[None]) / 2 + error.product
+        distance_error = jnp.where(off, spread, distance_error)
 
-    # Tangents: t_i ↦ φ'(u_i) t_i, so E t tᵀ is multiplied by E φ'(u_i) φ'(u_j) of one input.
-    gain = jnp.einsum("aaij->aij", unflat(slope))
-    gain_error = jnp.einsum("aaij->aij", unflat(slope_error))
+    # Tangents: t_i ↦ φ'(u_i) t_i, so E t_a t_bᵀ is multiplied by E φ'(u_ai) φ'(u_bj).
     old, old_error = state.value, state.error
-    value = Moments(second, separation, gain * old.tangent, old.log_gain)
-    error = Moments(
-        second_error,
-        separation_error,
-        gain * old_error.tangent + gain_error * jnp.abs(old.tangent),
-        old_error.log_gain,
-    )
-    return PostActivation(value, _rounded(value, error), own.mean.reshape(n, k))
+    tangent_error = value.slope * old_error.tangent + error.slope * jnp.abs(old.tangent)
+    after = Moments(value.product, distance, value.slope * old.tangent, old.log_gain)
+    after_error = Moments(error.product, distance_error, tangent_error, old_error.log_gain)
+    if reading.errors:
+        after_error = _rounded(after, after_error)
+    return PostActivation(after, after_error, own.mean.reshape(n, k))
 
 
 def _safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:

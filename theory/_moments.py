@@ -5,6 +5,8 @@ same moments of its units. So every observable is written once, here, as a funct
 `Moments`, and applies to both.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,12 +23,12 @@ class Moments(eqx.Module):
     separation: Float[Array, "*batch n n k k"]
     """E (u_a − u_b)(u_a − u_b)ᵀ / 2, kept beside the covariance because it holds 1 − c to
     full relative accuracy where the covariance has lost it."""
-    tangent: Float[Array, "*batch n k k"]
-    """E t_a t_aᵀ of a small random perturbation t_a of input a, up to the scale `log_gain`:
-    its trace is k at each boundary."""
+    tangent: Float[Array, "*batch n n k k"]
+    """E t_a t_bᵀ, where t_a is what one small random perturbation, the same for every input,
+    has become at input a; up to the scale exp((log_gain_a + log_gain_b)/2). Its diagonal
+    measures the slope χ, its other entries the slope of the correlation map."""
     log_gain: Float[Array, "*batch n"]
-    """log of the mean square of t_a per real component, relative to the input's tangent,
-    less that of `tangent`."""
+    """log of the scale of E|t_a|²/k that was taken out of `tangent` at the boundaries."""
 
 
 class PreActivation(eqx.Module):
@@ -64,7 +66,7 @@ def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
     return Moments(
         covariance=gram_matrix(signals),
         separation=separation / (2 * signals.shape[1]),
-        tangent=jnp.broadcast_to(jnp.eye(k, dtype=signals.dtype), (n, k, k)),
+        tangent=_isotropic(n, k, signals.dtype),
         log_gain=jnp.zeros(n, signals.dtype),
     )
 
@@ -84,9 +86,13 @@ def given_moments(
     return Moments(
         covariance=covariance,
         separation=separation,
-        tangent=jnp.broadcast_to(jnp.eye(k, dtype=covariance.dtype), (n, k, k)),
+        tangent=_isotropic(n, k, covariance.dtype),
         log_gain=jnp.zeros(n, covariance.dtype),
     )
+
+
+def _isotropic(n: int, k: int, dtype: Any) -> Float[Array, "n n k k"]:
+    return jnp.broadcast_to(jnp.eye(k, dtype=dtype), (n, n, k, k))
 
 
 def per_component(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch"]:
@@ -121,7 +127,8 @@ def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
 
 def log_tangent(moments: Moments) -> Float[Array, "*batch n"]:
     """log of the mean square of a tangent per real component, input to here."""
-    return moments.log_gain + jnp.log(per_component(moments.tangent))
+    size = jnp.diagonal(per_component(moments.tangent), axis1=-2, axis2=-1)
+    return moments.log_gain + jnp.log(size)
 
 
 def growth(moments: Moments) -> Float[Array, "depth-1 n"]:

@@ -172,7 +172,8 @@ class CriticalLine(eqx.Module):
     """λ = dq'/dq there: where it is above 1 the point repels lengths; 1: half-stable."""
 
 
-def _critical_at(activation: Activation, q: Array, tolerance: float, order: int):
+def _critical_at(activation: Activation, q: Array, order: int):
+    """σ_w², σ_b² and dq'/dq on the critical line at length q, each with its error."""
     value, error = single_moments(activation, q, order=order)
     eps = 4 * jnp.finfo(q.dtype).eps
     weight = 1 / value.derivative_square
@@ -199,7 +200,7 @@ def critical_line(
     q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
 
     def at(q):
-        w, dw, b, db, rate, drate = _critical_at(activation, q, tolerance, order)
+        w, dw, b, db, rate, drate = _critical_at(activation, q, order)
         # σ_b² is a difference of lengths; its error is judged against the length.
         line = CriticalLine(
             q,
@@ -230,12 +231,7 @@ def critical_points(
     """All points of the critical line with a given bias variance > 0, shortest length first."""
     target = jnp.asarray(bias_variance, jnp.result_type(float))
 
-    def miss(y, args):
-        activation, target = args
-        q = jnp.exp(y)
-        return (_critical_at(activation, q, tolerance, order)[2] - target) / q
-
-    return _on_the_line(miss, activation, (activation, target), tolerance, order)
+    return _on_the_line(_excess_bias, activation, target, tolerance, order)
 
 
 def half_stable_points(
@@ -248,49 +244,47 @@ def half_stable_points(
     SWISH.
     """
 
-    def miss(y, args):
-        (activation,) = args
-        return _critical_at(activation, jnp.exp(y), tolerance, order)[4] - 1
-
-    return _on_the_line(miss, activation, (activation,), tolerance, order)
+    return _on_the_line(_excess_multiplier, activation, jnp.ones(()), tolerance, order)
 
 
-def _on_the_line(miss: Callable, activation, args, tolerance, order) -> CriticalPoints:
-    """The points of the critical line where miss(log q, args) = 0."""
+def _excess_bias(line, q, target):
+    return (line[2] - target) / q
+
+
+def _excess_multiplier(line, q, target):
+    return line[4] - target
+
+
+@eqx.filter_jit
+def _on_the_line(miss: Callable, activation, target, tolerance, order) -> CriticalPoints:
+    """The points of the critical line where miss(line, q, target) = 0."""
     slots = 3
-    leaves, structure = eqx.partition(args, eqx.is_array)
-    fn = lambda y, leaves: miss(y, eqx.combine(leaves, structure))
     nodes = jnp.asarray(_LINE, jnp.result_type(float))
 
-    @eqx.filter_jit
-    def solve(leaves):
-        values = jax.vmap(lambda y: fn(y, leaves))(nodes)
-        # Rounding can cross zero where the function is zero along the line (small lengths).
-        noise = 1e-11
-        crossing = (values[:-1] > 0) != (values[1:] > 0)
-        crossing &= (jnp.abs(values[:-1]) > noise) & (jnp.abs(values[1:]) > noise)
-        (places,) = jnp.nonzero(crossing, size=slots, fill_value=-1)
+    def look(y):
+        line = _critical_at(activation, jnp.exp(y), order)
+        return miss(line, jnp.exp(y), target), line
 
-        def at(place):
-            present = place >= 0
-            y, _ = bracketed_root(fn, nodes, values, place, present, leaves)
-            q = jnp.exp(y)
-            rest, rate = jax.jvp(lambda y: fn(y, leaves), (y,), (jnp.ones_like(y),))
-            w, dw, b, db, multiplier, dm = _critical_at(activation, q, tolerance, order)
-            q_error = q * (jnp.abs(rest) + (db + dw) / q + dm) / jnp.abs(rate)
-            _, moved = jax.jvp(
-                lambda q: _critical_at(activation, q, tolerance, order),
-                (q,),
-                (jnp.ones_like(q),),
-            )
-            points = CriticalPoints(
-                as_estimate(q, q_error, tolerance),
-                as_estimate(w, dw + jnp.abs(moved[0]) * q_error, tolerance),
-                as_estimate(b, db + jnp.abs(moved[2]) * q_error, tolerance, q),
-                as_estimate(multiplier, dm + jnp.abs(moved[4]) * q_error, tolerance),
-            )
-            return replace_where(~present | (b < -db), Status.ABSENT, points)
+    values = jax.lax.stop_gradient(jax.vmap(lambda y: look(y)[0])(nodes))
+    # Rounding can cross zero where the function is zero along the line (small lengths).
+    noise = 1e-11
+    crossing = (values[:-1] > 0) != (values[1:] > 0)
+    crossing &= (jnp.abs(values[:-1]) > noise) & (jnp.abs(values[1:]) > noise)
+    (places,) = jnp.nonzero(crossing, size=slots, fill_value=-1)
 
-        return jax.vmap(at)(places)
+    def at(place):
+        present = place >= 0
+        y, _ = bracketed_root(lambda y: look(y)[0], nodes, values, place, present)
+        (rest, line), (rate, moved) = jax.jvp(look, (y,), (jnp.ones_like(y),))
+        w, dw, b, db, multiplier, dm = line
+        y_error = (jnp.abs(rest) + (db + dw) / jnp.exp(y) + dm) / jnp.abs(rate)
+        q = jnp.exp(y)
+        points = CriticalPoints(
+            as_estimate(q, q * y_error, tolerance),
+            as_estimate(w, dw + jnp.abs(moved[0]) * y_error, tolerance),
+            as_estimate(b, db + jnp.abs(moved[2]) * y_error, tolerance, q),
+            as_estimate(multiplier, dm + jnp.abs(moved[4]) * y_error, tolerance),
+        )
+        return replace_where(~present | (b < -db), Status.ABSENT, points)
 
-    return solve(leaves)
+    return jax.vmap(at)(places)

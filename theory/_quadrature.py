@@ -112,8 +112,8 @@ def quarter_plane(
     """
     wide, narrow = jnp.sqrt(1 - x / 2), jnp.sqrt(x / 2)
     breaks = [c for k in features for c in (k, k / 2)]
-    for k, l in itertools.combinations(features, 2):
-        breaks += [(k + l) / 2, jnp.abs(k - l) / 2]
+    for k, j in itertools.combinations(features, 2):
+        breaks += [(k + j) / 2, jnp.abs(k - j) / 2]
     b, weight_b = half_line(breaks, narrow, width, how)
 
     # Each break of a, with t there: exact, so that nodes keep their distance from a feature.

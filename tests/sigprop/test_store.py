@@ -87,29 +87,25 @@ def test_new_store_replaces_the_old(path):
 
 
 def test_a_store_can_be_read_changed_and_written(path):
-    write_dataset(version(1), path, provenance={"seed": 1})
-    dataset = read_dataset(path)
-    dataset["v0"][:] = 7.0
+    dataset = version(1).astype(int)
     write_dataset(dataset, path, provenance={})
-    assert np.all(read_dataset(path)["v0"] == 7)
+    dataset = read_dataset(path)
+    dataset["v0"].data = np.full(64, 0.5)  # the integer type of the file must not come back
+    write_dataset(dataset, path, provenance={})
+    assert np.all(read_dataset(path)["v0"] == 0.5)
 
 
-def write_and_die(path, step, count):
-    """Write version 2 and be killed at the moment of a system call on folders."""
-    calls = 0
-
-    def deadly(original):
-        def call(*args, **options):
-            nonlocal calls
-            calls += 1
-            if calls > count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **options)
-
-        return call
-
+def write_and_die(path, step, index, name):
+    """Write version 2 and be killed just before one of the moves in a folder."""
     owner = shutil if step == "rmtree" else Path
-    setattr(owner, step, deadly(getattr(owner, step)))
+    original = getattr(owner, step)
+
+    def deadly(*args, **options):
+        if Path(args[index]).name.startswith(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **options)
+
+    setattr(owner, step, deadly)
     write_dataset(version(2), path, provenance={})
 
 
@@ -129,17 +125,17 @@ def processes():
 
 
 @pytest.mark.parametrize(
-    ("step", "count", "expected"),
+    ("move", "expected"),
     [
-        ("rename", 0, 1),  # the new store is complete beside the old one
-        ("replace", 0, 1),  # between the two renamings: nothing at the path
-        ("rename", 1, 2),  # the new store is in place, the old one not yet deleted
-        ("rmtree", 0, 2),
+        (("rename", 0, "results.zarr"), 1),  # the new store is complete beside the old one
+        (("replace", 1, "results.zarr"), 1),  # there is nothing at the path
+        (("rename", 0, ".results.zarr"), 2),  # the new store is in place beside the old one
+        (("rmtree", 0, ".results.zarr"), 2),
     ],
 )
-def test_a_run_killed_while_replacing_leaves_a_store(path, processes, step, count, expected):
+def test_a_run_killed_while_replacing_leaves_a_store(path, processes, move, expected):
     write_dataset(version(1), path, provenance={})
-    process = processes.Process(target=write_and_die, args=(path, step, count))
+    process = processes.Process(target=write_and_die, args=(path, *move))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -156,8 +152,10 @@ def test_a_run_killed_at_any_moment_leaves_a_store_or_none(path, processes, ther
             write_dataset(version(1), path, provenance={})
         process = processes.Process(target=write_forever, args=(path,))
         process.start()
-        while process.is_alive() and not leftovers(path):
-            time.sleep(0.001)  # until the first write has begun
+        deadline = time.monotonic() + 60
+        while not leftovers(path):  # until the first write has begun
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         time.sleep(moment)
         process.kill()
         process.join()
@@ -182,21 +180,17 @@ def test_what_killed_runs_left_is_removed_when_old(path):
 def test_a_failed_write_leaves_the_old_store(path, monkeypatch):
     write_dataset(version(1), path, provenance={})
 
-    def full(self, *args, **options):
-        Path(self, "zarr.json").write_text("{")
+    def full(dataset, folder, **options):
+        folder.mkdir()
+        (folder / "zarr.json").write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(xr.Dataset, "to_zarr", lambda self, store, **_: full(make(store)))
+    monkeypatch.setattr(xr.Dataset, "to_zarr", full)
     expected = f"`path`: must be writable; got No space left on device for {path}"
     with pytest.raises(ValueError, match=f"^{expected}$"):
         write_dataset(version(2), path, provenance={})
     assert number_of(read_dataset(path)) == 1
     assert leftovers(path) == []
-
-
-def make(folder):
-    folder.mkdir()
-    return folder
 
 
 def test_nothing_but_a_store_is_replaced(tmp_path):

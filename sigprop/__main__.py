@@ -1,0 +1,7 @@
+"""`python -m sigprop` is the command line."""
+
+import sys
+
+from sigprop._cli import main
+
+sys.exit(main())

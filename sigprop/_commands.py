@@ -1,0 +1,318 @@
+"""What the commands `predict`, `phase-diagram` and `compare` do."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sigprop import _output as out
+from sigprop._output import checked
+from sigprop._requests import Inputs, Network, Run, axis_values, check_positive, find_activation
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sigprop._compare import Comparison
+    from theory import Activation, CriticalLine, Estimate, Prediction
+    from theory._architecture import Distribution
+
+ESTIMATES = (
+    "length",
+    "slope",
+    "correlation",
+    "separation",
+    "multiplier",
+    "correlation_slope",
+    "depth_scale_length",
+    "depth_scale_correlation",
+)
+"""The fields of a prediction, in the order in which they are printed."""
+PRECISION = "highest"
+"""Of every matrix product."""
+
+
+def set_up() -> None:
+    """The configuration of JAX in this program: float64, and matrix products in full."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", PRECISION)
+
+
+def predict(network: Network, start: float, json: bool) -> int:
+    """Predict one point and print it."""
+    set_up()
+    import theory
+
+    check_positive("--start-length", start)
+    prediction = theory.predict(network.layer(), start=start)
+    found = prediction_as_json(prediction)
+    if json:
+        out.print_json({**found, "parameters": {**asdict(network), "start_length": start}})
+        return 0
+    rows = out.table(f"{network.text}: {found['phase']}", "", "value", "error", "status")
+    for name in ESTIMATES:
+        e = getattr(prediction, name)
+        value, error = f"{float(e.value):.12g}", f"{float(e.error):.1e}"
+        rows.add_row(name.replace("_", " "), value, error, found[name]["status"])
+    out.show(rows)
+    return 0
+
+
+def prediction_as_json(prediction: "Prediction") -> dict[str, Any]:
+    """The prediction as plain numbers and words."""
+    import theory
+
+    def entry(estimate: "Estimate") -> dict[str, Any]:
+        status = theory.Status(int(estimate.status)).name.lower()
+        value, error = out.number(estimate.value), out.number(estimate.error)
+        return {"value": value, "error": error, "status": status}
+
+    found: dict[str, Any] = {name: entry(getattr(prediction, name)) for name in ESTIMATES}
+    return {**found, "phase": theory.Phase(int(prediction.phase)).name.lower()}
+
+
+def phase_diagram(
+    activation: str,
+    weight_variance: str,
+    bias_variance: str,
+    weights: "Distribution",
+    residual: bool,
+    start: float,
+    output: Path | None,
+    json: bool,
+) -> int:
+    """Compute, draw and store a phase diagram over the two variances."""
+    set_up()
+    from sigprop._store import provenance
+
+    asked = {
+        "activation": activation,
+        "weight_variance": weight_variance,
+        "bias_variance": bias_variance,
+        "weights": weights,
+        "residual": residual,
+        "start_length": start,
+    }
+    axes = {
+        "weight_variance": axis_values("--weight-variance", weight_variance),
+        "bias_variance": axis_values("--bias-variance", bias_variance),
+    }
+    check_positive("--start-length", start)
+    phi = find_activation(activation)
+    folder = out.output_folder(output, "phase-diagram", ["phase_diagram"], ["phase_diagram"])
+    with out.progress_bars(json) as progress:
+        dataset, line = diagram(phi, axes, start=start, residual=residual, progress=progress)
+    size = " × ".join(str(len(values)) for values in axes.values())
+    caption = (
+        f"{activation}{' residual' * residual} networks of infinite width: mean-field theory at "
+        f"{size} points, fixed points reached from length {start:g}."
+    )
+    origin = provenance(command="phase-diagram", **asked)
+    files = store_diagram(dataset, line, folder, caption, origin)
+    phases = count_flags(dataset["phase"])
+    statuses = {name: count_flags(dataset[f"{name}_status"]) for name in ESTIMATES}
+    if json:
+        out.print_json(
+            {"phases": phases, "statuses": statuses, "files": files, "parameters": asked}
+        )
+        return 0
+    columns = [status.replace("_", " ") for status in statuses["length"]]
+    rows = out.table(f"{activation}: {size} points", "", *columns)
+    for name in ESTIMATES:
+        rows.add_row(name.replace("_", " "), *map(str, statuses[name].values()))
+    words = ", ".join(f"{count} {phase}" for phase, count in phases.items() if count)
+    out.show(rows, f"phases: {words}", f"written to {folder}")
+    return 0
+
+
+def diagram(
+    phi: "Activation",
+    axes: Mapping[str, Any],
+    *,
+    start: float = 1.0,
+    residual: bool = False,
+    progress: out.Progress,
+) -> "tuple[xr.Dataset, CriticalLine | None]":
+    """A phase diagram over the two variances, and its edge of chaos."""
+    import theory
+
+    def build(weight_variance, bias_variance):
+        return theory.layer(phi, weight_variance, bias_variance, residual=residual)
+
+    def advance(done: int, total: int) -> None:
+        progress("phase diagram", done, total)
+
+    advance(0, math.prod(len(values) for values in axes.values()))
+    dataset = theory.phase_diagram(build, axes, start=start, progress=advance)
+    line = None if residual else theory.critical_line(phi, np.geomspace(1e-8, 1e4, 600))
+    return dataset, line
+
+
+def store_diagram(
+    dataset: "xr.Dataset",
+    line: "CriticalLine | None",
+    folder: Path,
+    caption: str,
+    origin: Mapping[str, Any],
+    points: Any = (),
+) -> list[str]:
+    """Write the data and the figure of a phase diagram; gives back the paths."""
+    from sigprop._plots import phase_diagram_figure
+    from sigprop._store import write_dataset
+
+    if line is not None:
+        dataset = dataset.assign_coords(critical_length=np.asarray(line.length))
+        for name in ("weight_variance", "bias_variance"):
+            values = np.asarray(getattr(line, name).value)
+            dataset[f"critical_{name}"] = ("critical_length", values)
+    store = folder / "phase_diagram.zarr"
+    with checked(path="output"):
+        write_dataset(dataset, store, provenance=origin)
+    figure = phase_diagram_figure(dataset, line, points, caption=caption)
+    return [str(store), *out.save_figure(figure, folder, "phase_diagram")]
+
+
+def count_flags(flags: "xr.DataArray") -> dict[str, int]:
+    """How often each of the meanings of an integer array occurs."""
+    meanings = zip(flags.attrs["flag_values"], flags.attrs["flag_meanings"].split(), strict=True)
+    return {meaning: int((flags == value).sum()) for value, meaning in meanings}
+
+
+def compare(network: Network, run: Run, inputs: Inputs, output: Path | None, json: bool) -> int:
+    """Simulate a description at several widths and hold it against theory."""
+    set_up()
+    run.check()
+    described, signals = network.deep(run.depth), inputs.load(run)
+    folder = out.output_folder(output, "compare", ["comparison"], ["comparison"])
+    with out.progress_bars(json) as progress:
+        comparison = simulate(described, signals, run, progress)
+    asked = {**asdict(network), **asdict(run), "inputs": asdict(inputs)}
+    files = store_comparison(comparison, folder, "comparison", network, run, inputs)
+    if json:
+        found = comparison_as_json(comparison)
+        out.print_json({**found, "files": files, "parameters": asked})
+    else:
+        out.show(*verdict_tables(comparison, network), f"written to {folder}")
+    return 0 if comparison.agrees else 1
+
+
+def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> "Comparison":
+    """Run `sigprop.compare` with progress bars."""
+    import sigprop
+
+    replicas = run.replicas * (len(run.widths) if len(run.replicas) == 1 else 1)
+    for width, count in zip(run.widths, replicas, strict=True):
+        progress(f"width {width}", 0, count)
+    return sigprop.compare(
+        described,
+        signals,
+        widths=run.widths,
+        replicas=replicas,
+        seed=run.seed,
+        gradients=run.gradients and run.depth > 1,
+        progress=progress,
+    )
+
+
+def store_comparison(
+    comparison: "Comparison", folder: Path, name: str, network: Network, run: Run, inputs: Inputs
+) -> list[str]:
+    """Write the data and the figure of a comparison; gives back the paths."""
+    import sigprop
+    from sigprop._plots import comparison_figure
+
+    origin = sigprop.provenance(
+        command="compare",
+        network=network,
+        inputs=inputs,
+        run=run,
+        simulation_matmul_precision=PRECISION,
+        seed=run.seed,
+    )
+    dataset = sigprop.comparison_dataset(comparison)
+    store = folder / f"{name}.zarr"
+    with checked(path="output"):
+        sigprop.write_dataset(dataset, store, provenance=origin)
+    counts = ", ".join(map(str, comparison.replicas))
+    widths = ", ".join(map(str, comparison.widths))
+    caption = (
+        f"{network.caption}; {inputs.caption}. {counts} networks of widths $N$ = {widths} "
+        f"({run.dtype}); the first input or pair is drawn; error bars: $\\pm 1$ standard error; "
+        "grey: error bound of the theory."
+    )
+    figure = comparison_figure(dataset, caption=caption)
+    return [str(store), *out.save_figure(figure, folder, name)]
+
+
+def comparison_as_json(comparison: "Comparison") -> dict[str, Any]:
+    """The verdict as plain numbers and words."""
+    return {
+        "agrees": bool(comparison.agrees),
+        "powerful": bool(comparison.powerful),
+        "largest_z": out.number(comparison.largest_z),
+        "threshold": out.number(comparison.threshold),
+        "tests": comparison.tests,
+        "observables": {cells.observable.name: _verdict(cells) for cells in comparison.cells},
+        "power": [
+            {"leaf": p.leaf, "largest_z": out.number(p.largest_z), "rejected": bool(p.rejected)}
+            for p in comparison.power
+        ],
+    }
+
+
+def _verdict(cells: Any) -> dict[str, float | None]:
+    return {
+        "largest_z": out.number(np.max(np.abs(cells.z))),
+        "pooled_z": out.number(cells.pooled_z),
+        "pooled_theory": out.number(cells.pooled_theory),
+        "pooled_simulation": out.number(cells.pooled),
+        "pooled_standard_error": out.number(cells.pooled_error),
+        "mean_chi_square": out.number(np.mean(cells.chi_square)),
+    }
+
+
+def verdict_tables(comparison: "Comparison", network: Network) -> list[Any]:
+    """The verdict per observable, the power per leaf, and a line that sums up."""
+    verdict = out.table(
+        network.text, "observable", "theory", "simulation", "largest |z|", "pooled z", "χ²/dof"
+    )
+    freedom = len(comparison.widths) - (3 if len(comparison.widths) >= 4 else 2)
+    for cells in comparison.cells:
+        verdict.add_row(
+            cells.observable.name.replace("_", " "),
+            f"{cells.pooled_theory:.5g}",
+            f"{cells.pooled:.5g} ± {cells.pooled_error:.1g}",
+            f"{np.max(np.abs(cells.z)):.2f}",
+            f"{cells.pooled_z:+.2f}",
+            f"{np.mean(cells.chi_square) / freedom:.2f}",
+        )
+    power = out.table("the same check with one variance 3 % wrong", "", "largest |z|", "rejected")
+    for leaf in comparison.power:
+        name = leaf_name(leaf.leaf)
+        power.add_row(name, f"{leaf.largest_z:.1f}", "yes" if leaf.rejected else "no")
+    return [verdict, power, summary(comparison)]
+
+
+def summary(comparison: "Comparison") -> str:
+    """The verdict in one sentence."""
+    if not math.isfinite(comparison.largest_z):
+        return "no verdict: not all numbers are finite (over- or underflow in the simulation)"
+    verdict = "agree" if comparison.agrees else "DISAGREE"
+    sign = "≤" if comparison.agrees else ">"
+    return (
+        f"theory and simulation {verdict}: largest |z| {comparison.largest_z:.2f} {sign} "
+        f"{comparison.threshold:.2f}, the threshold for {comparison.tests} tests at family-wise "
+        "false-alarm rate 1e-6"
+    )
+
+
+def leaf_name(path: str) -> str:
+    """The path of a variance in a deep network, in words."""
+    place = "input layer" if path.startswith(".parts[0]") else "hidden layers"
+    if path.endswith(".weights.variance"):
+        return f"{place}: weight variance"
+    return f"{place}: {path.rpartition('.')[2].replace('_', ' ')}"

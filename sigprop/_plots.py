@@ -1,0 +1,328 @@
+"""Figures of phase diagrams and of comparisons, drawn from the data sets that are stored."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from theory import CriticalLine, Phase, Status
+
+if TYPE_CHECKING:
+    from sigprop._compare import Comparison
+
+_WIDTH = 7.0
+"""Inches across two columns of a journal."""
+_CAPTION = 118
+"""Characters in a line of a caption of that width."""
+
+# Okabe and Ito's colours, told apart by colour-blind readers.
+_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+_YELLOW, _BLUE, _VERMILLION, _PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+
+_PHASES = {
+    Phase.ORDERED: (_SKY, "ordered"),
+    Phase.CRITICAL: (_GREEN, "critical"),
+    Phase.CHAOTIC: (_ORANGE, "chaotic"),
+    Phase.DIVERGENT: (_PURPLE, "divergent"),
+    Phase.UNKNOWN: ("#BBBBBB", "phase unknown"),
+}
+_MISSING = {
+    Status.INFINITE: ("white", "////", "infinite"),
+    Status.ABSENT: ("#BBBBBB", "", "no such value"),
+    Status.NOT_CONVERGED: ("#BBBBBB", "xxxx", "not converged"),
+    Status.INVALID: ("#BBBBBB", "....", "not allowed"),
+}
+_LABELS = {
+    "weight_variance": r"weight variance $\sigma_w^2$",
+    "bias_variance": r"bias variance $\sigma_b^2$",
+    "length": r"length $q^*$",
+    "correlation": r"correlation $c^*$",
+    "slope": r"slope $\chi$",
+    "depth_scale_correlation": r"depth scale $\xi_c$ (layers)",
+    "depth_scale_length": r"depth scale $\xi_q$ (layers)",
+}
+_LAYER_LABELS = {
+    "length": r"length $q_l$",
+    "correlation": r"correlation $c_l$",
+    "slope": r"slope $\chi_l$",
+    "gradient_growth": r"gradient growth $|g_l|^2/|g_{l+1}|^2$",
+}
+_MARKERS = "os^vP*X"
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The look of the figures; wanted while they are drawn and while they are saved."""
+    look = {
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "legend.fontsize": 7,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "axes.linewidth": 0.6,
+        "hatch.linewidth": 0.4,
+        "pdf.fonttype": 42,
+    }
+    with mpl.rc_context(look):
+        yield
+
+
+def phase_diagram_figure(
+    dataset: xr.Dataset,
+    line: CriticalLine | None = None,
+    points: Sequence[tuple[float, float, str]] = (),
+    *,
+    caption: str = "",
+) -> Figure:
+    """Draw phases, fixed points and depth scales over two parameters.
+
+    Parameters
+    ----------
+    dataset
+        Made by `theory.phase_diagram` over two axes, the first of which is drawn across.
+    line
+        The edge of chaos, drawn where the axes are the two variances.
+    points
+        Places to mark: (across, up, name).
+    caption
+        Text under the panels.
+
+    Raises
+    ------
+    ValueError
+        If the data set has not two axes of two points or more.
+    """
+    across, up = _two_axes(dataset)
+    if (across, up) != ("weight_variance", "bias_variance"):
+        line = None
+    quantities = ("length", "correlation", "slope", "depth_scale_correlation", "depth_scale_length")
+    with styled():
+        figure = Figure(figsize=(_WIDTH, 4.9), layout="constrained")
+        panels = list(figure.subplots(2, 3, sharex=True, sharey=True).flat)
+        shown = _phase_panel(panels[0], dataset)
+        for panel, name in zip(panels[1:], quantities, strict=True):
+            shown |= _quantity_panel(figure, panel, dataset, name)
+        for letter, panel in zip("abcdef", panels, strict=True):
+            _lines_and_points(panel, line, points)
+            panel.set_title(f"({letter}) {panel.get_title()}", loc="left")
+            panel.set(xlim=_limits(dataset[across]), ylim=_limits(dataset[up]))
+        for panel in panels[3:]:
+            panel.set_xlabel(_LABELS.get(across, across))
+        for panel in panels[::3]:
+            panel.set_ylabel(_LABELS.get(up, up))
+        handles = [handle for _, handle in sorted(shown.items())] + _marks(line, points)
+        figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+        _write_caption(figure, caption)
+    return figure
+
+
+def comparison_figure(comparison: "Comparison | xr.Dataset", *, caption: str = "") -> Figure:
+    """Draw theory and simulation layer by layer, and how far apart they are.
+
+    One panel per observable shows its first cell (input 1, inputs 1 and 2); the last panel
+    shows z of every cell.
+    """
+    if isinstance(comparison, xr.Dataset):
+        dataset = comparison
+    else:
+        from sigprop._compare import comparison_dataset
+
+        dataset = comparison_dataset(comparison)
+    names = [name for name in _LAYER_LABELS if f"{name}_theory" in dataset]
+    rows = -(-len(names) // 2)
+    with styled():
+        figure = Figure(figsize=(_WIDTH, 1.75 * rows + 2.5), layout="constrained")
+        grid = figure.add_gridspec(rows + 1, 2)
+        for i, name in enumerate(names):
+            panel = figure.add_subplot(grid[i // 2, i % 2])
+            _layers_panel(panel, dataset, name)
+            panel.set_title(f"({'abcd'[i]}) {_LAYER_LABELS[name]}", loc="left")
+        panel = figure.add_subplot(grid[rows, :])
+        _z_panel(panel, dataset, names)
+        panel.set_title(f"({'abcde'[len(names)]}) extrapolation against theory", loc="left")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+        _write_caption(figure, caption)
+    return figure
+
+
+def _two_axes(dataset: xr.Dataset) -> tuple[str, str]:
+    dims = tuple(map(str, dataset["phase"].dims))
+    if len(dims) != 2 or min(dataset["phase"].shape) < 2:
+        raise ValueError(
+            f"`dataset`: must have two axes of two points or more; got {dict(dataset.sizes)}"
+        )
+    return dims[0], dims[1]
+
+
+def _limits(axis: xr.DataArray) -> tuple[float, float]:
+    """The outer edges of the cells around the points of an axis."""
+    x = axis.values
+    return x[0] - (x[1] - x[0]) / 2, x[-1] + (x[-1] - x[-2]) / 2
+
+
+def _cells(panel: Axes, dataset: xr.Dataset, values: Any, **style: Any):
+    across, up = _two_axes(dataset)
+    x, y = dataset[across].values, dataset[up].values
+    return panel.pcolormesh(x, y, values.T, shading="nearest", rasterized=True, **style)
+
+
+def _phase_panel(panel: Axes, dataset: xr.Dataset) -> dict[Any, Any]:
+    values = dataset["phase"].values
+    colours = ListedColormap([colour for colour, _ in _PHASES.values()])
+    _cells(panel, dataset, values, cmap=colours, norm=Normalize(-0.5, len(Phase) - 0.5))
+    panel.set_title("phase")
+    present = [phase for phase in Phase if np.any(values == phase)]
+    return {
+        (0, int(p)): Patch(facecolor=_PHASES[p][0], label=f"(a) {_PHASES[p][1]}") for p in present
+    }
+
+
+def _quantity_panel(figure: Figure, panel: Axes, dataset: xr.Dataset, name: str) -> dict[Any, Any]:
+    status = dataset[f"{name}_status"].values
+    values = np.where(status <= Status.INACCURATE, dataset[name].values, np.nan)
+    values = np.where(np.isfinite(values), values, np.nan)
+    panel.set_title(_LABELS[name])
+    if np.any(np.isfinite(values)):
+        norm, colours, extend = _scale(name, values)
+        low = norm.vmin if isinstance(norm, LogNorm) else None
+        image = _cells(panel, dataset, np.clip(values, low, None), cmap=colours, norm=norm)
+        figure.colorbar(image, ax=panel, extend=extend, pad=0.02, aspect=25)
+    shown = {}
+    across, up = _two_axes(dataset)
+    for kind, (colour, hatch, text) in _MISSING.items():
+        where = np.ma.masked_not_equal(status, kind)
+        if where.count():
+            style: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "#555555"}
+            areas = panel.pcolor(
+                dataset[across].values, dataset[up].values, where.T, shading="nearest"
+            )
+            areas.set(array=None, linewidth=0, **style)
+            shown[1, int(kind)] = Patch(label=text, **style)
+    return shown
+
+
+def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, str]:
+    """The colour scale of a quantity, and at which end values go beyond it."""
+    finite = values[np.isfinite(values)]
+    low, high = float(finite.min()), float(finite.max())
+    positive = finite[finite > 0]
+    if name == "slope":
+        return TwoSlopeNorm(1.0, min(low, 0.5), max(high, 1.5)), "PuOr_r", "neither"
+    if name == "correlation":
+        return Normalize(min(low, 0.0), 1.0), "viridis", "neither"
+    if positive.size and (name != "length" or high > 100 * float(np.median(positive))):
+        top = float(np.quantile(positive, 0.995)) * 1.0001
+        bottom = max(float(np.quantile(positive, 0.005)), top / 1e6)
+        beyond = {(False, False): "neither", (True, False): "min", (False, True): "max"}
+        extend = beyond.get((low < bottom, high > top), "both")
+        return LogNorm(min(bottom, top / 1.01), top), "cividis", extend
+    return Normalize(min(low, 0.0), high if high > 0 else 1.0), "viridis", "neither"
+
+
+def _lines_and_points(
+    panel: Axes, line: CriticalLine | None, points: Sequence[tuple[float, float, str]]
+) -> None:
+    if line is not None:
+        x, y = np.asarray(line.weight_variance.value), np.asarray(line.bias_variance.value)
+        panel.plot(x, y, color="white", linewidth=2.2)
+        panel.plot(x, y, color=_BLACK, linewidth=1.1)
+    for (x, y, _), marker in zip(points, _MARKERS, strict=False):
+        panel.plot(
+            x, y, marker, color="white", markersize=5.5, markeredgecolor=_BLACK, clip_on=False
+        )
+
+
+def _marks(line: CriticalLine | None, points: Sequence[tuple[float, float, str]]) -> list[Line2D]:
+    marks = []
+    if line is not None:
+        marks.append(Line2D([], [], color=_BLACK, label=r"edge of chaos, $\chi=1$"))
+    for (_, _, name), marker in zip(points, _MARKERS, strict=False):
+        marks.append(
+            Line2D([], [], marker=marker, color="white", markeredgecolor=_BLACK, label=name)
+        )
+    return marks
+
+
+def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
+    layer = dataset[f"{name}_layer"].values
+    first = {part: dataset[f"{name}_{part}"].values[..., 0] for part in _PARTS}
+    theory, bound = first["theory"], first["theory_error"]
+    panel.fill_between(layer, theory - bound, theory + bound, color="#AAAAAA", linewidth=0)
+    panel.plot(layer, theory, color=_BLACK, linewidth=1, label="theory", zorder=4)
+    widths = dataset["width"].values
+    colours = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(widths)))
+    # Every series shows some of the layers, each its own, so that markers do not hide markers.
+    series = len(widths) + 1
+    shown = np.arange(0, len(layer), max(1, len(layer) // (14 * series)))
+    style: dict[str, Any] = {"linestyle": "none", "markersize": 2.6, "elinewidth": 0.7}
+    for i, width in enumerate(widths):
+        at = shown[i::series]
+        panel.errorbar(
+            layer[at],
+            first["mean"][i][at],
+            first["standard_error"][i][at],
+            marker=_MARKERS[i % len(_MARKERS)],
+            color=colours[i],
+            label=f"$N={width}$",
+            **style,
+        )
+    at = shown[len(widths) :: series]
+    panel.errorbar(
+        layer[at],
+        first["extrapolated"][at],
+        first["extrapolated_standard_error"][at],
+        marker="D",
+        color=_VERMILLION,
+        markerfacecolor="white",
+        label=r"$N\to\infty$",
+        zorder=5,
+        **style,
+    )
+    panel.set_xlabel("layer $l$")
+
+
+_PARTS = (
+    "theory",
+    "theory_error",
+    "mean",
+    "standard_error",
+    "extrapolated",
+    "extrapolated_standard_error",
+)
+
+
+def _z_panel(panel: Axes, dataset: xr.Dataset, names: Sequence[str]) -> None:
+    threshold = float(dataset.attrs["threshold"])
+    largest = threshold
+    colours = (_BLUE, _VERMILLION, _GREEN, _PURPLE)
+    for name, marker, colour in zip(names, _MARKERS, colours, strict=False):
+        z = dataset[f"{name}_z"].values
+        layer = np.broadcast_to(dataset[f"{name}_layer"].values[:, None], z.shape)
+        label = _LAYER_LABELS[name].split(" $")[0]
+        panel.plot(layer.ravel(), z.ravel(), marker, markersize=2, color=colour, label=label)
+        largest = max(largest, float(np.max(np.abs(z[np.isfinite(z)]), initial=0)))
+    panel.axhline(0, color=_BLACK, linewidth=0.6)
+    for sign in (-1, 1):
+        label = f"threshold $\\pm{threshold:.2f}$" if sign > 0 else None
+        panel.axhline(sign * threshold, color=_BLACK, linestyle="--", linewidth=0.8, label=label)
+    panel.set(
+        xlabel="layer $l$", ylabel="$z$ (standard errors)", ylim=(-1.2 * largest, 1.2 * largest)
+    )
+    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _write_caption(figure: Figure, caption: str) -> None:
+    lines = [textwrap.fill(part, _CAPTION) for part in caption.splitlines()]
+    if lines:
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7)

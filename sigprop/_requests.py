@@ -1,0 +1,191 @@
+"""What the command line is asked for, as data, and whether it is possible."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sigprop._output import BadInput, checked
+
+if TYPE_CHECKING:
+    from theory import Activation, Part
+    from theory._architecture import Distribution
+
+MOST_POINTS = 2000
+"""Values along one axis of a phase diagram."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The description of a network in the words of the command line."""
+
+    activation: str
+    weight_variance: float
+    bias_variance: float
+    weights: "Distribution" = "gaussian"
+    residual: bool = False
+
+    @property
+    def text(self) -> str:
+        """The description on one line."""
+        return f"{self._kind}, σ_w² = {self.weight_variance:g}, σ_b² = {self.bias_variance:g}"
+
+    @property
+    def caption(self) -> str:
+        """The description for the text under a figure."""
+        return (
+            rf"{self._kind}, $\sigma_w^2={self.weight_variance:.6g}$, "
+            rf"$\sigma_b^2={self.bias_variance:.6g}$"
+        )
+
+    @property
+    def _kind(self) -> str:
+        return f"{self.activation}{' residual' * self.residual} network, {self.weights} weights"
+
+    def layer(self) -> "Part":
+        """One turn, for `theory.predict`."""
+        import theory
+
+        phi = find_activation(self.activation)
+        with checked():
+            return theory.layer(
+                phi,
+                self.weight_variance,
+                self.bias_variance,
+                weights=self.weights,
+                residual=self.residual,
+            )
+
+    def deep(self, depth: int) -> "Part":
+        """The whole network, for `sigprop.compare`."""
+        import theory
+
+        phi = find_activation(self.activation)
+        with checked():
+            return theory.feedforward(
+                phi,
+                self.weight_variance,
+                self.bias_variance,
+                depth=depth,
+                weights=self.weights,
+                residual=self.residual,
+            )
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a description is simulated."""
+
+    depth: int
+    widths: tuple[int, ...]
+    replicas: tuple[int, ...]
+    seed: int
+    dtype: str
+    gradients: bool = True
+
+    def check(self) -> None:
+        """Raise `BadInput` unless `sigprop.compare` can do with these numbers."""
+        if len(set(self.widths)) < 3 or len(set(self.widths)) != len(self.widths):
+            raise BadInput(f"--widths: must be at least 3 different widths; got {self.widths}")
+        if len(self.replicas) not in (1, len(self.widths)):
+            raise BadInput(
+                f"--replicas: must be one number or one for each of {len(self.widths)} widths; "
+                f"got {len(self.replicas)}"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise BadInput(f"--seed: must be from 0 to {2**32 - 1}; got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is fed to the networks."""
+
+    source: str
+    """"gram", "digits", or the path of IDX files."""
+    count: int
+    length: float
+    correlation: float
+
+    @property
+    def caption(self) -> str:
+        """The inputs for the text under a figure."""
+        if self.source == "gram":
+            return f"two inputs of length {self.length:g} and correlation {self.correlation:g}"
+        what = "of scikit-learn's digits" if self.source == "digits" else "images"
+        return f"{self.count} {what}, mean length of the data set {self.length:g}"
+
+    def load(self, run: Run) -> Any:
+        """The signals in the dtype of the run: [inputs, width_in, 1]."""
+        import jax
+        import jax.numpy as jnp
+
+        import sigprop
+
+        # Networks of width N have the key folded with N: 0 is free.
+        key = jax.random.fold_in(jax.random.key(run.seed), 0)
+        check_positive("--input-length", self.length)
+        options = {name: f"input-{name}" for name in ("count", "length", "correlation")}
+        with checked(path="inputs", **options):
+            if self.source == "gram":
+                gram = sigprop.pair_gram(self.length, self.correlation)
+                signals = sigprop.gram_inputs(key, gram, max(2, min(64, *run.widths)))
+            elif self.source == "digits":
+                signals, _ = sigprop.digits_inputs(key, self.count, length=self.length)
+            else:
+                signals, _ = sigprop.idx_inputs(key, self.source, self.count, length=self.length)
+        return jnp.asarray(signals, run.dtype)
+
+
+def find_activation(name: str) -> "Activation":
+    """The activation of that name."""
+    import theory
+
+    with checked(name="activation"):
+        return theory.activation(name)
+
+
+def check_positive(option: str, value: float) -> None:
+    """Raise `BadInput` unless the value is finite and above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise BadInput(f"{option}: must be finite and above 0; got {value}")
+
+
+def whole_numbers(option: str, text: str, lowest: int) -> tuple[int, ...]:
+    """The whole numbers in a text such as "64,128,256"."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < lowest:
+        raise BadInput(
+            f"{option}: must be whole numbers of at least {lowest} with commas between; got {text}"
+        )
+    return numbers
+
+
+def axis_values(option: str, text: str) -> np.ndarray:
+    """The values of an axis, from "start:stop:count" or numbers with commas between."""
+    try:
+        values = _axis_values(text)
+    except ValueError:
+        values = np.array([])
+    if not 2 <= len(values) <= MOST_POINTS:
+        raise BadInput(
+            f"{option}: must be start:stop:count or numbers with commas between, "
+            f"2 to {MOST_POINTS} of them; got {text}"
+        )
+    if not np.all(np.isfinite(values) & (values >= 0)) or np.any(np.diff(values) <= 0):
+        raise BadInput(f"{option}: must be finite, at least 0 and increasing; got {text}")
+    return values
+
+
+def _axis_values(text: str) -> np.ndarray:
+    if ":" not in text:
+        return np.array([float(part) for part in text.split(",")])
+    start, stop, count = text.split(":")
+    number = int(count)
+    if not 2 <= number <= MOST_POINTS:
+        return np.array([])
+    with np.errstate(invalid="ignore"):
+        return np.linspace(float(start), float(stop), number)

@@ -1,0 +1,59 @@
+"""How the parts may hang together: arrows of import, public names, one test command."""
+
+import ast
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# What a folder may not import; the first that fits counts.
+FORBIDDEN = {
+    "theory": {"sigprop", "flax", "optax", "matplotlib", "tests"},
+    "sigprop/experiments": {"tests"},
+    "sigprop": {"flax", "optax", "tests"},
+    "scripts": {"tests"},
+    "tests": set(),
+}
+MODULES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for folder in ("theory", "sigprop", "scripts", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+def imports(tree):
+    """Everything imported in a module, at its top or inside a function, as (package, name)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (((node.module or "").partition(".")[0], alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_arrows_of_import_point_one_way(path):
+    forbidden = next(names for folder, names in FORBIDDEN.items() if path.startswith(f"{folder}/"))
+    found = list(imports(MODULES[path]))
+    assert {package for package, _ in found} & forbidden == set()
+    # A star would hide from the type checker that an arm of a match is missing.
+    assert "*" not in {name for _, name in found}
+
+
+@pytest.mark.parametrize("name", ["theory", "sigprop"])
+def test_public_surface_is_what_it_says(name):
+    package = importlib.import_module(name)
+    inner = {
+        key
+        for key, value in vars(package).items()
+        if isinstance(value, ModuleType) and value.__name__ == f"{name}.{key}"
+    }
+    public = {key for key in vars(package) if not key.startswith("_")} - inner
+    public -= {"jaxtyping"}  # put there by the hook that checks shapes
+    assert package.__all__ == sorted(public)
+
+
+def test_readme_gives_the_test_command():
+    command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert command in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
