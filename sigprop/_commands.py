@@ -138,15 +138,15 @@ def diagram(
     progress: out.Progress,
 ) -> "tuple[xr.Dataset, CriticalLine | None]":
     """A phase diagram over the two variances, and its edge of chaos."""
-    import theory
+    import jax
 
-    def build(weight_variance, bias_variance):
-        return theory.layer(phi, weight_variance, bias_variance, residual=residual)
+    import theory
 
     def advance(done: int, total: int) -> None:
         progress("phase diagram", done, total)
 
     advance(0, math.prod(len(values) for values in axes.values()))
+    build = jax.tree_util.Partial(theory.layer, phi, residual=residual)
     dataset = theory.phase_diagram(build, axes, start=start, progress=advance)
     line = None if residual else theory.critical_line(phi, np.geomspace(1e-8, 1e4, 600))
     return dataset, line
@@ -237,10 +237,10 @@ def store_comparison(
     store = folder / f"{name}.zarr"
     with checked(path="output"):
         sigprop.write_dataset(dataset, store, provenance=origin)
-    counts = ", ".join(map(str, comparison.replicas))
+    counts = ", ".join(map(str, dict.fromkeys(comparison.replicas)))
     widths = ", ".join(map(str, comparison.widths))
     caption = (
-        f"{network.caption}; {inputs.caption}. {counts} networks of widths $N$ = {widths} "
+        f"{network.caption}; {inputs.caption}. {counts} networks of width $N$ = {widths} "
         f"({run.dtype}); the first input or pair is drawn; error bars: $\\pm 1$ standard error; "
         "grey: error bound of the theory."
     )

@@ -38,7 +38,7 @@ class FiniteNetwork(Reading[Signals]):
 
     key: Key[Array, "*layers"]
     width: int = eqx.field(static=True)
-    backward: Float[Array, "*layers n"] | None = None
+    backward: Float[Array, "*turns n"] | None = None
     """Zeros whose gradient is the log of the squared norm of the backward signal, one per
     boundary of the outermost `Repeat`; see `_mark_backward`."""
     precision: str = eqx.field(static=True, default="highest")
@@ -74,7 +74,7 @@ class FiniteNetwork(Reading[Signals]):
         deviation = jnp.sqrt(node.bias_variance).astype(out.dtype)
         shape = out.shape[1:3]
         bias = deviation * jax.random.normal(jax.random.fold_in(self.key, 1), shape, out.dtype)
-        state = Signals(out[..., 0] + bias, out[..., 1:], state.log_gain)
+        state = Signals(out[..., 0] + bias[None], out[..., 1:], state.log_gain)
         return state, self._note(state)
 
     def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
@@ -151,7 +151,7 @@ class Sample(eqx.Module):
 
     moments: Moments
     """Per layer, pre-activations: leading axis over depth, as `theory.propagate` gives."""
-    gradient_growth: Float[Array, "*batch turns-1 n"] | None
+    gradient_growth: Float[Array, "*batch boundaries n"] | None
     """|∂L/∂z_l|²/|∂L/∂z_{l+1}|² of a random linear loss, for the boundaries l = 1…depth − 1
     of the outermost `Repeat`."""
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf")
 """The formats of every figure."""
+DPI = 300
+"""Pixels per inch of PNG files."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (what, done, in all)."""
 
@@ -92,7 +94,7 @@ def save_figure(figure: "Figure", folder: Path, name: str) -> list[str]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with styled():
-                figure.savefig(partial, dpi=300)
+                figure.savefig(partial, dpi=DPI)
             os.replace(partial, path)
         except OSError as error:
             reason = error.strerror or error

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 7.0
 """Inches across two columns of a journal."""
-_CAPTION = 118
+_CAPTION = 132
 """Characters in a line of a caption of that width."""
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
@@ -54,7 +55,7 @@ _LAYER_LABELS = {
     "length": r"length $q_l$",
     "correlation": r"correlation $c_l$",
     "slope": r"slope $\chi_l$",
-    "gradient_growth": r"gradient growth $|g_l|^2/|g_{l+1}|^2$",
+    "gradient_growth": r"gradients $|g_l|^2/|g_{l+1}|^2$",
 }
 _MARKERS = "os^vP*X"
 
@@ -114,14 +115,14 @@ def phase_diagram_figure(
             shown |= _quantity_panel(figure, panel, dataset, name)
         for letter, panel in zip("abcdef", panels, strict=True):
             _lines_and_points(panel, line, points)
-            panel.set_title(f"({letter}) {panel.get_title()}", loc="left")
-            panel.set(xlim=_limits(dataset[across]), ylim=_limits(dataset[up]))
+            panel.set_title(f"({letter}) {panel.get_title('left')}", loc="left")
+            panel.set(xlim=_edges(dataset[across])[[0, -1]], ylim=_edges(dataset[up])[[0, -1]])
         for panel in panels[3:]:
             panel.set_xlabel(_LABELS.get(across, across))
         for panel in panels[::3]:
             panel.set_ylabel(_LABELS.get(up, up))
         handles = [handle for _, handle in sorted(shown.items())] + _marks(line, points)
-        figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+        figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False)
         _write_caption(figure, caption)
     return figure
 
@@ -146,10 +147,11 @@ def comparison_figure(comparison: "Comparison | xr.Dataset", *, caption: str = "
         for i, name in enumerate(names):
             panel = figure.add_subplot(grid[i // 2, i % 2])
             _layers_panel(panel, dataset, name)
-            panel.set_title(f"({'abcd'[i]}) {_LAYER_LABELS[name]}", loc="left")
+            panel.set_ylabel(_LAYER_LABELS[name])
+            panel.set_title(f"({'abcd'[i]})", loc="left")
         panel = figure.add_subplot(grid[rows, :])
         _z_panel(panel, dataset, names)
-        panel.set_title(f"({'abcde'[len(names)]}) extrapolation against theory", loc="left")
+        panel.set_title(f"({'abcde'[len(names)]}) $N\\to\\infty$ against theory", loc="left")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
         _write_caption(figure, caption)
@@ -165,51 +167,55 @@ def _two_axes(dataset: xr.Dataset) -> tuple[str, str]:
     return dims[0], dims[1]
 
 
-def _limits(axis: xr.DataArray) -> tuple[float, float]:
-    """The outer edges of the cells around the points of an axis."""
+def _edges(axis: xr.DataArray) -> np.ndarray:
+    """The edges of the cells around the points of an axis."""
     x = axis.values
-    return x[0] - (x[1] - x[0]) / 2, x[-1] + (x[-1] - x[-2]) / 2
+    middle = (x[1:] + x[:-1]) / 2
+    return np.concatenate([[2 * x[0] - middle[0]], middle, [2 * x[-1] - middle[-1]]])
 
 
 def _cells(panel: Axes, dataset: xr.Dataset, values: Any, **style: Any):
     across, up = _two_axes(dataset)
-    x, y = dataset[across].values, dataset[up].values
-    return panel.pcolormesh(x, y, values.T, shading="nearest", rasterized=True, **style)
+    x, y = _edges(dataset[across]), _edges(dataset[up])
+    return panel.pcolormesh(x, y, values.T, rasterized=True, **style)
 
 
 def _phase_panel(panel: Axes, dataset: xr.Dataset) -> dict[Any, Any]:
     values = dataset["phase"].values
     colours = ListedColormap([colour for colour, _ in _PHASES.values()])
     _cells(panel, dataset, values, cmap=colours, norm=Normalize(-0.5, len(Phase) - 0.5))
-    panel.set_title("phase")
+    panel.set_title("phase", loc="left")
     present = [phase for phase in Phase if np.any(values == phase)]
-    return {
-        (0, int(p)): Patch(facecolor=_PHASES[p][0], label=f"(a) {_PHASES[p][1]}") for p in present
-    }
+    return {(0, int(p)): Patch(facecolor=_PHASES[p][0], label=_PHASES[p][1]) for p in present}
 
 
 def _quantity_panel(figure: Figure, panel: Axes, dataset: xr.Dataset, name: str) -> dict[Any, Any]:
     status = dataset[f"{name}_status"].values
     values = np.where(status <= Status.INACCURATE, dataset[name].values, np.nan)
     values = np.where(np.isfinite(values), values, np.nan)
-    panel.set_title(_LABELS[name])
+    panel.set_title(_LABELS[name], loc="left")
     if np.any(np.isfinite(values)):
         norm, colours, extend = _scale(name, values)
         low = norm.vmin if isinstance(norm, LogNorm) else None
         image = _cells(panel, dataset, np.clip(values, low, None), cmap=colours, norm=norm)
         figure.colorbar(image, ax=panel, extend=extend, pad=0.02, aspect=25)
     shown = {}
-    across, up = _two_axes(dataset)
     for kind, (colour, hatch, text) in _MISSING.items():
-        where = np.ma.masked_not_equal(status, kind)
-        if where.count():
+        cells = _rectangles(dataset, status == kind)
+        if cells:
             style: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "#555555"}
-            areas = panel.pcolor(
-                dataset[across].values, dataset[up].values, where.T, shading="nearest"
-            )
-            areas.set(array=None, linewidth=0, **style)
-            shown[1, int(kind)] = Patch(label=text, **style)
+            panel.add_collection(PolyCollection(cells, linewidth=0, **style))
+            shown[1, int(kind)] = Patch(label=text, linewidth=0.5, **style)
     return shown
+
+
+def _rectangles(dataset: xr.Dataset, where: np.ndarray) -> list[list[tuple[float, float]]]:
+    """The corners of the cells that are True."""
+    x, y = (_edges(dataset[name]).tolist() for name in _two_axes(dataset))
+    return [
+        [(x[i], y[j]), (x[i + 1], y[j]), (x[i + 1], y[j + 1]), (x[i], y[j + 1])]
+        for i, j in zip(*np.nonzero(where), strict=True)
+    ]
 
 
 def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, str]:
@@ -222,11 +228,13 @@ def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, st
     if name == "correlation":
         return Normalize(min(low, 0.0), 1.0), "viridis", "neither"
     if positive.size and (name != "length" or high > 100 * float(np.median(positive))):
-        top = float(np.quantile(positive, 0.995)) * 1.0001
+        top = float(np.quantile(positive, 0.995))
         bottom = max(float(np.quantile(positive, 0.005)), top / 1e6)
+        if top < 20 * bottom:
+            return Normalize(0.0, top), "plasma", "max" if high > top else "neither"
         beyond = {(False, False): "neither", (True, False): "min", (False, True): "max"}
         extend = beyond.get((low < bottom, high > top), "both")
-        return LogNorm(min(bottom, top / 1.01), top), "cividis", extend
+        return LogNorm(bottom, top), "plasma", extend
     return Normalize(min(low, 0.0), high if high > 0 else 1.0), "viridis", "neither"
 
 
@@ -309,7 +317,7 @@ def _z_panel(panel: Axes, dataset: xr.Dataset, names: Sequence[str]) -> None:
     for name, marker, colour in zip(names, _MARKERS, colours, strict=False):
         z = dataset[f"{name}_z"].values
         layer = np.broadcast_to(dataset[f"{name}_layer"].values[:, None], z.shape)
-        label = _LAYER_LABELS[name].split(" $")[0]
+        label = _LAYER_LABELS[name].partition(" $")[0]
         panel.plot(layer.ravel(), z.ravel(), marker, markersize=2, color=colour, label=label)
         largest = max(largest, float(np.max(np.abs(z[np.isfinite(z)]), initial=0)))
     panel.axhline(0, color=_BLACK, linewidth=0.6)
@@ -319,7 +327,8 @@ def _z_panel(panel: Axes, dataset: xr.Dataset, names: Sequence[str]) -> None:
     panel.set(
         xlabel="layer $l$", ylabel="$z$ (standard errors)", ylim=(-1.2 * largest, 1.2 * largest)
     )
-    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.01, 0.97), "ncols": 5}
+    panel.legend(frameon=False, columnspacing=1.2, handletextpad=0.3, **place)
 
 
 def _write_caption(figure: Figure, caption: str) -> None:

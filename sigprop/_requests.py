@@ -34,10 +34,12 @@ class Network:
     @property
     def caption(self) -> str:
         """The description for the text under a figure."""
-        return (
-            rf"{self._kind}, $\sigma_w^2={self.weight_variance:.6g}$, "
-            rf"$\sigma_b^2={self.bias_variance:.6g}$"
-        )
+        return rf"{self._kind}, {self.symbol}, $\sigma_b^2={self.bias_variance:.6g}$"
+
+    @property
+    def symbol(self) -> str:
+        """The weight variance, for a legend."""
+        return rf"$\sigma_w^2={self.weight_variance:.6g}$"
 
     @property
     def _kind(self) -> str:

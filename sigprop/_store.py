@@ -116,7 +116,7 @@ def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
     except Exception as error:  # zarr and its codecs raise errors of many types
         reason = str(error).partition("\n")[0]
         raise ValueError(f"`path`: must be a readable Zarr store; got {reason}, {path}") from error
-    return _with_texts(dataset, "T", str)
+    return _with_texts(dataset, "TO", str)
 
 
 # A store ``results.zarr`` has three names, all in one folder, so that renaming is atomic:
@@ -162,12 +162,12 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _with_texts(dataset: xr.Dataset, kind: str, dtype: type) -> xr.Dataset:
+def _with_texts(dataset: xr.Dataset, kinds: str, dtype: type) -> xr.Dataset:
     """The data set with its texts in another type: NumPy's fixed-width one is not in the format."""
     texts = {
         name: (variable.dims, variable.values.astype(object).astype(dtype), variable.attrs)
         for name, variable in dataset.variables.items()
-        if variable.dtype.kind == kind
+        if variable.dtype.kind in kinds
     }
     return dataset.assign(texts)
 

@@ -27,7 +27,7 @@ def draw_weights(
     larger, smaller = max(fan_out, fan_in), min(fan_out, fan_in)
     # The Q of a Gaussian matrix is Haar once the signs of R's diagonal are absorbed.
     q, r = jnp.linalg.qr(jax.random.normal(key, (larger, smaller), dtype))
-    q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(dtype)
+    q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(dtype)[None]
     q = q if fan_out >= fan_in else q.T
     # An entry of a Haar matrix of size `larger` has variance 1/larger.
     return (scale * jnp.sqrt(jnp.asarray(larger, dtype)) * q)[:, :, None]

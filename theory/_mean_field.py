@@ -46,7 +46,7 @@ class MeanField(Reading[Any]):
                 f"signal has {state.value.tangent.shape[-1]}"
             )
 
-        def weigh(moments: Moments, table: np.ndarray) -> Moments:
+        def weigh(moments: Moments, table: Array) -> Moments:
             def through(matrix):
                 return law.entry_variance * jnp.einsum("aij,...jk,alk->...il", table, matrix, table)
 
@@ -104,11 +104,11 @@ def _rounded(value: Moments, error: Moments) -> Moments:
 
 
 class _Table(eqx.Module):
-    """What the nonlinearity does to all pairs of m Gaussian variables: matrices [m, m]."""
+    """What the nonlinearity does to pairs of m Gaussian variables: all [m, m], or a list."""
 
-    product: Float[Array, "m m"]
-    distance: Float[Array, "m m"]
-    slope: Float[Array, "m m"]
+    product: Float[Array, "*pairs"]
+    distance: Float[Array, "*pairs"]
+    slope: Float[Array, "*pairs"]
 
     def put(self, rows, columns, pairs: "_Table") -> "_Table":
         """With the entries of the pairs (rows, columns), and their mirror images."""

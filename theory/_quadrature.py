@@ -9,12 +9,13 @@ symmetrises.
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 
@@ -33,6 +34,7 @@ class Resolution(NamedTuple):
 def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss–Legendre nodes and weights on [0, 1], computed in extended precision."""
     y = np.polynomial.legendre.leggauss(order)[0].astype(np.longdouble)
+    slope = y
     for _ in range(3):
         before, p = np.ones_like(y), y
         for k in range(2, order + 1):
@@ -42,9 +44,14 @@ def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     return ((1 + y) / 2).astype(float), (1 / ((1 - y * y) * slope**2)).astype(float)
 
 
+def _table(length: Array, order: int) -> list[Array]:
+    shape = (1,) * length.ndim + (order,)
+    return [jnp.asarray(table, length.dtype).reshape(shape) for table in _legendre(order)]
+
+
 def _plain(length: Float[Array, "*b"], order: int) -> tuple[Array, Array]:
     """Nodes and weights on [0, length]."""
-    xi, omega = (jnp.asarray(table, length.dtype) for table in _legendre(order))
+    xi, omega = _table(length, order)
     return length[..., None] * xi, length[..., None] * omega
 
 
@@ -66,29 +73,29 @@ def _graded(length: Float[Array, "*b"], width: Array, order: int) -> tuple[Array
     y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width):
     nearly even in log y beyond the width, at the price of a few multiplications.
     """
-    xi, omega = (jnp.asarray(table, length.dtype) for table in _legendre(order))
+    xi, omega = _table(length, order)
     top = jnp.square(jnp.arcsinh(length / width))[..., None]
 
     scale, t2 = length[..., None] / _nested(top, _RATIO), top * xi * xi
     return scale * xi * _nested(t2, _RATIO), scale * _nested(t2, _SLOPE) * omega
 
 
-def _gaussian(y: Array, deviation: Array) -> Array:
-    """2N(y; deviation): the density of |y|."""
-    return jnp.exp(-0.5 * jnp.square(y / deviation)) * (float(np.sqrt(2 / np.pi)) / deviation)
+def _gaussian(z: Array) -> Array:
+    """2N(z): the density of |z|."""
+    return jnp.exp(-0.5 * z * z) * math.sqrt(2 / math.pi)
 
 
 def half_line(
-    breaks: Sequence[Array], deviation: Array, width: Array, how: Resolution
+    breaks: Sequence[Array], width: Array, how: Resolution
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Nodes and weights for E f(|y|), y ~ N(0, deviation²), f smooth between the breaks."""
-    cut = how.cut * deviation
+    """Nodes and weights for E f(|z|), z ~ N(0, 1), for f smooth between the breaks."""
+    cut = jnp.full_like(width, how.cut)
     edges = jnp.sort(jnp.stack([jnp.zeros_like(cut), *(jnp.minimum(k, cut) for k in breaks)]))
     inner, weight = _plain(jnp.diff(edges), how.order // 2)
     outer, outer_weight = _graded(cut - edges[-1], width, how.order)
-    y = jnp.concatenate([(edges[:-1, None] + inner).ravel(), edges[-1] + outer])
+    z = jnp.concatenate([(edges[:-1, None] + inner).ravel(), edges[-1] + outer])
     weight = jnp.concatenate([weight.ravel(), outer_weight])
-    return y, weight * _gaussian(y, deviation)
+    return z, weight * _gaussian(z)
 
 
 class PairNodes(NamedTuple):
@@ -114,7 +121,9 @@ def quarter_plane(
     breaks = [c for k in features for c in (k, k / 2)]
     for k, j in itertools.combinations(features, 2):
         breaks += [(k + j) / 2, jnp.abs(k - j) / 2]
-    b, weight_b = half_line(breaks, narrow, width, how)
+    # In units of its deviation: what does not depend on x has no rounding error over x either.
+    b, weight_b = half_line([k / narrow for k in breaks], stop_gradient(width / narrow), how)
+    b = narrow * b
 
     # Each break of a, with t there: exact, so that nodes keep their distance from a feature.
     cut = how.cut * wide
@@ -122,7 +131,7 @@ def quarter_plane(
     t_at = [jnp.where(b > k, -k, k - 2 * b) for k in features]
     t_at = jnp.stack([jnp.zeros_like(b), *t_at, *(jnp.full_like(b, k) for k in features)])
     if features:
-        rank = jnp.argsort(jax.lax.stop_gradient(at), axis=0)
+        rank = jnp.argsort(stop_gradient(at), axis=0)
         at, t_at = (jnp.take_along_axis(e, rank, axis=0) for e in (at, t_at))
     at = jnp.minimum(at, cut)
 
@@ -135,6 +144,6 @@ def quarter_plane(
 
     a = join(at[0][:, None] - first, at[:-1, :, None] + steps, at[-1][:, None] + last)
     t = join(t_at[0][:, None] - first, t_at[:-1, :, None] + steps, t_at[-1][:, None] + last)
-    weight = join(weight_first, weight_steps, weight_last) * _gaussian(a, wide)
+    weight = join(weight_first, weight_steps, weight_last) * _gaussian(a / wide) / wide
     b = b[:, None]
     return PairNodes(t + 2 * b, t, a, b, weight * weight_b[:, None])

@@ -173,24 +173,22 @@ def test_idx_round_trip(tmp_path, kind, compress):
 
 
 WHOLE = idx_bytes(np.zeros((2, 3), "i2"))
+DAMAGED = {
+    "empty": (b"", "must begin with the magic number"),
+    "short magic": (b"\0\0\x08", "must begin with the magic number"),
+    "non-zero magic": (b"\1\0\x08\1" + WHOLE[4:], "must begin with the magic number"),
+    "unknown type": (b"\0\0\x0a\1" + WHOLE[4:], "must begin with the magic number"),
+    "no axes": (b"\0\0\x08\0", "must begin with the magic number"),
+    "short header": (WHOLE[:10], "must have a header of 12 bytes; got 10 bytes"),
+    "short": (WHOLE[:-1], "must have 24 bytes for shape (2, 3) of int16; got 23 bytes"),
+    "long": (WHOLE + b"\0", "must have 24 bytes for shape (2, 3) of int16; got 25 bytes"),
+    "absurd size": (b"\0\0\x08\3" + b"\xff" * 12, "must have 79228162458924105385300197391 bytes"),
+    "short gzip": (gzip.compress(WHOLE)[:-9], "must be a readable IDX file"),
+    "damaged gzip": (gzip.compress(WHOLE)[:12] + bytes(20), "must be a readable IDX file"),
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"", "must begin with the magic number"),
-        (b"\0\0\x08", "must begin with the magic number"),
-        (b"\1\0\x08\1" + WHOLE[4:], "must begin with the magic number"),
-        (b"\0\0\x0a\1" + WHOLE[4:], "must begin with the magic number"),
-        (b"\0\0\x08\0", "must begin with the magic number"),
-        (WHOLE[:10], "must have a header of 12 bytes; got 10 bytes"),
-        (WHOLE[:-1], "must have 24 bytes for shape (2, 3) of int16; got 23 bytes"),
-        (WHOLE + b"\0", "must have 24 bytes for shape (2, 3) of int16; got 25 bytes"),
-        (b"\0\0\x08\3" + b"\xff" * 12, "must have 79228162458924105385300197391 bytes"),
-        (gzip.compress(WHOLE)[:-9], "must be a readable IDX file"),
-        (gzip.compress(WHOLE)[:12] + bytes(20), "must be a readable IDX file"),
-    ],
-)
+@pytest.mark.parametrize(("content", "expected"), DAMAGED.values(), ids=DAMAGED.keys())
 def test_damaged_idx_is_refused(tmp_path, content, expected):
     path = tmp_path / "images"
     path.write_bytes(content)

@@ -135,9 +135,9 @@ def processes():
 )
 def test_a_run_killed_while_replacing_leaves_a_store(path, processes, move, expected):
     write_dataset(version(1), path, provenance={})
-    process = processes.Process(target=write_and_die, args=(path, *move))
+    process = processes.Process(target=write_and_die, args=(path, *move), daemon=True)
     process.start()
-    process.join()
+    process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert number_of(read_dataset(path)) == expected
     write_dataset(version(3), path, provenance={})
@@ -150,7 +150,7 @@ def test_a_run_killed_at_any_moment_leaves_a_store_or_none(path, processes, ther
     for moment in (0.0, 0.01, 0.03, 0.1):
         if there_before:
             write_dataset(version(1), path, provenance={})
-        process = processes.Process(target=write_forever, args=(path,))
+        process = processes.Process(target=write_forever, args=(path,), daemon=True)
         process.start()
         deadline = time.monotonic() + 60
         while not leftovers(path):  # until the first write has begun

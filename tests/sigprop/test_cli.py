@@ -1,0 +1,436 @@
+"""The command line: its contract for scripts, its answers to bad input, what it writes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.image import imread
+
+import sigprop
+import theory
+from sigprop import _cli, _output, _plots
+from sigprop._demo import demo
+from sigprop._requests import Network, Run, axis_values
+from theory import Phase, Status
+
+ROOT = Path(__file__).parents[2]
+# erf has closed forms, which compile fastest.
+POINT = ["--activation", "erf", "--weight-variance", "2", "--bias-variance", "0.1"]
+# Shapes that the tests share, so that each is compiled once.
+AXES = ["--weight-variance", "1,1.5,2,2.5,3", "--bias-variance", "0,0.1,0.2"]
+SMALL = ["--depth", "3", "--widths", "8,16,32", "--replicas", "20"]
+RUN = Run(3, (8, 16, 32), (20,), seed=0, dtype="float32")
+
+
+@pytest.fixture(autouse=True)
+def same_configuration(monkeypatch):
+    """JAX as the command line configures it, so that the tests share what is compiled."""
+    precision = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", "highest")
+    monkeypatch.setattr(_output, "DPI", 120)  # drawing takes its time
+    yield
+    jax.config.update("jax_default_matmul_precision", precision)
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        code = _cli.main([str(part) for part in argv])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def strict_json(text):
+    def reject(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=reject)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def assert_figure(path):
+    pixels = imread(path)
+    assert min(pixels.shape[:2]) > 500
+    assert pixels[..., :3].std() > 0.05
+    # Nothing touches the rim, where it would be cut off.
+    for rim in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert np.all(rim[..., :3] == 1)
+
+
+class TestPredict:
+    def test_contract(self, command):
+        code, out, err = command("predict", *POINT, "--json")
+        found = strict_json(out)
+        assert (code, err, out.count("\n")) == (0, "", 1)
+        for name, value in {"length": 1.04625536012143254, "slope": 1.1183167661184481}.items():
+            assert found[name]["value"] == pytest.approx(value, rel=1e-10)
+            assert found[name]["status"] == "ok"
+            assert 0 < found[name]["error"] <= 1e-10 * value
+        assert 0 < found["correlation"]["value"] < 1
+        slope = found["correlation_slope"]["value"]
+        assert found["depth_scale_correlation"]["value"] == pytest.approx(-1 / np.log(slope))
+        assert set(found["depth_scale_length"]) == {"value", "error", "status"}
+        assert found["phase"] == "chaotic"
+        assert found["parameters"]["weight_variance"] == 2
+
+    def test_infinite_and_absent_are_null(self, command):
+        argv = ["--activation", "relu", "--weight-variance", "2.5", "--bias-variance", "0.05"]
+        code, out, _ = command("predict", *argv, "--json")
+        found = strict_json(out)
+        assert code == 0
+        assert found["phase"] == "divergent"
+        assert found["length"] == {"value": None, "error": None, "status": "infinite"}
+        assert found["slope"]["value"] == pytest.approx(1.25, rel=1e-10)
+
+    def test_table(self, command):
+        code, out, _ = command("predict", *POINT)
+        assert code == 0
+        assert "chaotic" in out
+        assert "1.04625536012" in out
+
+    def test_as_a_program(self):
+        argv = ["--activation", "linear", "--weight-variance", "0.5", "--bias-variance", "0.1"]
+        done = subprocess.run(
+            [sys.executable, "-m", "sigprop", "predict", *argv, "--json"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert strict_json(done.stdout)["length"]["value"] == pytest.approx(0.2, rel=1e-12)
+
+    def test_mistakes_as_a_program(self):
+        done = subprocess.run(
+            [sys.executable, "-m", "sigprop", "predict", *POINT, "--weight-varianc", "1"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.count("\n") == 1
+        assert "--weight-varianc" in done.stderr
+
+
+def replaced(option, value, argv):
+    at = argv.index(option)
+    return [*argv[: at + 1], value, *argv[at + 2 :]]
+
+
+PREDICT, COMPARE = ["predict", *POINT], ["compare", *POINT, *SMALL]
+DIAGRAM = ["phase-diagram", "--activation", "erf", *AXES]
+MISTAKES = {
+    "no such command": (["predicts"], "predicts"),
+    "unknown option": ([*PREDICT, "--depth", "3"], "--depth"),
+    "missing option": (["predict", "--activation", "erf"], "--weight-variance"),
+    "not a number": (replaced("--bias-variance", "small", PREDICT), "--bias-variance"),
+    "negative": (replaced("--weight-variance", "-1.5", PREDICT), "--weight-variance: must be"),
+    "nan": (replaced("--bias-variance", "nan", PREDICT), "--bias-variance: must be"),
+    "infinite": (replaced("--bias-variance", "inf", PREDICT), "--bias-variance: must be"),
+    "activation": (replaced("--activation", "tan", PREDICT), "elu, erf, gelu"),
+    "weights": ([*PREDICT, "--weights", "uniform"], "orthogonal"),
+    "start": ([*PREDICT, "--start-length", "0"], "--start-length: must be"),
+    "range syntax": (replaced("--weight-variance", "0.5:4", DIAGRAM), "start:stop:count"),
+    "range count": (replaced("--weight-variance", "0.5:4:1", DIAGRAM), "2 to 2000"),
+    "huge range": (replaced("--weight-variance", "0:4:1000000000", DIAGRAM), "2 to 2000"),
+    "negative range": (replaced("--bias-variance", "-1:1:5", DIAGRAM), "--bias-variance: must be"),
+    "nan range": (replaced("--bias-variance", "0:nan:5", DIAGRAM), "--bias-variance: must be"),
+    "falling range": (replaced("--bias-variance", "1:0:5", DIAGRAM), "increasing"),
+    "diagram activation": (replaced("--activation", "tan", DIAGRAM), "--activation: must be one"),
+    "width 0": (replaced("--widths", "0,16,32", COMPARE), "--widths: must be whole numbers of at"),
+    "two widths": (replaced("--widths", "16,32", COMPARE), "--widths: must be at least 3"),
+    "equal widths": (replaced("--widths", "16,16,32", COMPARE), "--widths: must be at least 3"),
+    "depth 0": (replaced("--depth", "0", COMPARE), "--depth: must be a whole number"),
+    "one replica": (replaced("--replicas", "1", COMPARE), "--replicas: must be"),
+    "too many replicas": (replaced("--replicas", "9,9", COMPARE), "--replicas: must be one"),
+    "seed": ([*COMPARE, "--seed", "-1"], "--seed: must be"),
+    "correlation": ([*COMPARE, "--input-correlation", "1.5"], "--input-correlation: must be"),
+    "length": ([*COMPARE, "--input-length", "nan"], "--input-length: must be"),
+    "count": ([*COMPARE, "--inputs", "digits", "--input-count", "0"], "--input-count: must be"),
+    "dtype": ([*COMPARE, "--dtype", "float16"], "float32"),
+    "no such folder": ([*COMPARE, "--inputs", "nowhere"], "--inputs: must be a folder"),
+    "empty folder": ([*COMPARE, "--inputs", "empty"], "--inputs: must be a folder"),
+    "truncated file": ([*COMPARE, "--inputs", "damaged"], "must have"),
+    "diagram output": ([*DIAGRAM, "--output", "file"], "--output: must be a writable folder"),
+    "compare output": ([*COMPARE, "--output", "file/sub"], "--output: must be a writable folder"),
+    "demo output": (["demo", "--output", "file"], "--output: must be a writable folder"),
+    "not a store": ([*COMPARE, "--output", "mine"], "--output: must not hold another"),
+}
+
+
+@pytest.mark.parametrize("argv, words", MISTAKES.values(), ids=MISTAKES.keys())
+def test_bad_input(command, monkeypatch, tmp_path, argv, words):
+    def too_late(*args, **kwargs):
+        raise AssertionError("the long computing has begun")
+
+    for module, name in [(theory, "predict"), (theory, "phase_diagram"), (sigprop, "compare")]:
+        monkeypatch.setattr(module, name, too_late)
+    for folder in ("empty", "damaged", "mine/comparison.zarr"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "mine/comparison.zarr/notes.txt").touch()
+    header = bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 8])
+    (tmp_path / "damaged/train-images-idx3-ubyte").write_bytes(header + bytes(100))
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = command(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("sigprop: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_help_names_every_activation(command):
+    code, out, _ = command("predict", "--help")
+    words = " ".join(out.replace("│", " ").split())
+    listed = words.partition("Nonlinearity φ: ")[2].partition(".")[0]
+    assert code == 0
+    assert tuple(listed.replace(" or ", ", ").split(", ")) == theory.ACTIVATION_NAMES
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [("0:1:3", [0, 0.5, 1]), ("0.1,2,3e1", [0.1, 2, 30]), ("1:2:2", [1, 2])],
+)
+def test_axis_values(text, values):
+    np.testing.assert_allclose(axis_values("--x", text), values)
+
+
+def test_output_folder_is_checked_and_left_alone(tmp_path):
+    wanted = tmp_path / "a" / "b"
+    assert _output.output_folder(wanted, "demo", ["figure"], ["store"]) == wanted
+    assert not any(tmp_path.iterdir())
+    (wanted / "figure.png").mkdir(parents=True)
+    with pytest.raises(_output.BadInput, match=r"figure\.png"):
+        _output.output_folder(wanted, "demo", ["figure"], ["store"])
+
+
+def test_killed_figure_leaves_nothing(tmp_path, monkeypatch):
+    figure = _plots.Figure()
+
+    def killed(path, **options):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _output.save_figure(figure, tmp_path, "figure")
+    assert not any(tmp_path.iterdir())
+
+
+class TestPhaseDiagram:
+    def test_writes_what_it_says(self, command, tmp_path):
+        code, out, err = command(*DIAGRAM, "--output", "here", "--json")
+        told = strict_json(out)
+        assert (code, err) == (0, "")
+        assert sum(told["phases"].values()) == 15
+        assert told["phases"]["ordered"] > 0
+        assert told["phases"]["chaotic"] > 0
+        names = {f"phase_diagram.{end}" for end in ("png", "pdf", "zarr")}
+        assert {path.name for path in (tmp_path / "here").iterdir()} == names
+        assert {Path(path).name for path in told["files"]} == names
+        assert_figure("here/phase_diagram.png")
+        assert Path("here/phase_diagram.pdf").read_bytes().startswith(b"%PDF")
+        data = sigprop.read_dataset("here/phase_diagram.zarr")
+        point = data.sel(weight_variance=2.0, bias_variance=0.1)
+        assert float(point["length"]) == pytest.approx(1.04625536012143254, rel=1e-10)
+        assert json.loads(data.attrs["parameters"])["weight_variance"] == "1,1.5,2,2.5,3"
+        assert data.attrs["matmul_precision"] == "highest"
+        # The closed form of the critical line at σ_b² = .05.
+        edge = np.interp(0.05, data["critical_bias_variance"], data["critical_weight_variance"])
+        assert edge == pytest.approx(1.37583900734668, rel=1e-3)
+
+    def test_default_folder(self, command, tmp_path):
+        code, out, _ = command(*DIAGRAM)
+        (folder,) = (tmp_path / "runs").iterdir()
+        assert code == 0
+        assert folder.name.startswith("phase-diagram-2")
+        assert f"written to runs/{folder.name}" in out
+
+
+class Reached(Exception):
+    """The simulation would begin here."""
+
+
+class TestCompare:
+    def test_writes_what_it_says(self, command, tmp_path):
+        code, out, err = command(*COMPARE, "--output", "here", "--json")
+        told = strict_json(out)
+        assert (code, err) == (0, "")
+        assert told["agrees"] is True
+        assert told["largest_z"] <= told["threshold"]
+        observables = {"length", "correlation", "slope", "gradient_growth"}
+        assert set(told["observables"]) == observables
+        assert len(told["power"]) == 4
+        assert_figure("here/comparison.png")
+        data = sigprop.read_dataset("here/comparison.zarr")
+        assert data["length_mean"].shape == (3, 4, 2)
+        largest = max(float(np.abs(data[f"{name}_z"]).max()) for name in observables)
+        assert told["largest_z"] >= largest > 0
+        asked = json.loads(data.attrs["parameters"])
+        assert asked["run"]["widths"] == [8, 16, 32]
+        assert asked["network"]["activation"] == "erf"
+        assert asked["simulation_matmul_precision"] == "highest"
+
+    def test_disagreement_is_exit_code_1(self, command, monkeypatch):
+        real = sigprop.compare
+
+        def strict(*args, **kwargs):
+            return real(*args, **kwargs)._replace(threshold=0.0)
+
+        monkeypatch.setattr(sigprop, "compare", strict)
+        code, out, _ = command(*COMPARE, "--output", "here")
+        assert code == 1
+        assert "DISAGREE" in out
+        assert "hidden layers: weight variance" in out
+
+    @pytest.fixture
+    def reached(self, monkeypatch):
+        """Put a function in the place of `sigprop.compare` that keeps what it is given."""
+        given = []
+
+        def simulation(network, inputs, **options):
+            given.append((np.asarray(inputs), options))
+            raise Reached
+
+        monkeypatch.setattr(sigprop, "compare", simulation)
+        return given
+
+    def test_pairs_of_inputs(self, command, reached):
+        argv = [*COMPARE, "--input-length", "2", "--input-correlation", "-0.5"]
+        with pytest.raises(Reached):
+            command(*argv, "--dtype", "float64", "--seed", "7")
+        ((inputs, options),) = reached
+        assert inputs.dtype == np.float64
+        gram = np.einsum("aik,bik->ab", inputs, inputs) / inputs.shape[1]
+        np.testing.assert_allclose(gram, [[2, -1], [-1, 2]], rtol=1e-12)
+        assert options["seed"] == 7
+        assert options["widths"] == (8, 16, 32)
+        assert options["replicas"] == (20, 20, 20)
+        assert options["gradients"]
+
+    @pytest.mark.parametrize("source, width", [("digits", 64), ("images", 6)])
+    def test_real_data(self, command, reached, tmp_path, source, width):
+        pixels = np.random.default_rng(0).integers(0, 256, (5, 2, 3), dtype=np.uint8)
+        header = bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 3])
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images/train-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        with pytest.raises(Reached):
+            command(*COMPARE, "--inputs", source, "--input-count", "3", "--no-gradients")
+        ((inputs, options),) = reached
+        assert (inputs.shape, inputs.dtype) == ((3, width, 1), np.float32)
+        assert np.all(np.std(inputs, axis=1) > 0)
+        assert not options["gradients"]
+
+    def test_one_layer_has_no_growth_of_gradients(self, command, reached):
+        with pytest.raises(Reached):
+            command(*replaced("--depth", "1", COMPARE))
+        assert not reached[0][1]["gradients"]
+
+
+def test_demo(tmp_path, capsys):
+    networks = {
+        "ordered": Network("erf", 1.2, 0.05),
+        "critical": Network("erf", 1.37583900734668, 0.05),
+        "chaotic": Network("erf", 2.0, 0.05),
+    }
+    code = demo(tmp_path / "demo", False, networks=networks, run=RUN, points=2)
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    for word in ("ordered", "critical", "chaotic", "1.37584", "0.5172", "infinite", "agree"):
+        assert word in out
+    names = ("phase_diagram", *networks)
+    expected = {f"{name}.{end}" for name in names for end in ("png", "pdf", "zarr")}
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == expected
+    critical = sigprop.read_dataset(tmp_path / "demo/critical.zarr")
+    asked = json.loads(critical.attrs["parameters"])["network"]
+    assert asked["weight_variance"] == networks["critical"].weight_variance
+
+
+@pytest.mark.slow
+def test_the_real_demo(command, tmp_path):
+    code, out, err = command("demo", "--json")
+    told = strict_json(out)["networks"]
+    assert (code, err) == (0, "")
+    assert {name: found["phase"] for name, found in told.items()} == {n: n for n in told}
+    assert all(found["agrees"] for found in told.values())
+    assert len(list((tmp_path / "runs/demo").iterdir())) == 12
+
+
+def test_scripts(tmp_path, capsys):
+    script("phase_diagram").main(str(tmp_path / "a"), activation="linear", points=3)
+    plane = sigprop.read_dataset(tmp_path / "a/depth_scale.zarr")
+    assert plane["length"].shape == (3, 3)
+    assert_figure(tmp_path / "a/depth_scale.png")
+    script("finite_width").main(
+        str(tmp_path / "b"), activation="erf", depth=3, widths=(8, 16, 32), replicas=20
+    )
+    assert "theory and simulation agree" in capsys.readouterr().out
+    assert_figure(tmp_path / "b/finite_width.png")
+
+
+def made_up_diagram():
+    """A diagram of 3 × 2 points in which every status and three phases occur."""
+    axes = {"weight_variance": [1.0, 2.0, 4.0], "bias_variance": [0.0, 0.1]}
+    dims = tuple(axes)
+    data = xr.Dataset(coords=axes)
+    data["phase"] = (dims, np.array([[0, 0], [1, 2], [2, 4]]))
+    names = ("length", "correlation", "slope", "depth_scale_correlation", "depth_scale_length")
+    for name in names:
+        data[name] = (dims, np.arange(1.0, 7.0).reshape(3, 2) / 6)
+        data[f"{name}_status"] = (dims, np.array([[0, 1], [2, 3], [4, 5]]))
+    return data
+
+
+class TestPhaseDiagramFigure:
+    def test_values_and_gaps(self):
+        data = made_up_diagram()
+        figure = _plots.phase_diagram_figure(data, points=[(1.0, 0.1, "here")], caption="a caption")
+        panel = next(a for a in figure.axes if "length" in a.get_title("left"))
+        (mesh,) = [c for c in panel.collections if isinstance(c, QuadMesh)]
+        shown = np.ma.filled(mesh.get_array(), np.nan).reshape(2, 3).T
+        np.testing.assert_allclose(shown, [[1 / 6, 2 / 6], [np.nan] * 2, [np.nan] * 2])
+        gaps = [c for c in panel.collections if type(c) is PolyCollection]
+        corners = [tuple(c.get_paths()[0].vertices[0]) for c in gaps]
+        # Cells reach half way to their neighbours.
+        assert corners == [(1.5, -0.05), (1.5, 0.05), (3.0, -0.05), (3.0, 0.05)]
+        (legend,) = figure.legends
+        labels = {text.get_text() for text in legend.get_texts()}
+        assert {"ordered", "critical", "chaotic", "infinite", "no such value", "here"} <= labels
+        assert "divergent" not in labels
+        assert figure.get_supxlabel() == "a caption"
+
+    @pytest.mark.parametrize("value", [np.nan, 0.0])
+    def test_without_numbers(self, tmp_path, value):
+        data = made_up_diagram()
+        for name in ("length", "depth_scale_correlation", "depth_scale_length"):
+            data[name][:] = value
+        _output.save_figure(_plots.phase_diagram_figure(data), tmp_path, "figure")
+        assert_figure(tmp_path / "figure.png")
+
+    def test_one_axis_is_refused(self):
+        data = made_up_diagram().isel(bias_variance=[0])
+        with pytest.raises(ValueError, match="two axes of two points"):
+            _plots.phase_diagram_figure(data)
+
+
+def test_every_phase_and_status_has_a_look():
+    assert set(_plots._PHASES) == set(Phase)
+    assert set(_plots._MISSING) == set(Status) - {Status.OK, Status.INACCURATE}

@@ -1,0 +1,215 @@
+"""Finite networks: the drawn law, and derivatives against those of the network itself."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sigprop
+import theory
+from sigprop import FiniteNetwork, Signals, sample_network
+from sigprop._weights import draw_weights, product
+from theory import Chain, Pointwise, WeightLaw, interpret
+
+TANH = theory.activation("tanh")
+KEY = jax.random.key(7)
+
+
+def inputs(n=2, width=12, k=1):
+    return jax.random.normal(jax.random.key(3), (n, width, k))
+
+
+def as_function(network, key, width):
+    """The drawn network as a plain function of its inputs, all randomness fixed by the key."""
+
+    def fn(x):
+        n = x.shape[0]
+        start = Signals(x, jnp.zeros((*x.shape, 1)), jnp.zeros(n))
+        final, _ = interpret(network, FiniteNetwork(jax.random.fold_in(key, 0), width), start)
+        return final.values
+
+    return fn
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])
+def test_weights_have_the_stated_second_moment(distribution):
+    law = WeightLaw(1.7, distribution)
+    w = draw_weights(law, KEY, 200, 100, jnp.float64)[..., 0]
+    entries = np.asarray(w).ravel()
+    expected = 1.7 / 100
+    error = np.sqrt(2 / entries.size) * expected
+    assert abs(np.mean(entries**2) - expected) < 5 * error
+    # the check has power: 3 % would be seen
+    assert 0.03 * expected > 2 * error
+
+
+@pytest.mark.parametrize(("fan_out", "fan_in"), [(40, 40), (60, 40), (40, 60)])
+def test_orthogonal_weights_are_orthogonal(fan_out, fan_in):
+    w = draw_weights(WeightLaw(2.0, "orthogonal"), KEY, fan_out, fan_in, jnp.float64)[..., 0]
+    gram = w @ w.T if fan_out <= fan_in else w.T @ w
+    larger = max(fan_out, fan_in)
+    np.testing.assert_allclose(gram, 2.0 * larger / fan_in * np.eye(len(gram)), atol=1e-12)
+
+
+def test_orthogonal_weights_are_haar():
+    """tr(Q) of a Haar matrix has mean 0 and variance 1; without the sign fix it has not."""
+    keys = jax.random.split(KEY, 4000)
+    law = WeightLaw(1.0, "orthogonal")
+    traces = jax.lax.map(
+        lambda key: jnp.trace(draw_weights(law, key, 6, 6, jnp.float64)[..., 0]), keys
+    )
+    assert abs(np.mean(traces)) < 5 / np.sqrt(4000)
+    assert abs(np.var(traces) - 1) < 5 * np.sqrt(2 / 4000)
+
+
+def test_a_product_is_the_drawn_matrix_times_the_vectors():
+    law = WeightLaw(1.3, components=2)
+    vectors = jax.random.normal(KEY, (5, 2, 3))
+    w = draw_weights(law, KEY, 4, 5, jnp.float64)
+    expected = jnp.einsum("oiD,Dab,ibc->oac", w, law.table, vectors)
+    np.testing.assert_allclose(product(law, KEY, vectors, 4), expected, rtol=1e-13)
+
+
+def test_the_first_layer_has_exactly_the_predicted_law():
+    """z_0 is Gaussian at any width: mean and variance of |z_0|²/N are exact."""
+    x = inputs(1)
+    network = theory.feedforward(TANH, 1.5, 0.2, depth=1)
+    samples = sigprop.sample_ensemble(network, x, width=16, replicas=4000)
+    q = np.asarray(samples.samples.moments.covariance)[:, 0, 0, 0, 0, 0]
+    expected = 1.5 * float(jnp.mean(x**2)) + 0.2
+    error = expected * np.sqrt(2 / 16 / 4000)
+    assert abs(q.mean() - expected) < 5 * error
+    assert abs(q.var(ddof=1) / (2 * expected**2 / 16) - 1) < 0.15
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_tangents_are_derivatives_of_the_network(residual):
+    network = theory.feedforward(TANH, 1.5, 0.2, depth=5, residual=residual)
+    x = inputs()
+    sample = sample_network(network, x, KEY, width=9)
+    fn = as_function(network, KEY, 9)
+    t = jax.random.normal(jax.random.fold_in(KEY, 1), (1, 12, 1, 1))
+    t = jnp.broadcast_to((t / jnp.sqrt(jnp.mean(t**2)))[..., 0], x.shape)
+    values, pushed = jax.jvp(fn, (x,), (t,))
+    last = jax.tree.map(lambda m: m[-1], sample.moments)
+    np.testing.assert_allclose(
+        theory.length(last), jnp.mean(values**2, axis=(1, 2)), rtol=1e-12
+    )
+    scale = jnp.exp((last.log_gain[:, None] + last.log_gain[None]) / 2)
+    measured = last.tangent[..., 0, 0] * scale
+    expected = jnp.einsum("aui,bui->ab", pushed, pushed) / 9
+    np.testing.assert_allclose(measured, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_gradient_growth_is_that_of_reverse_mode(residual):
+    """|∂L/∂z_l|² by differentiating the rest of the network directly."""
+    depth, width = 4, 7
+    network = theory.feedforward(TANH, 1.5, 0.2, depth=depth, residual=residual)
+    x = inputs(2)
+    sample = sample_network(network, x, KEY, width=width, gradients=True)
+    reading = FiniteNetwork(jax.random.fold_in(KEY, 0), width)
+    layers = reading.child(1).layers(depth)
+    body = network.parts[1].body
+    loss_key = jax.random.fold_in(KEY, 2)
+    direction = jax.random.normal(loss_key, (2, width, 1))
+
+    def rest(z, first):
+        state = Signals(z, jnp.zeros((*z.shape, 1)), jnp.zeros(2))
+        for layer in range(first, depth):
+            part = jax.tree.map(lambda a, layer=layer: a[layer], body)
+            at = jax.tree.map(lambda a, layer=layer: a[layer], layers)
+            state, _ = interpret(part, at, state)
+        return jnp.sum(direction * state.values), state
+
+    start = Signals(x, jnp.zeros((*x.shape, 1)), jnp.zeros(2))
+    z, _ = interpret(network.parts[0], reading.child(0), start)
+    norms = []
+    for layer in range(depth + 1):
+        g = jax.grad(lambda v, layer=layer: rest(v, layer)[0])(z.values)
+        norms.append(jnp.sum(g**2, axis=(1, 2)))
+        if layer < depth:
+            part = jax.tree.map(lambda a, layer=layer: a[layer], body)
+            at = jax.tree.map(lambda a, layer=layer: a[layer], layers)
+            z, _ = interpret(part, at, z)
+    norms = jnp.stack(norms)
+    np.testing.assert_allclose(sample.gradient_growth, norms[1:-1] / norms[2:], rtol=1e-11)
+
+
+def test_the_jacobian_has_the_singular_values_of_the_function():
+    network = theory.feedforward(TANH, 1.5, 0.2, depth=6)
+    x = inputs(1, 8)
+    drawn = sigprop.sample_jacobian(network, x, KEY, width=8)
+    jacobian = jax.jacfwd(as_function(network, KEY, 8))(x).reshape(8, 8)
+    expected = np.linalg.svd(jacobian, compute_uv=False)
+    np.testing.assert_allclose(np.exp(drawn.log_singular_values), expected, rtol=1e-9)
+    assert drawn.floor < drawn.log_singular_values[0] - 25
+
+
+def test_a_deep_orthogonal_linear_network_keeps_all_singular_values_equal():
+    linear = theory.activation("linear")
+    network = theory.feedforward(linear, 0.5, depth=300, weights="orthogonal")
+    drawn = sigprop.sample_jacobian(network, inputs(1, 10), KEY, width=10)
+    np.testing.assert_allclose(drawn.log_singular_values, 301 * np.log(0.5) / 2, rtol=1e-11)
+
+
+def test_a_repeat_draws_what_the_chain_of_its_layers_draws():
+    body = Chain((Pointwise(TANH), theory.affine(1.5, 0.1)))
+    first = theory.affine(1.5, 0.1)
+    x = inputs()
+    repeated = sample_network(Chain((first, theory.repeat(body, 4))), x, KEY, width=6)
+    chained = sample_network(Chain((first, Chain((body,) * 4))), x, KEY, width=6)
+    np.testing.assert_allclose(repeated.moments.covariance, chained.moments.covariance, rtol=1e-12)
+
+
+def test_replicas_do_not_depend_on_how_they_are_batched():
+    network = theory.feedforward(TANH, 1.5, 0.1, depth=3)
+    x = inputs()
+    many = sigprop.sample_ensemble(network, x, width=8, replicas=7, block=3).samples
+    few = sigprop.sample_ensemble(network, x, width=8, replicas=4, block=2).samples
+    first = jax.tree.map(lambda a: a[:4], many)
+    jax.tree.map(np.testing.assert_array_equal, first, few)
+    other = sigprop.sample_ensemble(network, x, width=8, replicas=4, block=2, seed=1).samples
+    assert not np.array_equal(few.moments.covariance, other.moments.covariance)
+
+
+def test_compile_time_does_not_grow_with_depth():
+    """The program is the same size at depth 3 and 300: a scan, not an unrolled loop."""
+
+    def size(depth):
+        network = theory.feedforward(TANH, 1.5, 0.1, depth=depth)
+        run = eqx.filter_jit(lambda n, x: sample_network(n, x, KEY, width=8))
+        return len(run.lower(network, inputs()).as_text().splitlines())
+
+    assert size(300) == size(3)
+
+
+def test_deep_chaos_neither_overflows_nor_loses_its_tangent_in_float32():
+    network = theory.feedforward(TANH, 9.0, 0.1, depth=400)
+    x = inputs().astype(jnp.float32)
+    sample = sigprop.sample_ensemble(network, x, width=16, replicas=2, gradients=True).samples
+    gain = sample.moments.log_gain[:, -1]
+    assert np.all(np.isfinite(gain))
+    assert np.all(gain > 100)
+    assert np.all(np.isfinite(sample.gradient_growth))
+    assert sample.moments.covariance.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"width": 0, "replicas": 2}, "width"),
+        ({"width": 4, "replicas": 1}, "replicas"),
+        ({"width": 2.5, "replicas": 2}, "width"),
+    ],
+)
+def test_bad_ensembles_name_the_field(arguments, field):
+    network = theory.feedforward(TANH, 1.5, depth=2)
+    with pytest.raises(Exception, match=field):
+        sigprop.sample_ensemble(network, inputs(), **arguments)
+
+
+def test_gradients_need_a_repeat():
+    with pytest.raises(ValueError, match="Repeat"):
+        sample_network(theory.affine(1.0), inputs(), KEY, width=4, gradients=True)

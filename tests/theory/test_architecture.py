@@ -1,0 +1,117 @@
+"""The description, the fold over it, and what it refuses."""
+
+import inspect
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+import theory
+from theory import Chain, Pointwise, Reading, Repeat, Residual, along_depth, interpret
+
+TANH = theory.activation("tanh")
+
+
+class Trace(Reading[jax.Array]):
+    """A reading that multiplies by the weight variance and notes what it sees."""
+
+    path: jax.Array
+
+    def affine(self, node, state):
+        state = state * node.weights.variance
+        return state, state
+
+    def pointwise(self, node, state):
+        return state + 1, None
+
+    def add(self, skip, branch):
+        return skip + branch, skip + branch
+
+    def child(self, index):
+        return Trace(self.path * 10 + index)
+
+    def layers(self, depth):
+        return Trace(self.path * 10 + jnp.arange(depth))
+
+
+def test_the_fold_visits_parts_in_order_and_repeats_a_schedule():
+    variances = jnp.array([2.0, 3.0, 5.0])
+    body = eqx.filter_vmap(lambda v: Chain((Pointwise(TANH), theory.affine(v))))(variances)
+    network = Chain((theory.affine(7.0), Repeat(body, 3)))
+    state, notes = interpret(network, Trace(jnp.array(0)), jnp.array(1.0))
+    series = along_depth(notes)
+    assert series.tolist() == [7.0, 16.0, 51.0, 260.0]
+    assert state == 260.0
+
+
+def test_a_repeat_equals_the_chain_of_its_layers():
+    body = Chain((Pointwise(TANH), theory.affine(1.5)))
+    reading, start = Trace(jnp.array(0)), jnp.array(1.0)
+    repeated, series = interpret(theory.repeat(body, 4), reading, start)
+    chained, notes = interpret(Chain((body,) * 4), reading, start)
+    assert repeated == chained
+    np.testing.assert_array_equal(along_depth(series), along_depth(notes))
+
+
+def test_notes_inside_a_residual_come_in_order_of_depth():
+    network = theory.repeat(Residual(theory.affine(2.0)), 2)
+    _, notes = interpret(network, Trace(jnp.array(0)), jnp.array(1.0))
+    assert along_depth(notes).tolist() == [2.0, 3.0, 6.0, 9.0]
+
+
+def test_nothing_noted_gives_no_series():
+    _, notes = interpret(theory.repeat(Pointwise(TANH), 2), Trace(jnp.array(0)), jnp.array(1.0))
+    assert along_depth(notes) is None
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: theory.affine(-1.0), "weight_variance"),
+        (lambda: theory.affine(float("nan")), "weight_variance"),
+        (lambda: theory.affine(1.0, -0.1), "bias_variance"),
+        (lambda: theory.affine(1.0, float("inf")), "bias_variance"),
+        (lambda: theory.affine(1.0, components=0), "components"),
+        (lambda: theory.affine(1.0, width=0), "width"),
+        (lambda: theory.repeat(theory.affine(1.0), 0), "depth"),
+        (lambda: theory.feedforward(TANH, 1.0, depth=0), "depth"),
+        (lambda: Chain(()), "parts"),
+        (lambda: Repeat(theory.affine(1.0), 3), "body"),
+        (lambda: theory.activation("tahn"), "tanh"),
+    ],
+)
+def test_bad_descriptions_name_the_field_in_one_line(build, field):
+    with pytest.raises(ValueError, match=field) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_weight_law_is_refused():
+    # Through __wrapped__, since the annotations would refuse it first in this test run.
+    make = inspect.unwrap(theory.affine)
+    with pytest.raises((ValueError, TypeCheckError), match="gaussian"):
+        make(1.0, weights="cauchy")
+
+
+def test_a_residual_branch_must_end_in_an_affine():
+    with pytest.raises(TypeError, match="Affine"):
+        Residual(Pointwise(TANH))
+
+
+def test_a_repeated_body_must_give_back_its_kind_of_state():
+    network = Chain((theory.affine(1.0), theory.repeat(Pointwise(TANH), 2)))
+    with pytest.raises(TypeError, match="body of a Repeat"):
+        theory.propagate(network, jnp.ones((1, 3, 1)))
+
+
+def test_a_nonlinearity_on_moments_that_are_not_gaussian_is_refused():
+    with pytest.raises(TypeError, match="Gaussian"):
+        theory.propagate(Chain((Pointwise(TANH), theory.affine(1.0))), jnp.ones((1, 3, 1)))
+
+
+def test_weights_for_another_number_of_components_are_refused():
+    with pytest.raises(TypeError, match="components"):
+        theory.propagate(theory.affine(1.0, components=2), jnp.ones((1, 3, 1)))

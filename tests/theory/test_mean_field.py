@@ -1,0 +1,168 @@
+"""Moments through depth: exact laws, published rates, and honest errors."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+import theory
+from theory import along_depth, given_moments
+
+TANH = theory.activation("tanh")
+RELU = theory.activation("relu")
+propagate = eqx.filter_jit(theory.propagate)
+
+
+def moments(gram):
+    return given_moments(jnp.asarray(gram, float)[..., None, None])
+
+
+def pair(q, c):
+    return moments([[q, q * c], [q * c, q]])
+
+
+def separated(q, x):
+    """Two inputs at 1 − c = x, x below what a covariance can hold."""
+    gap = jnp.array([[0.0, q * x], [q * x, 0.0]])[..., None, None]
+    return given_moments(pair(q, 1 - x).covariance, gap)
+
+
+def test_a_linear_network_multiplies_every_second_moment():
+    network = theory.feedforward(theory.activation("linear"), 1.3, 0.2, depth=6)
+    after = propagate(network, moments([[2.0, 0.3], [0.3, 0.5]])).value
+    power, bias = 1.3 ** np.arange(1, 8), 0.2 * (1.3 ** np.arange(1, 8) - 1) / 0.3
+    np.testing.assert_allclose(theory.length(after)[:, 0], 2 * power + bias, rtol=1e-13)
+    np.testing.assert_allclose(theory.overlap(after)[:, 0, 1], 0.3 * power + bias, rtol=1e-13)
+    np.testing.assert_allclose(theory.distance(after)[:, 0, 1], 0.95 * power, rtol=1e-13)
+    np.testing.assert_allclose(theory.growth(after), 1.3, rtol=1e-13)
+
+
+def test_relu_follows_the_arc_cosine_recursion_in_high_precision():
+    """Cho and Saul 2009, eq. 6, iterated in 40 digits from unequal lengths."""
+    depth, w, b = 12, 1.7, 0.1
+    network = theory.feedforward(RELU, w, b, depth=depth)
+    after = propagate(network, moments([[1.0, -0.4], [-0.4, 0.3]]))
+    mp.mp.dps = 40
+    w, b = mp.mpf(w), mp.mpf(b)
+    k = {"a": w * 1 + b, "b": w * mp.mpf(0.3) + b, "c": -w * mp.mpf(0.4) + b}
+    for _ in range(depth):
+        norm = mp.sqrt(k["a"] * k["b"])
+        angle = mp.acos(k["c"] / norm)
+        dual = norm * (mp.sin(angle) + (mp.pi - angle) * mp.cos(angle)) / (2 * mp.pi)
+        k = {"a": w * k["a"] / 2 + b, "b": w * k["b"] / 2 + b, "c": w * dual + b}
+    value, error = after.value.covariance[-1], after.error.covariance[-1]
+    truth = np.array([[k["a"], k["c"]], [k["c"], k["b"]]], float)
+    np.testing.assert_allclose(value[..., 0, 0], truth, rtol=1e-12)
+    assert np.all(np.abs(value[..., 0, 0] - truth) <= error[..., 0, 0])
+
+
+def test_the_quadrature_agrees_with_closed_forms_through_depth():
+    """The same network with the closed form hidden; errors must cover the difference."""
+    erf = theory.activation("erf")
+    plain = theory.componentwise(erf.fn, scale=erf.scale, parity="odd")
+    start = moments([[1.0, 0.5, 0.1], [0.5, 2.0, -0.3], [0.1, -0.3, 0.7]])
+    both = [propagate(theory.feedforward(a, 2.0, 0.1, depth=15), start) for a in (erf, plain)]
+    difference = jax.tree.map(lambda x, y: np.abs(x - y), both[0].value, both[1].value)
+    bound = jax.tree.map(jnp.add, both[0].error, both[1].error)
+    for d, e in zip(jax.tree.leaves(difference), jax.tree.leaves(bound), strict=True):
+        assert np.all(d <= e)
+    assert np.max(both[1].error.covariance) < 1e-10
+
+
+@pytest.mark.parametrize(("x", "equal", "tolerance"), [(1e-12, False, 1e-7), (1e-24, True, 1e-12)])
+def test_one_minus_c_keeps_its_relative_accuracy_below_rounding(x, equal, tolerance):
+    """Ordered tanh: 1 − c falls by χ per layer. Two lengths that differ by rounding are two
+    lengths, so that only inputs known to have one length keep it all the way down."""
+    chi = 0.938636268198851155
+    network = theory.repeat(theory.layer(TANH, 1.5, 0.05), 40)
+    start = separated(0.418037200533477854, x)
+    zero = jax.tree.map(jnp.zeros_like, start)
+    reading = theory.MeanField(equal_lengths=equal, errors=False)
+    fold = eqx.filter_jit(theory.interpret)
+    _, notes = fold(network, reading, theory.PreActivation(start, zero))
+    gap = np.asarray(theory.distance(along_depth(notes).value)[:, 0, 1])
+    np.testing.assert_allclose(gap[1:] / gap[:-1], chi, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("activation", "variances", "depth", "number", "tolerance"),
+    [
+        # tanh at (1, 0): 2 l q_l -> 1, with logarithmic corrections
+        ("tanh", (1.0, 0.0), 20000, lambda q, c, l: 2 * l * q, 1e-3),
+        # tanh on the critical line: l (1 - c_l) -> kappa
+        ("tanh", (1.76095463960674, 0.05), 20000, lambda q, c, l: l * c / 6.17112614217, 1e-3),
+    ],
+)
+@pytest.mark.slow
+def test_algebraic_rates_at_criticality(activation, variances, depth, number, tolerance):
+    network = theory.feedforward(theory.activation(activation), *variances, depth=depth)
+    after = propagate(network, pair(0.57, 0.5)).value
+    q = np.asarray(theory.length(after)[:, 0])
+    x = np.asarray(theory.distance(after)[:, 0, 1]) / q
+    seen = number(q, x, np.arange(depth + 1))
+    # The leading correction is (log l)/l: its coefficient from two depths takes it out.
+    far, near = depth, depth // 2
+    a = np.array([[1, np.log(far) / far, 1 / far], [1, np.log(near) / near, 1 / near],
+                  [1, np.log(near / 2) / (near / 2), 2 / near]])
+    limit = np.linalg.solve(a, seen[[far, near, near // 2]])[0]
+    assert abs(limit - 1) < tolerance
+
+
+def test_relu_at_its_critical_point_loses_angles_as_one_over_depth_squared():
+    """1 − c_l -> 9π²/(2l²); .9711 of it at l = 1000."""
+    network = theory.feedforward(RELU, 2.0, 0.0, depth=1000)
+    after = propagate(network, pair(1.0, 0.0)).value
+    x = theory.distance(after)[-1, 0, 1] / theory.length(after)[-1, 0]
+    assert abs(x * 2 * 1000**2 / (9 * np.pi**2) - 0.9711) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("variances", "rate"), [((1.0, 0.0), 1.0638), ((1.0, 1.0), 0.75225), ((2.0, 0.5), 1.34567)]
+)
+@pytest.mark.slow
+def test_residual_tanh_grows_linearly_and_its_gradient_as_exp_root_depth(variances, rate):
+    """q_l/l -> σ_w² + σ_b²; log(gradient gain)/√l -> (8/3) σ_w²/√(2π(σ_w² + σ_b²))."""
+    depth = 40000
+    network = theory.feedforward(TANH, *variances, depth=depth, residual=True)
+    after = propagate(network, moments([[1.0]]))
+    q = theory.length(after.value)[:, 0]
+    assert abs((q[-1] - q[depth // 2]) / (depth / 2) / sum(variances) - 1) < 0.01
+    gain = np.asarray(after.value.log_gain[:, 0])
+    slope = (gain[-1] - gain[depth // 4]) / (np.sqrt(depth) - np.sqrt(depth / 4))
+    assert abs(slope / rate - 1) < 0.01
+
+
+def test_two_components_mix_only_where_the_weights_allow():
+    """k = 2 with the identity table: component pairs follow the scalar recursion."""
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.normal(size=(2, 30, 2)))
+    double = propagate(theory.feedforward(TANH, 1.4, 0.1, depth=4, components=2), inputs).value
+    flat = jnp.moveaxis(inputs, -1, 1).reshape(4, 30, 1)
+    single = propagate(theory.feedforward(TANH, 1.4, 0.1, depth=4), flat).value
+    # Each component has its own bias, so only equal components share its variance.
+    first = double.covariance[0]
+    scalar = single.covariance[0, ..., 0, 0].reshape(2, 2, 2, 2)
+    expected = jnp.swapaxes(scalar, 1, 2) - 0.1 * (1 - jnp.eye(2))[None, None]
+    np.testing.assert_allclose(first, expected, rtol=1e-12, atol=1e-14)
+    # and from there on two independent pairs of numbers agree with a direct evaluation
+    cov = np.asarray(first[0, 0])
+    z = rng.multivariate_normal(np.zeros(2), cov, size=400_000)
+    products = np.tanh(z[:, 0]) * np.tanh(z[:, 1])
+    seen = double.covariance[1, 0, 0, 0, 1] / 1.4
+    assert abs(seen - products.mean()) < 5 * products.std() / np.sqrt(len(z))
+    assert abs(products.mean()) > 10 * products.std() / np.sqrt(len(z))
+
+
+def test_moments_are_differentiable_in_the_variances():
+    def final(w, b):
+        after = theory.propagate(theory.feedforward(TANH, w, b, depth=5), pair(1.0, 0.3))
+        return theory.overlap(after.value)[-1, 0, 1]
+
+    final = jax.jit(final)
+    w, b, h = 1.8, 0.1, 1e-5
+    gradient = jax.grad(final, argnums=(0, 1))(w, b)
+    by_w = (final(w + h, b) - final(w - h, b)) / (2 * h)
+    by_b = (final(w, b + h) - final(w, b - h)) / (2 * h)
+    np.testing.assert_allclose(gradient, (by_w, by_b), rtol=1e-8)

@@ -1,0 +1,272 @@
+"""The moments of φ(u) and φ(v) for Gaussian u and v, as differentiable functions.
+
+Notation: u = √q_a s and v = √q_b t with s, t standard, of correlation c = 1 − x.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
+
+from theory._activations import Componentwise
+from theory._quadrature import Resolution, half_line, quarter_plane
+
+Scalar = Float[Array, ""]
+Tree = TypeVar("Tree")
+
+_FAR = 40.0
+"""Features beyond this many standard deviations are all alike."""
+
+
+class SingleMoments(eqx.Module):
+    """Moments of φ(u), u ~ N(0, q)."""
+
+    mean: Scalar
+    """E φ(u)."""
+    square: Scalar
+    """E φ(u)²."""
+    derivative_square: Scalar
+    """E φ'(u)²."""
+    square_rate: Scalar
+    """∂square/∂q = E φ(u)φ'(u)u / q."""
+
+
+class PairErrors(eqx.Module):
+    """Of the first three `PairMoments`: absolute errors, or what errors are measured by."""
+
+    product: Scalar
+    distance: Scalar
+    slope: Scalar
+
+
+class PairMoments(eqx.Module):
+    """Moments of φ(u) and φ(v), centred Gaussian with lengths q_a, q_b and correlation 1 − x."""
+
+    product: Scalar
+    """E φ(u)φ(v)."""
+    distance: Scalar
+    """E (φ(u) − φ(v))²/2."""
+    slope: Scalar
+    """E φ'(u)φ'(v)."""
+    product_rate_a: Scalar
+    """∂product/∂q_a at fixed x = E φ'(u)u φ(v) / 2q_a."""
+    product_rate_b: Scalar
+    """∂product/∂q_b at fixed x."""
+    distance_rate_a: Scalar
+    """∂distance/∂q_a at fixed x = E φ'(u)u (φ(u) − φ(v)) / 2q_a."""
+    distance_rate_b: Scalar
+    """∂distance/∂q_b at fixed x."""
+
+
+def as_floats(*values: Any) -> list[Array]:
+    """Arrays of one floating-point type; Python numbers adapt to the others."""
+    dtype = jnp.result_type(*values, float)
+    return [jnp.asarray(value, dtype) for value in values]
+
+
+def frozen(tree: Tree) -> Tree:
+    """The same, constant under differentiation."""
+    return jax.tree.map(lambda y: stop_gradient(y) if eqx.is_array(y) else y, tree)
+
+
+def epsilon(x: Array) -> float:
+    """The relative rounding error of x."""
+    return float(jnp.finfo(x.dtype).eps)
+
+
+def _least(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).tiny) ** (1 / 3)
+
+
+def floored(q: Scalar) -> Scalar:
+    """q > 0, with derivative 1 at 0: so small, yet no second derivative overflows."""
+    return q + stop_gradient(jnp.maximum(_least(q) - q, 0))
+
+
+def features(kinks: Sequence[float], *roots: Scalar) -> list[Scalar]:
+    """Distances of the kinks from the origin, in standard deviations."""
+    distances = sorted({abs(float(k)) for k in kinks} - {0.0})
+    return [jnp.minimum(k / root, _FAR) for root in roots for k in distances]
+
+
+def grading(scale: float, root: Scalar, how: Resolution) -> Scalar:
+    """Width of the features, in standard deviations.
+
+    Not differentiated: between features the integral does not depend on where the nodes are.
+    """
+    return stop_gradient(how.stretch * scale / root)
+
+
+def _value_and_slope(fn: Callable, u: Array) -> tuple[Array, Array]:
+    return jax.jvp(fn, (u,), (jnp.ones_like(u),))
+
+
+def single_quadrature(
+    activation: Componentwise, q: Scalar, how: Resolution, *, bounds: bool = False
+) -> Any:
+    """Values; with `bounds` also the sizes of their terms and of rounding errors/eps."""
+    q = floored(q)
+    root = jnp.sqrt(q)
+    width = grading(activation.scale, root, how)
+    z, weight = half_line(features(activation.kinks, root), width, how)
+    if activation.parity is None:
+        z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight]) / 2
+    f, df = _value_and_slope(activation.fn, root * z)
+    mean = jnp.zeros_like(f) if activation.parity == "odd" else f
+    terms = (mean, f * f, df * df, f * df * z / root)
+    values = SingleMoments(*(jnp.sum(weight * y) for y in terms))
+    if not bounds:
+        return values
+    sizes = SingleMoments(*(jnp.sum(weight * jnp.abs(y)) for y in terms))
+    return values, sizes, sizes
+
+
+def single_closed(activation: Componentwise, q: Scalar) -> SingleMoments:
+    """The same from the closed form of φ."""
+    form, q = activation.closed_form, floored(q)
+    assert form is not None
+    (mean, square, slope), (_, rate, _) = jax.jvp(form.single, (q,), (jnp.ones_like(q),))
+    return SingleMoments(mean, square, slope, rate)
+
+
+def pair_closed(activation: Componentwise, q_a: Scalar, q_b: Scalar, x: Scalar) -> PairMoments:
+    """The same from the closed form of φ."""
+    form, q_a, q_b = activation.closed_form, floored(q_a), floored(q_b)
+    assert form is not None
+    one = jnp.ones_like(x)
+    values, by_a = jax.jvp(lambda q: form.pair(q, q_b, x), (q_a,), (one,))
+    _, by_b = jax.jvp(lambda q: form.pair(q_a, q, x), (q_b,), (one,))
+    return PairMoments(values[0], values[1], values[2], by_a[0], by_b[0], by_a[1], by_b[1])
+
+
+def _pair_plain(
+    activation: Componentwise,
+    q_a: Scalar,
+    q_b: Scalar,
+    x: Scalar,
+    how: Resolution | None,
+    equal: bool,
+) -> PairMoments:
+    if how is None:
+        return pair_closed(activation, q_a, q_b, x)
+    return pair_quadrature(activation, q_a, q_b, x, how, equal)
+
+
+@eqx.filter_custom_jvp
+def pair_values(
+    activation: Componentwise,
+    q_a: Scalar,
+    q_b: Scalar,
+    x: Scalar,
+    *,
+    how: Resolution | None,
+    equal: bool,
+) -> PairMoments:
+    """The moments, by quadrature or (`how` None) in closed form, with their derivatives.
+
+    Those of product and distance follow from the other moments by Price's theorem; a
+    differentiated quadrature would divide rounding errors by √x.
+    """
+    return _pair_plain(activation, q_a, q_b, x, how, equal)
+
+
+@pair_values.def_jvp
+def _pair_derivatives(primals, tangents, *, how, equal):
+    activation, q_a, q_b, x = primals
+    values = pair_values(activation, q_a, q_b, x, how=how, equal=equal)
+
+    def moved(at, tangents):
+        def plain(activation, q_a, q_b, x):
+            return _pair_plain(activation, q_a, q_b, x, how, equal)
+
+        return eqx.filter_jvp(plain, (activation, q_a, q_b, at), tangents)[1]
+
+    # Slope and rates: differences that vanish with x are divided by it, which needs some x.
+    at = x if tangents[3] is None else jnp.clip(x, epsilon(x), 2 - 4 * epsilon(x))
+    out = moved(at, tangents)
+    dq_a, dq_b, dx = (jnp.zeros_like(x) if t is None else t for t in tangents[1:])
+    by_x = jnp.sqrt(floored(q_a) * floored(q_b)) * values.slope * dx
+    product = values.product_rate_a * dq_a + values.product_rate_b * dq_b - by_x
+    distance = values.distance_rate_a * dq_a + values.distance_rate_b * dq_b + by_x
+    if jax.tree.leaves(tangents[0]):
+        by_parameters = moved(x, (tangents[0], None, None, None))
+        product += by_parameters.product
+        distance += by_parameters.distance
+    return values, eqx.tree_at(lambda m: (m.product, m.distance), out, (product, distance))
+
+
+def pair_quadrature(
+    activation: Componentwise,
+    q_a: Scalar,
+    q_b: Scalar,
+    x: Scalar,
+    how: Resolution,
+    equal: bool,
+    *,
+    bounds: bool = False,
+) -> Any:
+    """The moments; with `bounds` instead the first three, the sizes of their terms, and the
+    rounding errors of the terms over eps."""
+    if equal:
+        q_a = q_b = (q_a + q_b) / 2
+    q_a, q_b = floored(q_a), floored(q_b)
+    root_a, root_b = jnp.sqrt(q_a), jnp.sqrt(q_b)
+    eps = epsilon(x)
+
+    # c < 0 is the case |c| with −v for v; for even φ the two differ in the sign of φ' only.
+    negative = x > 1
+    x = jnp.where(negative, 2 - x, x)
+    mirrored = negative & (activation.parity != "even")
+    one = jnp.ones_like(x)
+    sign_v, sign_slope = (jnp.where(y, -one, one) for y in (mirrored, negative & ~mirrored))
+    # The rule needs x > 0; below the least, all differences keep their form and shrink with √x.
+    least = _least(x)
+    shrink = stop_gradient(jnp.sqrt(jnp.minimum(x / least, 1)))
+    breaks = features(activation.kinks, root_a, *([] if equal else [root_b]))
+    width = grading(activation.scale, jnp.maximum(root_a, root_b), how)
+    s, t, a, b, weight = quarter_plane(jnp.maximum(x, least), breaks, width, how)
+
+    # The symmetric points that differ, on a leading axis, each with s − ±t.
+    turns = [(s, t, jnp.where(mirrored, 2 * a, 2 * shrink * b))]
+    if not equal:
+        turns.append((t, s, jnp.where(mirrored, 2 * a, -2 * shrink * b)))
+    if activation.parity is None:
+        turns += [(-s, -t, -gap) for s, t, gap in turns]
+    s, t, gap = (jnp.stack(jnp.broadcast_arrays(*each)) for each in zip(*turns, strict=True))
+    weight = weight / len(turns)
+
+    def total(y):
+        return jnp.sum(weight * jnp.sum(y, axis=0))
+
+    t = sign_v * t
+    u, v = root_a * s, root_b * t
+    (fu, du), (fv, dv) = (_value_and_slope(activation.fn, y) for y in (u, v))
+    # φ(u) − φ(v) = mean slope · (u − v): by subtraction, unless that differs from the
+    # trapezoidal mean by no more than its rounding error.
+    apart, lost = u - v, eps * (jnp.abs(fu) + jnp.abs(fv))
+    trapezoid = (du + dv) / 2
+    close = jnp.abs(fu - fv - trapezoid * apart) <= 4 * lost
+    apart = jnp.where(apart == 0, 1, apart)
+    gap = root_a * gap if equal else root_a * gap + (q_a - q_b) / (root_a + root_b) * t
+    rise = jnp.where(close, trapezoid, (fu - fv) / apart) * gap
+    product, distance, slope = total(fu * fv), total(rise**2 / 2), sign_slope * total(du * dv)
+    if bounds:
+        middle = _value_and_slope(activation.fn, (u + v) / 2)[1]
+        bent, lost = jnp.abs(trapezoid - middle), lost / jnp.abs(apart)
+        doubt = jnp.where(close, jnp.minimum(bent, 5 * lost), lost)
+        doubt = jnp.abs(rise) + doubt * jnp.abs(gap) / eps
+        jump = jnp.sqrt(jnp.maximum(least - x, 0)) / eps * (du**2 + dv**2)
+        sizes = PairErrors(total(jnp.abs(fu * fv)), distance, total(jnp.abs(du * dv)))
+        rounding = PairErrors(
+            sizes.product, total(jnp.abs(rise) * doubt), sizes.slope + total(jump)
+        )
+        return PairErrors(product, distance, slope), sizes, rounding
+    by_u, by_v = du * s / (2 * root_a), dv * t / (2 * root_b)  # φ'(u)u / 2q_a, and of v
+    rates = [total(y) for y in (by_u * fv, by_v * fu, by_u * rise, -by_v * rise)]
+    if equal:
+        rates = [(rates[i] + rates[i + 1]) / 2 for i in (0, 0, 2, 2)]
+    return PairMoments(product, distance, slope, *rates)
