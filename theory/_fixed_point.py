@@ -301,7 +301,7 @@ def attractor(
     here = jnp.clip(jnp.searchsorted(seen.y, y0, side="right") - 1, 0, seen.y.size - 2)
     stays = zero_in_sight[here] & zero_in_sight[here + 1]
     rising = h0 > 0
-    index = jnp.arange(falls.size)
+    index = jnp.arange(falls.size, dtype=here.dtype)
     above = falls & ((index > here) | ((index == here) & rising))
     below = falls & ((index < here) | ((index == here) & ~rising))
     i = jnp.where(rising, jnp.argmax(above), falls.size - 1 - jnp.argmax(below[::-1]))
