@@ -164,8 +164,8 @@ def compare(
     rate of 1e-6 over all tests; its power is shown by what the same check says of theory with
     one variance 3 % wrong. χ²/dof tells whether the extrapolation fits.
 
-    Exits with 0 where theory and simulation agree, with 1 where they disagree, with 2 on bad
-    input. Writes comparison.png, .pdf and .zarr.
+    Exits with 0 where theory and simulation agree, with 1 where they disagree or a number is not
+    finite, with 2 on bad input. Writes comparison.png, .pdf and .zarr.
     """
     from sigprop import _commands
     from sigprop._requests import Inputs, Network, Run, whole_numbers

@@ -197,7 +197,17 @@ def compare(network: Network, run: Run, inputs: Inputs, output: Path | None, jso
         out.print_json({**found, "files": files, "parameters": asked})
     else:
         out.show(*verdict_tables(comparison, network), f"written to {folder}")
-    return 0 if comparison.agrees else 1
+    return exit_code(comparison)
+
+
+def exit_code(*comparisons: "Comparison") -> int:
+    """0 if theory and simulation agree in every comparison, else 1."""
+    return 0 if all(complete(c) and c.agrees for c in comparisons) else 1
+
+
+def complete(comparison: "Comparison") -> bool:
+    """Whether every number that the verdict rests on is finite."""
+    return all(np.all(np.isfinite(c.z)) and np.isfinite(c.pooled_z) for c in comparison.cells)
 
 
 def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> "Comparison":
@@ -251,7 +261,8 @@ def store_comparison(
 def comparison_as_json(comparison: "Comparison") -> dict[str, Any]:
     """The verdict as plain numbers and words."""
     return {
-        "agrees": bool(comparison.agrees),
+        "complete": complete(comparison),
+        "agrees": exit_code(comparison) == 0,
         "powerful": bool(comparison.powerful),
         "largest_z": out.number(comparison.largest_z),
         "threshold": out.number(comparison.threshold),
@@ -299,7 +310,7 @@ def verdict_tables(comparison: "Comparison", network: Network) -> list[Any]:
 
 def summary(comparison: "Comparison") -> str:
     """The verdict in one sentence."""
-    if not math.isfinite(comparison.largest_z):
+    if not complete(comparison):
         return "no verdict: not all numbers are finite (over- or underflow in the simulation)"
     verdict = "agree" if comparison.agrees else "DISAGREE"
     sign = "≤" if comparison.agrees else ">"

@@ -11,6 +11,7 @@ from sigprop._commands import (
     ESTIMATES,
     comparison_as_json,
     diagram,
+    exit_code,
     leaf_name,
     set_up,
     simulate,
@@ -64,7 +65,7 @@ def demo(
         out.print_json({"networks": found, "files": files})
     else:
         out.show(*_verdicts(networks, predicted, outcomes), f"figures and data written to {folder}")
-    return 0 if all(comparison.agrees for comparison in outcomes.values()) else 1
+    return exit_code(*outcomes.values())
 
 
 def _draw_diagram(
@@ -128,7 +129,7 @@ def _verdicts(
             *(_short(told[key]) for key in shown),
             f"{comparison.largest_z:.2f}",
             f"{_hidden_weights(comparison):.1f}",
-            "agree" if comparison.agrees else "DISAGREE",
+            "DISAGREE" if exit_code(comparison) else "agree",
         )
     limit = max(comparison.threshold for comparison in outcomes.values())
     rule = (

@@ -125,6 +125,24 @@ def measure(state: Signals) -> Moments:
     return Moments(moments.covariance, moments.separation, tangent / (width * m), state.log_gain)
 
 
+def _orthogonal_tangent(
+    inputs: Float[Array, "n width k"], key: Key[Array, ""]
+) -> Float[Array, "width k"]:
+    """A random direction orthogonal to every input, of unit mean square."""
+    n, width, k = inputs.shape
+    if width * k <= n:
+        raise ValueError(
+            f"`inputs`: must have more entries than there are inputs ({n}), so that a tangent "
+            f"orthogonal to them exists; got {width * k}"
+        )
+    tangent = jax.random.normal(key, (width * k,), inputs.dtype)
+    u, s, _ = jnp.linalg.svd(inputs.reshape(n, -1).T, full_matrices=False)
+    frame = jnp.where(s > s[0] * jnp.finfo(s.dtype).eps * width * k, 1, 0)[None] * u
+    for _ in range(2):  # once more takes out what rounding left
+        tangent = tangent - frame @ (frame.T @ tangent)
+    return (tangent / jnp.sqrt(jnp.mean(tangent**2))).reshape(width, k)
+
+
 @jax.custom_vjp
 def _mark_backward(values: Float[Array, "n width k"], mark: Float[Array, " n"]):
     """The identity; going backward it rescales each input's gradient to norm 1 and hands the
@@ -185,13 +203,18 @@ def sample_network(
     Convention
     ----------
     Lengths and correlations are averages over the units of one network; one random tangent
-    of unit mean square, the same for every input, rides along.
+    of unit mean square, orthogonal to every input, rides along. (A tangent along an input
+    changes its length too, which mean-field theory counts separately.)
+
+    Raises
+    ------
+    ValueError
+        If there is no room for a tangent beside the inputs: width_in · k <= number of inputs.
     """
     n, width_in, k = inputs.shape
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
-    tangents = jax.random.normal(tangent_key, (1, width_in, k, 1), inputs.dtype)
-    tangents = tangents / jnp.sqrt(jnp.mean(tangents**2))
-    tangents = jnp.broadcast_to(tangents, (n, width_in, k, 1))
+    tangent = _orthogonal_tangent(inputs, tangent_key)[None, ..., None]
+    tangents = jnp.broadcast_to(tangent, (n, width_in, k, 1))
     start = Signals(inputs, tangents, jnp.zeros(n, inputs.dtype))
 
     def run(marks):

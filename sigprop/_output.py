@@ -87,6 +87,10 @@ def save_figure(figure: "Figure", folder: Path, name: str) -> list[str]:
     """Write a figure in every format, each file whole or not at all; gives back the paths."""
     from sigprop._plots import styled
 
+    figure.set_dpi(DPI)
+    with styled():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # keeps the layout: finding it takes most of the time
     paths = []
     for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"

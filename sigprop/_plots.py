@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,11 +14,10 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, TwoS
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
+from sigprop._compare import Comparison, comparison_dataset
 from theory import CriticalLine, Phase, Status
-
-if TYPE_CHECKING:
-    from sigprop._compare import Comparison
 
 _WIDTH = 7.0
 """Inches across two columns of a journal."""
@@ -127,18 +126,14 @@ def phase_diagram_figure(
     return figure
 
 
-def comparison_figure(comparison: "Comparison | xr.Dataset", *, caption: str = "") -> Figure:
+def comparison_figure(comparison: Comparison | xr.Dataset, *, caption: str = "") -> Figure:
     """Draw theory and simulation layer by layer, and how far apart they are.
 
     One panel per observable shows its first cell (input 1, inputs 1 and 2); the last panel
     shows z of every cell.
     """
-    if isinstance(comparison, xr.Dataset):
-        dataset = comparison
-    else:
-        from sigprop._compare import comparison_dataset
-
-        dataset = comparison_dataset(comparison)
+    given = isinstance(comparison, xr.Dataset)
+    dataset = comparison if given else comparison_dataset(comparison)
     names = [name for name in _LAYER_LABELS if f"{name}_theory" in dataset]
     rows = -(-len(names) // 2)
     with styled():
@@ -270,14 +265,12 @@ def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
     panel.plot(layer, theory, color=_BLACK, linewidth=1, label="theory", zorder=4)
     widths = dataset["width"].values
     colours = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(widths)))
-    # Every series shows some of the layers, each its own, so that markers do not hide markers.
     series = len(widths) + 1
-    shown = np.arange(0, len(layer), max(1, len(layer) // (14 * series)))
     style: dict[str, Any] = {"linestyle": "none", "markersize": 2.6, "elinewidth": 0.7}
     for i, width in enumerate(widths):
-        at = shown[i::series]
+        at, place = _places(layer, i, series)
         panel.errorbar(
-            layer[at],
+            place,
             first["mean"][i][at],
             first["standard_error"][i][at],
             marker=_MARKERS[i % len(_MARKERS)],
@@ -285,9 +278,9 @@ def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
             label=f"$N={width}$",
             **style,
         )
-    at = shown[len(widths) :: series]
+    at, place = _places(layer, len(widths), series)
     panel.errorbar(
-        layer[at],
+        place,
         first["extrapolated"][at],
         first["extrapolated_standard_error"][at],
         marker="D",
@@ -297,7 +290,21 @@ def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
         zorder=5,
         **style,
     )
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel("layer $l$")
+
+
+def _places(layer: np.ndarray, i: int, series: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which layers series i of several shows, and where, so that no marker hides another.
+
+    In shallow networks that is all layers, a little to the side; in deep ones each series has
+    layers of its own.
+    """
+    if len(layer) <= 5 * series:
+        at = np.arange(len(layer))
+        return at, layer + 0.6 * ((i + 0.5) / series - 0.5)
+    at = np.arange(0, len(layer), max(1, len(layer) // (14 * series)))[i::series]
+    return at, layer[at]
 
 
 _PARTS = (

@@ -78,13 +78,14 @@ def epsilon(x: Array) -> float:
     return float(jnp.finfo(x.dtype).eps)
 
 
-def _least(x: Array) -> float:
+def least(x: Array) -> float:
+    """The smallest length, and 1 − |c|, that is told from zero."""
     return float(jnp.finfo(x.dtype).tiny) ** (1 / 3)
 
 
 def floored(q: Scalar) -> Scalar:
     """q > 0, with derivative 1 at 0: so small, yet no second derivative overflows."""
-    return q + stop_gradient(jnp.maximum(_least(q) - q, 0))
+    return q + stop_gradient(jnp.maximum(least(q) - q, 0))
 
 
 def features(kinks: Sequence[float], *roots: Scalar) -> list[Scalar]:
@@ -224,11 +225,11 @@ def pair_quadrature(
     one = jnp.ones_like(x)
     sign_v, sign_slope = (jnp.where(y, -one, one) for y in (mirrored, negative & ~mirrored))
     # The rule needs x > 0; below the least, all differences keep their form and shrink with √x.
-    least = _least(x)
-    shrink = stop_gradient(jnp.sqrt(jnp.minimum(x / least, 1)))
+    floor = least(x)
+    shrink = stop_gradient(jnp.sqrt(jnp.minimum(x / floor, 1)))
     breaks = features(activation.kinks, root_a, *([] if equal else [root_b]))
     width = grading(activation.scale, jnp.maximum(root_a, root_b), how)
-    s, t, a, b, weight = quarter_plane(jnp.maximum(x, least), breaks, width, how)
+    s, t, a, b, weight = quarter_plane(jnp.maximum(x, floor), breaks, width, how)
 
     # The symmetric points that differ, on a leading axis, each with s − ±t.
     turns = [(s, t, jnp.where(mirrored, 2 * a, 2 * shrink * b))]
@@ -258,8 +259,9 @@ def pair_quadrature(
         middle = _value_and_slope(activation.fn, (u + v) / 2)[1]
         bent, lost = jnp.abs(trapezoid - middle), lost / jnp.abs(apart)
         doubt = jnp.where(close, jnp.minimum(bent, 5 * lost), lost)
-        doubt = jnp.abs(rise) + doubt * jnp.abs(gap) / eps
-        jump = jnp.sqrt(jnp.maximum(least - x, 0)) / eps * (du**2 + dv**2)
+        # A bound, where rounding elsewhere is typical: it needs less of the caller's margin.
+        doubt = jnp.abs(rise) + doubt * jnp.abs(gap) / (8 * eps)
+        jump = jnp.sqrt(jnp.maximum(floor - x, 0)) / eps * (du**2 + dv**2)
         sizes = PairErrors(total(jnp.abs(fu * fv)), distance, total(jnp.abs(du * dv)))
         rounding = PairErrors(
             sizes.product, total(jnp.abs(rise) * doubt), sizes.slope + total(jump)

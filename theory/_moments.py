@@ -24,8 +24,8 @@ class Moments(eqx.Module):
     """E (u_a − u_b)(u_a − u_b)ᵀ / 2, kept beside the covariance because it holds 1 − c to
     full relative accuracy where the covariance has lost it."""
     tangent: Float[Array, "*batch n n k k"]
-    """E t_a t_bᵀ, where t_a is what one small random perturbation, the same for every input,
-    has become at input a; up to the scale exp((log_gain_a + log_gain_b)/2). Its diagonal
+    """E t_a t_bᵀ, where t_a is what one small perturbation, the same for every input and
+    orthogonal to all of them, has become at input a; up to the scale exp((log_gain_a + log_gain_b)/2). Its diagonal
     measures the slope χ, its other entries the slope of the correlation map."""
     log_gain: Float[Array, "*batch n"]
     """log of the scale of E|t_a|²/k that was taken out of `tangent` at the boundaries."""

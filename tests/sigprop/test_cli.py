@@ -274,7 +274,7 @@ class TestCompare:
         code, out, err = command(*COMPARE, "--output", "here", "--json")
         told = strict_json(out)
         assert (code, err) == (0, "")
-        assert told["agrees"] is True
+        assert (told["complete"], told["agrees"]) == (True, True)
         assert told["largest_z"] <= told["threshold"]
         observables = {"length", "correlation", "slope", "gradient_growth"}
         assert set(told["observables"]) == observables
@@ -300,6 +300,36 @@ class TestCompare:
         assert code == 1
         assert "DISAGREE" in out
         assert "hidden layers: weight variance" in out
+
+    def test_figure_shows_every_series(self, command):
+        command(*COMPARE, "--output", "here", "--json")
+        data = sigprop.read_dataset("here/comparison.zarr")
+        figure = _plots.comparison_figure(data, caption="a caption")
+        panel = figure.axes[0]
+        series = {bars.get_label(): bars for bars in panel.containers}
+        assert set(series) == {"$N=8$", "$N=16$", "$N=32$", r"$N\to\infty$"}
+        shown = series["$N=16$"].lines[0].get_ydata()
+        np.testing.assert_allclose(shown, data["length_mean"].sel(width=16, input=0))
+        (theory_line,) = [line for line in panel.lines if line.get_label() == "theory"]
+        np.testing.assert_allclose(theory_line.get_ydata(), data["length_theory"].sel(input=0))
+        z = np.concatenate([line.get_ydata() for line in figure.axes[-1].lines[:4]])
+        expected = [data[f"{name}_z"].values.ravel() for name in _plots._LAYER_LABELS]
+        np.testing.assert_allclose(z, np.concatenate(expected))
+
+    def test_no_number_is_no_agreement(self, command, monkeypatch):
+        real = sigprop.compare
+
+        def overflowing(*args, **kwargs):
+            found = real(*args, **kwargs)
+            *others, last = found.cells
+            return found._replace(cells=(*others, last._replace(z=np.full_like(last.z, np.nan))))
+
+        monkeypatch.setattr(sigprop, "compare", overflowing)
+        code, out, _ = command(*COMPARE, "--output", "here", "--json")
+        told = strict_json(out)
+        assert code == 1
+        assert (told["complete"], told["agrees"]) == (False, False)
+        assert told["observables"]["gradient_growth"]["largest_z"] is None
 
     @pytest.fixture
     def reached(self, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import sigprop
 import theory
 from sigprop import FiniteNetwork, Signals, sample_network
+from sigprop._network import _orthogonal_tangent
 from sigprop._weights import draw_weights, product
 from theory import Chain, Pointwise, WeightLaw, interpret
 
@@ -89,8 +90,9 @@ def test_tangents_are_derivatives_of_the_network(residual):
     x = inputs()
     sample = sample_network(network, x, KEY, width=9)
     fn = as_function(network, KEY, 9)
-    t = jax.random.normal(jax.random.fold_in(KEY, 1), (1, 12, 1, 1))
-    t = jnp.broadcast_to((t / jnp.sqrt(jnp.mean(t**2)))[..., 0], x.shape)
+    t = jnp.broadcast_to(_orthogonal_tangent(x, jax.random.fold_in(KEY, 1)), x.shape)
+    np.testing.assert_allclose(jnp.einsum("aui,bui->ab", x, t), 0, atol=1e-13)
+    np.testing.assert_allclose(jnp.mean(t[0] ** 2), 1, rtol=1e-13)
     values, pushed = jax.jvp(fn, (x,), (t,))
     last = jax.tree.map(lambda m: m[-1], sample.moments)
     np.testing.assert_allclose(

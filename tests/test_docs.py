@@ -1,0 +1,121 @@
+"""The documentation says what is so: its Python runs, its links and commands exist."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import sigprop
+import theory
+from sigprop._cli import app, main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page, language):
+    """The fenced blocks in a language, and the line where each begins."""
+    text = page.read_text(encoding="utf-8")
+    for found in BLOCK.finditer(text):
+        if found[1] == language:
+            yield text.count("\n", 0, found.start(2)), found[2]
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(blocks(p, "python"))], ids=name)
+def test_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"__name__": "__main__"}
+    for line, block in blocks(page, "python"):
+        # Empty lines above, so that a traceback shows the line of the page.
+        exec(compile("\n" * line + block, str(page), "exec"), scope)
+
+
+def test_quickstart_of_the_readme_is_short():
+    (block,) = blocks(ROOT / "README.md", "python")
+    assert len([line for line in block[1].splitlines() if line]) <= 12
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_and_figures_exist(page):
+    prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    assert targets or page.stem in {"api", "benchmarks"}
+    for target in targets:
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page if not path else page.parent / path
+        assert linked.is_file(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}
+
+
+COMMANDS = [
+    (name(page), line)
+    for page in PAGES
+    for _, block in blocks(page, "bash")
+    for line in block.replace("\\\n", " ").splitlines()
+    if re.search(r"(^|run )sigprop ", line)
+]
+
+
+@pytest.mark.parametrize("page, line", COMMANDS)
+def test_commands_exist_with_these_options(page, line):
+    command = line[line.index("sigprop ") :]
+    function, bound, _ = app.parse_args(command.split()[1:], exit_on_error=False, print_error=False)
+    assert callable(function)
+    assert function.__module__.startswith("sigprop.")
+
+
+def test_readme_shows_every_kind_of_command():
+    shown = {line.partition("sigprop ")[2].split()[0] for page, line in COMMANDS if page == "README.md"}
+    assert shown == {"predict", "phase-diagram", "compare", "demo"}
+
+
+def test_json_contract_of_the_quickstart(capsys):
+    (_, shown), *_ = blocks(ROOT / "docs" / "quickstart.md", "json")
+    ((_, line), *_) = [c for c in COMMANDS if c[0] == "docs/quickstart.md"]
+    assert main(line.split()[1:]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for key, expected in json.loads(shown).items():
+        if key == "phase":
+            assert found[key] == expected
+            continue
+        assert found[key]["status"] == expected["status"]
+        assert found[key]["value"] == pytest.approx(expected["value"], rel=1e-12)
+        assert found[key]["error"] <= 10 * expected["error"]
+
+
+def test_every_status_is_explained():
+    text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    for status in theory.Status:
+        assert f"| `{status.name.lower()}` |" in text
+
+
+def test_api_page_covers_the_public_names():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)
+    public = {f"{p.__name__}.{n}" for p in (theory, sigprop) for n in p.__all__}
+    # What has no docstring of its own stands in the text.
+    spoken = {"theory.ACTIVATION_NAMES", "theory.Activation", "theory.Part"}
+    assert sorted(listed) == sorted(public - spoken)
+    assert all(f"`{n.partition('.')[2]}`" in text for n in spoken)
+
+
+def test_measured_table_is_that_of_the_script():
+    """Two lengths of the table in docs/precision.md, measured again."""
+    path = ROOT / "docs" / "measure_precision.py"
+    scope = {"__name__": "measure"}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
+    rows = scope["main"](lengths=(1.0, 30.0), separations=(1e-11, 0.3))
+    assert len(rows) == 6
+    for name, q, off, told, honest in rows:
+        assert honest, (name, q)
+        assert off <= told <= 1e-10, (name, q)
