@@ -1,4 +1,4 @@
-"""Measure the errors of the Gaussian integrals against closed forms: the table of docs/precision.md.
+"""Measure the Gaussian integrals against closed forms: the table of docs/precision.md.
 
 python docs/measure_precision.py
 """
@@ -57,7 +57,9 @@ def main(lengths=LENGTHS, separations=SEPARATIONS) -> list[tuple[str, float, flo
             off = np.max(np.abs(value - truth)[i] / size[i])
             told = np.max(error[i] / size[i])
             honest = bool(np.all(np.abs(value - truth)[i] <= error[i] + truth_error[i]))
-            print(f"| {name} | {q:g} | {off:.0e} | {told:.0e} |" + ("" if honest else " too small!"))
+            print(
+                f"| {name} | {q:g} | {off:.0e} | {told:.0e} |" + ("" if honest else " too small!")
+            )
             rows.append((name, q, float(off), float(told), honest))
     return rows
 

@@ -4,7 +4,18 @@
 `theory.propagate`, `sample_jacobians` measures singular values.
 """
 
-from sigprop._compare import Cells, Comparison, Power, compare, comparison_dataset
+from sigprop._compare import (
+    OBSERVABLES,
+    Cells,
+    Comparison,
+    Observable,
+    Power,
+    compare,
+    comparison_dataset,
+    contributions,
+    extrapolate,
+    judge,
+)
 from sigprop._ensemble import Ensemble, sample_ensemble, sample_jacobians
 from sigprop._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, read_idx
 from sigprop._network import (
@@ -23,14 +34,19 @@ __all__ = [
     "Ensemble",
     "FiniteNetwork",
     "JacobianSample",
+    "OBSERVABLES",
+    "Observable",
     "Power",
     "Sample",
     "Signals",
     "compare",
     "comparison_dataset",
+    "contributions",
     "digits_inputs",
+    "extrapolate",
     "gram_inputs",
     "idx_inputs",
+    "judge",
     "pair_gram",
     "provenance",
     "read_dataset",

@@ -162,7 +162,8 @@ def extrapolate(
     coefficients = np.linalg.solve(normal, right[..., None])[..., 0]
     error = np.sqrt(np.linalg.inv(normal)[..., 0, 0])
     residual = mean - np.einsum("wi,...i->w...", design, coefficients)
-    return coefficients[..., 0], error, np.sum(weight * residual**2, axis=0)
+    chi_square = np.sum(weight * residual**2, axis=0)
+    return coefficients[..., 0], np.asarray(error), np.asarray(chi_square)
 
 
 def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.ndarray, np.ndarray]:
@@ -174,9 +175,7 @@ def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.nda
     for i, bound in enumerate(jax.tree.leaves(state.error)):
         change = [jnp.zeros_like(x) for x in leaves]
         change[i] = bound
-        _, moved = jax.jvp(
-            observable.of, (state.value,), (jax.tree.unflatten(structure, change),)
-        )
+        _, moved = jax.jvp(observable.of, (state.value,), (jax.tree.unflatten(structure, change),))
         error = error + jnp.abs(moved)
     return np.asarray(value), np.asarray(error)
 
@@ -299,7 +298,9 @@ def compare(
             replicas=count,
             seed=seed,
             gradients=gradients,
-            progress=None if progress is None else (lambda d, n, w=width: progress(f"width {w}", d, n)),
+            progress=None
+            if progress is None
+            else (lambda d, n, w=width: progress(f"width {w}", d, n)),
         )
         for width, count in zip(widths, counts, strict=True)
     ]

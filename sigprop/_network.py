@@ -82,9 +82,7 @@ class FiniteNetwork(Reading[Signals]):
         return Signals(values, slope[..., None] * state.tangents, state.log_gain), None
 
     def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Moments | None]:
-        state = Signals(
-            skip.values + branch.values, skip.tangents + branch.tangents, skip.log_gain
-        )
+        state = Signals(skip.values + branch.values, skip.tangents + branch.tangents, skip.log_gain)
         return state, self._note(state)
 
     def boundary(self, state: Signals) -> Signals:
@@ -300,9 +298,7 @@ def sample_jacobian(
     size = width_in * k
     basis = jnp.eye(size, dtype=inputs.dtype).reshape(1, width_in, k, size)
     scale = _mean_square(basis)
-    start = Signals(
-        inputs, basis / jnp.sqrt(scale)[:, None, None, None], jnp.log(scale)
-    )
+    start = Signals(inputs, basis / jnp.sqrt(scale)[:, None, None, None], jnp.log(scale))
     reading = FiniteNetwork(jax.random.fold_in(key, 0), width, None, precision)
     final, notes = interpret(network, reading, start)
     jacobian = final.tangents[0].reshape(-1, size)
@@ -312,4 +308,3 @@ def sample_jacobian(
     floor = jnp.log(values[0] * eps * layers) + jnp.log(float(size)) / 2
     shift = final.log_gain[0] / 2
     return JacobianSample(jnp.log(values) + shift, floor + shift)
-

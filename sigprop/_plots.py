@@ -62,7 +62,7 @@ _MARKERS = "os^vP*X"
 @contextmanager
 def styled() -> Iterator[None]:
     """The look of the figures; wanted while they are drawn and while they are saved."""
-    look = {
+    look: dict[Any, Any] = {
         "font.size": 8,
         "axes.titlesize": 8,
         "axes.labelsize": 8,

@@ -36,9 +36,9 @@ QUANTITIES = {
 @eqx.filter_jit
 def _reach(build, points, start, tolerance):
     """Where the length goes at every point of a block."""
-    return jax.vmap(
-        lambda point: attractor(build(**point), start=start, tolerance=tolerance)
-    )(points)
+    return jax.vmap(lambda point: attractor(build(**point), start=start, tolerance=tolerance))(
+        points
+    )
 
 
 @eqx.filter_jit

@@ -5,7 +5,6 @@ r(x) = x'/x, the factor by which one turn multiplies 1 − c.
 """
 
 import enum
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,7 +20,9 @@ from theory._status import Estimate, Status, as_estimate, choose, replace_where
 
 SHORTEST, LONGEST = 1e-30, 1e6
 """Lengths between which fixed points are looked for."""
-_SURVEY = np.log(np.append(np.geomspace(SHORTEST, 1e-12, 10)[:-1], np.geomspace(1e-12, LONGEST, 128)))
+_SURVEY = np.log(
+    np.append(np.geomspace(SHORTEST, 1e-12, 10)[:-1], np.geomspace(1e-12, LONGEST, 128))
+)
 _SLOTS = 4
 
 
@@ -361,7 +362,8 @@ def stable_correlation(
         """log r at x = e^y, and its derivative: by Price's theorem ∂s'/∂s is the pair slope."""
         x = jnp.exp(y)
         turn, _ = one_turn(body, q, x, order=order)
-        return jnp.log(turn.separation / turn.length) - y, turn.pair_slope * q * x / turn.separation - 1
+        derivative = turn.pair_slope * q * x / turn.separation - 1
+        return jnp.log(turn.separation / turn.length) - y, derivative
 
     lower, upper = jnp.asarray(np.log(1e-15), q.dtype), jnp.zeros_like(q)
 

@@ -95,7 +95,9 @@ class MeanField(Reading[Any]):
             return Moments(m.covariance, m.separation, m.tangent / scale, m.log_gain + log)
 
         value, error = scaled(state.value, jnp.log(size)), scaled(state.error, 0.0)
-        return type(state)(value, error, *([state.mean] if isinstance(state, PostActivation) else []))
+        return type(state)(
+            value, error, *([state.mean] if isinstance(state, PostActivation) else [])
+        )
 
 
 def _rounded(value: Moments, error: Moments) -> Moments:
@@ -180,7 +182,7 @@ def _componentwise(
             # ∂slope/∂c is at most the chord to c = 1, for a power series with coefficients >= 0.
             top = jnp.sqrt(own.derivative_square[rows] * own.derivative_square[columns])
             steep = (top - jnp.abs(pair.slope)) / jnp.where(x > 0, x, 1.0)
-            relative = (slope_error / jnp.where(own.derivative_square > 0, own.derivative_square, 1))
+            relative = slope_error / jnp.where(own.derivative_square > 0, own.derivative_square, 1)
             pairs = _Table(
                 local.product + moved + rate(pair.product_rate_a, pair.product_rate_b),
                 local.distance + moved + rate(pair.distance_rate_a, pair.distance_rate_b),

@@ -25,8 +25,9 @@ class Moments(eqx.Module):
     full relative accuracy where the covariance has lost it."""
     tangent: Float[Array, "*batch n n k k"]
     """E t_a t_bᵀ, where t_a is what one small perturbation, the same for every input and
-    orthogonal to all of them, has become at input a; up to the scale exp((log_gain_a + log_gain_b)/2). Its diagonal
-    measures the slope χ, its other entries the slope of the correlation map."""
+    orthogonal to all of them, has become at input a; up to the scale
+    exp((log_gain_a + log_gain_b)/2). Its diagonal measures the slope χ, its other entries
+    the slope of the correlation map."""
     log_gain: Float[Array, "*batch n"]
     """log of the scale of E|t_a|²/k that was taken out of `tangent` at the boundaries."""
 

@@ -27,6 +27,7 @@ def newton(
         Stops after a step below this, whose square is then the error that is left, or when
         small steps no longer shrink: what remains is rounding.
     """
+
     def unfinished(carry):
         _, _, _, step, before, count = carry
         stalled = (step >= before / 2) & (before < 1e-4)

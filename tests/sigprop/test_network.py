@@ -95,9 +95,7 @@ def test_tangents_are_derivatives_of_the_network(residual):
     np.testing.assert_allclose(jnp.mean(t[0] ** 2), 1, rtol=1e-13)
     values, pushed = jax.jvp(fn, (x,), (t,))
     last = jax.tree.map(lambda m: m[-1], sample.moments)
-    np.testing.assert_allclose(
-        theory.length(last), jnp.mean(values**2, axis=(1, 2)), rtol=1e-12
-    )
+    np.testing.assert_allclose(theory.length(last), jnp.mean(values**2, axis=(1, 2)), rtol=1e-12)
     scale = jnp.exp((last.log_gain[:, None] + last.log_gain[None]) / 2)
     measured = last.tangent[..., 0, 0] * scale
     expected = jnp.einsum("aui,bui->ab", pushed, pushed) / 9

@@ -89,7 +89,9 @@ def _second_moment(phi, q):
 def test_a_half_stable_point_is_one_point_or_two_or_none():
     """Around GELU's half-stable parameters the double root splits or vanishes."""
     point = theory.half_stable_points(theory.activation("gelu"))
-    q, w, b = (float(v.value[0]) for v in (point.length, point.weight_variance, point.bias_variance))
+    q, w, b = (
+        float(v.value[0]) for v in (point.length, point.weight_variance, point.bias_variance)
+    )
     assert abs(q - 3.56155281281) < 1e-11 * 5
     assert abs(w - 1.98305825744) < 1e-11
     assert abs(b - 0.172922390756) < 1e-12
@@ -149,7 +151,9 @@ def _pairs(diagonal, other):
 def test_fixed_points_differentiate_implicitly(name, w, b):
     def numbers(w, b):
         p = theory.predict(theory.layer(theory.activation(name), w, b))
-        return jnp.stack([p.length.value, p.slope.value, p.separation.value, p.correlation_slope.value])
+        return jnp.stack(
+            [p.length.value, p.slope.value, p.separation.value, p.correlation_slope.value]
+        )
 
     jacobian = jax.jit(jax.jacfwd(numbers, argnums=(0, 1)))(w, b)
     h = 1e-5

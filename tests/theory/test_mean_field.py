@@ -104,8 +104,13 @@ def test_algebraic_rates_at_criticality(activation, variances, depth, number, to
     seen = number(q, x, np.arange(depth + 1))
     # The leading correction is (log l)/l: its coefficient from two depths takes it out.
     far, near = depth, depth // 2
-    a = np.array([[1, np.log(far) / far, 1 / far], [1, np.log(near) / near, 1 / near],
-                  [1, np.log(near / 2) / (near / 2), 2 / near]])
+    a = np.array(
+        [
+            [1, np.log(far) / far, 1 / far],
+            [1, np.log(near) / near, 1 / near],
+            [1, np.log(near / 2) / (near / 2), 2 / near],
+        ]
+    )
     limit = np.linalg.solve(a, seen[[far, near, near // 2]])[0]
     assert abs(limit - 1) < tolerance
 

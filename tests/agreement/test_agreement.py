@@ -1,0 +1,136 @@
+"""Theory against simulation: agreement at false-alarm rate 1e-6, and the power to disagree.
+
+Each case is held against theory after extrapolation in 1/N with fixed keys, and the same
+check must reject the theory of every leaf of the description changed by 3 %.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sigprop
+import theory
+
+GRAM = jnp.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 0.01]])
+"""Two typical inputs, and one so short that the first bias shows."""
+
+
+def inputs(gram=GRAM):
+    return sigprop.gram_inputs(jax.random.key(1), gram, 16).astype(jnp.float32)
+
+
+def assert_agreement_with_power(comparison):
+    for cells in comparison.cells:
+        assert np.max(np.abs(cells.z)) <= comparison.threshold, cells.observable.name
+        assert abs(cells.pooled_z) <= comparison.threshold, cells.observable.name
+    assert comparison.agrees
+    for power in comparison.power:
+        assert power.rejected, power
+    assert comparison.powerful
+
+
+def test_a_tanh_network_agrees_with_theory_and_no_neighbour_of_it_does():
+    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.5, depth=5)
+    comparison = sigprop.compare(
+        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 12000, 8000, 2500)
+    )
+    assert_agreement_with_power(comparison)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "variances", "options"),
+    [
+        ("relu", (1.2, 0.5), {}),
+        ("erf", (1.5, 0.5), {"weights": "orthogonal"}),
+        ("gelu", (1.2, 0.5), {"residual": True}),
+    ],
+)
+def test_other_architectures_agree_too(name, variances, options):
+    network = theory.feedforward(theory.activation(name), *variances, depth=4, **options)
+    comparison = sigprop.compare(
+        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 12000, 8000, 2500)
+    )
+    assert_agreement_with_power(comparison)
+
+
+# Enough networks for 3 % of a small bias to show: about an hour on two cores, all told.
+DEEP = {"widths": (64, 128, 256, 512), "replicas": (4000, 3000, 1500, 400)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_variance", [1.5, 1.76095463960674, 2.5])
+def test_tanh_of_200_layers_agrees_in_every_phase(weight_variance):
+    network = theory.feedforward(theory.activation("tanh"), weight_variance, 0.05, depth=200)
+    comparison = sigprop.compare(network, inputs(), gradients=False, **DEEP)
+    assert comparison.agrees
+    body = [p for p in comparison.power if "body" in p.leaf and "weights" in p.leaf]
+    assert all(p.rejected for p in body)
+
+
+@pytest.mark.slow
+def test_digits_propagate_as_theory_says():
+    digits, _ = sigprop.digits_inputs(jax.random.key(0), 3, length=1.0)
+    network = theory.feedforward(theory.activation("tanh"), 1.76095463960674, 0.05, depth=200)
+    comparison = sigprop.compare(network, digits.astype(jnp.float32), gradients=False, **DEEP)
+    assert comparison.agrees
+    body = [p for p in comparison.power if "body" in p.leaf and "weights" in p.leaf]
+    assert all(p.rejected for p in body)
+
+
+def test_a_wrong_simulation_is_caught():
+    """Theory of one description against networks of another: 3 % in a variance is seen."""
+    phi = theory.activation("linear")
+    simulated = theory.feedforward(phi, 1.03, 0.5, depth=3)
+    described = theory.feedforward(phi, 1.0, 0.5, depth=3)
+    x = inputs()
+    ensembles = [
+        sigprop.sample_ensemble(simulated, x, width=w, replicas=6000) for w in (16, 32, 64)
+    ]
+    expected = theory.propagate(described, x.astype(float))
+    verdict = sigprop.judge(described, x.astype(float), expected, ensembles)
+    assert not verdict.agrees
+    right = theory.propagate(simulated, x.astype(float))
+    assert sigprop.judge(simulated, x.astype(float), right, ensembles).agrees
+
+
+def test_extrapolation_recovers_the_limit_of_a_known_series():
+    widths = [32, 64, 128, 256]
+    mean = np.array([[2 + 3 / w - 5 / w**2] for w in widths])
+    limit, error, chi_square = sigprop.extrapolate(widths, mean, np.full((4, 1), 1e-6))
+    np.testing.assert_allclose(limit, 2.0, atol=1e-9)
+    assert chi_square < 1e-3
+    # its standard error is that of the linear combination of the four means
+    rng = np.random.default_rng(0)
+    noisy = mean[None] + 1e-6 * rng.normal(size=(4000, 4, 1))
+    limits = np.array([sigprop.extrapolate(widths, m, np.full((4, 1), 1e-6))[0] for m in noisy])
+    assert abs(limits.std() / error - 1) < 0.06
+
+
+def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations():
+    """Influence values against the spread of the ratio itself over many batches."""
+    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.1, depth=2)
+    x = inputs()[:2]
+    ensemble = sigprop.sample_ensemble(network, x, width=32, replicas=4000)
+    observable = next(o for o in sigprop.OBSERVABLES if o.name == "correlation")
+    values = sigprop.contributions(observable, ensemble.samples)
+    covariance = np.asarray(ensemble.samples.moments.covariance, float)[..., 0, 0]
+    batches = covariance.reshape(100, 40, *covariance.shape[1:]).mean(axis=1)
+    ratios = batches[..., 0, 1] / np.sqrt(batches[..., 0, 0] * batches[..., 1, 1])
+    predicted = values.std(axis=0, ddof=1)[:, 0] / np.sqrt(40)
+    np.testing.assert_allclose(ratios.std(axis=0, ddof=1), predicted, rtol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"widths": (8, 16)}, "widths"),
+        ({"widths": (8, 8, 16)}, "widths"),
+        ({"widths": (8, 16, 32), "replicas": (2, 3)}, "replicas"),
+    ],
+)
+def test_bad_comparisons_name_the_field(arguments, field):
+    network = theory.feedforward(theory.activation("tanh"), 1.5, depth=2)
+    with pytest.raises(ValueError, match=field):
+        sigprop.compare(network, inputs(), **arguments)
