@@ -62,7 +62,7 @@ class Cells(NamedTuple):
     extrapolated: np.ndarray
     extrapolated_error: np.ndarray
     chi_square: np.ndarray
-    """Of the extrapolation, with (widths − 3) degrees of freedom."""
+    """Of the extrapolation, with widths − 3 degrees of freedom (1 for three widths)."""
     z: np.ndarray
     pooled: float
     """Extrapolated mean over all layers and cells."""
@@ -93,11 +93,12 @@ class Comparison(NamedTuple):
 
     @property
     def largest_z(self) -> float:
-        return max(_largest(c.z, c.pooled_z) for c in self.cells)
+        """NaN where anything measured is NaN."""
+        return float(np.max([_largest(c.z, c.pooled_z) for c in self.cells]))
 
     @property
     def agrees(self) -> bool:
-        """Whether no cell contradicts theory."""
+        """Whether every cell was measured and none contradicts theory."""
         return self.largest_z <= self.threshold
 
     @property
@@ -107,7 +108,7 @@ class Comparison(NamedTuple):
 
 
 def _largest(z: np.ndarray, pooled_z: float) -> float:
-    return float(max(np.max(np.abs(z)), abs(pooled_z)))
+    return float(np.max(np.abs(np.append(z, pooled_z))))
 
 
 def contributions(observable: Observable, sample: Sample) -> np.ndarray:
@@ -122,17 +123,22 @@ def contributions(observable: Observable, sample: Sample) -> np.ndarray:
     """
     if observable.name == "gradient_growth":
         return np.asarray(sample.gradient_growth, np.float64)
-    moments = jax.tree.map(lambda x: jnp.asarray(x, float), sample.moments)
-    if not observable.ratio_of_means:
-        return np.asarray(jax.vmap(observable.of)(moments))
+    return np.asarray(_contributions(observable.of, observable.ratio_of_means, sample.moments))
+
+
+@eqx.filter_jit
+def _contributions(of: Callable, ratio_of_means: bool, moments: Moments) -> Array:
+    moments = jax.tree.map(lambda x: jnp.asarray(x, float), moments)
+    if not ratio_of_means:
+        return jax.vmap(of)(moments)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), moments)
 
     def influence(one):
         centred = jax.tree.map(jnp.subtract, one, mean)
-        value, change = jax.jvp(observable.of, (mean,), (centred,))
+        value, change = jax.jvp(of, (mean,), (centred,))
         return value + change
 
-    return np.asarray(jax.lax.map(influence, moments, batch_size=64))
+    return jax.lax.map(influence, moments, batch_size=64)
 
 
 def extrapolate(
@@ -155,7 +161,7 @@ def extrapolate(
     degree = 2 if len(widths) >= 4 else 1
     design = scaled[:, None] ** np.arange(degree + 1)
     # A cell that does not fluctuate at all (a conserved number) is known exactly.
-    tiny = np.finfo(float).eps * np.maximum(np.abs(mean), 1e-300)
+    tiny = np.finfo(float).eps * np.maximum(np.abs(mean), 1e-100)
     weight = 1 / np.maximum(standard_error, tiny) ** 2
     normal = np.einsum("wi,w...,wj->...ij", design, weight, design)
     right = np.einsum("wi,w...,w...->...i", design, weight, mean)
@@ -217,7 +223,7 @@ def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[En
 
 
 def _variances(network: Part) -> list[tuple[str, Any]]:
-    """The leaves of the description that theory and simulation both depend on."""
+    """The leaves of the description, by name; their place is that in the flattened tree."""
     paths = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
 
@@ -298,13 +304,17 @@ def compare(
             replicas=count,
             seed=seed,
             gradients=gradients,
-            progress=None
-            if progress is None
-            else (lambda d, n, w=width: progress(f"width {w}", d, n)),
+            progress=_named(progress, f"width {width}"),
         )
         for width, count in zip(widths, counts, strict=True)
     ]
     return judge(network, exact, expected, ensembles)
+
+
+def _named(
+    progress: Callable[[str, int, int], None] | None, name: str
+) -> Callable[[int, int], None] | None:
+    return None if progress is None else (lambda done, total: progress(name, done, total))
 
 
 def judge(
@@ -312,7 +322,8 @@ def judge(
 ) -> Comparison:
     """The verdict on ensembles that have been drawn already."""
     several = inputs.shape[0] > 1
-    gradients = ensembles[0].samples.gradient_growth is not None
+    growths = ensembles[0].samples.gradient_growth
+    gradients = growths is not None and growths.shape[1] > 0
     chosen = [
         o
         for o in OBSERVABLES
@@ -322,11 +333,13 @@ def judge(
     tests = sum(c.z.size + 1 for c in cells)
     threshold = NormalDist().inv_cdf(1 - FALSE_ALARM / tests / 2)
     power = []
-    for index, (leaf, _) in enumerate(_variances(network)):
+    for index, (leaf, value) in enumerate(_variances(network)):
+        if not np.any(value):
+            continue  # 3 % of zero is no change
         outcomes = []
         for sign in (-1, 1):
             other = _propagate(_perturbed(network, index, 1 + sign * PERTURBATION), inputs)
-            outcomes.append(max(_distance_from(c, other) for c in cells))
+            outcomes.append(float(np.max([_distance_from(c, other) for c in cells])))
         power.append(Power(leaf, min(outcomes), min(outcomes) > threshold))
     return Comparison(
         cells,

@@ -46,7 +46,6 @@ def test_quickstart_of_the_readme_is_short():
 def test_links_and_figures_exist(page):
     prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
     targets = re.findall(r"\]\(([^)\s]+)\)", prose)
-    assert targets or page.stem in {"api", "benchmarks"}
     for target in targets:
         if re.match(r"https?:", target):
             continue
@@ -106,7 +105,7 @@ def test_api_page_covers_the_public_names():
     listed = re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)
     public = {f"{p.__name__}.{n}" for p in (theory, sigprop) for n in p.__all__}
     # What has no docstring of its own stands in the text.
-    spoken = {"theory.ACTIVATION_NAMES", "theory.Activation", "theory.Part"}
+    spoken = {"theory.ACTIVATION_NAMES", "theory.Activation", "theory.Part", "sigprop.OBSERVABLES"}
     assert sorted(listed) == sorted(public - spoken)
     assert all(f"`{n.partition('.')[2]}`" in text for n in spoken)
 

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise
@@ -26,7 +27,7 @@ def check_variance(name: str, value: Any) -> None:
     Values that are being traced by JAX are not looked at: inside a compiled sweep a bad
     point becomes a status, not an exception.
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     array = np.asarray(value)
     if not np.all(np.isfinite(array) & (array >= 0)):

