@@ -28,7 +28,16 @@ def name(page):
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(blocks(p, "python"))], ids=name)
+# Pages whose examples need more than a few seconds.
+SLOW = {"docs/comparison.md"}
+RUNNING = [
+    pytest.param(page, marks=[pytest.mark.slow] * (name(page) in SLOW), id=name(page))
+    for page in PAGES
+    if any(blocks(page, "python"))
+]
+
+
+@pytest.mark.parametrize("page", RUNNING)
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope = {"__name__": "__main__"}
@@ -110,6 +119,7 @@ def test_api_page_covers_the_public_names():
     assert all(f"`{n.partition('.')[2]}`" in text for n in spoken)
 
 
+@pytest.mark.slow
 def test_measured_table_is_that_of_the_script():
     """Two lengths of the table in docs/precision.md, measured again."""
     path = ROOT / "docs" / "measure_precision.py"

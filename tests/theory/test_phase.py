@@ -1,0 +1,147 @@
+"""Phases, critical lines and diagrams: published points, honest statuses, no lost points."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import theory
+from theory import Phase, Status
+
+TANH, ERF, RELU = (theory.activation(name) for name in ("tanh", "erf", "relu"))
+
+# bias_variance -> q*, weight_variance on χ = 1: two independent high-precision computations.
+CRITICAL = [
+    ("tanh", 0.001, 0.107292356147532, 1.18918958523468),
+    ("tanh", 0.01, 0.273300913458231, 1.42420529048860),
+    ("tanh", 0.05, 0.570047881640764, 1.76095463960674),
+    ("tanh", 0.2, 1.16449628745798, 2.28515247372019),
+    ("erf", 0.05, 0.517176837980564, 1.37583900734668),
+    ("hard_tanh", 0.05, 0.463863969432006, 1.16554468963588),
+]
+
+
+@pytest.mark.parametrize(("name", "bias_variance", "q", "w"), CRITICAL)
+def test_published_critical_points(name, bias_variance, q, w):
+    found = theory.critical_points(theory.activation(name), bias_variance)
+    assert abs(found.length.value[0] - q) <= 2e-14 + found.length.error[0] < 1e-10 * q
+    assert abs(found.weight_variance.value[0] - w) <= 2e-14 + found.weight_variance.error[0]
+    assert found.weight_variance.error[0] < 1e-10 * w
+    assert list(found.length.status) == [Status.OK, Status.ABSENT, Status.ABSENT]
+
+
+@pytest.mark.parametrize(
+    ("name", "q", "w", "b"),
+    [
+        ("gelu", 3.56155281281, 1.98305825744, 0.172922390756),
+        ("silu", 14.320173618, 1.98800467827, 0.555143170722),
+    ],
+)
+def test_published_half_stable_points(name, q, w, b):
+    found = theory.half_stable_points(theory.activation(name))
+    np.testing.assert_allclose(found.length.value[0], q, rtol=2e-11)
+    np.testing.assert_allclose(found.weight_variance.value[0], w, rtol=2e-11)
+    np.testing.assert_allclose(found.bias_variance.value[0], b, rtol=2e-11)
+
+
+def test_relu_and_tanh_have_no_half_stable_point():
+    for phi in (RELU, TANH):
+        assert np.all(np.isnan(theory.half_stable_points(phi).length.value))
+
+
+def test_the_critical_line_of_erf_in_closed_form():
+    q = np.geomspace(1e-6, 1e4, 41)
+    line = theory.critical_line(ERF, q)
+    w = np.pi / 4 * np.sqrt(1 + 4 * q)
+    b = q - w * 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q))
+    np.testing.assert_allclose(line.weight_variance.value, w, rtol=1e-13)
+    assert np.all(np.abs(line.bias_variance.value - b) <= line.bias_variance.error + 4e-16 * q)
+
+
+def test_the_rate_at_criticality_from_two_expectations():
+    """κ = 2 E φ'² / (q E φ''²) = 6.17112614217 for tanh at σ_b² = .05."""
+    q = theory.critical_points(TANH, 0.05).length.value[0]
+    second = jax.vmap(jax.grad(jax.grad(jnp.tanh)))
+    first = jax.vmap(jax.grad(jnp.tanh))
+    top = theory.gaussian_expectation(lambda z: first(z) ** 2, q).value
+    bottom = theory.gaussian_expectation(lambda z: second(z) ** 2, q).value
+    np.testing.assert_allclose(2 * top / (q * bottom), 6.17112614217, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("phi", "w", "b", "phase"),
+    [
+        (TANH, 1.5, 0.05, Phase.ORDERED),
+        (TANH, 1.76095463960674, 0.05, Phase.CRITICAL),
+        (TANH, 2.5, 0.05, Phase.CHAOTIC),
+        (TANH, 1.0, 0.0, Phase.CRITICAL),
+        (RELU, 1.2, 0.3, Phase.ORDERED),
+        (RELU, 2.0, 0.0, Phase.CRITICAL),
+        (RELU, 2.5, 0.1, Phase.DIVERGENT),
+    ],
+)
+def test_phases(phi, w, b, phase):
+    p = theory.predict(theory.layer(phi, w, b))
+    assert p.phase == phase
+    if phase == Phase.CRITICAL:
+        assert p.depth_scale_correlation.status in (Status.INFINITE, Status.ABSENT)
+    if phase == Phase.DIVERGENT:
+        assert p.length.status == Status.INFINITE
+        assert p.depth_scale_length.status == Status.ABSENT
+        np.testing.assert_allclose(p.slope.value, w / 2, rtol=1e-12)
+
+
+def test_depth_scales_are_those_of_the_maps():
+    p = theory.predict(theory.layer(TANH, 1.5, 0.05))
+    chi = 0.938636268198851155
+    np.testing.assert_allclose(p.depth_scale_correlation.value, -1 / np.log(chi), rtol=1e-12)
+    assert p.correlation.value == 1
+
+
+def build(weight_variance, bias_variance):
+    return theory.layer(ERF, weight_variance, bias_variance)
+
+
+def test_a_diagram_holds_what_single_points_say_and_no_bad_point_costs_it():
+    weights = np.array([0.5, 1.2, np.nan, 2.0, 3.0])
+    biases = np.array([-0.1, 0.0, 0.1])
+    diagram = theory.phase_diagram(build, {"weight_variance": weights, "bias_variance": biases})
+    assert dict(diagram.sizes) == {"weight_variance": 5, "bias_variance": 3}
+    bad = ~(weights >= 0)[:, None] | (biases < 0)[None]
+    np.testing.assert_array_equal(diagram["length_status"] == Status.INVALID, bad)
+    np.testing.assert_array_equal(diagram["phase"] == Phase.UNKNOWN, bad)
+    assert np.all(np.isnan(diagram["length"].values[bad]))
+    assert np.all(np.isfinite(diagram["slope"].values[~bad]))
+    for i, j in [(0, 1), (1, 2), (3, 2), (4, 1)]:
+        point = theory.predict(build(weights[i], biases[j]))
+        for name in ("length", "slope", "correlation"):
+            estimate = getattr(point, name)
+            assert diagram[f"{name}_status"].values[i, j] == estimate.status
+            if estimate.status == Status.ABSENT:  # the correlation at q* = 0
+                continue
+            gap = abs(diagram[name].values[i, j] - estimate.value)
+            assert gap <= estimate.error + diagram[f"{name}_error"].values[i, j]
+        assert diagram["phase"].values[i, j] == point.phase
+    assert diagram["phase"].attrs["flag_meanings"].split()[Phase.CHAOTIC] == "chaotic"
+
+
+def leaky(negative_slope, weight_variance):
+    phi = theory.activation("leaky_relu", negative_slope=negative_slope)
+    return theory.layer(phi, weight_variance, 0.0)
+
+
+def test_a_parameter_of_the_activation_can_be_an_axis():
+    """leaky relu: q'/q = χ = σ_w² (1 + a²)/2 at every length."""
+    axes = {"negative_slope": [0.0, 0.3], "weight_variance": [1.0, 2.0, 2.2]}
+    diagram = theory.phase_diagram(leaky, axes)
+    a, w = np.meshgrid(*axes.values(), indexing="ij")
+    np.testing.assert_allclose(diagram["slope"], w * (1 + a**2) / 2, rtol=1e-12)
+    expected = np.where(w * (1 + a**2) / 2 > 1 + 1e-9, Phase.DIVERGENT, Phase.ORDERED)
+    expected[0, 1] = Phase.CRITICAL
+    np.testing.assert_array_equal(diagram["phase"], expected)
+
+
+@pytest.mark.parametrize("axes", [{}, {"weight_variance": []}, {"weight_variance": [[1.0]]}])
+def test_bad_axes_are_refused(axes):
+    with pytest.raises(ValueError, match=r"axes|weight_variance"):
+        theory.phase_diagram(build, axes)
