@@ -11,11 +11,10 @@ seconds per layer against the matrix product and the random numbers that it cann
 import argparse
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import equinox as eqx
 import jax
-
-jax.config.update("jax_enable_x64", True)
-
 import jax.numpy as jnp
 import numpy as np
 from scipy import integrate
@@ -24,6 +23,7 @@ import sigprop
 import theory
 
 TANH = theory.activation("tanh")
+POOL = ThreadPoolExecutor(2)
 WEIGHTS, BIASES = np.linspace(0.5, 4.0, 64), np.linspace(1e-3, 0.5, 64)
 
 
@@ -34,7 +34,7 @@ def build(weight_variance, bias_variance):
 
 def timed(fn, repeats):
     """The median of several timings in seconds, and the last result."""
-    times = []
+    times, result = [], None
     for _ in range(repeats):
         start = time.perf_counter()
         result = jax.block_until_ready(fn())
@@ -110,46 +110,48 @@ def diagram_rows(points, repeats):
     ]
 
 
-def simulation_rows(repeats):
-    """Rows (what, seconds per layer, ratio) for explicit weights, float32, two inputs."""
-    rows = []
+@eqx.filter_jit
+def draw(keys, width):
+    """Only the random numbers of the weights, network after network."""
+    fn = lambda key: jnp.sum(jax.random.normal(key, (width, width), jnp.float32))
+    return jax.lax.map(fn, keys)
+
+
+@eqx.filter_jit
+def multiply(weights, vectors, count):
+    """Only the products with the weights."""
+    step = lambda _, v: jnp.matmul(weights, v, precision="highest") * 1e-3
+    return jax.lax.fori_loop(0, count, step, vectors)
+
+
+def simulation_row(width, replicas, depth, repeats):
+    """Seconds per layer and network: all, random numbers, product, and the ratio."""
     x = sigprop.gram_inputs(jax.random.key(0), jnp.eye(2), 16).astype(jnp.float32)
-    for width, replicas, depth in [(128, 64, 50), (256, 32, 50), (512, 16, 50), (1024, 8, 50)]:
-        network = theory.feedforward(TANH, 1.76095463960674, 0.05, depth=depth)
-
-        def simulate(network=network, width=width, replicas=replicas):
-            return sigprop.sample_ensemble(network, x, width=width, replicas=replicas).samples
-
-        keys = jax.random.split(jax.random.key(1), replicas * depth).reshape(replicas, depth)
-        vectors = jnp.ones((width, 4), jnp.float32)
-
-        @jax.jit
-        def draw(keys, width=width):
-            fn = lambda key: jnp.sum(jax.random.normal(key, (width, width), jnp.float32))
-            return jax.lax.map(fn, keys.reshape(-1))
-
-        @jax.jit
-        def multiply(weights, vectors, count=replicas * depth):
-            step = lambda _, v: jnp.matmul(weights, v, precision="highest") * 1e-3
-            return jax.lax.fori_loop(0, count, step, vectors)
-
-        weights = jax.random.normal(jax.random.key(2), (width, width), jnp.float32)
-        for fn in (simulate, lambda: draw(keys), lambda: multiply(weights, vectors)):
-            jax.block_until_ready(fn())
-        layers = replicas * (depth + 1)
-        total = timed(simulate, repeats)[0] / layers
-        # The generator and the product run on one core here; the ensemble uses two.
-        random = timed(lambda: draw(keys), repeats)[0] / (replicas * depth)
-        matrix = timed(lambda: multiply(weights, vectors), repeats)[0] / (replicas * depth)
-        rows.append((width, total, random, matrix, total / (random + matrix)))
-    return rows
+    network = theory.feedforward(TANH, 1.76095463960674, 0.05, depth=depth)
+    keys = jax.random.split(jax.random.key(1), replicas * depth)
+    weights = jax.random.normal(jax.random.key(2), (width, width), jnp.float32)
+    vectors = jnp.ones((width, 4), jnp.float32)
+    runs = (
+        lambda: sigprop.sample_ensemble(network, x, width=width, replicas=replicas).samples,
+        # Two threads, as the ensemble has them.
+        lambda: list(POOL.map(lambda k: jax.block_until_ready(draw(k, width)), jnp.split(keys, 2))),
+        lambda: multiply(weights, vectors, replicas * depth),
+    )
+    for run in runs:
+        jax.block_until_ready(run())
+    layers = replicas * (depth + 1), replicas * depth, replicas * depth
+    total, random, matrix = (
+        timed(run, repeats)[0] / count for run, count in zip(runs, layers, strict=True)
+    )
+    return total, random, matrix, total / (random + matrix)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Speed as ratios, side by side in one run.")
     parser.add_argument("--points", type=int, default=24, help="points for scipy's quad")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(argv)
+    jax.config.update("jax_enable_x64", True)
     print(
         f"{platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
@@ -161,7 +163,8 @@ def main(argv=None):
         "\n| width | simulation, µs per layer and network | random numbers | product "
         "| ratio to their sum |\n|---|---|---|---|---|"
     )
-    for width, total, random, matrix, ratio in simulation_rows(options.repeats):
+    for width, replicas in [(128, 64), (256, 32), (512, 16), (1024, 8)]:
+        total, random, matrix, ratio = simulation_row(width, replicas, 50, options.repeats)
         print(
             f"| {width} | {total * 1e6:.0f} | {random * 1e6:.0f} | {matrix * 1e6:.0f} "
             f"| {ratio:.2f} |"

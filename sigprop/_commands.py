@@ -207,7 +207,9 @@ def exit_code(*comparisons: "Comparison") -> int:
 
 def complete(comparison: "Comparison") -> bool:
     """Whether every number that the verdict rests on is finite."""
-    return all(np.all(np.isfinite(c.z)) and np.isfinite(c.pooled_z) for c in comparison.cells)
+    return all(
+        np.all(np.isfinite(c.z[c.resolved])) and np.isfinite(c.pooled_z) for c in comparison.cells
+    )
 
 
 def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> "Comparison":
@@ -277,7 +279,9 @@ def comparison_as_json(comparison: "Comparison") -> dict[str, Any]:
 
 def _verdict(cells: Any) -> dict[str, float | None]:
     return {
-        "largest_z": out.number(np.max(np.abs(cells.z))),
+        "largest_z": out.number(np.max(np.abs(cells.z[cells.resolved]), initial=0.0)),
+        "cells": int(cells.z.size),
+        "cells_resolved": int(cells.resolved.sum()),
         "pooled_z": out.number(cells.pooled_z),
         "pooled_theory": out.number(cells.pooled_theory),
         "pooled_simulation": out.number(cells.pooled),
@@ -297,7 +301,7 @@ def verdict_tables(comparison: "Comparison", network: Network) -> list[Any]:
             cells.observable.name.replace("_", " "),
             f"{cells.pooled_theory:.5g}",
             f"{cells.pooled:.5g} ± {cells.pooled_error:.1g}",
-            f"{np.max(np.abs(cells.z)):.2f}",
+            f"{np.max(np.abs(cells.z[cells.resolved]), initial=0.0):.2f}",
             f"{cells.pooled_z:+.2f}",
             f"{np.mean(cells.chi_square) / freedom:.2f}",
         )

@@ -25,6 +25,14 @@ PERTURBATION = 0.03
 """Relative change of a leaf of the description that the power refers to."""
 
 
+HEAVY_TAIL = 15.0
+"""Kurtosis over networks beyond which a cell is not judged. Deep in the ordered phase 1 − c is
+nearly log-normal: a few networks carry the mean, and neither it nor its standard error is
+known from a sample."""
+ROUNDING = 16
+"""Differences below this many roundings of the simulation's dtype are not judged either."""
+
+
 class Observable(NamedTuple):
     """A number per layer that theory and simulation both have."""
 
@@ -56,6 +64,7 @@ class Cells(NamedTuple):
     observable: Observable
     theory: np.ndarray
     theory_error: np.ndarray
+    """With the rounding of the simulation."""
     mean: np.ndarray
     """[widths, layers, cells]."""
     standard_error: np.ndarray
@@ -63,7 +72,10 @@ class Cells(NamedTuple):
     extrapolated_error: np.ndarray
     chi_square: np.ndarray
     """Of the extrapolation, with widths − 3 degrees of freedom (1 for three widths)."""
+    resolved: np.ndarray
+    """Where means over networks can be judged at all: see `HEAVY_TAIL`."""
     z: np.ndarray
+    """NaN where not resolved."""
     pooled: float
     """Extrapolated mean over all layers and cells."""
     pooled_theory: float
@@ -94,7 +106,7 @@ class Comparison(NamedTuple):
     @property
     def largest_z(self) -> float:
         """NaN where anything measured is NaN."""
-        return float(np.max([_largest(c.z, c.pooled_z) for c in self.cells]))
+        return float(np.max([_largest(c.z[c.resolved], c.pooled_z) for c in self.cells]))
 
     @property
     def agrees(self) -> bool:
@@ -186,10 +198,19 @@ def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.nda
     return np.asarray(value), np.asarray(error)
 
 
-def _z(difference: Any, theory_error: Any, error: Any) -> Any:
-    """The difference beyond theory's own error bound, in standard errors."""
-    beyond = np.maximum(np.abs(difference) - theory_error, 0)
-    return np.sign(difference) * beyond / error
+def _z(difference: Any, slack: Any, error: Any) -> Any:
+    """The difference beyond what theory and rounding leave open, in standard errors."""
+    beyond = np.maximum(np.abs(difference) - slack, 0)
+    # 0/0: a number that does not fluctuate and agrees.
+    ratio = np.divide(beyond, error, out=np.zeros_like(beyond), where=(beyond != 0) | (error != 0))
+    return np.sign(difference) * ratio
+
+
+def _kurtosis(samples: np.ndarray) -> np.ndarray:
+    """E d⁴/(E d²)² over the leading axis, 0 where nothing fluctuates; 3 for a Gaussian."""
+    square = (samples - samples.mean(axis=0)) ** 2
+    variance = np.mean(square, axis=0)
+    return np.mean(square**2, axis=0) / np.where(variance > 1e-100, variance, 1.0) ** 2
 
 
 def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[Ensemble]) -> Cells:
@@ -199,13 +220,19 @@ def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[En
     mean = np.stack([c.mean(axis=0) for c in each])
     standard = np.stack([c.std(axis=0, ddof=1) / np.sqrt(len(c)) for c in each])
     intercept, error, chi_square = extrapolate(widths, mean, standard)
-    pools = [c.mean(axis=(1, 2)) for c in each]
-    pooled, pooled_error, _ = extrapolate(
-        widths,
-        np.array([p.mean() for p in pools]),
-        np.array([p.std(ddof=1) / np.sqrt(len(p)) for p in pools]),
-    )
-    return Cells(
+    # Overflow (NaN) counts as resolved, so that it is seen.
+    resolved = ~np.any([_kurtosis(c) > HEAVY_TAIL for c in each], axis=0)
+    eps = float(jnp.finfo(ensembles[0].samples.moments.covariance.dtype).eps)
+    errors = errors + ROUNDING * eps * np.abs(values)
+    pooled, pooled_error = np.zeros(()), np.ones(())
+    if resolved.any():
+        pools = [c[:, resolved].mean(axis=1) for c in each]
+        pooled, pooled_error, _ = extrapolate(
+            widths,
+            np.array([p.mean() for p in pools]),
+            np.array([p.std(ddof=1) / np.sqrt(len(p)) for p in pools]),
+        )
+    cells = Cells(
         observable,
         values,
         errors,
@@ -214,12 +241,26 @@ def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[En
         intercept,
         error,
         chi_square,
-        _z(intercept - values, errors, error),
+        resolved,
+        np.zeros_like(values),
         float(pooled),
-        float(values.mean()),
+        0.0,
         float(pooled_error),
-        float(_z(pooled - values.mean(), errors.mean(), pooled_error)),
+        0.0,
     )
+    z, pooled_theory, pooled_z = _scores(cells, values, errors)
+    return cells._replace(z=z, pooled_theory=pooled_theory, pooled_z=pooled_z)
+
+
+def _scores(cells: Cells, values: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """z per cell (NaN where not resolved), the pooled theory, and the pooled z."""
+    z = _z(cells.extrapolated - values, slack, cells.extrapolated_error)
+    z = np.where(cells.resolved, z, np.nan)
+    if not cells.resolved.any():
+        return z, 0.0, 0.0
+    mean, margin = values[cells.resolved].mean(), slack[cells.resolved].mean()
+    pooled_z = _z(np.asarray(cells.pooled - mean), margin, np.asarray(cells.pooled_error))
+    return z, float(mean), float(pooled_z)
 
 
 def _variances(network: Part) -> list[tuple[str, Any]]:
@@ -283,7 +324,8 @@ def compare(
     Accuracy
     --------
     Standard errors come from independent networks. Beyond N ≲ depth the expansion in 1/N
-    need not hold; then χ² of the fit says so.
+    need not hold; then χ² of the fit says so. Cells whose fluctuations have heavy tails are
+    not judged, and counted in `Cells.resolved`.
     """
     widths = tuple(widths)
     counts = (replicas,) * len(widths) if isinstance(replicas, int) else tuple(replicas)
@@ -330,7 +372,7 @@ def judge(
         if (several or o.name != "correlation") and (gradients or o.name != "gradient_growth")
     ]
     cells = tuple(_fit(o, expected, ensembles) for o in chosen)
-    tests = sum(c.z.size + 1 for c in cells)
+    tests = sum(int(c.resolved.sum()) + 1 for c in cells)
     threshold = NormalDist().inv_cdf(1 - FALSE_ALARM / tests / 2)
     power = []
     for index, (leaf, value) in enumerate(_variances(network)):
@@ -353,10 +395,9 @@ def judge(
 
 def _distance_from(cells: Cells, other: PreActivation) -> float:
     """The largest |z| of the same measurements against another prediction."""
-    values, errors = _theory_values(cells.observable, other)
-    z = _z(cells.extrapolated - values, errors, cells.extrapolated_error)
-    pooled = _z(cells.pooled - values.mean(), errors.mean(), cells.pooled_error)
-    return _largest(z, float(pooled))
+    values, _ = _theory_values(cells.observable, other)
+    z, _, pooled_z = _scores(cells, values, cells.theory_error)
+    return _largest(z[cells.resolved], pooled_z)
 
 
 def comparison_dataset(comparison: Comparison) -> xr.Dataset:
@@ -375,6 +416,7 @@ def comparison_dataset(comparison: Comparison) -> xr.Dataset:
             "extrapolated": cells.extrapolated,
             "extrapolated_standard_error": cells.extrapolated_error,
             "z": cells.z,
+            "resolved": cells.resolved.astype(np.int8),
             "chi_square": cells.chi_square,
         }
         for name, values in columns.items():

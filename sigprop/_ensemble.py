@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 
 
 class Ensemble(eqx.Module):
-    """Measurements of `replicas` networks of one width, as NumPy arrays.
+    """Measurements of `replicas` networks of one width.
 
     Replica r depends on `seed`, `width` and r alone: not on how many were drawn, in which
     order, or in which blocks.
@@ -79,7 +79,7 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
             done = min(start + block, replicas)
             if progress is not None:
                 progress(done, replicas)
-    return jax.tree.map(lambda *xs: np.concatenate(xs)[:replicas], *pieces)
+    return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[:replicas]), *pieces)
 
 
 def _default_block(replicas: int, width: int, turns: int) -> int:

@@ -125,6 +125,8 @@ def survey(body: Part, *, order: int = 64) -> Survey:
         return jnp.log(turn.length) - y, error.length / turn.length, turn.slope, error.slope
 
     h, noise, slope, slope_error = jax.vmap(look)(y)
+    # Where the quadrature fails the sign of h is still the best guess; the error will say so.
+    noise = jnp.where(noise < 1e-6, noise, 0.0)
     _, dh = jax.vmap(lambda y: _with_derivative(lambda y: _log_growth(body, y, order), y))(y)
     # A pair of roots between two nodes shows as an extremum that heads for zero from both ends.
     heading = (h[:-1] * dh[:-1] < 0) & (h[1:] * dh[1:] > 0) & (h[:-1] * h[1:] > 0)
@@ -175,6 +177,7 @@ def _length_point(body, seen: Survey, y, width, tolerance, order) -> LengthPoint
     # |δq| = (error of the map + residual)/|1 − λ|, and never more than the bracket.
     residual = local.length + jnp.abs(turn.length - q)
     error = jnp.minimum(residual / jnp.abs(1 - rate), q * jnp.expm1(width))
+    error = jnp.where(local.length < 1e-6 * q, error, jnp.inf)
     rate_error = seen.change(seen.multiplier, y) * error / q + local.length / q
     slope_error = local.slope + seen.change(seen.slope, y) * error / q
     error, rate_error, slope_error = jax.lax.stop_gradient((error, rate_error, slope_error))
@@ -365,7 +368,8 @@ def stable_correlation(
         derivative = turn.pair_slope * q * x / turn.separation - 1
         return jnp.log(turn.separation / turn.length) - y, derivative
 
-    lower, upper = jnp.asarray(np.log(1e-15), q.dtype), jnp.zeros_like(q)
+    # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
+    lower, upper = (jnp.asarray(np.log(end), q.dtype) for end in (1e-15, 1.5))
 
     def solve(start):
         def look(order):

@@ -118,6 +118,8 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
         phase=phase.astype(jnp.int8),
     )
 
+    no_scale = replace_where(reached.divergent, Status.ABSENT, prediction.depth_scale_length)
+    prediction = eqx.tree_at(lambda p: p.depth_scale_length, prediction, no_scale)
     # Nothing is silently NaN: a value that is not a number has a status that says so.
     lost = lambda e: jnp.isnan(e.value) & (e.status <= Status.INACCURATE)
     prediction = replace_where(lost, Status.NOT_CONVERGED, prediction)
