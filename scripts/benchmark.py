@@ -12,6 +12,7 @@ import argparse
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,7 +35,8 @@ def build(weight_variance, bias_variance):
 
 def timed(fn, repeats):
     """The median of several timings in seconds, and the last result."""
-    times, result = [], None
+    times: list[float] = []
+    result: Any = None
     for _ in range(repeats):
         start = time.perf_counter()
         result = jax.block_until_ready(fn())
