@@ -70,12 +70,11 @@ def _nested(t2: Array, divisors: tuple[int, ...]) -> Array:
 def _graded(length: Float[Array, "*b"], width: Array, order: int) -> tuple[Array, Array]:
     """The same, with nodes that crowd towards 0 so that features of this width are resolved.
 
-    y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width):
-    nearly even in log y beyond the width, at the price of a few multiplications.
+    y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width): nearly even in log y
+    beyond the width, at the price of a few multiplications.
     """
     xi, omega = _table(length, order)
     top = jnp.square(jnp.arcsinh(length / width))[..., None]
-
     scale, t2 = length[..., None] / _nested(top, _RATIO), top * xi * xi
     return scale * xi * _nested(t2, _RATIO), scale * _nested(t2, _SLOPE) * omega
 

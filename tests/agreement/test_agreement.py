@@ -122,6 +122,18 @@ def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations():
     np.testing.assert_allclose(ratios.std(axis=0, ddof=1), predicted, rtol=0.3)
 
 
+def test_means_that_a_few_networks_carry_are_not_judged():
+    """Deep in the ordered phase 1 − c is nearly log-normal; lengths and slopes are not."""
+    network = theory.feedforward(theory.activation("tanh"), 1.2, 0.05, depth=120)
+    pair = sigprop.gram_inputs(jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16)
+    comparison = sigprop.compare(network, pair, widths=(8, 12, 16), replicas=150, gradients=False)
+    resolved = {c.observable.name: c.resolved.mean() for c in comparison.cells}
+    assert resolved["length"] > 0.9
+    assert resolved["correlation"] < 0.5
+    correlation = next(c for c in comparison.cells if c.observable.name == "correlation")
+    assert np.all(np.isnan(correlation.z) == ~correlation.resolved)
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [

@@ -145,3 +145,16 @@ def test_a_parameter_of_the_activation_can_be_an_axis():
 def test_bad_axes_are_refused(axes):
     with pytest.raises(ValueError, match=r"axes|weight_variance"):
         theory.phase_diagram(build, axes)
+
+
+def test_an_undeclared_kink_is_not_passed_off_as_a_fixed_point():
+    """A quadrature that fails must say so, not give the start length back with error 0."""
+
+    def bent(z):
+        return jnp.where(z > 0.7, 2 * z - 0.7, z)
+
+    truth = theory.predict(theory.layer(theory.componentwise(bent, kinks=(0.7,)), 0.5, 0.1))
+    blind = theory.predict(theory.layer(theory.componentwise(bent, scale=1e9), 0.5, 0.1))
+    assert truth.length.status == Status.OK
+    assert abs(blind.length.value - truth.length.value) <= blind.length.error
+    assert blind.length.status != Status.OK
