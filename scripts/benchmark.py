@@ -158,8 +158,9 @@ def main(argv=None):
         f"{platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
     )
+    rows = diagram_rows(options.points, options.repeats)
     print("\n| diagram 64×64, tanh | seconds | ratio |\n|---|---|---|")
-    for what, seconds, ratio in diagram_rows(options.points, options.repeats):
+    for what, seconds, ratio in rows:
         print(f"| {what} | {seconds:.3g} | {ratio:.3g} |")
     print(
         "\n| width | simulation, µs per layer and network | random numbers | product "
