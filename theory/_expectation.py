@@ -114,7 +114,7 @@ def pair_moments(
 
     Accuracy
     --------
-    As for `single_moments` (1e-12 at q = 1e6), and `distance` has relative accuracy down to
+    As for `single_moments` (2e-11 at q = 1e6), and `distance` has relative accuracy down to
     x = 0: 1e-14, save 1e-11 where |u − v| is about 1e-5 of the scale of φ, and 1e-9 for even φ
     with q < 1e-6. Where an odd φ makes `product` vanish with c, its error stays that of its
     terms. Derivatives of `product` and `distance` follow from Price's theorem and are as
