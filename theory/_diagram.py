@@ -11,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from theory._architecture import Part
+from theory._architecture import Part, Pointwise
 from theory._fixed_point import attractor
 from theory._phase import Phase, Prediction, complete
 from theory._status import Estimate, Status
 
 _BLOCK = 512
-"""Points per compiled call: intermediate arrays then stay in cache."""
+"""Points per compiled call, of which one runs on each core."""
 _ORDERS = ((1.0, 28), (10.0, 32), (1e2, 40), (1e4, 48), (np.inf, 64))
 """Largest length, and nodes per panel that reach 1e-10 up to it (docs/precision)."""
+
+_KINKED = 48
+"""Nodes per panel that reach it where panels end at kinks."""
 
 QUANTITIES = {
     "length": "length q* per real component",
@@ -43,9 +46,12 @@ def _reach(build, points, start, tolerance):
 
 @eqx.filter_jit
 def _finish(build, points, reached, tolerance, order):
-    return jax.vmap(lambda point, there: complete(build(**point), there, tolerance, order))(
-        points, reached
-    )
+    # One point after the other: its integrals then stay in cache, and none waits for another.
+    def one(each):
+        point, there = each
+        return complete(build(**point), there, tolerance, order)
+
+    return jax.lax.map(one, (points, reached))
 
 
 def phase_diagram(
@@ -123,6 +129,9 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         lengths = [np.asarray(r.point.length.value) for r in reached]
         longest = max((np.max(q[np.isfinite(q)], initial=0.0) for q in lengths), default=0.0)
         order = next(order for bound, order in _ORDERS if longest <= bound)
+        shapes = {name: jnp.zeros(()) for name in flat}
+        if _has_kinks(eqx.filter_eval_shape(build, **shapes)):
+            order = max(order, _KINKED)
 
         def finish(first, there):
             done = _finish(build, points(first), there, tolerance, order)
@@ -134,6 +143,11 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
             if progress is not None:
                 progress(min(len(pieces) * block, size), size)
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
+
+
+def _has_kinks(body: Part) -> bool:
+    nodes = jax.tree.leaves(body, is_leaf=lambda node: isinstance(node, Pointwise))
+    return any(node.activation.kinks for node in nodes if isinstance(node, Pointwise))
 
 
 def _cores() -> int:
