@@ -95,9 +95,7 @@ class MeanField(Reading[Any]):
             return Moments(m.covariance, m.separation, m.tangent / scale, m.log_gain + log)
 
         value, error = scaled(state.value, jnp.log(size)), scaled(state.error, 0.0)
-        return type(state)(
-            value, error, *([state.mean] if isinstance(state, PostActivation) else [])
-        )
+        return eqx.tree_at(lambda s: (s.value, s.error), state, (value, error))
 
 
 def _rounded(value: Moments, error: Moments) -> Moments:
@@ -223,11 +221,6 @@ def input_state(inputs: Float[Array, "n width k"]) -> PostActivation:
     """The state of given inputs, shape [inputs, width, components]."""
     value = signal_moments(inputs)
     return PostActivation(value, _zero_error(value), jnp.mean(inputs, axis=1))
-
-
-def gaussian_state(moments: Moments) -> PreActivation:
-    """Pre-activations with given moments."""
-    return PreActivation(moments, _zero_error(moments))
 
 
 def _zero_error(value: Moments) -> Moments:
