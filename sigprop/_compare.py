@@ -287,6 +287,7 @@ def compare(
     replicas: Sequence[int] | int = 200,
     seed: int = 0,
     gradients: bool = True,
+    explicit_weights: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
     """Simulate a description at several widths and hold the result against theory.
@@ -306,6 +307,8 @@ def compare(
         Decides every draw.
     gradients
         Also compare the growth of gradients.
+    explicit_weights
+        See `sample_ensemble`; without, many more networks can be afforded.
     progress
         Called with (what, done, in all).
 
@@ -346,6 +349,7 @@ def compare(
             replicas=count,
             seed=seed,
             gradients=gradients,
+            explicit_weights=explicit_weights,
             progress=_named(progress, f"width {width}"),
         )
         for width, count in zip(widths, counts, strict=True)

@@ -35,7 +35,7 @@ class Ensemble(eqx.Module):
 
 
 @eqx.filter_jit
-def _sample_block(network, inputs, key, indices, width, gradients, precision):
+def _sample_block(network, inputs, key, indices, width, gradients, explicit_weights, precision):
     def one(index):
         return sample_network(
             network,
@@ -43,6 +43,7 @@ def _sample_block(network, inputs, key, indices, width, gradients, precision):
             jax.random.fold_in(key, index),
             width=width,
             gradients=gradients,
+            explicit_weights=explicit_weights,
             precision=precision,
         )
 
@@ -82,9 +83,9 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
     return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[:replicas]), *pieces)
 
 
-def _default_block(replicas: int, width: int, turns: int) -> int:
+def _default_block(replicas: int, entries: int) -> int:
     """Replicas per compiled call: about a second of work, so that progress can be shown."""
-    return max(1, min(-(-replicas // 2), int(1e8 / (width**2 * max(turns, 1))) or 1))
+    return max(1, min(-(-replicas // 2), int(1e8 / entries) or 1))
 
 
 def sample_ensemble(
@@ -95,6 +96,7 @@ def sample_ensemble(
     replicas: int,
     seed: int = 0,
     gradients: bool = False,
+    explicit_weights: bool = True,
     block: int | None = None,
     precision: str = "highest",
     progress: Progress | None = None,
@@ -114,6 +116,9 @@ def sample_ensemble(
         Decides every draw.
     gradients
         Also measure how gradients grow from layer to layer; about three times the cost.
+    explicit_weights
+        Draw every weight, or only what the weights do to the signals: the same law, at a
+        cost that grows like the width and not like its square (see `sample_network`).
     block
         Networks per compiled call. It changes no bit of the result.
     progress
@@ -134,10 +139,13 @@ def sample_ensemble(
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = jnp.asarray(inputs)
     network = _cast(network, inputs.dtype)
+    how = (width, gradients, explicit_weights, precision)
+    # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
+    entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
     samples = _in_blocks(
-        lambda indices: _sample_block(network, inputs, key, indices, width, gradients, precision),
+        lambda indices: _sample_block(network, inputs, key, indices, *how),
         replicas,
-        block or _default_block(replicas, width, turns),
+        block or _default_block(replicas, entries * max(turns, 1)),
         progress,
     )
     return Ensemble(samples, width, seed)

@@ -42,10 +42,12 @@ class FiniteNetwork(Reading[Signals]):
     """Zeros whose gradient is the log of the squared norm of the backward signal, one per
     boundary of the outermost `Repeat`; see `_mark_backward`."""
     precision: str = eqx.field(static=True, default="highest")
+    explicit_weights: bool = eqx.field(static=True, default=True)
     in_branch: bool = eqx.field(static=True, default=False)
 
     def _at(self, key: Any, backward: Any, in_branch: bool) -> "FiniteNetwork":
-        return FiniteNetwork(key, self.width, backward, self.precision, in_branch)
+        how = (self.precision, self.explicit_weights)
+        return FiniteNetwork(key, self.width, backward, *how, in_branch)
 
     def child(self, index: int) -> "FiniteNetwork":
         return self._at(jax.random.fold_in(self.key, index), self.backward, self.in_branch)
@@ -68,6 +70,7 @@ class FiniteNetwork(Reading[Signals]):
             jax.random.fold_in(self.key, 0),
             columns,
             fan_out,
+            explicit=self.explicit_weights,
             precision=self.precision,
         )
         out = jnp.moveaxis(out.reshape(*out.shape[:2], 1 + m, n), -1, 0)
@@ -179,6 +182,7 @@ def sample_network(
     *,
     width: int,
     gradients: bool = False,
+    explicit_weights: bool = True,
     precision: str = "highest",
 ) -> Sample:
     """Draw one finite network and measure its moments in every layer.
@@ -195,6 +199,9 @@ def sample_network(
         Units per layer, where the description does not fix it.
     gradients
         Also propagate a random loss gradient back through the layers.
+    explicit_weights
+        Draw every weight. Otherwise only what the weights do to the signals is drawn, which
+        has exactly the same law: a layer of N units then costs N · n² for n inputs, not N².
     precision
         Of the matrix products ("highest": no reduced-precision passes on any device).
 
@@ -216,7 +223,7 @@ def sample_network(
     start = Signals(inputs, tangents, jnp.zeros(n, inputs.dtype))
 
     def run(marks):
-        reading = FiniteNetwork(weights_key, width, marks, precision)
+        reading = FiniteNetwork(weights_key, width, marks, precision, explicit_weights)
         return interpret(network, reading, start)
 
     if not gradients:

@@ -1,5 +1,6 @@
-"""Random matrices drawn from the weight law of a description."""
+"""Random matrices drawn from the weight law of a description, and their products."""
 
+import functools
 from typing import Any
 
 import jax
@@ -25,12 +26,22 @@ def draw_weights(
     if tables != 1:
         raise NotImplementedError("orthogonal weights need a table of one matrix")
     larger, smaller = max(fan_out, fan_in), min(fan_out, fan_in)
-    # The Q of a Gaussian matrix is Haar once the signs of R's diagonal are absorbed.
-    q, r = jnp.linalg.qr(jax.random.normal(key, (larger, smaller), dtype))
-    q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(dtype)[None]
+    q = _haar_frame(key, larger, smaller, dtype)
     q = q if fan_out >= fan_in else q.T
     # An entry of a Haar matrix of size `larger` has variance 1/larger.
     return (scale * jnp.sqrt(jnp.asarray(larger, dtype)) * q)[:, :, None]
+
+
+def _haar_frame(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
+    """The first columns of a Haar-distributed orthogonal matrix."""
+    return _orthonormal(jax.random.normal(key, (rows, columns), dtype))
+
+
+def _orthonormal(columns: Array) -> Array:
+    """The frame that Gram and Schmidt make; of Gaussian columns it is uniformly distributed."""
+    q, r = jnp.linalg.qr(columns)
+    # Householder reflections make the first entries negative: the signs of R take that back.
+    return q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)[None]
 
 
 def product(
@@ -39,18 +50,92 @@ def product(
     vectors: Float[Array, "fan_in k columns"],
     fan_out: int,
     *,
+    explicit: bool = True,
     precision: str = "highest",
 ) -> Float[Array, "fan_out k_out columns"]:
-    """W v for every column v, with one freshly drawn W that is dropped afterwards."""
+    """W v for every column v, with one freshly drawn W that is dropped afterwards.
+
+    Without `explicit` no W is ever built: the products, and in reverse mode Wᵀ of whatever
+    comes back, are drawn from their law given everything that is known of W. The result is
+    the same in law (not in its bits), at a cost of fan_out · columns² instead of
+    fan_out · fan_in.
+
+    References
+    ----------
+    Bolthausen 2014, section 2 (conditioning on the products seen so far).
+    """
     fan_in, _, columns = vectors.shape
     table = jnp.asarray(law.table, vectors.dtype)
     tables, k_out, _ = table.shape
-    weights = draw_weights(law, key, fan_out, fan_in, vectors.dtype)
     # One matrix product: the vectors are lifted by each e_a, the weights stay real.
     lifted = jnp.einsum("aoi,uic->uaoc", table, vectors, precision=precision)
-    out = jnp.matmul(
-        weights.reshape(fan_out, fan_in * tables),
-        lifted.reshape(fan_in * tables, k_out * columns),
-        precision=precision,
-    )
+    lifted = lifted.reshape(fan_in * tables, k_out * columns)
+    if explicit:
+        weights = draw_weights(law, key, fan_out, fan_in, vectors.dtype)
+        out = jnp.matmul(weights.reshape(fan_out, -1), lifted, precision=precision)
+    else:
+        orthogonal = law.distribution == "orthogonal"
+        if orthogonal and tables != 1:
+            raise NotImplementedError("orthogonal weights need a table of one matrix")
+        scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
+        out = scale * jnp.asarray(_conditioned(fan_out, orthogonal, precision, lifted, key))
     return out.reshape(fan_out, k_out, columns)
+
+
+# W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that size.
+# Known of W is W X = A R, where X = Q R and A = W Q. Notation: G what comes back, padded like
+# Q by zeros to the size of O.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _conditioned(fan_out: int, orthogonal: bool, precision: str, x: Array, key: Array) -> Array:
+    return _conditioned_forward(fan_out, orthogonal, precision, x, key)[0]
+
+
+def _conditioned_forward(fan_out, orthogonal, precision, x, key):
+    q, r = jnp.linalg.qr(x)
+    known = jax.random.fold_in(key, 0)
+    if orthogonal:
+        size = max(fan_out, x.shape[0])
+        a = _haar_frame(known, size, q.shape[1], x.dtype) * jnp.sqrt(jnp.asarray(size, x.dtype))
+    else:
+        a = jax.random.normal(known, (fan_out, q.shape[1]), x.dtype)
+    return jnp.matmul(a[:fan_out], r, precision=precision), (q, a, key)
+
+
+def _conditioned_reverse(fan_out, orthogonal, precision, known, g):
+    q, a, key = known
+    fan_in, unseen = q.shape[0], jax.random.fold_in(key, 1)
+    dot = functools.partial(jnp.matmul, precision=precision)
+    q = _padded(q, len(a)) if orthogonal else q
+    g = _padded(g, len(a))
+    back = dot(q, dot(a.T, g))
+
+    def outside(z):
+        for _ in range(2):  # once more takes out what rounding left
+            z = z - dot(q, dot(q.T, z))
+        return z
+
+    if orthogonal:
+        # O takes what is outside Q to what is outside A/√size.
+        size, seen = q.shape
+        if size < seen + g.shape[1]:
+            raise ValueError(
+                f"`width`: must be at least {seen + g.shape[1]} for backward signals without "
+                f"explicit orthogonal weights; got {size}"
+            )
+        rest = g - dot(a, dot(a.T, g)) / size
+        frame = outside(jax.random.normal(unseen, (size, g.shape[1]), g.dtype))
+        frame = _orthonormal(frame) * jnp.sqrt(jnp.asarray(size, g.dtype))
+        back = back + dot(frame, jnp.linalg.qr(rest, mode="r"))
+    else:
+        r = jnp.linalg.qr(g, mode="r")
+        back = back + outside(dot(jax.random.normal(unseen, (fan_in, len(r)), g.dtype), r))
+    return back[:fan_in], None
+
+
+def _padded(rows: Array, size: int) -> Array:
+    return jnp.pad(rows, ((0, size - rows.shape[0]), (0, 0)))
+
+
+_conditioned.defvjp(_conditioned_forward, _conditioned_reverse)

@@ -1,5 +1,6 @@
 """Whole phase diagrams: predictions over any two parameters of a description."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,13 @@ import numpy as np
 import xarray as xr
 
 from theory._architecture import Part, Pointwise
-from theory._fixed_point import attractor
+from theory._fixed_point import Attractor, LengthPoint, attractor
 from theory._phase import Phase, Prediction, complete
 from theory._status import Estimate, Status
 
 _BLOCK = 512
 """Points per compiled call, of which one runs on each core."""
-_ORDERS = ((1.0, 28), (10.0, 32), (1e2, 40), (1e4, 48), (np.inf, 64))
+_ORDERS = ((10.0, 32), (1e2, 40), (1e4, 48), (np.inf, 64))
 """Largest length, and nodes per panel that reach 1e-10 up to it (docs/precision)."""
 
 _KINKED = 48
@@ -36,12 +37,23 @@ QUANTITIES = {
 }
 
 
-@eqx.filter_jit
-def _reach(build, points, start, tolerance):
-    """Where the length goes at every point of a block."""
-    return jax.vmap(lambda point: attractor(build(**point), start=start, tolerance=tolerance))(
-        points
-    )
+@functools.cache
+def _reach() -> Callable[..., Attractor]:
+    """Makes the function that finds where the length goes at every point of a block."""
+
+    def reach(build, points, start, tolerance):
+        one = lambda point: attractor(build(**point), start=start, tolerance=tolerance)
+        return jax.vmap(one)(points)
+
+    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
+    return jit(reach, compiler_options=hasty_options())
+
+
+def hasty_options() -> dict[str, Any]:
+    """Compiler options for what costs more to compile than to run: a third of the time."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 @eqx.filter_jit
@@ -121,28 +133,39 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         return {name: jnp.asarray(values[index]) for name, values in flat.items()}
 
     def reach(first):
-        return jax.block_until_ready(_reach(build, points(first), start, tolerance))
+        return jax.block_until_ready(_reach()(build, points(first), start, tolerance))
+
+    shapes = {name: jnp.zeros(()) for name in flat}
+    kinked = _has_kinks(eqx.filter_eval_shape(build, **shapes))
+
+    def finish(first, there, order):
+        done = _finish(build, points(first), there, tolerance, order)
+        return jax.tree.map(np.asarray, done)
 
     with ThreadPoolExecutor(_cores()) as pool:
-        # The first block compiles; the others then run side by side.
+        # While the first block compiles, so does what comes after it, at the order that most
+        # diagrams need. The other blocks then run side by side.
+        likely = max(_ORDERS[0][1], _KINKED if kinked else 0)
+        ahead = pool.submit(finish, starts[0], _nowhere(block), likely)
         reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
         lengths = [np.asarray(r.point.length.value) for r in reached]
         longest = max((np.max(q[np.isfinite(q)], initial=0.0) for q in lengths), default=0.0)
         order = next(order for bound, order in _ORDERS if longest <= bound)
-        shapes = {name: jnp.zeros(()) for name in flat}
-        if _has_kinks(eqx.filter_eval_shape(build, **shapes)):
-            order = max(order, _KINKED)
-
-        def finish(first, there):
-            done = _finish(build, points(first), there, tolerance, order)
-            return jax.tree.map(np.asarray, done)
-
-        pieces = [finish(starts[0], reached[0])]
-        for piece in pool.map(finish, starts[1:], reached[1:]):
+        order = max(order, _KINKED if kinked else 0)
+        ahead.result()
+        pieces = [finish(starts[0], reached[0], order)]
+        for piece in pool.map(functools.partial(finish, order=order), starts[1:], reached[1:]):
             pieces.append(piece)
             if progress is not None:
                 progress(min(len(pieces) * block, size), size)
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
+
+
+def _nowhere(block: int) -> Attractor:
+    """A result of `_reach` from which there is nothing to compute."""
+    one = jnp.ones(block)
+    estimate = Estimate(one, one, jnp.zeros(block, jnp.int8))
+    return Attractor(LengthPoint(estimate, estimate, estimate), jnp.zeros(block, bool))
 
 
 def _has_kinks(body: Part) -> bool:

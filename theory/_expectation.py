@@ -66,14 +66,13 @@ def single_moments(
     q = jnp.where(q >= 0, q, jnp.nan)
     closed = use_closed_form and activation.closed_form is not None
     fixed, at = frozen(activation), stop_gradient(q)
+    values = _single_values(activation, q, order, closed)
     if closed:
-        values = single_closed(activation, q)
         m = frozen(values)
         rate = jnp.abs(m.square_rate) + m.square / floored(at)
         sizes = SingleMoments(jnp.sqrt(m.square), m.square, m.derivative_square, rate)
         errors = _errors(m, sizes, sizes, None)
     else:
-        values = single_quadrature(activation, q, Resolution(order))
         errors = _judged(
             lambda how: single_quadrature(fixed, at, how, bounds=True), frozen(values), order
         )
@@ -81,6 +80,20 @@ def single_moments(
     moved = 2 * jnp.abs(stop_gradient(values.square_rate)) * (floored(at) - at)
     mean, square = errors.mean + jnp.sqrt(moved), errors.square + moved
     return values, eqx.tree_at(lambda e: (e.mean, e.square), errors, (mean, square))
+
+
+def _single_values(activation: Componentwise, q: Array, order: int, closed: bool):
+    if closed:
+        return single_closed(activation, q)
+    return single_quadrature(activation, q, Resolution(order))
+
+
+def slope_rate(activation: Componentwise, q: Float[Array, ""], *, order: int) -> Float[Array, ""]:
+    """∂E φ'(u)²/∂q, u ~ N(0, q), as a constant under differentiation."""
+    closed, fixed = activation.closed_form is not None, frozen(activation)
+    at = stop_gradient(q)
+    slope = lambda q: _single_values(fixed, q, order, closed).derivative_square
+    return jax.jvp(slope, (at,), (jnp.ones_like(at),))[1]
 
 
 def pair_moments(

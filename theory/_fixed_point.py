@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from theory._architecture import Part, interpret
 from theory._mean_field import MeanField
+from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments
-from theory._roots import bracketed_root, newton, polished_root
+from theory._roots import bracketed_root, newton, root_between_nodes
 from theory._status import Estimate, Status, as_estimate, choose, replace_where
 
 SHORTEST, LONGEST = 1e-30, 1e6
@@ -85,13 +86,16 @@ def one_turn(
     return read(after.value), read(after.error)
 
 
-def _log_growth(body: Part, y: Float[Array, ""], order: int) -> Float[Array, ""]:
+def _along_length(body: Part, q: Float[Array, ""], order: int) -> tuple[Turn, Turn, Turn]:
+    """One turn from length q: values, errors, and derivatives with respect to q."""
+    turn = lambda q: one_turn(body, q, order=order, errors=True)
+    value, rate, error = jax.jvp(turn, (q,), (jnp.ones_like(q),), has_aux=True)
+    return value, error, rate
+
+
+def _log_growth(y: Float[Array, ""], body: Part, order: int) -> Float[Array, ""]:
     """h(y) = log(q'/q) at q = e^y."""
     return jnp.log(one_turn(body, jnp.exp(y), order=order)[0].length) - y
-
-
-def _with_derivative(fn, y):
-    return jax.jvp(fn, (y,), (jnp.ones_like(y),))
 
 
 class Survey(eqx.Module):
@@ -118,16 +122,13 @@ class Survey(eqx.Module):
 
 def survey(body: Part, *, order: int = 64) -> Survey:
     """h(y) on a grid from `SHORTEST` to `LONGEST`, fine enough to tell its roots apart."""
+    body = frozen(body)
     y = jnp.asarray(_SURVEY, jnp.result_type(float))
-
-    def look(y):
-        turn, error = one_turn(body, jnp.exp(y), order=order, errors=True)
-        return jnp.log(turn.length) - y, error.length / turn.length, turn.slope, error.slope
-
-    h, noise, slope, slope_error = jax.vmap(look)(y)
+    turn, error, rate = jax.vmap(lambda q: _along_length(body, q, order))(jnp.exp(y))
+    h, noise = jnp.log(turn.length) - y, error.length / turn.length
+    dh = rate.length * jnp.exp(-h) - 1
     # Where the quadrature fails the sign of h is still the best guess; the error will say so.
     noise = jnp.where(noise < 1e-6, noise, 0.0)
-    _, dh = jax.vmap(lambda y: _with_derivative(lambda y: _log_growth(body, y, order), y))(y)
     # A pair of roots between two nodes shows as an extremum that heads for zero from both ends.
     heading = (h[:-1] * dh[:-1] < 0) & (h[1:] * dh[1:] > 0) & (h[:-1] * h[1:] > 0)
     step = y[1:] - y[:-1]
@@ -137,27 +138,25 @@ def survey(body: Part, *, order: int = 64) -> Survey:
     found = heading[i]
     guess = y[i] + jnp.where(found, step[i] * dh[i] / (dh[i] - dh[i + 1]), 0.0)
 
-    def derivative(y):
-        return _with_derivative(lambda y: _log_growth(body, y, order), y)[1]
+    def derivative(y, body):
+        return jax.jvp(lambda y: _log_growth(y, body, order), (y,), (jnp.ones_like(y),))[1]
 
-    top = polished_root(derivative, guess, y[i], y[i + 1], found)
+    top = bracketed_root(derivative, body, guess, y[i], y[i + 1], found)
     # Without an extremum the first node stands twice, which adds nothing.
     top = jnp.where(found, top, y[0])
-    h_top = jnp.where(found, _log_growth(body, top, order), h[0])
+    h_top = jnp.where(found, _log_growth(top, body, order), h[0])
     noise_top = jnp.where(found, jnp.maximum(noise[i], noise[i + 1]), noise[0])
     nodes = jnp.append(y, top)
     rank = jnp.argsort(nodes)
-    return jax.lax.stop_gradient(
-        Survey(
-            nodes[rank],
-            jnp.append(h, h_top)[rank],
-            jnp.append(noise, noise_top)[rank],
-            jnp.where(found, top, jnp.nan),
-            y,
-            (1 + dh) * jnp.exp(h),
-            slope,
-            slope_error,
-        )
+    return Survey(
+        nodes[rank],
+        jnp.append(h, h_top)[rank],
+        jnp.append(noise, noise_top)[rank],
+        jnp.where(found, top, jnp.nan),
+        y,
+        rate.length,
+        turn.slope,
+        error.slope,
     )
 
 
@@ -171,8 +170,7 @@ class LengthPoint(eqx.Module):
 
 def _length_point(body, seen: Survey, y, width, tolerance, order) -> LengthPoint:
     q = jnp.exp(y)
-    _, along = _with_derivative(lambda q: one_turn(body, q, order=order)[0], q)
-    turn, local = one_turn(body, q, order=order, errors=True)
+    turn, local, along = _along_length(body, q, order)
     rate = along.length
     # |δq| = (error of the map + residual)/|1 − λ|, and never more than the bracket.
     residual = local.length + jnp.abs(turn.length - q)
@@ -180,7 +178,7 @@ def _length_point(body, seen: Survey, y, width, tolerance, order) -> LengthPoint
     error = jnp.where(local.length < 1e-6 * q, error, jnp.inf)
     rate_error = seen.change(seen.multiplier, y) * error / q + local.length / q
     slope_error = local.slope + seen.change(seen.slope, y) * error / q
-    error, rate_error, slope_error = jax.lax.stop_gradient((error, rate_error, slope_error))
+    error, rate_error, slope_error = frozen((error, rate_error, slope_error))
     return LengthPoint(
         as_estimate(q, error, tolerance),
         as_estimate(rate, rate_error, tolerance),
@@ -236,8 +234,8 @@ def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> Fi
 
     def at(i):
         present, half = i >= 0, touch[i + 1]
-        h = lambda y: _log_growth(body, y, order)
-        y, width = bracketed_root(h, seen.y, seen.growth, i, present & ~half)
+        h = lambda y, body: _log_growth(y, body, order)
+        y, width = root_between_nodes(h, body, seen.y, seen.growth, i, present & ~half)
         y = jnp.where(half, seen.y[i + 1], y)
         point = _length_point(body, seen, y, width, tolerance, order)
         steady = jnp.abs(point.multiplier.value) < 1
@@ -281,7 +279,7 @@ class Attractor(eqx.Module):
     """Where the length of a typical input goes."""
 
     point: LengthPoint
-    divergent: Bool[Array, ""]
+    divergent: Bool[Array, "*batch"]
 
 
 def attractor(
@@ -295,7 +293,7 @@ def attractor(
     """
     seen = survey(body, order=order)
     y0 = jnp.log(jnp.asarray(start, seen.y.dtype))
-    h0 = jax.lax.stop_gradient(_log_growth(body, y0, order))
+    h0 = _log_growth(y0, frozen(body), order)
     zero_in_sight = jnp.abs(seen.growth) <= seen.noise
     up = (seen.growth > 0) & ~zero_in_sight
     # Attracting brackets: h from positive to negative. The direction at the start says which.
@@ -311,8 +309,8 @@ def attractor(
     divergent = rising & ~present & ~stays
     to_zero = ~rising & ~present & ~stays
 
-    h = lambda y: _log_growth(body, y, order)
-    y, width = bracketed_root(h, seen.y, seen.growth, i, present)
+    h = lambda y, body: _log_growth(y, body, order)
+    y, width = root_between_nodes(h, body, seen.y, seen.growth, i, present)
     y = jnp.where(present, y, y0)
     width = jnp.where(present, width, 0.0)
     point = _length_point(body, seen, y, width, tolerance, order)
@@ -338,6 +336,78 @@ class CorrelationPoint(eqx.Module):
     slope: Estimate
 
 
+class _Solved(eqx.Module):
+    """The root y = log x of log r(x), what was seen there, and how it moves with log q."""
+
+    y: Float[Array, ""]
+    turn: Turn
+    error: Turn
+    moved_x: Float[Array, ""]
+    moved_slope: Float[Array, ""]
+
+
+def _log_ratio(y: Float[Array, ""], turn: Turn) -> Float[Array, ""]:
+    """log r at x = e^y."""
+    return jnp.log(turn.separation / turn.length) - y
+
+
+def _ratio_error(turn: Turn, error: Turn) -> Float[Array, ""]:
+    return error.separation / turn.separation + error.length / turn.length
+
+
+@eqx.filter_custom_jvp
+def _solve_correlation(parameters, *, order) -> _Solved:
+    """Where r(x) = 1 for (body, q, chaotic); without chaos nothing is solved for.
+
+    `y` and `turn` are differentiable in body and q, by the implicit function theorem.
+    """
+    body, q, chaotic = parameters
+
+    def look(y, q, order, errors):
+        turn, error = one_turn(body, q, jnp.exp(y), order=order, errors=errors)
+        value = _log_ratio(y, turn)
+        # By Price's theorem ∂s'/∂s is the pair slope.
+        slope = turn.pair_slope * q * jnp.exp(y) / turn.separation - 1
+        # What is within its error of a root is one; where there is none, one step ends it.
+        done = ~chaotic | (jnp.abs(value) <= _ratio_error(turn, error) / 4)
+        kept = (y, turn, error) if errors else turn.pair_slope
+        return jnp.where(done, 0.0, value), jnp.where(chaotic, slope, 1.0), kept
+
+    # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
+    lower, upper = (jnp.asarray(np.log(end), q.dtype) for end in (1e-15, 1.5))
+
+    # Most steps are taken at half the order, at a quarter of the cost; and once more a little
+    # beside q, which shows how the root moves.
+    def coarse(start, q):
+        y, slope = newton(lambda y: look(y, q, order // 2, False), start, lower, upper, 1e-3)
+        return y, (jnp.exp(y), slope)
+
+    step = 1e-4
+    both = jnp.stack([q * (1 + step), q])
+    y, (x, slope) = jax.lax.scan(coarse, jnp.full_like(q, -1.0), both)
+    _, (y, turn, error) = newton(lambda y: look(y, q, order, True), y, lower, upper, 1e-13)
+    moved_x, moved_slope = (jnp.abs(values[1] - values[0]) / step for values in (x, slope))
+    return _Solved(y, turn, error, moved_x, moved_slope)
+
+
+@_solve_correlation.def_jvp
+def _correlation_moves(primals, tangents, *, order):
+    (parameters,), (change,) = primals, tangents
+    found = _solve_correlation(parameters, order=order)
+
+    def turn(y, parameters):
+        body, q, _ = parameters
+        return one_turn(body, q, jnp.exp(y), order=order)[0]
+
+    along = lambda y, p: _log_ratio(y, turn(y, p))
+    _, slope = jax.jvp(lambda y: along(y, parameters), (found.y,), (jnp.ones_like(found.y),))
+    _, moved = eqx.filter_jvp(lambda p: along(found.y, p), (parameters,), (change,))
+    dy = jnp.where(parameters[2], -moved / slope, 0.0)
+    _, dturn = eqx.filter_jvp(turn, (found.y, parameters), (dy, change))
+    still = jax.tree.map(jnp.zeros_like, found)
+    return found, eqx.tree_at(lambda s: (s.y, s.turn), still, (dy, dturn))
+
+
 def stable_correlation(
     body: Part, point: LengthPoint, *, tolerance: float = 1e-10, order: int = 64
 ) -> CorrelationPoint:
@@ -355,58 +425,24 @@ def stable_correlation(
     zero = point.length.value == 0
     q = jnp.where(zero, SHORTEST, point.length.value)
     q = jnp.where(jnp.isfinite(q) & (q > 0), q, 1.0)
-    q_error = jax.lax.stop_gradient(jnp.where(zero, 0.0, point.length.error))
     # The slope of the correlation map at c = 1 is that of the distance over that of the length.
     chi = jnp.where(zero, point.slope.value / point.multiplier.value, point.slope.value)
     chi_error = point.slope.error
     chaotic = chi > 1 + chi_error + tolerance
 
-    def growth(y, order):
-        """log r at x = e^y, and its derivative: by Price's theorem ∂s'/∂s is the pair slope."""
-        x = jnp.exp(y)
-        turn, _ = one_turn(body, q, x, order=order)
-        derivative = turn.pair_slope * q * x / turn.separation - 1
-        return jnp.log(turn.separation / turn.length) - y, derivative
-
-    # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
-    lower, upper = (jnp.asarray(np.log(end), q.dtype) for end in (1e-15, 1.5))
-
-    def solve(start):
-        def look(order):
-            def at(y):
-                value, derivative = growth(y, order)
-                # Where there is nothing to solve, one step ends it.
-                return jnp.where(chaotic, value, 0.0), jnp.where(chaotic, derivative, 1.0)
-
-            return at
-
-        # Most steps are taken at half the order, at a quarter of the cost.
-        y = newton(look(order // 2), start, lower, upper, 1e-3)
-        return newton(look(order), y, lower, upper, 1e-6)
-
-    start = jnp.full_like(q, -1.0)
-    y = polished_root(lambda y: growth(y, order)[0], start, lower, upper, chaotic, solve=solve)
-    x = jnp.where(chaotic, jnp.exp(y), 0.5)
-
-    turn, local = one_turn(body, q, x, order=order, errors=True)
+    found = _solve_correlation((body, q, chaotic), order=order)
+    x, turn = jnp.exp(found.y), found.turn
     slope = turn.pair_slope
-    # Errors. By Price's theorem the pair slope is ∂s'/∂s, which gives d log r/dx; how the map
-    # moves with q is seen by a small step.
-    log_r = jnp.log(turn.separation / (x * turn.length))
+    # Errors. By Price's theorem the pair slope is ∂s'/∂s, which gives d log r/dx.
+    log_r = _log_ratio(found.y, turn)
     steepness = slope * q / turn.separation - 1 / x
-    step = 1e-4
-    steps = jnp.asarray([1.0, 1 + step], q.dtype)
-    near, _ = jax.vmap(lambda factor: one_turn(body, q * factor, x, order=order // 2))(steps)
-    moved_r = jnp.diff(jnp.log(near.separation / near.length))[0]
-    moved_slope = jnp.diff(near.pair_slope)[0]
-    per_q = q_error / (q * step)
-    r_error = local.separation / turn.separation + local.length / turn.length
-    r_error = r_error + jnp.abs(moved_r) * per_q + jnp.abs(log_r)
-    x_error = r_error / jnp.abs(steepness)
+    r_error = _ratio_error(turn, found.error) + jnp.abs(log_r)
+    q_error = jnp.where(zero, 0.0, point.length.error) / q
+    x_error = r_error / jnp.abs(steepness) + found.moved_x * q_error
     # The slope is convex in c, so that the chord to c = 1 bounds how fast it changes.
-    slope_error = local.pair_slope + jnp.abs(chi - slope) / x * x_error
-    slope_error = slope_error + jnp.abs(moved_slope) * per_q
-    x_error, slope_error = jax.lax.stop_gradient((x_error, slope_error))
+    slope_error = found.error.pair_slope + jnp.abs(chi - slope) / x * x_error
+    slope_error = slope_error + found.moved_slope * q_error
+    x_error, slope_error = frozen((x_error, slope_error))
 
     # Without chaos c* = 1, unless no correlation moves at all.
     moves = jnp.abs(log_r) > 1e-12

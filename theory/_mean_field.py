@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from theory._activations import Activation
 from theory._architecture import Affine, Part, Pointwise, Reading, along_depth, interpret
-from theory._expectation import pair_moments, single_moments
+from theory._expectation import pair_moments, single_moments, slope_rate
 from theory._moments import (
     Moments,
     PostActivation,
@@ -138,13 +138,9 @@ def _componentwise(
     value = _Table(jnp.diag(own.square), none, jnp.diag(own.derivative_square))
     error = _Table(none, none, none)
     if reading.errors:
-        _, slope_rate = jax.jvp(
-            jax.vmap(lambda q: single_moments(activation, q, order=order)[0].derivative_square),
-            (q,),
-            (jnp.ones_like(q),),
-        )
+        steep = jax.vmap(lambda q: slope_rate(activation, q, order=order))(q)
         square_error = local.square + jnp.abs(own.square_rate) * q_error
-        slope_error = local.derivative_square + jnp.abs(slope_rate) * q_error
+        slope_error = local.derivative_square + jnp.abs(steep) * q_error
         error = _Table(jnp.diag(square_error), none, jnp.diag(slope_error))
 
     rows, columns = np.triu_indices(m, 1)

@@ -14,7 +14,8 @@ from theory._activations import Activation
 from theory._architecture import Affine, Part, Pointwise, Reading, interpret
 from theory._expectation import single_moments
 from theory._fixed_point import Attractor, attractor, stable_correlation
-from theory._roots import bracketed_root
+from theory._moment_integrals import frozen
+from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, replace_where
 
 
@@ -264,11 +265,13 @@ def _on_the_line(miss: Callable, activation, target, tolerance, order) -> Critic
     slots = 3
     nodes = jnp.asarray(_LINE, jnp.result_type(float))
 
-    def look(y):
+    def look(y, parameters):
+        activation, target = parameters
         line = _critical_at(activation, jnp.exp(y), order)
         return miss(line, jnp.exp(y), target), line
 
-    values = jax.lax.stop_gradient(jax.vmap(lambda y: look(y)[0])(nodes))
+    both = (activation, target)
+    values = jax.vmap(lambda y: look(y, frozen(both))[0])(nodes)
     # Rounding can cross zero where the function is zero along the line (small lengths).
     noise = 1e-11
     crossing = (values[:-1] > 0) != (values[1:] > 0)
@@ -277,8 +280,9 @@ def _on_the_line(miss: Callable, activation, target, tolerance, order) -> Critic
 
     def at(place):
         present = place >= 0
-        y, _ = bracketed_root(lambda y: look(y)[0], nodes, values, place, present)
-        (rest, line), (rate, moved) = jax.jvp(look, (y,), (jnp.ones_like(y),))
+        fn = lambda y, parameters: look(y, parameters)[0]
+        y, _ = root_between_nodes(fn, both, nodes, values, place, present)
+        (rest, line), (rate, moved) = jax.jvp(lambda y: look(y, both), (y,), (jnp.ones_like(y),))
         w, dw, b, db, multiplier, dm = line
         y_error = (jnp.abs(rest) + (db + dw) / jnp.exp(y) + dm) / jnp.abs(rate)
         q = jnp.exp(y)

@@ -1,7 +1,9 @@
 """Roots of a function of one variable that was looked at on a grid."""
 
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -10,75 +12,110 @@ _STEPS = 30
 
 
 def newton(
-    look: Callable[[Array], tuple[Array, Array]],
+    look: Callable[[Array], tuple[Array, Array, Any]],
     start: Array,
     lower: Array,
     upper: Array,
     accuracy: float,
-) -> Float[Array, ""]:
+) -> tuple[Float[Array, ""], Any]:
     """Newton's method, with bisection where it leaves what is known of the bracket.
 
     Parameters
     ----------
     look
-        The value of a function that changes sign between `lower` and `upper`, and its
-        derivative.
+        The value of a function that changes sign between `lower` and `upper`, its
+        derivative, and what else is to be kept of the point.
     accuracy
         Stops after a step below this, whose square is then the error that is left, or when
         small steps no longer shrink: what remains is rounding.
+
+    Returns
+    -------
+    The point after the last step, and what `look` kept of the one before.
     """
 
     def unfinished(carry):
-        _, _, _, step, before, count = carry
+        _, _, _, step, before, count, _ = carry
         stalled = (step >= before / 2) & (before < 1e-4)
         return (step > accuracy) & ~stalled & (count < _STEPS)
 
     def advance(carry):
-        y, low, high, step, _, count = carry
-        value, slope = look(y)
+        y, low, high, step, _, count, _ = carry
+        value, slope, kept = look(y)
         # The side of the root that y is on follows from the sign of value/slope.
         beyond = (value > 0) == (slope > 0)
         low, high = jnp.where(beyond, low, y), jnp.where(beyond, y, high)
         new = y - value / slope
         new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
-        return new, low, high, jnp.abs(new - y), step, count + 1
+        return new, low, high, jnp.abs(new - y), step, count + 1, kept
 
     far = jnp.full_like(start, jnp.inf)
-    return jax.lax.while_loop(unfinished, advance, (start, lower, upper, far, far, 0))[0]
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(look, start)[2])
+    carry = (start, lower, upper, far, far, 0, nothing)
+    end = jax.lax.while_loop(unfinished, advance, carry)
+    return end[0], end[-1]
 
 
-def polished_root(
-    fn: Callable[[Array], Array],
-    start: Array,
-    lower: Array,
-    upper: Array,
-    present: Array,
-    *,
-    solve: Callable[[Array], Array] | None = None,
+def implicit_root(
+    fn: Callable[[Array, Any], Array], args: Any, solve: Callable[[Any], Array]
 ) -> Float[Array, ""]:
-    """The root of `fn` near `start`, by Newton's method kept inside the bracket.
+    """The root y of fn(y, args) that `solve(args)` finds.
 
-    Differentiable, to any order, in whatever `fn` closes over (`jax.lax.custom_root`).
-    `solve` may replace the plain iteration from `start`. Where `present` is false the result
-    is `start`, so that one absent root costs nothing under `vmap`. The caller judges the
-    residual.
+    Differentiable to any order in the arrays of `args`, by the implicit function theorem;
+    `fn` and `solve` must not close over arrays. Nothing of the
+    derivative is traced before it is asked for.
     """
-    start, lower, upper = map(jax.lax.stop_gradient, (start, lower, upper))
+    return _implicit(args, fn=fn, solve=solve)
 
-    def guarded(y):
-        return jnp.where(present, fn(y), y - start)
 
-    def iterate(_, y):
-        if solve is not None:
-            return jnp.where(present, solve(y), y)
-        look = lambda y: jax.jvp(guarded, (y,), (jnp.ones_like(y),))
-        return newton(look, y, lower, upper, 1e-9)
+@eqx.filter_custom_jvp
+def _implicit(args, *, fn, solve):
+    return solve(args)
 
-    return jax.lax.custom_root(guarded, start, iterate, lambda g, y: y / g(jnp.ones_like(y)))
+
+@_implicit.def_jvp
+def _implicit_derivative(primals, tangents, *, fn, solve):
+    (args,), (change,) = primals, tangents
+    y = _implicit(args, fn=fn, solve=solve)
+    _, slope = jax.jvp(lambda y: fn(y, args), (y,), (jnp.ones_like(y),))
+    _, moved = eqx.filter_jvp(lambda args: fn(y, args), (args,), (change,))
+    return y, -moved / slope
 
 
 def bracketed_root(
-    fn: Callable[[Array], Array],
+    fn: Callable[[Array, Any], Array],
+    args: Any,
+    start: Array,
+    lower: Array,
+    upper: Array,
+    present: Bool[Array, ""],
+) -> Float[Array, ""]:
+    """The root of fn(·, args) between `lower` and `upper`, by Newton's method from `start`.
+
+    Differentiable in `args`, as `implicit_root`. Where `present` is false the result is
+    `start`, so that one absent root costs nothing under `vmap`. The caller judges the
+    residual.
+    """
+
+    def guarded(y, everything):
+        args, (start, _, _), present = everything
+        return jnp.where(present, fn(y, args), y - start)
+
+    def solve(everything):
+        def look(y):
+            fn = lambda y: guarded(y, everything)
+            return *jax.jvp(fn, (y,), (jnp.ones_like(y),)), None
+
+        start, lower, upper = everything[1]
+        return newton(look, start, lower, upper, 1e-9)[0]
+
+    bracket = jax.lax.stop_gradient((start, lower, upper))
+    return implicit_root(guarded, (args, bracket, present), solve)
+
+
+def root_between_nodes(
+    fn: Callable[[Array, Any], Array],
+    args: Any,
     nodes: Float[Array, " nodes"],
     values: Float[Array, " nodes"],
     place: Int[Array, ""],
@@ -89,4 +126,4 @@ def bracketed_root(
     fa, fb = values[place], values[place + 1]
     start = jnp.clip(a - fa * (b - a) / jnp.where(fb == fa, 1.0, fb - fa), a, b)
     start = jnp.where(jnp.isfinite(start), start, a)
-    return polished_root(fn, start, a, b, present), b - a
+    return bracketed_root(fn, args, start, a, b, present), b - a
