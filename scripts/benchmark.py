@@ -1,14 +1,16 @@
 """Speed as ratios, side by side in one run: the phase diagram, and the simulation.
 
-    python scripts/benchmark.py [--points 24] [--repeats 5]
+    python scripts/benchmark.py [--points 24] [--map-points 2] [--repeats 5]
 
 The diagram: q*, χ, c*, ξ of tanh on 64×64 points, σ_w² from .5 to 4 and σ_b² from .001 to .5,
-against (a) a fixed-point loop with scipy's `quad` at each point, on a sample of the points,
-and (b) a Gauss-Hermite grid of 128 nodes with Newton's method, for q* and χ. The simulation:
-seconds per layer against the matrix product and the random numbers that it cannot do without.
+against (a) a fixed-point loop with scipy's `quad` at each point and, for c*, with `dblquad`
+(from c = 0, until c moves by less than 1e-8), both on a sample of the points, and (b) a
+Gauss-Hermite grid of 128 nodes with Newton's method, for q* and χ. The simulation: seconds per
+layer against the matrix product and the random numbers that it cannot do without.
 """
 
 import argparse
+import math
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +63,24 @@ def by_quad(w, b):
     return q, chi
 
 
+def by_dblquad(w, b, q):
+    """c* the usual way: iterate the correlation map from c = 0, with `dblquad` at each step."""
+    c = 0.0
+    for _ in range(500):
+        a, s = math.sqrt(q), math.sqrt(max(1 - c * c, 0.0))
+
+        def term(y, x, a=a, s=s, c=c):
+            density = math.exp(-(x * x + y * y) / 2) / (2 * math.pi)
+            return math.tanh(a * x) * math.tanh(a * (c * x + s * y)) * density
+
+        product = integrate.dblquad(term, -8, 8, -8, 8, epsabs=1e-9, epsrel=1e-9)[0]
+        new = (w * product + b) / q
+        done, c = abs(new - c) < 1e-8, min(new, 1.0)
+        if done:
+            break
+    return c
+
+
 def by_gauss_hermite(w, b, nodes=128, steps=8):
     """q* and χ on a whole grid with one fixed rule and Newton's method."""
     z, weight = np.polynomial.hermite_e.hermegauss(nodes)
@@ -77,7 +97,7 @@ def by_gauss_hermite(w, b, nodes=128, steps=8):
     return q, w * (slope**2 @ weight)
 
 
-def diagram_rows(points, repeats):
+def diagram_rows(points, map_points, repeats):
     """Rows (what, seconds, ratio to ours) for the diagram."""
     axes = {"weight_variance": WEIGHTS, "bias_variance": BIASES}
     start = time.perf_counter()
@@ -90,6 +110,12 @@ def diagram_rows(points, repeats):
     start = time.perf_counter()
     quad = np.array([by_quad(w.flat[i], b.flat[i]) for i in chosen])
     slow = (time.perf_counter() - start) * w.size / points
+    mapped, seconds = [], []
+    for i in chosen[:map_points]:
+        start = time.perf_counter()
+        mapped.append(by_dblquad(w.flat[i], b.flat[i], diagram["length"].values.flat[i]))
+        seconds.append(time.perf_counter() - start)
+    slow_map = float(np.mean(seconds)) * w.size
     fast, (q, chi) = timed(lambda: by_gauss_hermite(w, b), repeats)
 
     ours_q, ours_chi = diagram["length"].values, diagram["slope"].values
@@ -104,10 +130,20 @@ def diagram_rows(points, repeats):
         f"{error(quad[:, 1], ours_chi.flat[chosen]):.1e}; Gauss-Hermite q* "
         f"{error(q, ours_q):.1e}, χ {error(chi, ours_chi):.1e}"
     )
+    ours_c = diagram["correlation"].values.flat[chosen[:map_points]]
+    print(
+        f"dblquad at {map_points} points: c* off by {np.max(np.abs(mapped - ours_c)):.1e}; "
+        f"{min(seconds):.3g} to {max(seconds):.3g} s for a point"
+    )
     return [
         ("our diagram, warm (q*, χ, c*, ξ, errors)", warm, 1.0),
         ("our diagram, first call with compilation", cold, cold / warm),
         (f"quad, q* and χ only (from {points} points)", slow, slow / warm),
+        (
+            f"the same with dblquad for c* (from {map_points})",
+            slow + slow_map,
+            (slow + slow_map) / warm,
+        ),
         ("Gauss-Hermite 128, q* and χ only", fast, fast / warm),
     ]
 
@@ -127,30 +163,38 @@ def multiply(weights, vectors, count):
 
 
 def simulation_row(width, replicas, depth, repeats):
-    """Seconds per layer and network: all, random numbers, product, and the ratio."""
+    """Seconds per layer and network: simulation with and without weights, random numbers,
+    product, and the ratio of the first to the sum of the last two."""
     x = sigprop.gram_inputs(jax.random.key(0), jnp.eye(2), 16).astype(jnp.float32)
     network = theory.feedforward(TANH, 1.76095463960674, 0.05, depth=depth)
     keys = jax.random.split(jax.random.key(1), replicas * depth)
     weights = jax.random.normal(jax.random.key(2), (width, width), jnp.float32)
     vectors = jnp.ones((width, 4), jnp.float32)
+    sample = lambda explicit: (
+        sigprop.sample_ensemble(
+            network, x, width=width, replicas=replicas, explicit_weights=explicit
+        ).samples
+    )
     runs = (
-        lambda: sigprop.sample_ensemble(network, x, width=width, replicas=replicas).samples,
+        lambda: sample(True),
+        lambda: sample(False),
         # Two threads, as the ensemble has them.
         lambda: list(POOL.map(lambda k: jax.block_until_ready(draw(k, width)), jnp.split(keys, 2))),
         lambda: multiply(weights, vectors, replicas * depth),
     )
     for run in runs:
         jax.block_until_ready(run())
-    layers = replicas * (depth + 1), replicas * depth, replicas * depth
-    total, random, matrix = (
+    layers = (replicas * (depth + 1),) * 2 + (replicas * depth,) * 2
+    total, free, random, matrix = (
         timed(run, repeats)[0] / count for run, count in zip(runs, layers, strict=True)
     )
-    return total, random, matrix, total / (random + matrix)
+    return total, free, random, matrix, total / (random + matrix)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Speed as ratios, side by side in one run.")
     parser.add_argument("--points", type=int, default=24, help="points for scipy's quad")
+    parser.add_argument("--map-points", type=int, default=2, help="points for scipy's dblquad")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
@@ -158,19 +202,19 @@ def main(argv=None):
         f"{platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
     )
-    rows = diagram_rows(options.points, options.repeats)
+    rows = diagram_rows(options.points, options.map_points, options.repeats)
     print("\n| diagram 64×64, tanh | seconds | ratio |\n|---|---|---|")
     for what, seconds, ratio in rows:
         print(f"| {what} | {seconds:.3g} | {ratio:.3g} |")
     print(
-        "\n| width | simulation, µs per layer and network | random numbers | product "
-        "| ratio to their sum |\n|---|---|---|---|---|"
+        "\n| width | explicit weights, µs per layer and network | random numbers | product "
+        "| ratio to their sum | without weights |\n|---|---|---|---|---|---|"
     )
     for width, replicas in [(128, 64), (256, 32), (512, 16), (1024, 8)]:
-        total, random, matrix, ratio = simulation_row(width, replicas, 50, options.repeats)
+        total, free, random, matrix, ratio = simulation_row(width, replicas, 50, options.repeats)
         print(
             f"| {width} | {total * 1e6:.0f} | {random * 1e6:.0f} | {matrix * 1e6:.0f} "
-            f"| {ratio:.2f} |"
+            f"| {ratio:.2f} | {free * 1e6:.0f} |"
         )
 
 

@@ -45,10 +45,14 @@ def set_up() -> None:
 def predict(network: Network, start: float, json: bool) -> int:
     """Predict one point and print it."""
     set_up()
+    import equinox as eqx
+
     import theory
+    from theory._diagram import hasty_options
 
     check_positive("--start-length", start)
-    prediction = theory.predict(network.layer(), start=start)
+    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
+    prediction = jit(theory.predict, compiler_options=hasty_options())(network.layer(), start=start)
     found = prediction_as_json(prediction)
     if json:
         out.print_json({**found, "parameters": {**asdict(network), "start_length": start}})

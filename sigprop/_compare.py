@@ -213,17 +213,33 @@ def _kurtosis(samples: np.ndarray) -> np.ndarray:
     return np.mean(square**2, axis=0) / np.where(variance > 1e-100, variance, 1.0) ** 2
 
 
+class _Limit(NamedTuple):
+    """What simulation says of infinite width: per cell, and for their mean."""
+
+    value: np.ndarray
+    error: np.ndarray
+    resolved: np.ndarray
+    pooled: float
+    pooled_error: float
+
+    def scores(self, theory: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """z per cell (NaN where not resolved), theory's mean over cells, and the pooled z."""
+        z = np.where(self.resolved, _z(self.value - theory, slack, self.error), np.nan)
+        if not self.resolved.any():
+            return z, 0.0, 0.0
+        mean, margin = theory[self.resolved].mean(), slack[self.resolved].mean()
+        pooled_z = _z(np.asarray(self.pooled - mean), margin, np.asarray(self.pooled_error))
+        return z, float(mean), float(pooled_z)
+
+
 def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[Ensemble]) -> Cells:
     widths = [e.width for e in ensembles]
-    values, errors = _theory_values(observable, expected)
     each = [contributions(observable, e.samples) for e in ensembles]
     mean = np.stack([c.mean(axis=0) for c in each])
     standard = np.stack([c.std(axis=0, ddof=1) / np.sqrt(len(c)) for c in each])
     intercept, error, chi_square = extrapolate(widths, mean, standard)
     # Overflow (NaN) counts as resolved, so that it is seen.
     resolved = ~np.any([_kurtosis(c) > HEAVY_TAIL for c in each], axis=0)
-    eps = float(jnp.finfo(ensembles[0].samples.moments.covariance.dtype).eps)
-    errors = errors + ROUNDING * eps * np.abs(values)
     pooled, pooled_error = np.zeros(()), np.ones(())
     if resolved.any():
         pools = [c[:, resolved].mean(axis=1) for c in each]
@@ -232,35 +248,27 @@ def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[En
             np.array([p.mean() for p in pools]),
             np.array([p.std(ddof=1) / np.sqrt(len(p)) for p in pools]),
         )
-    cells = Cells(
+    limit = _Limit(intercept, error, resolved, float(pooled), float(pooled_error))
+    values, slack = _theory_values(observable, expected)
+    eps = float(jnp.finfo(ensembles[0].samples.moments.covariance.dtype).eps)
+    slack = slack + ROUNDING * eps * np.abs(values)
+    z, pooled_theory, pooled_z = limit.scores(values, slack)
+    return Cells(
         observable,
-        values,
-        errors,
-        mean,
-        standard,
-        intercept,
-        error,
-        chi_square,
-        resolved,
-        np.zeros_like(values),
-        float(pooled),
-        0.0,
-        float(pooled_error),
-        0.0,
+        theory=values,
+        theory_error=slack,
+        mean=mean,
+        standard_error=standard,
+        extrapolated=intercept,
+        extrapolated_error=error,
+        chi_square=chi_square,
+        resolved=resolved,
+        z=z,
+        pooled=limit.pooled,
+        pooled_theory=pooled_theory,
+        pooled_error=limit.pooled_error,
+        pooled_z=pooled_z,
     )
-    z, pooled_theory, pooled_z = _scores(cells, values, errors)
-    return cells._replace(z=z, pooled_theory=pooled_theory, pooled_z=pooled_z)
-
-
-def _scores(cells: Cells, values: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """z per cell (NaN where not resolved), the pooled theory, and the pooled z."""
-    z = _z(cells.extrapolated - values, slack, cells.extrapolated_error)
-    z = np.where(cells.resolved, z, np.nan)
-    if not cells.resolved.any():
-        return z, 0.0, 0.0
-    mean, margin = values[cells.resolved].mean(), slack[cells.resolved].mean()
-    pooled_z = _z(np.asarray(cells.pooled - mean), margin, np.asarray(cells.pooled_error))
-    return z, float(mean), float(pooled_z)
 
 
 def _variances(network: Part) -> list[tuple[str, Any]]:
@@ -400,7 +408,14 @@ def judge(
 def _distance_from(cells: Cells, other: PreActivation) -> float:
     """The largest |z| of the same measurements against another prediction."""
     values, _ = _theory_values(cells.observable, other)
-    z, _, pooled_z = _scores(cells, values, cells.theory_error)
+    limit = _Limit(
+        cells.extrapolated,
+        cells.extrapolated_error,
+        cells.resolved,
+        cells.pooled,
+        cells.pooled_error,
+    )
+    z, _, pooled_z = limit.scores(values, cells.theory_error)
     return _largest(z[cells.resolved], pooled_z)
 
 

@@ -81,7 +81,7 @@ class FiniteNetwork(Reading[Signals]):
         return state, self._note(state)
 
     def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
-        values, slope = _value_and_slope(node.activation, state.values)
+        values, slope = node.activation.with_slope(state.values)
         return Signals(values, slope[..., None] * state.tangents, state.log_gain), None
 
     def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Moments | None]:
@@ -107,10 +107,6 @@ class FiniteNetwork(Reading[Signals]):
 
     def _note(self, state: Signals) -> Moments | None:
         return None if self.in_branch else measure(state)
-
-
-def _value_and_slope(fn, z):
-    return jax.jvp(fn, (z,), (jnp.ones_like(z),))
 
 
 def _mean_square(tangents: Float[Array, "n width k m"]) -> Float[Array, " n"]:

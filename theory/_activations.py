@@ -44,6 +44,12 @@ class Componentwise(eqx.Module):
     def __call__(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.fn(z)
 
+    def with_slope(
+        self, z: Float[Array, "*shape"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        """φ(z) and φ'(z)."""
+        return jax.jvp(self.fn, (z,), (jnp.ones_like(z),))
+
     @property
     def closed_form(self) -> ClosedForm | None:
         """The Gaussian moments of φ in closed form, where there is one."""

@@ -4,18 +4,23 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lazy_loader
 import numpy as np
-import xarray as xr
 
 from theory._architecture import Part, Pointwise
 from theory._fixed_point import Attractor, LengthPoint, attractor
 from theory._phase import Phase, Prediction, complete
 from theory._status import Estimate, Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_loader.load("xarray")  # a second that single predictions need not wait for
 
 _BLOCK = 512
 """Points per compiled call, of which one runs on each core."""
@@ -73,7 +78,7 @@ def phase_diagram(
     start: float = 1.0,
     tolerance: float = 1e-10,
     progress: Callable[[int, int], None] | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Mean-field predictions over the grid of two (or one, or more) parameters.
 
     Parameters
@@ -184,7 +189,7 @@ def _flags(members: Any) -> dict[str, Any]:
     }
 
 
-def _as_dataset(prediction: Prediction, grids, shape, start, tolerance) -> xr.Dataset:
+def _as_dataset(prediction: Prediction, grids, shape, start, tolerance) -> "xr.Dataset":
     dims = tuple(grids)
     dataset = xr.Dataset(coords=grids, attrs={"start_length": start, "tolerance": tolerance})
     for name, long_name in QUANTITIES.items():

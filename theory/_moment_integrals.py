@@ -3,7 +3,7 @@
 Notation: u = √q_a s and v = √q_b t with s, t standard, of correlation c = 1 − x.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -102,10 +102,6 @@ def grading(scale: float, root: Scalar, how: Resolution) -> Scalar:
     return stop_gradient(how.stretch * scale / root)
 
 
-def _value_and_slope(fn: Callable, u: Array) -> tuple[Array, Array]:
-    return jax.jvp(fn, (u,), (jnp.ones_like(u),))
-
-
 def single_quadrature(
     activation: Componentwise, q: Scalar, how: Resolution, *, bounds: bool = False
 ) -> Any:
@@ -116,7 +112,7 @@ def single_quadrature(
     z, weight = half_line(features(activation.kinks, root), width, how)
     if activation.parity is None:
         z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight]) / 2
-    f, df = _value_and_slope(activation.fn, root * z)
+    f, df = activation.with_slope(root * z)
     mean = jnp.zeros_like(f) if activation.parity == "odd" else f
     terms = (mean, f * f, df * df, f * df * z / root)
     values = SingleMoments(*(jnp.sum(weight * y) for y in terms))
@@ -245,7 +241,7 @@ def pair_quadrature(
 
     t = sign_v * t
     u, v = root_a * s, root_b * t
-    (fu, du), (fv, dv) = (_value_and_slope(activation.fn, y) for y in (u, v))
+    (fu, du), (fv, dv) = map(activation.with_slope, (u, v))
     # φ(u) − φ(v) = mean slope · (u − v): by subtraction, unless that differs from the
     # trapezoidal mean by no more than its rounding error.
     apart, lost = u - v, eps * (jnp.abs(fu) + jnp.abs(fv))
@@ -256,7 +252,7 @@ def pair_quadrature(
     rise = jnp.where(close, trapezoid, (fu - fv) / apart) * gap
     product, distance, slope = total(fu * fv), total(rise**2 / 2), sign_slope * total(du * dv)
     if bounds:
-        middle = _value_and_slope(activation.fn, (u + v) / 2)[1]
+        middle = activation.with_slope((u + v) / 2)[1]
         bent, lost = jnp.abs(trapezoid - middle), lost / jnp.abs(apart)
         doubt = jnp.where(close, jnp.minimum(bent, 5 * lost), lost)
         # A bound, where rounding elsewhere is typical: it needs less of the caller's margin.

@@ -107,6 +107,7 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
     def marginal(m: Estimate):
         return jnp.abs(jnp.abs(m.value) - 1) <= tolerance + m.error
 
+    scale_length = _depth_scale(point.multiplier, marginal(point.multiplier), tolerance)
     prediction = Prediction(
         length=point.length,
         slope=chi,
@@ -114,13 +115,10 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
         separation=pair.separation,
         multiplier=point.multiplier,
         correlation_slope=pair.slope,
-        depth_scale_length=_depth_scale(point.multiplier, marginal(point.multiplier), tolerance),
+        depth_scale_length=replace_where(reached.divergent, Status.ABSENT, scale_length),
         depth_scale_correlation=_depth_scale(pair.slope, marginal(pair.slope), tolerance),
         phase=phase.astype(jnp.int8),
     )
-
-    no_scale = replace_where(reached.divergent, Status.ABSENT, prediction.depth_scale_length)
-    prediction = eqx.tree_at(lambda p: p.depth_scale_length, prediction, no_scale)
     # Nothing is silently NaN: a value that is not a number has a status that says so.
     lost = lambda e: jnp.isnan(e.value) & (e.status <= Status.INACCURATE)
     prediction = replace_where(lost, Status.NOT_CONVERGED, prediction)
