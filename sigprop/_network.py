@@ -81,8 +81,8 @@ class FiniteNetwork(Reading[Signals]):
         return state, self._note(state)
 
     def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
-        values, slope = node.activation.with_slope(state.values)
-        return Signals(values, slope[..., None] * state.tangents, state.log_gain), None
+        values, tangents = node.activation.push(state.values, state.tangents)
+        return Signals(values, tangents, state.log_gain), None
 
     def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Moments | None]:
         state = Signals(skip.values + branch.values, skip.tangents + branch.tangents, skip.log_gain)

@@ -9,8 +9,10 @@ from theory._activations import (
     ACTIVATION_NAMES,
     Activation,
     Componentwise,
+    Radial,
     activation,
     componentwise,
+    radial,
 )
 from theory._architecture import (
     Affine,
@@ -56,6 +58,7 @@ from theory._phase import (
     predict,
 )
 from theory._status import Estimate, Status
+from theory._symmetry import Sectors, Symmetry, sectors, symmetry
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -75,12 +78,15 @@ __all__ = [
     "PostActivation",
     "PreActivation",
     "Prediction",
+    "Radial",
     "Reading",
     "Repeat",
     "Residual",
+    "Sectors",
     "Stability",
     "Stacked",
     "Status",
+    "Symmetry",
     "WeightLaw",
     "activation",
     "affine",
@@ -104,6 +110,9 @@ __all__ = [
     "phase_diagram",
     "predict",
     "propagate",
+    "radial",
     "repeat",
+    "sectors",
     "signal_moments",
+    "symmetry",
 ]

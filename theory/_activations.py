@@ -50,13 +50,64 @@ class Componentwise(eqx.Module):
         """φ(z) and φ'(z)."""
         return jax.jvp(self.fn, (z,), (jnp.ones_like(z),))
 
+    def push(
+        self, z: Float[Array, "*units k"], tangents: Float[Array, "*units k m"]
+    ) -> tuple[Float[Array, "*units k"], Float[Array, "*units k m"]]:
+        """φ(z), and φ' times each of m tangents."""
+        value, slope = self.with_slope(z)
+        return value, slope[..., None] * tangents
+
     @property
     def closed_form(self) -> ClosedForm | None:
         """The Gaussian moments of φ in closed form, where there is one."""
         return None if self.closed_form_of is None else self.closed_form_of(self.fn)
 
 
-Activation: TypeAlias = Componentwise
+class Radial(eqx.Module):
+    """An activation φ(z) = g(|z|) z/|z| of units z with several real components.
+
+    It commutes with every rotation of the unit. Made by `radial`. For k = 1 it is the odd
+    function with φ(z) = g(z) for z > 0.
+    """
+
+    profile: Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
+    """g, elementwise on lengths r ≥ 0, with g(0) = 0; its array leaves are parameters."""
+    kinks: tuple[float, ...] = eqx.field(static=True)
+    """Where g or a derivative of it jumps, in r > 0."""
+    scale: float = eqx.field(static=True)
+    """The width of the features of g around 0 and its kinks."""
+    name: str = eqx.field(static=True)
+    """For text and file names."""
+
+    def __call__(self, z: Float[Array, "*units k"]) -> Float[Array, "*units k"]:
+        r = _norm(z)
+        return self.profile(r) / r * z
+
+    def gains(
+        self, r: Float[Array, "*shape"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        """g'(r) and g(r)/r: the factors on tangents along z, and across."""
+        value, slope = jax.jvp(self.profile, (r,), (jnp.ones_like(r),))
+        return slope, value / r
+
+    def push(
+        self, z: Float[Array, "*units k"], tangents: Float[Array, "*units k m"]
+    ) -> tuple[Float[Array, "*units k"], Float[Array, "*units k m"]]:
+        """φ(z), and φ' times each of m tangents."""
+        r = _norm(z)
+        along, across = self.gains(r)
+        n = (z / r)[..., None]
+        radial = n * jnp.sum(n * tangents, axis=-2, keepdims=True)
+        return across * z, across[..., None] * (tangents - radial) + along[..., None] * radial
+
+
+def _norm(z: Float[Array, "*units k"]) -> Float[Array, "*units 1"]:
+    """|z|, kept from zero so that g(r)/r is g'(0) there and derivatives are finite."""
+    square = jnp.sum(z * z, axis=-1, keepdims=True)
+    return jnp.sqrt(jnp.maximum(square, jnp.finfo(z.dtype).tiny))
+
+
+Activation: TypeAlias = Componentwise | Radial
 
 
 def componentwise(
@@ -170,6 +221,65 @@ def activation(name: str, **parameters: Any) -> Componentwise:
     values = {k: _parameter(k, parameters.get(k, v)) for k, v in row.defaults.items()}
     fn = _as_module(row.fn(**values) if values else row.fn)
     return Componentwise(fn, row.kinks, row.scale, row.parity, name, row.closed_form_of)
+
+
+def radial(
+    profile: str | Callable[[Array], Array],
+    *,
+    kinks: Iterable[float | int] = (),
+    scale: float | int = 1.0,
+    name: str | None = None,
+    **parameters: Any,
+) -> Radial:
+    """Make a radial activation φ(z) = g(|z|) z/|z| from its profile g.
+
+    Parameters
+    ----------
+    profile
+        g: a name of `activation`, of which r ≥ 0 is used ("relu" and "linear" then give the
+        identity); "threshold", max(r - threshold, 0); or any elementwise function, for which
+        see `componentwise`.
+    kinks, scale, name
+        For a function: as for `componentwise`.
+    parameters
+        For a name: as for `activation`; "threshold" has one, 1 by default, a plain number.
+
+    Raises
+    ------
+    ValueError
+        If g(0) is not 0, which would make φ discontinuous; and as `activation` and
+        `componentwise`.
+
+    References
+    ----------
+    Iqbal et al. 2026 (arXiv 2605.14685), for g = tanh.
+    """
+    if profile == "threshold":
+        unknown = set(parameters) - {"threshold"}
+        if unknown:
+            raise ValueError(f"`{min(unknown)}`: not a parameter of threshold")
+        at = parameters.get("threshold", 1.0)
+        if isinstance(at, bool) or not isinstance(at, int | float) or not 0 < at < math.inf:
+            raise ValueError(f"`threshold`: must be a number in (0, inf), got {_short(at)}")
+        return Radial(_Threshold(float(at)), (float(at),), _UNIFORM, "threshold")
+    if isinstance(profile, str):
+        g = activation(profile, **parameters)
+    else:
+        if parameters:
+            raise ValueError(f"`{min(parameters)}`: only a profile given by name has parameters")
+        g = componentwise(profile, kinks=kinks, scale=scale, name=name)
+    with jax.ensure_compile_time_eval():
+        origin = g.fn(jnp.zeros((), jnp.result_type(float)))
+    if not isinstance(origin, Tracer) and abs(float(origin)) > 0:
+        raise ValueError(f"`profile`: must be 0 at r = 0, got {float(origin):.6g}")
+    return Radial(g.fn, tuple(k for k in g.kinks if k > 0), g.scale, g.name)
+
+
+class _Threshold(eqx.Module):
+    threshold: float = eqx.field(static=True)
+
+    def __call__(self, r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jax.nn.relu(r - self.threshold)
 
 
 class LeakyRelu(eqx.Module):

@@ -16,9 +16,25 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from theory._activations import Activation, Componentwise
+from theory._activations import Activation, Componentwise, Radial
 
 Distribution: TypeAlias = Literal["gaussian", "orthogonal"]
+Algebra: TypeAlias = Literal["real", "complex", "quaternion", "dense"]
+
+_UNITS = {
+    "real": np.ones((1, 1, 1)),
+    "complex": np.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]]]),
+    # left multiplication by 1, i, j, k on a + bi + cj + dk
+    "quaternion": np.array(
+        [
+            [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+            [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -1], [0, 0, 1, 0]],
+            [[0, 0, -1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, -1, 0, 0]],
+            [[0, 0, 0, -1], [0, 0, -1, 0], [0, 1, 0, 0], [1, 0, 0, 0]],
+        ]
+    ),
+}
+"""The basis of each division algebra, as real matrices that multiply from the left."""
 
 
 def check_variance(name: str, value: Any) -> None:
@@ -56,15 +72,32 @@ class WeightLaw(eqx.Module):
     Haar-distributed orthogonal matrix with that second moment ("orthogonal"; a truncated
     one where the layer is not square). So the length per real component is multiplied by
     σ_w², whatever the table.
+
+    The `algebra` says what the weights are: real numbers, complex ones (the k components are
+    k/2 complex numbers), quaternions (k/4 of them), or "dense", a full k×k matrix between any
+    two units. What commutes with the table is the symmetry of the layer: O(k), U(k/2),
+    Sp(k/4), or nothing but the sign.
     """
 
     variance: Float[Array, "*layers"] = eqx.field(converter=_as_float)
     distribution: Distribution = eqx.field(static=True, default="gaussian")
     components: int = eqx.field(static=True, default=1)
+    algebra: Algebra = eqx.field(static=True, default="real")
 
     def __check_init__(self):
         check_variance("weight_variance", self.variance)
         check_count("components", self.components)
+        if self.algebra not in get_args(Algebra):
+            known = ", ".join(get_args(Algebra))
+            raise ValueError(f"`algebra`: must be one of {known}; got {self.algebra!r}")
+        if self.distribution == "orthogonal" and self.algebra != "real":
+            raise ValueError(f"`weights`: orthogonal ones must be real; got {self.algebra}")
+        size = 1 if self.algebra == "dense" else _UNITS[self.algebra].shape[1]
+        if self.components % size:
+            raise ValueError(
+                f"`components`: {self.algebra} weights act on a multiple of {size} real "
+                f"components; got {self.components}"
+            )
         if self.distribution not in get_args(Distribution):
             known = ", ".join(get_args(Distribution))
             raise ValueError(f"`weights`: must be one of {known}; got {self.distribution!r}")
@@ -72,7 +105,11 @@ class WeightLaw(eqx.Module):
     @property
     def table(self) -> np.ndarray:
         """The matrices e_a, shape [D, k_out, k]. Real weights: the identity alone."""
-        return np.eye(self.components)[None]
+        k = self.components
+        if self.algebra == "dense":
+            return np.eye(k * k).reshape(k * k, k, k)
+        units = _UNITS[self.algebra]
+        return np.stack([np.kron(np.eye(k // len(e)), e) for e in units])
 
     @property
     def entry_variance(self) -> Float[Array, "*layers"]:
@@ -104,10 +141,10 @@ class Pointwise(eqx.Module):
     activation: Activation
 
     def __check_init__(self):
-        if not isinstance(self.activation, Componentwise):
+        if not isinstance(self.activation, Componentwise | Radial):
             raise TypeError(
-                "`activation`: must be made by theory.activation or theory.componentwise; "
-                f"got {self.activation!r}"
+                "`activation`: must be made by theory.activation, theory.componentwise or "
+                f"theory.radial; got {self.activation!r}"
             )
 
 
@@ -169,6 +206,7 @@ def affine(
     *,
     weights: Distribution = "gaussian",
     components: int = 1,
+    algebra: Algebra = "real",
     width: int | None = None,
 ) -> Affine:
     """An affine layer from its variances.
@@ -181,6 +219,8 @@ def affine(
         "gaussian" or "orthogonal" (Haar).
     components
         Real components k of a unit.
+    algebra
+        "real", "complex", "quaternion" or "dense": see `WeightLaw`.
     width
         Number of output units, where it is part of the description.
 
@@ -189,7 +229,8 @@ def affine(
     ValueError
         Names the field and its allowed range.
     """
-    return Affine(WeightLaw(weight_variance, weights, components), bias_variance, width)
+    law = WeightLaw(weight_variance, weights, components, algebra)
+    return Affine(law, bias_variance, width)
 
 
 def repeat(body: Part, depth: int) -> Repeat:
@@ -207,13 +248,28 @@ def layer(
     *,
     weights: Distribution = "gaussian",
     components: int = 1,
+    algebra: Algebra = "real",
     residual: bool = False,
 ) -> Part:
     """One turn of a deep network, from pre-activations to pre-activations.
 
     z ↦ W φ(z) + b, or z ↦ z + W φ(z) + b if `residual`.
+
+    Raises
+    ------
+    ValueError
+        If a variance or the number of components is not possible.
+    TypeError
+        If units of several components have an activation that is not radial.
     """
-    law = affine(weight_variance, bias_variance, weights=weights, components=components)
+    law = affine(
+        weight_variance, bias_variance, weights=weights, components=components, algebra=algebra
+    )
+    if components > 1 and not isinstance(activation, Radial):
+        raise TypeError(
+            f"`activation`: units of {components} components need a radial one "
+            f"(theory.radial); got {activation.name}"
+        )
     body = Chain((Pointwise(activation), law))
     return Residual(body) if residual else body
 
@@ -226,6 +282,7 @@ def feedforward(
     depth: int,
     weights: Distribution = "gaussian",
     components: int = 1,
+    algebra: Algebra = "real",
     residual: bool = False,
 ) -> Chain:
     """The canonical deep network: one affine layer, then `depth` turns of affine ∘ φ.
@@ -233,15 +290,9 @@ def feedforward(
     Convention: pre-activations stand at every boundary, which is where the length q is
     measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b.
     """
-    first = affine(weight_variance, bias_variance, weights=weights, components=components)
-    body = layer(
-        activation,
-        weight_variance,
-        bias_variance,
-        weights=weights,
-        components=components,
-        residual=residual,
-    )
+    how: dict[str, Any] = {"weights": weights, "components": components, "algebra": algebra}
+    first = affine(weight_variance, bias_variance, **how)
+    body = layer(activation, weight_variance, bias_variance, residual=residual, **how)
     return Chain((first, repeat(body, depth)))
 
 
@@ -334,6 +385,19 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             return state, Stacked(notes)
         case _:
             assert_never(part)
+
+
+def components(part: Part) -> int:
+    """The number k of real components of the units of a network."""
+    found: list[int] = []
+
+    def note(node):
+        if isinstance(node, WeightLaw):
+            found.append(node.components)
+        return isinstance(node, WeightLaw)
+
+    jax.tree.flatten(part, is_leaf=note)
+    return found[0] if found else 1
 
 
 def _check_same_kind(where: str, before: Any, after: Any) -> None:

@@ -73,7 +73,7 @@ def single_moments(
         sizes = SingleMoments(jnp.sqrt(m.square), m.square, m.derivative_square, rate)
         errors = _errors(m, sizes, sizes, None)
     else:
-        errors = _judged(
+        errors = judged(
             lambda how: single_quadrature(fixed, at, how, bounds=True), frozen(values), order
         )
     # q = 0 is taken a little above, and what that changes is twice what the rate says.
@@ -157,7 +157,7 @@ def pair_moments(
         how = Resolution(order)
         values = pair_values(activation, q_a, q_b, x, how=how, equal=equal_lengths)
         m, args = frozen(values), (fixed, a, b, at)
-        errors = _judged(
+        errors = judged(
             lambda how: pair_quadrature(*args, how, equal_lengths, bounds=True),
             _first_three(m),
             order,
@@ -295,7 +295,7 @@ def _estimate(evaluate: Callable, parameters: Any, order: int, valid: Array) -> 
         size = evaluate(how, at, bounds=True)
         return evaluate(how, at), size, size
 
-    error = _judged(study, stop_gradient(value), order)
+    error = judged(study, stop_gradient(value), order)
     size = stop_gradient(evaluate(Resolution(order), at, bounds=True))
     value, error = (jnp.where(valid, y, jnp.nan) for y in (value, error))
     status = jnp.where(
@@ -310,7 +310,7 @@ _ALTERNATIVES = ((2.6, 8.5), (3.5, 9.5))
 each other, so that an undeclared kink shows, and the shorter cut misses more of the tails."""
 
 
-def _judged(study: Callable[[Resolution], Any], values: _Tree, order: int) -> _Tree:
+def judged(study: Callable[[Resolution], Any], values: _Tree, order: int) -> _Tree:
     """Errors of `values` by comparison; `study` gives other values, sizes and rounding/eps.
 
     The rules differ in numbers only, so that they are compiled once.

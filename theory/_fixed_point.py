@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory._architecture import Part, interpret
+from theory._architecture import Part, components, interpret
 from theory._mean_field import MeanField
 from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments
@@ -65,7 +65,9 @@ def one_turn(
         s = q * x
         covariance = jnp.array([[q, q - s], [q - s, q]])
         separation = jnp.array([[jnp.zeros_like(s), s], [s, jnp.zeros_like(s)]])
-    moments = given_moments(covariance[..., None, None], separation[..., None, None])
+    # Isotropic units: the correlation is that of every component.
+    eye = jnp.eye(components(body), dtype=q.dtype)[None, None]
+    moments = given_moments(covariance[..., None, None] * eye, separation[..., None, None] * eye)
     zero = jax.tree.map(jnp.zeros_like, moments)
     reading = MeanField(order, equal_lengths=True, errors=errors)
     after, _ = interpret(body, reading, PreActivation(moments, zero))
@@ -205,7 +207,7 @@ def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> Fi
     Parameters
     ----------
     body
-        What is repeated: from pre-activations to pre-activations, k = 1.
+        What is repeated: from pre-activations to pre-activations.
     tolerance
         Relative error beyond which a value is INACCURATE.
     order

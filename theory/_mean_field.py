@@ -1,6 +1,6 @@
 """The mean-field reading: second moments of n inputs, carried through a description."""
 
-from typing import Any
+from typing import Any, assert_never
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory._activations import Activation
+from theory._activations import Componentwise, Radial
 from theory._architecture import Affine, Part, Pointwise, Reading, along_depth, interpret
 from theory._expectation import pair_moments, single_moments, slope_rate
 from theory._moments import (
@@ -19,6 +19,7 @@ from theory._moments import (
     per_component,
     signal_moments,
 )
+from theory._radial_field import radial_field
 
 
 class MeanField(Reading[Any]):
@@ -71,7 +72,17 @@ class MeanField(Reading[Any]):
                 "a nonlinearity must act on Gaussian moments, behind an Affine; here it acts on "
                 f"{type(state).__name__} moments"
             )
-        return _componentwise(node.activation, state, self), None
+        match node.activation:
+            case Componentwise():
+                return _componentwise(node.activation, state, self), None
+            case Radial():
+                how = {"order": self.order, "errors": self.errors}
+                after = radial_field(
+                    node.activation, state, equal_lengths=self.equal_lengths, **how
+                )
+                return after, None
+            case _:
+                assert_never(node.activation)
 
     def add(self, skip: PreActivation, branch: PreActivation):
         def total(a: Moments, b: Moments) -> Moments:
@@ -118,7 +129,7 @@ class _Table(eqx.Module):
 
 
 def _componentwise(
-    activation: Activation, state: PreActivation, reading: MeanField
+    activation: Componentwise, state: PreActivation, reading: MeanField
 ) -> PostActivation:
     """Every component of every input is one Gaussian variable; pairs of them are all there is."""
     n, _, k, _ = state.value.covariance.shape

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from theory._activations import Activation
+from theory._activations import Activation, Radial
 from theory._architecture import Affine, Part, Pointwise, Reading, interpret
 from theory._expectation import single_moments
 from theory._fixed_point import Attractor, attractor, stable_correlation
 from theory._moment_integrals import frozen
+from theory._radial_moments import radial_moments
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, replace_where
 
@@ -77,7 +78,7 @@ class _Allowed(Reading[Any]):
         return branch, None
 
 
-def _depth_scale(multiplier: Estimate, marginal: Any, tolerance: float) -> Estimate:
+def depth_scale(multiplier: Estimate, marginal: Any, tolerance: float) -> Estimate:
     """−1/log|m|, infinite where m is 1."""
     m = jnp.abs(multiplier.value)
     inside = jnp.where(marginal, 0.5, m)
@@ -107,7 +108,7 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
     def marginal(m: Estimate):
         return jnp.abs(jnp.abs(m.value) - 1) <= tolerance + m.error
 
-    scale_length = _depth_scale(point.multiplier, marginal(point.multiplier), tolerance)
+    scale_length = depth_scale(point.multiplier, marginal(point.multiplier), tolerance)
     prediction = Prediction(
         length=point.length,
         slope=chi,
@@ -116,7 +117,7 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
         multiplier=point.multiplier,
         correlation_slope=pair.slope,
         depth_scale_length=replace_where(reached.divergent, Status.ABSENT, scale_length),
-        depth_scale_correlation=_depth_scale(pair.slope, marginal(pair.slope), tolerance),
+        depth_scale_correlation=depth_scale(pair.slope, marginal(pair.slope), tolerance),
         phase=phase.astype(jnp.int8),
     )
     # Nothing is silently NaN: a value that is not a number has a status that says so.
@@ -174,12 +175,17 @@ class CriticalLine(eqx.Module):
     """λ = dq'/dq there: where it is above 1 the point repels lengths; 1: half-stable."""
 
 
-def _critical_at(activation: Activation, q: Array, order: int):
+def _critical_at(activation: Activation, k: int, q: Array, order: int):
     """σ_w², σ_b² and dq'/dq on the critical line at length q, each with its error."""
-    value, error = single_moments(activation, q, order=order)
+    if isinstance(activation, Radial):
+        value, error = radial_moments(activation, q, k, order=order)
+        slope, slope_error = value.trace, error.trace
+    else:
+        value, error = single_moments(activation, q, order=order)
+        slope, slope_error = value.derivative_square, error.derivative_square
     eps = 4 * jnp.finfo(q.dtype).eps
-    weight = 1 / value.derivative_square
-    weight_error = weight * (error.derivative_square / value.derivative_square + eps)
+    weight = 1 / slope
+    weight_error = weight * (slope_error / slope + eps)
     bias = q - weight * value.square
     bias_error = weight_error * value.square + weight * error.square + eps * q
     rate = weight * value.square_rate
@@ -188,9 +194,16 @@ def _critical_at(activation: Activation, q: Array, order: int):
 
 
 def critical_line(
-    activation: Activation, lengths: Any, *, tolerance: float = 1e-10, order: int = 64
+    activation: Activation,
+    lengths: Any,
+    *,
+    components: int = 1,
+    tolerance: float = 1e-10,
+    order: int = 64,
 ) -> CriticalLine:
     """The line χ = 1 of z ↦ W φ(z) + b, parametrised by the length q* on it.
+
+    For radial φ on units of k `components`, 1/σ_w² = E tr(φ'φ'ᵀ)/k instead.
 
     σ_w² = 1/E φ'(√q z)², σ_b² = q − σ_w² E φ(√q z)²: there is no fixed point to solve, so
     criticality costs nothing. Lengths at which σ_b² would be negative are ABSENT.
@@ -202,7 +215,7 @@ def critical_line(
     q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
 
     def at(q):
-        w, dw, b, db, rate, drate = _critical_at(activation, q, order)
+        w, dw, b, db, rate, drate = _critical_at(activation, components, q, order)
         # σ_b² is a difference of lengths; its error is judged against the length.
         line = CriticalLine(
             q,
@@ -228,16 +241,21 @@ _LINE = np.log(np.geomspace(1e-10, 1e6, 193))
 
 
 def critical_points(
-    activation: Activation, bias_variance: Any, *, tolerance: float = 1e-10, order: int = 64
+    activation: Activation,
+    bias_variance: Any,
+    *,
+    components: int = 1,
+    tolerance: float = 1e-10,
+    order: int = 64,
 ) -> CriticalPoints:
     """All points of the critical line with a given bias variance > 0, shortest length first."""
     target = jnp.asarray(bias_variance, jnp.result_type(float))
 
-    return _on_the_line(_excess_bias, activation, target, tolerance, order)
+    return _on_the_line(_excess_bias, activation, components, target, tolerance, order)
 
 
 def half_stable_points(
-    activation: Activation, *, tolerance: float = 1e-10, order: int = 64
+    activation: Activation, *, components: int = 1, tolerance: float = 1e-10, order: int = 64
 ) -> CriticalPoints:
     """Points where χ = 1 and dq'/dq = 1 at once, with σ_b² >= 0, shortest length first.
 
@@ -246,7 +264,7 @@ def half_stable_points(
     SWISH.
     """
 
-    return _on_the_line(_excess_multiplier, activation, jnp.ones(()), tolerance, order)
+    return _on_the_line(_excess_multiplier, activation, components, jnp.ones(()), tolerance, order)
 
 
 def _excess_bias(line, q, target):
@@ -258,14 +276,16 @@ def _excess_multiplier(line, q, target):
 
 
 @eqx.filter_jit
-def _on_the_line(miss: Callable, activation, target, tolerance, order) -> CriticalPoints:
+def _on_the_line(
+    miss: Callable, activation, components, target, tolerance, order
+) -> CriticalPoints:
     """The points of the critical line where miss(line, q, target) = 0."""
     slots = 3
     nodes = jnp.asarray(_LINE, jnp.result_type(float))
 
     def look(y, parameters):
         activation, target = parameters
-        line = _critical_at(activation, jnp.exp(y), order)
+        line = _critical_at(activation, components, jnp.exp(y), order)
         return miss(line, jnp.exp(y), target), line
 
     both = (activation, target)

@@ -49,7 +49,7 @@ def _table(length: Array, order: int) -> list[Array]:
     return [jnp.asarray(table, length.dtype).reshape(shape) for table in _legendre(order)]
 
 
-def _plain(length: Float[Array, "*b"], order: int) -> tuple[Array, Array]:
+def plain_panel(length: Float[Array, "*b"], order: int) -> tuple[Array, Array]:
     """Nodes and weights on [0, length]."""
     xi, omega = _table(length, order)
     return length[..., None] * xi, length[..., None] * omega
@@ -67,7 +67,7 @@ def _nested(t2: Array, divisors: tuple[int, ...]) -> Array:
     return total
 
 
-def _graded(length: Float[Array, "*b"], width: Array, order: int) -> tuple[Array, Array]:
+def graded_panel(length: Float[Array, "*b"], width: Array, order: int) -> tuple[Array, Array]:
     """The same, with nodes that crowd towards 0 so that features of this width are resolved.
 
     y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width): nearly even in log y
@@ -90,8 +90,8 @@ def half_line(
     """Nodes and weights for E f(|z|), z ~ N(0, 1), for f smooth between the breaks."""
     cut = jnp.full_like(width, how.cut)
     edges = jnp.sort(jnp.stack([jnp.zeros_like(cut), *(jnp.minimum(k, cut) for k in breaks)]))
-    inner, weight = _plain(jnp.diff(edges), how.order // 2)
-    outer, outer_weight = _graded(cut - edges[-1], width, how.order)
+    inner, weight = plain_panel(jnp.diff(edges), how.order // 2)
+    outer, outer_weight = graded_panel(cut - edges[-1], width, how.order)
     z = jnp.concatenate([(edges[:-1, None] + inner).ravel(), edges[-1] + outer])
     weight = jnp.concatenate([weight.ravel(), outer_weight])
     return z, weight * _gaussian(z)
@@ -134,9 +134,9 @@ def quarter_plane(
         at, t_at = (jnp.take_along_axis(e, rank, axis=0) for e in (at, t_at))
     at = jnp.minimum(at, cut)
 
-    first, weight_first = _graded(at[0], width, how.order)
-    steps, weight_steps = _plain(jnp.diff(at, axis=0), how.order // 2)
-    last, weight_last = _graded(cut - at[-1], width, how.order)
+    first, weight_first = graded_panel(at[0], width, how.order)
+    steps, weight_steps = plain_panel(jnp.diff(at, axis=0), how.order // 2)
+    last, weight_last = graded_panel(cut - at[-1], width, how.order)
 
     def join(first, steps, last):
         return jnp.concatenate([first, *steps, last], axis=-1)

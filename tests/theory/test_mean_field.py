@@ -149,7 +149,9 @@ def test_two_components_mix_only_where_the_weights_allow():
     """k = 2 with the identity table: component pairs follow the scalar recursion."""
     rng = np.random.default_rng(0)
     inputs = jnp.asarray(rng.normal(size=(2, 30, 2)))
-    double = propagate(theory.feedforward(TANH, 1.4, 0.1, depth=4, components=2), inputs).value
+    law = theory.affine(1.4, 0.1, components=2)
+    body = theory.Chain((theory.Pointwise(TANH), law))
+    double = propagate(theory.Chain((law, theory.repeat(body, 4))), inputs).value
     flat = jnp.moveaxis(inputs, -1, 1).reshape(4, 30, 1)
     single = propagate(theory.feedforward(TANH, 1.4, 0.1, depth=4), flat).value
     # Each component has its own bias, so only equal components share its variance.

@@ -1,0 +1,373 @@
+"""Units with several components: radial moments, the two-input map, symmetry and sectors."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+import theory
+from theory import Status, WeightLaw
+from theory._fixed_point import attractor
+from theory._radial_moments import cross_moments, radial_moments, series
+from theory._symmetry import commutant_dimensions
+
+TANH = theory.radial("tanh")
+PROFILES = {
+    "tanh": TANH,
+    "erf": theory.radial("erf"),
+    "hard_tanh": theory.radial("hard_tanh"),
+    "threshold": theory.radial("threshold", threshold=0.7),
+    "sin": theory.radial("sin"),
+    "user": theory.radial(lambda r: r / (1 + r * r), scale=0.7),
+}
+
+
+def body(k, weight_variance, bias_variance=0.0, algebra="real", phi=TANH):
+    return theory.layer(phi, weight_variance, bias_variance, components=k, algebra=algebra)
+
+
+@eqx.filter_jit
+def at_the_fixed_point(turn):
+    point = attractor(turn).point
+    return point.length, theory.sectors(turn, point.length)
+
+
+# components, σ_w → k q*, m, χ, symmetric traceless: computed twice in arbitrary precision.
+BROKEN = [
+    (2, 1.1, 0.1650082598, 0.33430537, 1.0077012776, 1.0038506388),
+    (2, 1.5, 1.0872725328, 0.65849895, 1.1011526241, 1.0505763120),
+    (2, 2.0, 2.7590050827, 0.80515796, 1.2459195300, 1.1229597650),
+    (3, 1.5, 1.2359339066, 0.71866282, 1.0793993015, 1.0317597206),
+    (4, 1.5, 1.3245524109, 0.75170124, 1.0653389549, 1.0217796516),
+    (4, 2.5, 5.5689600115, 0.93983179, 1.2150696082, 1.0716898694),
+    (8, 1.5, 1.4786884825, 0.80437236, 1.0382212128, 1.0076442426),
+]
+
+
+@pytest.mark.parametrize(("k", "sigma", "whole", "m", "chi", "shear"), BROKEN)
+def test_published_fixed_points_and_multipliers(k, sigma, whole, m, chi, shear):
+    length, found = at_the_fixed_point(body(k, sigma**2))
+    assert abs(k * length.value - whole) < 6e-11
+    assert abs(found.order_parameter.value - m) < 6e-9
+    assert abs(found.trace.value - chi) < 6e-11
+    assert abs(found.symmetric_traceless.value - shear) < 6e-11
+    assert abs(found.goldstone.value - 1) <= found.goldstone.error < 1e-12
+    assert found.depth_scale_goldstone.status == Status.INFINITE
+    for e in (length, found.trace, found.symmetric_traceless, found.order_parameter):
+        assert e.status == Status.OK
+
+
+def test_a_bias_gives_the_goldstone_modes_a_depth_scale():
+    length, found = at_the_fixed_point(body(2, 2.25, 0.045, "complex"))
+    np.testing.assert_allclose(2 * length.value, 1.2501, atol=5e-5)
+    np.testing.assert_allclose(found.goldstone.value, 0.92801, atol=5e-6)
+    np.testing.assert_allclose(found.trace.value, 1.0369, atol=5e-5)
+    np.testing.assert_allclose(found.goldstone.value, 1 - 0.045 / length.value, rtol=1e-13)
+    xi = -1 / np.log(1 - 0.045 / length.value)
+    assert abs(found.depth_scale_goldstone.value - xi) <= found.depth_scale_goldstone.error
+    # a single complex number has no shear
+    assert found.symmetric_traceless.status == Status.ABSENT
+
+
+def test_the_symmetric_phase_has_no_length_and_one_multiplier():
+    length, found = at_the_fixed_point(body(3, 0.81))
+    assert length.value == 0
+    assert found.order_parameter.value == 0
+    for e in (found.goldstone, found.trace, found.symmetric_traceless):
+        assert abs(e.value - 0.81) <= e.error < 1e-12
+    # onset: q* = (3/2)(σ_w² − 1)/(k + 2), to first order
+    near, _ = at_the_fixed_point(body(3, 1 + 1e-4))
+    assert abs(near.value / (1.5e-4 / 5) - 1) < 1e-3
+
+
+def by_mpmath(fn, k, kinks=()):
+    """E fn(ρ), ρ² ~ χ²_k, in 30 digits."""
+    with mp.workdps(30):
+        norm = mp.mpf(2) ** (1 - mp.mpf(k) / 2) / mp.gamma(mp.mpf(k) / 2)
+        edges = sorted({0, *kinks, 1, 3, 6, 10, 16, 24})
+        return norm * mp.quad(lambda x: fn(x) * x ** (k - 1) * mp.exp(-x * x / 2), edges)
+
+
+MP = {
+    "tanh": (mp.tanh, lambda r: 1 - mp.tanh(r) ** 2, ()),
+    "sin": (mp.sin, mp.cos, ()),
+    "hard_tanh": (lambda r: min(r, mp.mpf(1)), lambda r: mp.mpf(r < 1), (1,)),
+    "threshold": (lambda r: max(r - mp.mpf(0.7), mp.mpf(0)), lambda r: mp.mpf(r > 0.7), (0.7,)),
+    "user": (lambda r: r / (1 + r * r), lambda r: (1 - r * r) / (1 + r * r) ** 2, ()),
+}
+
+
+@pytest.mark.parametrize("name", MP)
+@pytest.mark.parametrize(("k", "q"), [(1, 0.3), (2, 1.0), (4, 9.0), (64, 0.5)])
+def test_radial_moments_in_high_precision(name, k, q):
+    g, dg, kinks = MP[name]
+    root = mp.sqrt(mp.mpf(q))
+    places = [mp.mpf(kink) / root for kink in kinks]
+
+    def mean(fn):
+        return by_mpmath(lambda x: fn(root * x, x), k, places)
+
+    a, b = (lambda r: dg(r)), (lambda r: g(r) / r)
+    truth = [
+        mean(lambda r, x: g(r)),
+        mean(lambda r, x: g(r) ** 2) / k,
+        mean(lambda r, x: r * g(r) * dg(r)) / (k * q),
+        mean(lambda r, x: a(r) ** 2 + (k - 1) * b(r) ** 2) / k,
+        mean(
+            lambda r, x: (
+                b(r) ** 2 + 2 * b(r) * (a(r) - b(r)) / k + 2 * (a(r) - b(r)) ** 2 / (k * (k + 2))
+            )
+        ),
+        mean(lambda r, x: g(r) ** 2) / (k * q),
+        mean(lambda r, x: g(r) ** 2 * x * x) / (k * (k + 2) * q),
+    ]
+    value, error = radial_moments(PROFILES[name], q, k)
+    for field, expected in zip(value.__dataclass_fields__, truth, strict=True):
+        found, bound = float(getattr(value, field)), float(getattr(error, field))
+        assert abs(found - float(expected)) <= bound, field
+        assert bound <= 2e-10 * max(abs(float(expected)), 1e-3), field
+
+
+@pytest.mark.parametrize(("name", "q"), [("tanh", 0.4), ("user", 1.0), ("sin", 1.0)])
+def test_for_one_component_the_series_is_mehlers(name, q):
+    """k = 1: the radial network is the odd scalar one, whose pairs are done by quadrature."""
+    phi = PROFILES[name]
+    odd = theory.componentwise(
+        lambda z: jnp.sign(z) * phi.profile(jnp.abs(z)), parity="odd", scale=phi.scale
+    )
+    a = series(phi, jnp.asarray(q), 1, terms=128)
+    for x in (1e-6, 0.1, 0.8, 1.3):
+        moved = cross_moments(a, a, jnp.array([[x]]))
+        scalar = theory._expectation.pair_moments(odd, q, q, x, equal_lengths=True)[0]
+        np.testing.assert_allclose(moved.product[0, 0], scalar.product, rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(moved.lost[0, 0], scalar.distance, rtol=1e-9)
+
+
+def random_contraction(k, seed, largest=0.9):
+    c = np.random.default_rng(seed).normal(size=(k, k))
+    return largest * c / np.linalg.norm(c, 2)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_the_two_input_map_against_sampling(k):
+    q, c = 0.8, random_contraction(k, k)
+    a = series(TANH, jnp.asarray(q), k, terms=64)
+    found = np.asarray(cross_moments(a, a, jnp.asarray(np.eye(k) - c)).product)
+    rng = np.random.default_rng(1)
+    u = rng.normal(size=(1_000_000, k))
+    rest = np.linalg.cholesky(np.eye(k) - c.T @ c)
+    v = u @ c + rng.normal(size=u.shape) @ rest.T
+    fu, fv = (np.asarray(TANH(jnp.asarray(np.sqrt(q) * z))) for z in (u, v))
+    products = np.einsum("si,sj->sij", fu, fv)
+    error = products.std(axis=0) / np.sqrt(len(u))
+    assert np.max(np.abs(products.mean(axis=0) - found) / error) < 5
+    assert np.max(0.03 * np.abs(found) / error) > 8
+
+
+@pytest.mark.parametrize("k", [2, 3, 8])
+def test_the_two_input_map_commutes_with_rotations_and_conserves_the_polar_factor(k):
+    a = series(TANH, jnp.asarray(1.1), k, terms=64)
+    product = lambda c: np.asarray(cross_moments(a, a, jnp.asarray(np.eye(k) - c)).product)
+    c = random_contraction(k, 3)
+    left, right = (np.linalg.qr(np.random.default_rng(s).normal(size=(k, k)))[0] for s in (4, 5))
+    np.testing.assert_allclose(product(left @ c @ right), left @ product(c) @ right, atol=1e-14)
+
+    def polar(m):
+        u, _, vt = np.linalg.svd(m)
+        return u @ vt
+
+    # The smallest singular value, and with it the polar factor, is known to eps/σ_min.
+    tolerance = 1e-14 / np.linalg.svd(c, compute_uv=False)[-1]
+    np.testing.assert_allclose(polar(product(c)), polar(c), atol=tolerance)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_near_coincidence_the_map_has_the_sectors_multipliers(k):
+    """The slope of the series at C = 1 against the radial integrals: 1 − C of 1e-7."""
+    q, small = 0.6, 1e-7
+    a = series(TANH, jnp.asarray(q), k, terms=64)
+    m, _ = radial_moments(TANH, q, k)
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(k, k))
+    whole = np.trace(x) / k * np.eye(k)
+    turn = (x - x.T) / 2
+    shear = x - whole - turn
+    for direction, gain in [
+        (whole, m.trace),
+        (shear, m.symmetric_traceless),
+        (turn, m.antisymmetric),
+    ]:
+        lost = np.asarray(cross_moments(a, a, jnp.asarray(small * direction)).lost) / small
+        np.testing.assert_allclose(lost, q * gain * direction, atol=2e-6 * np.abs(x).max())
+
+
+def test_what_the_series_leaves_out_is_bounded_by_parseval():
+    for name, phi in PROFILES.items():
+        a = series(phi, jnp.asarray(2.0), 3, terms=128)
+        m, e = radial_moments(phi, 2.0, 3)
+        left = float(m.square - jnp.sum(a**2))
+        assert -1e-14 <= left < 1e-3 * m.square, name
+        if name in ("tanh", "erf", "sin"):
+            assert left < 1e-13 + e.square
+
+
+@pytest.mark.parametrize(("k", "algebra"), [(3, "real"), (4, "complex"), (4, "quaternion")])
+def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
+    """Two inputs related by a generic C: its polar factor survives 60 layers, C itself decays."""
+    law = WeightLaw(1.0, "gaussian", k, algebra)
+    c = random_contraction(k, 9)
+    # Only what commutes with the weights survives the first layer.
+    c = np.einsum("aij,jk,alk->il", law.table, c, law.table) / (np.sum(law.table**2) / k)
+    gram = np.zeros((2, 2, k, k))
+    gram[0, 0] = gram[1, 1] = np.eye(k)
+    gram[0, 1], gram[1, 0] = c, c.T
+    network = theory.feedforward(TANH, 2.25, 0.0, components=k, algebra=algebra, depth=60)
+    after = eqx.filter_jit(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
+    cross = np.asarray(after.value.covariance[:, 0, 1])
+    q = np.asarray(theory.length(after.value))[:, 0]
+    u, s, vt = np.linalg.svd(cross / q[:, None, None])
+    assert np.all(s[1:, 0] < s[:-1, 0])
+    np.testing.assert_allclose(u[-1] @ vt[-1], u[0] @ vt[0], atol=1e-10)
+    # at last all singular values shrink by σ_w² A_0²/q
+    coefficient = series(TANH, jnp.asarray(q[-1]), k, terms=1)[0]
+    np.testing.assert_allclose(s[-1] / s[-2], 2.25 * coefficient**2 / q[-1], rtol=1e-2)
+
+
+def test_an_input_that_is_not_isotropic_becomes_so_and_says_what_it_costs():
+    lopsided = jnp.diag(jnp.array([1.3, 0.7]))[None, None]
+    network = theory.feedforward(TANH, 2.25, 0.0, components=2, depth=30)
+    after = theory.propagate(network, theory.given_moments(lopsided))
+    own = np.asarray(after.value.covariance[:, 0, 0])
+    bend = (own[:, 0, 0] - own[:, 1, 1]) / np.trace(own, axis1=1, axis2=2)
+    assert np.all(np.diff(bend) < 0)
+    assert np.all(bend > 0)
+    # first layer: second order in the anisotropy, within the error
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(2_000_000, 2)) * np.sqrt(own[0].diagonal())
+    f = np.asarray(TANH(jnp.asarray(z)))
+    sampled = 2.25 * np.mean(f**2, axis=0)
+    error = np.asarray(after.error.covariance)[1, 0, 0].diagonal()
+    assert np.all(np.abs(own[1].diagonal() - sampled) <= error + 0.005)
+    assert np.all(error < 0.2)
+
+
+@pytest.mark.parametrize(
+    ("k", "algebra", "group", "dimension", "one"),
+    [
+        (1, "real", "O(1)", 0, 0),
+        (2, "real", "O(2)", 1, 1),
+        (5, "real", "O(5)", 10, 4),
+        (2, "complex", "U(1)", 1, 1),
+        (6, "complex", "U(3)", 9, 5),
+        (4, "quaternion", "Sp(1)", 3, 3),
+        (8, "quaternion", "Sp(2)", 10, 7),
+        (4, "dense", "1", 0, 0),
+    ],
+)
+def test_the_group_is_derived_from_the_description(k, algebra, group, dimension, one):
+    network = theory.feedforward(TANH, 1.5, 0.1, components=k, algebra=algebra, depth=2)
+    found = theory.symmetry(network)
+    assert (found.group, found.dimension, found.explicit) == (group, dimension, True)
+    assert found.goldstone_modes() == dimension
+    assert found.goldstone_modes(1) == one
+    # the dimension against the null space of [X, e_a] = 0, Xᵀ = −X
+    table = WeightLaw(1.0, "gaussian", k, algebra).table
+    eye = np.eye(k)
+    equations = [np.kron(e, eye) - np.kron(eye, e.T) for e in table]
+    transpose = np.eye(k * k).reshape(k, k, k, k).transpose(1, 0, 2, 3).reshape(k * k, k * k)
+    rows = np.concatenate([*equations, np.eye(k * k) + transpose])
+    assert k * k - np.linalg.matrix_rank(rows) == dimension
+    symmetric = np.concatenate([*equations, np.eye(k * k) - transpose])
+    both = (k * k - np.linalg.matrix_rank(symmetric), dimension)
+    assert commutant_dimensions(WeightLaw(1.0, "gaussian", k, algebra)) == both
+
+
+def test_layers_share_only_what_commutes_with_all_of_them():
+    parts = [
+        theory.affine(1.0, components=4, algebra=algebra) for algebra in ("real", "quaternion")
+    ]
+    mixed = theory.Chain((parts[0], theory.Pointwise(TANH), parts[1]))
+    assert theory.symmetry(mixed).group == "Sp(1)"
+    assert theory.symmetry(mixed).explicit is False
+    scalar = theory.feedforward(theory.activation("relu"), 2.0, depth=2)
+    assert theory.symmetry(scalar).group == "1"
+    odd = theory.feedforward(theory.activation("tanh"), 2.0, depth=2)
+    assert theory.symmetry(odd).group == "O(1)"
+
+
+def test_tables_are_division_algebras():
+    for algebra, size in (("complex", 2), ("quaternion", 4)):
+        e = WeightLaw(1.0, "gaussian", size, algebra).table
+        np.testing.assert_array_equal(e[0], np.eye(size))
+        for i in range(1, len(e)):
+            np.testing.assert_array_equal(e[i] @ e[i], -np.eye(size))
+            for j in range(1, i):
+                np.testing.assert_array_equal(e[i] @ e[j], -e[j] @ e[i])
+        if algebra == "quaternion":
+            np.testing.assert_array_equal(e[1] @ e[2], e[3])
+
+
+def test_predictions_of_equivariant_networks():
+    """c* = 0 without bias, with the slope at which orientations are frozen; k = 1 is scalar."""
+    p = theory.predict(body(2, 2.25))
+    assert abs(p.correlation.value) <= p.correlation.error < 1e-11
+    np.testing.assert_allclose(p.correlation_slope.value, 0.9565, atol=5e-5)
+    np.testing.assert_allclose(p.depth_scale_correlation.value, 22.5, atol=0.05)
+    one = theory.predict(body(1, 3.0, 0.1))
+    scalar = theory.predict(theory.layer(theory.activation("tanh"), 3.0, 0.1))
+    for field in ("length", "slope", "correlation", "multiplier", "correlation_slope"):
+        a, b = getattr(one, field), getattr(scalar, field)
+        assert abs(a.value - b.value) <= a.error + b.error, field
+
+
+def test_the_chaos_line_of_an_equivariant_network():
+    """σ_b²/q* = σ_w² E(a − b)²/k on χ = 1."""
+    line = theory.critical_line(TANH, [0.1, 1.0], components=3)
+    for i, q in enumerate((0.1, 1.0)):
+        m, _ = radial_moments(TANH, q, 3)
+        excess = line.weight_variance.value[i] * (m.trace - m.antisymmetric)
+        np.testing.assert_allclose(line.bias_variance.value[i] / q, excess, rtol=1e-11)
+
+
+def test_gradients_of_the_multipliers():
+    def goldstone(b):
+        turn = body(2, 2.25, b)
+        return theory.sectors(turn, attractor(turn).point.length).goldstone.value
+
+    slope = jax.jit(jax.grad(goldstone))(0.05)
+    value = jax.jit(goldstone)
+    h = 1e-5
+    np.testing.assert_allclose(slope, (value(0.05 + h) - value(0.05 - h)) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "field"),
+    [
+        (lambda: theory.affine(1.0, components=0), ValueError, "components"),
+        (lambda: theory.affine(1.0, components=3, algebra="complex"), ValueError, "components"),
+        (lambda: theory.affine(1.0, components=6, algebra="quaternion"), ValueError, "components"),
+        (
+            lambda: theory.affine(1.0, components=2, algebra="complex", weights="orthogonal"),
+            ValueError,
+            "weights",
+        ),
+        (lambda: theory.layer(theory.activation("tanh"), 1.0, components=2), TypeError, "radial"),
+        (lambda: theory.radial("sigmoid"), ValueError, "profile"),
+        (lambda: theory.radial("threshold", threshold=-1), ValueError, "threshold"),
+        (lambda: theory.radial(lambda r: r + 1), ValueError, "profile"),
+        (lambda: theory.symmetry(body(2, 1.0)).goldstone_modes(0), ValueError, "rank"),
+        (lambda: theory.symmetry(body(2, 1.0)).goldstone_modes(3), ValueError, "rank"),
+        (
+            lambda: theory.sectors(
+                theory.layer(theory.activation("tanh"), 1.0), theory.predict(body(1, 1.5)).length
+            ),
+            TypeError,
+            "radial",
+        ),
+    ],
+)
+def test_bad_descriptions_name_the_field(build, kind, field):
+    with pytest.raises(kind, match=field):
+        build()

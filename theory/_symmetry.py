@@ -1,0 +1,264 @@
+"""The symmetry of a network, derived from its description, and how each sector propagates.
+
+Notation: the units are z ∈ R^k; a rotation R of every unit is a symmetry where it commutes
+with the weights' table and with φ. The layer's moment map at σ_w² = 1, X ↦ Σ_a e_a X e_aᵀ, is
+the projection onto the matrices that commute with the table, so that dimensions are traces.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory._activations import Radial
+from theory._architecture import (
+    Affine,
+    Algebra,
+    Part,
+    Pointwise,
+    Reading,
+    WeightLaw,
+    components,
+    interpret,
+)
+from theory._fixed_point import SHORTEST
+from theory._mean_field import MeanField
+from theory._moment_integrals import frozen
+from theory._moments import PreActivation, given_moments
+from theory._phase import depth_scale
+from theory._radial_moments import radial_moments
+from theory._status import Estimate, Status, as_estimate, replace_where
+
+
+class Symmetry(NamedTuple):
+    """The continuous symmetry of a network's hidden units, and what breaks it."""
+
+    group: str
+    """"O(k)", "U(m)" or "Sp(m)"; "1" where no rotation is left."""
+    rank: int
+    """Independent unit vectors over the algebra: k, m or m."""
+    dimension: int
+    """Number of generators."""
+    explicit: bool
+    """Whether a bias breaks the symmetry explicitly."""
+
+    def goldstone_modes(self, rank: int | None = None) -> int:
+        """Generators that a state of this rank breaks: dim G − dim H.
+
+        Parameters
+        ----------
+        rank
+            Of the state's covariance over the algebra, from 1 to `Symmetry.rank`, which is
+            the default and what mean-field theory has at its fixed point. The subgroup that
+            leaves the state alone is the same kind of group on what is left.
+
+        Raises
+        ------
+        ValueError
+            If there is no state of such a rank.
+        """
+        rank = self.rank if rank is None else rank
+        if isinstance(rank, bool) or not isinstance(rank, int | np.integer):
+            raise ValueError(f"`rank`: must be a whole number; got {rank!r}")
+        if not 1 <= rank <= self.rank:
+            raise ValueError(f"`rank`: must be from 1 to {self.rank}; got {rank}")
+        return self.dimension - _DIMENSION[self.group[0]](self.rank - int(rank))
+
+
+_DIMENSION: dict[str, Callable[[int], int]] = {
+    "O": lambda k: k * (k - 1) // 2,
+    "U": lambda m: m * m,
+    "S": lambda m: m * (2 * m + 1),
+    "1": lambda _: 0,
+}
+_GROUPS = {"real": ("O", 1), "complex": ("U", 2), "quaternion": ("Sp", 4)}
+_ORDER = ("real", "complex", "quaternion", "dense")
+"""Each table holds the ones before it, so that what commutes with the last is the symmetry."""
+
+
+def commutant_dimensions(law: WeightLaw) -> tuple[int, int]:
+    """Numbers of independent symmetric and antisymmetric matrices that commute with the table."""
+    table = law.table
+    norm = np.sum(table**2) / table.shape[1]
+    everything = np.sum(np.einsum("aii->a", table) ** 2) / norm
+    mirrored = np.einsum("aij,aji->", table, table) / norm
+    return round((everything + mirrored) / 2), round((everything - mirrored) / 2)
+
+
+class _Found(eqx.Module):
+    """What has been seen of a network."""
+
+    components: int = eqx.field(static=True)
+    """0 before the first affine layer."""
+    algebra: Algebra = eqx.field(static=True)
+    odd: bool = eqx.field(static=True)
+    rotates: bool = eqx.field(static=True)
+    biased: bool = eqx.field(static=True)
+
+
+class _Seen(Reading[_Found]):
+    def affine(self, node: Affine, state: _Found):
+        algebra, other = state.algebra, node.weights.algebra
+        algebra = other if _ORDER.index(other) > _ORDER.index(algebra) else algebra
+        biased = state.biased or bool(np.any(np.asarray(node.bias_variance) > 0))
+        k = node.weights.components
+        return _Found(k, algebra, state.odd, state.rotates, biased), None
+
+    def pointwise(self, node: Pointwise, state: _Found):
+        phi = node.activation
+        rotates = isinstance(phi, Radial)
+        odd = rotates or phi.parity == "odd"
+        at = (state.components, state.algebra)
+        return _Found(*at, state.odd and odd, state.rotates and rotates, state.biased), None
+
+    def add(self, skip: _Found, branch: _Found):
+        return branch, None
+
+    def loop(self, turn, state, layers, depth):
+        return turn(state, layers)[0], None
+
+
+def symmetry(network: Part) -> Symmetry:
+    """The symmetry group of a network's hidden units, from its description.
+
+    What commutes with the weights of every layer and with every activation. A bias with
+    variance above 0 breaks it explicitly; a state of finite length breaks it spontaneously.
+
+    Raises
+    ------
+    ValueError
+        If the network has no affine layer.
+
+    References
+    ----------
+    Iqbal et al. 2026 (arXiv 2605.14685), for O(k) and U(1); Schur's lemma for the rest.
+    """
+    seen, _ = interpret(network, _Seen(), _Found(0, "real", True, True, False))
+    k = seen.components
+    if k == 0:
+        raise ValueError("`network`: must have an affine layer; got none")
+    scalar = k == 1 and seen.odd
+    if not (seen.rotates or scalar) or seen.algebra == "dense":
+        return Symmetry("1", 1, 0, seen.biased)
+    letter, size = _GROUPS[seen.algebra]
+    generators = commutant_dimensions(WeightLaw(1.0, "gaussian", k, seen.algebra))[1]
+    return Symmetry(f"{letter}({k // size})", k // size, generators, seen.biased)
+
+
+class Sectors(eqx.Module):
+    """How small differences of two inputs on the fixed point grow per layer, by sector."""
+
+    goldstone: Estimate
+    """λ_A of a relative rotation: exactly 1 without bias, 1 − σ_b²/q* with it. ABSENT where
+    no rotation commutes with the weights."""
+    trace: Estimate
+    """χ, of the distance."""
+    symmetric_traceless: Estimate
+    """Of a relative shear; ABSENT where none commutes with the weights."""
+    depth_scale_goldstone: Estimate
+    """ξ_G = −1/log λ_A of the pseudo-Goldstone modes; INFINITE without bias."""
+    order_parameter: Estimate
+    """m = E g(|z|) at q*: zero in the symmetric phase."""
+
+
+def sectors(body: Part, length: Estimate, *, tolerance: float = 1e-10, order: int = 64) -> Sectors:
+    """Multipliers of one turn at the fixed point, by sector of the symmetry.
+
+    Parameters
+    ----------
+    body
+        One turn, as made by `layer`, with a radial activation.
+    length
+        q*, as `predict` gives it.
+
+    Returns
+    -------
+    Sectors
+        ABSENT where the length has no fixed point.
+
+    References
+    ----------
+    Iqbal et al. 2026 (arXiv 2605.14685); the multipliers follow from Price's theorem and the
+    average over directions of the unit.
+    """
+    found = [p.activation for p in _pointwise(body)]
+    if not found or not all(isinstance(phi, Radial) for phi in found):
+        raise TypeError("`body`: sectors need radial activations (theory.radial)")
+    law = _laws(body)[-1]
+    directions, present = _directions(law)
+    return _sectors(body, length, jnp.asarray(directions), present, found[0], tolerance, order)
+
+
+@eqx.filter_jit
+def _sectors(body, length, directions, present, phi, tolerance, order) -> Sectors:
+    k = components(body)
+    finite, zero = jnp.isfinite(length.value), length.value == 0
+    q = jnp.where(finite, jnp.where(zero, SHORTEST, length.value), 1.0)
+    q_error = frozen(jnp.where(finite, length.error, jnp.inf))
+
+    def gains(q, tangent):
+        moments = given_moments((q * jnp.eye(k, dtype=q.dtype))[None, None])
+        moments = eqx.tree_at(lambda m: m.tangent, moments, tangent[None, None])
+        zero = jax.tree.map(jnp.zeros_like, moments)
+        after, _ = interpret(body, MeanField(order), PreActivation(moments, zero))
+        along = lambda m: jnp.sum(tangent * m[0, 0]) / jnp.sum(tangent**2)
+        bound = jnp.sum(jnp.abs(tangent) * after.error.tangent[0, 0]) / jnp.sum(tangent**2)
+        return along(after.value.tangent), bound
+
+    def multiplier(tangent, there):
+        fn = lambda q: gains(q, tangent)
+        value, rate, local = jax.jvp(fn, (q,), (jnp.ones_like(q),), has_aux=True)
+        estimate = as_estimate(value, frozen(local + jnp.abs(rate) * q_error), tolerance)
+        return replace_where(~finite | ~there, Status.ABSENT, estimate)
+
+    each = jax.vmap(multiplier)(directions.astype(q.dtype), jnp.asarray(present))
+    goldstone, trace, shear = (jax.tree.map(lambda e, i=i: e[i], each) for i in range(3))
+    marginal = jnp.abs(goldstone.value - 1) <= tolerance + goldstone.error
+    m, m_error = radial_moments(phi, q, k, order=order)
+    # ∂E g/∂q ≤ √(E g'² E ρ²)/(2√q)
+    steep = jnp.sqrt(m.trace * k**2 / jnp.maximum(q, 1e-300)) / 2
+    mean = jnp.where(zero, 0.0, m.mean)
+    error = jnp.where(zero, 0.0, m_error.mean + steep * q_error)
+    order_parameter = as_estimate(mean, frozen(error), tolerance)
+    return Sectors(
+        goldstone,
+        trace,
+        shear,
+        depth_scale(goldstone, marginal, tolerance),
+        replace_where(~finite, Status.ABSENT, order_parameter),
+    )
+
+
+def _directions(law: WeightLaw) -> tuple[np.ndarray, np.ndarray]:
+    """A generator, the identity and a shear that commute with the weights, and which exist."""
+    k, table = law.components, law.table
+    any_matrix = np.random.default_rng(0).normal(size=(k, k))
+    kept = np.einsum("aij,jk,alk->il", table, any_matrix, table) / (np.sum(table**2) / k)
+    turn, shear = (kept - kept.T) / 2, (kept + kept.T) / 2
+    shear = shear - np.trace(shear) / k * np.eye(k)
+    symmetric, antisymmetric = commutant_dimensions(law)
+    present = np.array([antisymmetric > 0, True, symmetric > 1])
+    matrices = [turn, np.eye(k), shear]
+    scale = math.sqrt(k)
+    unit = [
+        m * scale / np.linalg.norm(m) if there else np.eye(k)
+        for m, there in zip(matrices, present, strict=True)
+    ]
+    return np.stack(unit), present
+
+
+def _leaves(part: Part, kind: Any) -> list[Any]:
+    leaves = jax.tree.leaves(part, is_leaf=lambda node: isinstance(node, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+
+def _laws(part: Part) -> list[WeightLaw]:
+    return _leaves(part, WeightLaw)
+
+
+def _pointwise(part: Part) -> list[Pointwise]:
+    return _leaves(part, Pointwise)
