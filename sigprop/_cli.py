@@ -45,6 +45,14 @@ Weights: TypeAlias = Annotated[
 Residual: TypeAlias = Annotated[
     bool, Parameter(negative="", help="Residual layers, z + W φ(z) + b instead of W φ(z) + b.")
 ]
+Symmetry: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="O(k), U(m) or Sp(m): units of k, 2m or 4m real components with real, complex or "
+        "quaternionic weights and the radial activation g(|z|) z/|z|, whose profile g is then "
+        "--activation. Lengths and variances of biases are per real component."
+    ),
+]
 StartLength: TypeAlias = Annotated[
     float,
     Parameter(help="Length q_0 > 0 of a typical input, from which the fixed point is reached."),
@@ -66,6 +74,7 @@ def predict(
     bias_variance: BiasVariance,
     weights: Weights = "gaussian",
     residual: Residual = False,
+    symmetry: Symmetry = None,
     start_length: StartLength = 1.0,
     json: Json = False,
 ) -> int:
@@ -74,11 +83,17 @@ def predict(
     Prints the stable fixed points q* (length) and c* (correlation), the slope χ, the depth
     scales ξ_q and ξ_c in layers and the phase; each number with its estimated error and a
     status. In JSON a number that is infinite or absent is null, and its status says which.
+
+    With a symmetry also the group that the description has, the number of its Goldstone modes
+    (pseudo-Goldstone ones where a bias breaks it explicitly; none while q* = 0), the order
+    parameter m = E g(|z|), and the multipliers per layer of a small difference of two inputs:
+    of a relative rotation (goldstone: 1 − σ_b²/q*), of the distance (trace: χ) and of a
+    relative shear (symmetric_traceless).
     """
     from sigprop import _commands
     from sigprop._requests import Network
 
-    network = Network(activation, weight_variance, bias_variance, weights, residual)
+    network = Network(activation, weight_variance, bias_variance, weights, residual, symmetry)
     return _commands.predict(network, start_length, json)
 
 

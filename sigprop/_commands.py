@@ -52,30 +52,64 @@ def predict(network: Network, start: float, json: bool) -> int:
 
     check_positive("--start-length", start)
     jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
-    prediction = jit(theory.predict, compiler_options=hasty_options())(network.layer(), start=start)
+    layer = network.layer()
+    symmetric = network.symmetry is not None
+
+    def both(layer: Any) -> Any:
+        prediction = theory.predict(layer, start=start)
+        return prediction, theory.sectors(layer, prediction.length) if symmetric else None
+
+    prediction, sectors = jit(both, compiler_options=hasty_options())(layer)
+    estimates = {name: getattr(prediction, name) for name in ESTIMATES}
     found = prediction_as_json(prediction)
+    if symmetric:
+        group = theory.symmetry(layer)
+        broken = float(prediction.length.value) > 0
+        modes = group.goldstone_modes() if broken else 0
+        shown = {name: getattr(sectors, name) for name in MULTIPLIERS}
+        found |= {
+            "symmetry": group.group,
+            "explicitly_broken": group.explicit,
+            "goldstone_modes": modes,
+            "order_parameter": as_json(sectors.order_parameter),
+            "multipliers": {name: as_json(e) for name, e in shown.items()},
+            "depth_scale_goldstone": as_json(sectors.depth_scale_goldstone),
+        }
+        estimates |= {f"multiplier, {name}": e for name, e in shown.items()}
+        estimates["order_parameter"] = sectors.order_parameter
+        estimates["depth_scale_goldstone"] = sectors.depth_scale_goldstone
     if json:
         out.print_json({**found, "parameters": {**asdict(network), "start_length": start}})
         return 0
     rows = out.table(f"{network.text}: {found['phase']}", "", "value", "error", "status")
-    for name in ESTIMATES:
-        e = getattr(prediction, name)
+    for name, e in estimates.items():
         value, error = f"{float(e.value):.12g}", f"{float(e.error):.1e}"
-        rows.add_row(name.replace("_", " "), value, error, found[name]["status"])
-    out.show(rows)
+        rows.add_row(name.replace("_", " "), value, error, as_json(e)["status"])
+    words = []
+    if symmetric:
+        kind = "pseudo-Goldstone" if found["explicitly_broken"] else "Goldstone"
+        words = [f"symmetry {found['symmetry']}, {found['goldstone_modes']} {kind} modes"]
+    out.show(rows, *words)
     return 0
+
+
+MULTIPLIERS = ("goldstone", "trace", "symmetric_traceless")
+
+
+def as_json(estimate: "Estimate") -> dict[str, Any]:
+    """An estimate as plain numbers and a word."""
+    import theory
+
+    status = theory.Status(int(estimate.status)).name.lower()
+    value, error = out.number(estimate.value), out.number(estimate.error)
+    return {"value": value, "error": error, "status": status}
 
 
 def prediction_as_json(prediction: "Prediction") -> dict[str, Any]:
     """The prediction as plain numbers and words."""
     import theory
 
-    def entry(estimate: "Estimate") -> dict[str, Any]:
-        status = theory.Status(int(estimate.status)).name.lower()
-        value, error = out.number(estimate.value), out.number(estimate.error)
-        return {"value": value, "error": error, "status": status}
-
-    found: dict[str, Any] = {name: entry(getattr(prediction, name)) for name in ESTIMATES}
+    found: dict[str, Any] = {name: as_json(getattr(prediction, name)) for name in ESTIMATES}
     return {**found, "phase": theory.Phase(int(prediction.phase)).name.lower()}
 
 

@@ -1,6 +1,7 @@
 """What the command line is asked for, as data, and whether it is possible."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from sigprop._output import BadInput, checked
 
 if TYPE_CHECKING:
     from theory import Activation, Part
-    from theory._architecture import Distribution
+    from theory._architecture import Algebra, Distribution
 
 MOST_POINTS = 2000
 """Values along one axis of a phase diagram."""
@@ -25,6 +26,8 @@ class Network:
     bias_variance: float
     weights: "Distribution" = "gaussian"
     residual: bool = False
+    symmetry: str | None = None
+    """"O(k)", "U(m)" or "Sp(m)": units that rotate, with a radial activation."""
 
     @property
     def text(self) -> str:
@@ -43,36 +46,33 @@ class Network:
 
     @property
     def _kind(self) -> str:
-        return f"{self.activation}{' residual' * self.residual} network, {self.weights} weights"
+        kind = f"{self.activation}{' residual' * self.residual} network"
+        kind = kind if self.symmetry is None else f"{self.symmetry} {kind}"
+        return f"{kind}, {self.weights} weights"
 
     def layer(self) -> "Part":
         """One turn, for `theory.predict`."""
         import theory
 
-        phi = find_activation(self.activation)
+        phi, how = self._parts()
         with checked():
-            return theory.layer(
-                phi,
-                self.weight_variance,
-                self.bias_variance,
-                weights=self.weights,
-                residual=self.residual,
-            )
+            return theory.layer(phi, self.weight_variance, self.bias_variance, **how)
 
     def deep(self, depth: int) -> "Part":
         """The whole network, for `sigprop.compare`."""
         import theory
 
-        phi = find_activation(self.activation)
+        phi, how = self._parts()
         with checked():
             return theory.feedforward(
-                phi,
-                self.weight_variance,
-                self.bias_variance,
-                depth=depth,
-                weights=self.weights,
-                residual=self.residual,
+                phi, self.weight_variance, self.bias_variance, depth=depth, **how
             )
+
+    def _parts(self) -> "tuple[Activation, dict[str, Any]]":
+        how: dict[str, Any] = {"weights": self.weights, "residual": self.residual}
+        if self.symmetry is None:
+            return find_activation(self.activation), how
+        return find_radial(self.activation), {**how, **find_units(self.symmetry)}
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,36 @@ def find_activation(name: str) -> "Activation":
 
     with checked(name="activation"):
         return theory.activation(name)
+
+
+def find_radial(name: str) -> "Activation":
+    """The radial activation whose profile has that name."""
+    import theory
+
+    with checked(name="activation", profile="activation"):
+        return theory.radial(name)
+
+
+_GROUPS: "dict[str, tuple[Algebra, int]]" = {
+    "O": ("real", 1),
+    "U": ("complex", 2),
+    "Sp": ("quaternion", 4),
+}
+MOST_COMPONENTS = 64
+"""Real components of a unit."""
+
+
+def find_units(symmetry: str) -> dict[str, Any]:
+    """The components of a unit, and the algebra of the weights, that have this symmetry."""
+    found = re.fullmatch(r"(O|U|Sp)\(([1-9][0-9]{0,3})\)", symmetry)
+    if found is not None:
+        algebra, size = _GROUPS[found[1]]
+        components = size * int(found[2])
+        if components <= MOST_COMPONENTS:
+            return {"components": components, "algebra": algebra}
+    raise BadInput(
+        f"--symmetry: must be O(1) to O(64), U(1) to U(32) or Sp(1) to Sp(16); got {symmetry}"
+    )
 
 
 def check_positive(option: str, value: float) -> None:

@@ -134,11 +134,44 @@ def replaced(option, value, argv):
     return [*argv[: at + 1], value, *argv[at + 2 :]]
 
 
+def test_predict_with_a_symmetry(command):
+    """The group is derived from the description that the shorthand builds."""
+    point = ["--activation", "tanh", "--weight-variance", "2.25", "--bias-variance", "0"]
+    code, out, _ = command("predict", "--symmetry", "O(3)", *point, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["symmetry"] == "O(3)"
+    assert found["goldstone_modes"] == 3
+    assert found["explicitly_broken"] is False
+    np.testing.assert_allclose(3 * found["length"]["value"], 1.2359339066, rtol=1e-10)
+    np.testing.assert_allclose(found["order_parameter"]["value"], 0.71866282, rtol=1e-8)
+    multipliers = {name: e["value"] for name, e in found["multipliers"].items()}
+    np.testing.assert_allclose(
+        [multipliers[n] for n in ("goldstone", "trace", "symmetric_traceless")],
+        [1.0, 1.0793993015, 1.0317597206],
+        rtol=1e-10,
+    )
+    assert found["depth_scale_goldstone"]["status"] == "infinite"
+    code, out, _ = command("predict", "--symmetry", "U(1)", *point[:-1], "0.045")
+    assert code == 0
+    assert "symmetry U(1), 1 pseudo-Goldstone modes" in out
+
+
 PREDICT, COMPARE = ["predict", *POINT], ["compare", *POINT, *SMALL]
 DIAGRAM = ["phase-diagram", "--activation", "erf", *AXES]
 MISTAKES = {
     "no such command": (["predicts"], "predicts"),
     "unknown option": ([*PREDICT, "--depth", "3"], "--depth"),
+    "no such group": ([*PREDICT, "--symmetry", "SO(3)"], "--symmetry"),
+    "group of nothing": ([*PREDICT, "--symmetry", "O(0)"], "--symmetry"),
+    "unitary weights": (
+        [*PREDICT, "--symmetry", "U(2)", "--weights", "orthogonal"],
+        "--weights",
+    ),
+    "profile that does not vanish": (
+        ["predict", *POINT[2:], "--activation", "sigmoid", "--symmetry", "O(2)"],
+        "--activation",
+    ),
     "missing option": (["predict", "--activation", "erf"], "--weight-variance"),
     "not a number": (replaced("--bias-variance", "small", PREDICT), "--bias-variance"),
     "negative": (replaced("--weight-variance", "-1.5", PREDICT), "--weight-variance: must be"),
