@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import theory
-from theory import Phase, Status
+from theory import Phase, Status, _diagram
 from theory._diagram import hasty_options
 
 TANH, ERF, RELU = (theory.activation(name) for name in ("tanh", "erf", "relu"))
@@ -127,6 +127,13 @@ def test_a_diagram_holds_what_single_points_say_and_no_bad_point_costs_it():
             assert gap <= estimate.error + diagram[f"{name}_error"].values[i, j]
         assert diagram["phase"].values[i, j] == point.phase
     assert diagram["phase"].attrs["flag_meanings"].split()[Phase.CHAOTIC] == "chaotic"
+
+
+def test_options_that_the_compiler_does_not_have_are_left_out(monkeypatch):
+    monkeypatch.setattr(_diagram, "_HASTY", {**_diagram._HASTY, "xla_no_such_option": True})
+    assert "xla_no_such_option" not in hasty_options()
+    assert "xla_backend_optimization_level" in hasty_options()
+    assert jax.jit(lambda x: x + 1, compiler_options=hasty_options())(1) == 2
 
 
 def leaky(negative_slope, weight_variance):
