@@ -54,11 +54,24 @@ def _reach() -> Callable[..., Attractor]:
     return jit(reach, compiler_options=hasty_options())
 
 
+_HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
 def hasty_options() -> dict[str, Any]:
     """Compiler options for what costs more to compile than to run: a third of the time."""
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return {name: value for name, value in _HASTY.items() if _is_option(name, value)}
+
+
+@functools.cache
+def _is_option(name: str, value: Any) -> bool:
+    """Whether this version of XLA has an option; an unknown one would be an error."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 @eqx.filter_jit

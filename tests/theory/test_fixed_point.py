@@ -1,5 +1,7 @@
 """Fixed points: the published numbers, all branches, and their derivatives."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 import theory
 from theory import Stability, Status
+from theory._diagram import hasty_options
 
 # weight_variance, bias_variance, q*, χ: two independent arbitrary-precision computations.
 FIXED_POINTS = [
@@ -23,6 +26,10 @@ FIXED_POINTS = [
     ("sin", 2.2, 0.1, 1.07078190272340183, 1.22921809727659817),
     ("relu", 1.2, 0.3, 0.75, 0.6),
 ]
+
+
+# What runs once or twice costs more to compile than to run.
+hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 
 
 def body(name, weight_variance, bias_variance):
@@ -68,7 +75,7 @@ def test_two_close_fixed_points_are_told_apart():
     step = theory.componentwise(
         lambda z: 0.3 * jnp.tanh(z) + jnp.tanh((z / 3) ** 5), parity="odd", scale=0.5
     )
-    found = theory.fixed_points(theory.layer(step, 9.0, 0.0))
+    found = hastily(theory.fixed_points)(theory.layer(step, 9.0, 0.0))
     present = np.asarray(found.stability) != Stability.ABSENT
     q = np.asarray(found.length.value)[present]
     assert np.all(np.diff(q) > 0)
@@ -116,7 +123,7 @@ def test_correlation_fixed_point_of_erf_against_high_precision():
     r = 2 * q / (1 + 2 * q)
     slope = w * 2 / mp.pi * r / q / mp.sqrt(1 - (r * c) ** 2)
     for phi in (theory.activation("erf"), _without_closed_form("erf")):
-        p = theory.predict(theory.layer(phi, 2.0, 0.1))
+        p = hastily(theory.predict)(theory.layer(phi, 2.0, 0.1))
         assert abs(p.correlation.value - float(c)) <= p.correlation.error < 1e-10
         assert abs(p.correlation_slope.value - float(slope)) <= p.correlation_slope.error < 1e-10
         xi = float(-1 / mp.log(slope))
@@ -155,9 +162,8 @@ def test_fixed_points_differentiate_implicitly(name, w, b):
             [p.length.value, p.slope.value, p.separation.value, p.correlation_slope.value]
         )
 
-    jacobian = jax.jit(jax.jacfwd(numbers, argnums=(0, 1)))(w, b)
+    jacobian = hastily(jax.jacfwd(numbers, argnums=(0, 1)))(w, b)
     h = 1e-5
-    numbers = jax.jit(numbers)
     for i, (dw, db) in enumerate([(h, 0.0), (0.0, h)]):
         by_difference = (numbers(w + dw, b + db) - numbers(w - dw, b - db)) / (2 * h)
         np.testing.assert_allclose(jacobian[i], by_difference, rtol=2e-8, atol=1e-9)
@@ -170,8 +176,8 @@ def test_reverse_mode_and_vmap_agree_with_forward_mode():
         return theory.predict(theory.layer(phi, w, 0.1)).depth_scale_correlation.value
 
     w = jnp.array([1.2, 1.8, 2.5])
-    forward = jax.vmap(jax.jacfwd(scale))(w)
-    reverse = jax.vmap(jax.grad(scale))(w)
+    forward = hastily(jax.vmap(jax.jacfwd(scale)))(w)
+    reverse = hastily(jax.vmap(jax.grad(scale)))(w)
     np.testing.assert_allclose(forward, reverse, rtol=1e-10)
     assert np.all(np.isfinite(forward))
 
@@ -180,15 +186,15 @@ def test_the_identity_of_stein_holds_at_every_fixed_point():
     """χ = 1 − σ_b²/q* + σ_w² E[(φ' − φ/z)²] for φ(0) = 0: a check without any table."""
     for name, w, b in [("tanh", 3.0, 0.1), ("silu", 1.9, 0.15)]:
         phi = theory.activation(name)
-        found = theory.predict(theory.layer(phi, w, b))
+        found = theory.fixed_points(theory.layer(phi, w, b))
+        q, chi = found.length.value[0], found.slope.value[0]
 
         def gap(z, phi=phi):
             value, slope = jax.jvp(phi, (z,), (jnp.ones_like(z),))
             return (slope - value / z) ** 2
 
-        excess = theory.gaussian_expectation(gap, found.length.value)
-        right = 1 - b / found.length.value + w * excess.value
-        np.testing.assert_allclose(found.slope.value, right, rtol=1e-11)
+        right = 1 - b / q + w * theory.gaussian_expectation(gap, q).value
+        np.testing.assert_allclose(chi, right, rtol=1e-11)
 
 
 def test_a_map_that_does_not_return_to_preactivations_is_refused():

@@ -1,5 +1,7 @@
 """Moments through depth: exact laws, published rates, and honest errors."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,13 @@ import pytest
 
 import theory
 from theory import along_depth, given_moments
+from theory._diagram import hasty_options
 
 TANH = theory.activation("tanh")
 RELU = theory.activation("relu")
 propagate = eqx.filter_jit(theory.propagate)
+# What runs once or twice costs more to compile than to run.
+hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 
 
 def moments(gram):
@@ -149,6 +154,7 @@ def test_two_components_mix_only_where_the_weights_allow():
     """k = 2 with the identity table: component pairs follow the scalar recursion."""
     rng = np.random.default_rng(0)
     inputs = jnp.asarray(rng.normal(size=(2, 30, 2)))
+    propagate = hastily(theory.propagate)
     law = theory.affine(1.4, 0.1, components=2)
     body = theory.Chain((theory.Pointwise(TANH), law))
     double = propagate(theory.Chain((law, theory.repeat(body, 4))), inputs).value
@@ -173,9 +179,9 @@ def test_moments_are_differentiable_in_the_variances():
         after = theory.propagate(theory.feedforward(TANH, w, b, depth=5), pair(1.0, 0.3))
         return theory.overlap(after.value)[-1, 0, 1]
 
-    final = jax.jit(final)
     w, b, h = 1.8, 0.1, 1e-5
-    gradient = jax.grad(final, argnums=(0, 1))(w, b)
+    gradient = hastily(jax.grad(final, argnums=(0, 1)))(w, b)
+    final = hastily(final)
     by_w = (final(w + h, b) - final(w - h, b)) / (2 * h)
     by_b = (final(w, b + h) - final(w, b - h)) / (2 * h)
     np.testing.assert_allclose(gradient, (by_w, by_b), rtol=1e-8)

@@ -1,12 +1,16 @@
 """Phases, critical lines and diagrams: published points, honest statuses, no lost points."""
 
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import theory
-from theory import Phase, Status
+from theory import Phase, Status, _diagram
+from theory._diagram import hasty_options
 
 TANH, ERF, RELU = (theory.activation(name) for name in ("tanh", "erf", "relu"))
 
@@ -125,6 +129,13 @@ def test_a_diagram_holds_what_single_points_say_and_no_bad_point_costs_it():
     assert diagram["phase"].attrs["flag_meanings"].split()[Phase.CHAOTIC] == "chaotic"
 
 
+def test_options_that_the_compiler_does_not_have_are_left_out(monkeypatch):
+    monkeypatch.setattr(_diagram, "_HASTY", {**_diagram._HASTY, "xla_no_such_option": True})
+    assert "xla_no_such_option" not in hasty_options()
+    assert "xla_backend_optimization_level" in hasty_options()
+    assert jax.jit(lambda x: x + 1, compiler_options=hasty_options())(1) == 2
+
+
 def leaky(negative_slope, weight_variance):
     phi = theory.activation("leaky_relu", negative_slope=negative_slope)
     return theory.layer(phi, weight_variance, 0.0)
@@ -153,8 +164,12 @@ def test_an_undeclared_kink_is_not_passed_off_as_a_fixed_point():
     def bent(z):
         return jnp.where(z > 0.7, 2 * z - 0.7, z)
 
-    truth = theory.predict(theory.layer(theory.componentwise(bent, kinks=(0.7,)), 0.5, 0.1))
-    blind = theory.predict(theory.layer(theory.componentwise(bent, scale=1e9), 0.5, 0.1))
-    assert truth.length.status == Status.OK
-    assert abs(blind.length.value - truth.length.value) <= blind.length.error
-    assert blind.length.status != Status.OK
+    @functools.partial(eqx.filter_jit, compiler_options=hasty_options())
+    def length(phi):
+        return theory.predict(theory.layer(phi, 0.5, 0.1)).length
+
+    truth = length(theory.componentwise(bent, kinks=(0.7,)))
+    blind = length(theory.componentwise(bent, scale=1e9))
+    assert truth.status == Status.OK
+    assert abs(blind.value - truth.value) <= blind.error
+    assert blind.status != Status.OK

@@ -1,5 +1,7 @@
 """Units with several components: radial moments, the two-input map, symmetry and sectors."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 import theory
 from theory import Status, WeightLaw
+from theory._diagram import hasty_options
 from theory._fixed_point import attractor
 from theory._radial_moments import cross_moments, radial_moments, series
 from theory._symmetry import commutant_dimensions
@@ -28,7 +31,11 @@ def body(k, weight_variance, bias_variance=0.0, algebra="real", phi=TANH):
     return theory.layer(phi, weight_variance, bias_variance, components=k, algebra=algebra)
 
 
-@eqx.filter_jit
+# What runs once or twice costs more to compile than to run.
+hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
+
+
+@hastily
 def at_the_fixed_point(turn):
     point = attractor(turn).point
     return point.length, theory.sectors(turn, point.length)
@@ -123,7 +130,7 @@ def test_radial_moments_in_high_precision(name, k, q):
         mean(lambda r, x: g(r) ** 2) / (k * q),
         mean(lambda r, x: g(r) ** 2 * x * x) / (k * (k + 2) * q),
     ]
-    value, error = radial_moments(PROFILES[name], q, k)
+    value, error = hastily(radial_moments)(PROFILES[name], q, k)
     for field, expected in zip(value.__dataclass_fields__, truth, strict=True):
         found, bound = float(getattr(value, field)), float(getattr(error, field))
         assert abs(found - float(expected)) <= bound, field
@@ -224,7 +231,7 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     gram[0, 0] = gram[1, 1] = np.eye(k)
     gram[0, 1], gram[1, 0] = c, c.T
     network = theory.feedforward(TANH, 2.25, 0.0, components=k, algebra=algebra, depth=60)
-    after = eqx.filter_jit(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
+    after = hastily(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
     cross = np.asarray(after.value.covariance[:, 0, 1])
     q = np.asarray(theory.length(after.value))[:, 0]
     u, s, vt = np.linalg.svd(cross / q[:, None, None])
@@ -238,7 +245,7 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
 def test_an_input_that_is_not_isotropic_becomes_so_and_says_what_it_costs():
     lopsided = jnp.diag(jnp.array([1.3, 0.7]))[None, None]
     network = theory.feedforward(TANH, 2.25, 0.0, components=2, depth=30)
-    after = theory.propagate(network, theory.given_moments(lopsided))
+    after = hastily(theory.propagate)(network, theory.given_moments(lopsided))
     own = np.asarray(after.value.covariance[:, 0, 0])
     bend = (own[:, 0, 0] - own[:, 1, 1]) / np.trace(own, axis1=1, axis2=2)
     assert np.all(np.diff(bend) < 0)
@@ -311,12 +318,13 @@ def test_tables_are_division_algebras():
 
 def test_predictions_of_equivariant_networks():
     """c* = 0 without bias, with the slope at which orientations are frozen; k = 1 is scalar."""
-    p = theory.predict(body(2, 2.25))
+    predict = hastily(theory.predict)
+    p = predict(body(2, 2.25))
     assert abs(p.correlation.value) <= p.correlation.error < 1e-11
     np.testing.assert_allclose(p.correlation_slope.value, 0.9565, atol=5e-5)
     np.testing.assert_allclose(p.depth_scale_correlation.value, 22.5, atol=0.05)
-    one = theory.predict(body(1, 3.0, 0.1))
-    scalar = theory.predict(theory.layer(theory.activation("tanh"), 3.0, 0.1))
+    one = predict(body(1, 3.0, 0.1))
+    scalar = predict(theory.layer(theory.activation("tanh"), 3.0, 0.1))
     for field in ("length", "slope", "correlation", "multiplier", "correlation_slope"):
         a, b = getattr(one, field), getattr(scalar, field)
         assert abs(a.value - b.value) <= a.error + b.error, field
@@ -336,8 +344,8 @@ def test_gradients_of_the_multipliers():
         turn = body(2, 2.25, b)
         return theory.sectors(turn, attractor(turn).point.length).goldstone.value
 
-    slope = jax.jit(jax.grad(goldstone))(0.05)
-    value = jax.jit(goldstone)
+    slope = hastily(jax.grad(goldstone))(0.05)
+    value = hastily(goldstone)
     h = 1e-5
     np.testing.assert_allclose(slope, (value(0.05 + h) - value(0.05 - h)) / (2 * h), rtol=1e-6)
 
