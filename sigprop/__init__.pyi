@@ -11,8 +11,10 @@ from ._compare import (
     judge,
 )
 from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
+from ._goldstone import Certificate, certify
 from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, read_idx
 from ._network import (
+    DrawnNetwork,
     FiniteNetwork,
     JacobianSample,
     Sample,
@@ -24,7 +26,9 @@ from ._store import provenance, read_dataset, write_dataset
 
 __all__ = [
     "Cells",
+    "Certificate",
     "Comparison",
+    "DrawnNetwork",
     "Ensemble",
     "FiniteNetwork",
     "JacobianSample",
@@ -33,6 +37,7 @@ __all__ = [
     "Power",
     "Sample",
     "Signals",
+    "certify",
     "compare",
     "comparison_dataset",
     "contributions",

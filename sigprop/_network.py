@@ -238,6 +238,26 @@ def sample_network(
     return Sample(along_depth(notes), jnp.exp(logs[:-1]))
 
 
+class DrawnNetwork(eqx.Module):
+    """One drawn network as a function of its inputs, for `jax.jvp` and the like.
+
+    The same `key` and `width` give the network that `sample_network` measures. Its weights
+    are drawn again in every call, in the dtype of the inputs.
+    """
+
+    network: Part
+    key: Key[Array, ""]
+    width: int = eqx.field(static=True)
+    precision: str = eqx.field(static=True, default="highest")
+
+    def __call__(self, x: Float[Array, "n width_in k"]) -> Float[Array, "n width_out k"]:
+        cast = lambda leaf: leaf.astype(x.dtype) if eqx.is_inexact_array(leaf) else leaf
+        start = Signals(x, jnp.zeros((*x.shape, 0), x.dtype), jnp.zeros(len(x), x.dtype))
+        weights_key = jax.random.fold_in(self.key, 0)
+        reading = FiniteNetwork(weights_key, self.width, None, self.precision)
+        return interpret(jax.tree.map(cast, self.network), reading, start)[0].values
+
+
 class _OuterDepth(Reading[int]):
     """The number of turns of the outermost `Repeat`."""
 

@@ -31,7 +31,7 @@ from theory._architecture import (
     layer,
     repeat,
 )
-from theory._diagram import phase_diagram
+from theory._diagram import phase_diagram, sector_diagram
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._fixed_point import FixedPoints, Stability, fixed_points
 from theory._mean_field import MeanField, propagate
@@ -58,7 +58,7 @@ from theory._phase import (
     predict,
 )
 from theory._status import Estimate, Status
-from theory._symmetry import Sectors, Symmetry, sectors, symmetry
+from theory._symmetry import Sectors, Symmetry, SymmetryPhase, generators, sectors, symmetry
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -87,6 +87,7 @@ __all__ = [
     "Stacked",
     "Status",
     "Symmetry",
+    "SymmetryPhase",
     "WeightLaw",
     "activation",
     "affine",
@@ -100,6 +101,7 @@ __all__ = [
     "fixed_points",
     "gaussian_expectation",
     "gaussian_pair_expectation",
+    "generators",
     "given_moments",
     "growth",
     "half_stable_points",
@@ -112,6 +114,7 @@ __all__ = [
     "propagate",
     "radial",
     "repeat",
+    "sector_diagram",
     "sectors",
     "signal_moments",
     "symmetry",

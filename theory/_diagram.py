@@ -1,5 +1,6 @@
 """Whole phase diagrams: predictions over any two parameters of a description."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -12,10 +13,11 @@ import jax.numpy as jnp
 import lazy_loader
 import numpy as np
 
-from theory._architecture import Part, Pointwise
+from theory._architecture import Part, Pointwise, components
 from theory._fixed_point import Attractor, LengthPoint, attractor
-from theory._phase import Phase, Prediction, complete
-from theory._status import Estimate, Status
+from theory._phase import Phase, Prediction, complete, depth_scale, is_allowed, phase_of
+from theory._status import Estimate, Status, replace_where
+from theory._symmetry import SymmetryPhase, sectors, symmetry_phase_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,6 +31,9 @@ _ORDERS = ((10.0, 32), (1e2, 40), (1e4, 48), (np.inf, 64))
 
 _KINKED = 48
 """Nodes per panel that reach it where panels end at kinks."""
+
+_FEW = 16
+"""Components up to which 40 nodes per panel reach 1e-10 for radial integrals, at any length."""
 
 QUANTITIES = {
     "length": "length q* per real component",
@@ -123,6 +128,79 @@ def phase_diagram(
     ValueError
         If an axis is empty or not one-dimensional.
     """
+    grids, flat = _grid(axes)
+    prediction = _over_blocks(build, flat, start, tolerance, progress)
+    found = {name: getattr(prediction, name) for name in QUANTITIES}
+    dataset = _as_dataset(found, QUANTITIES, grids, start, tolerance)
+    return _with_flags(dataset, "phase", prediction.phase, Phase)
+
+
+SECTOR_QUANTITIES = {
+    "length": "length q* per real component",
+    "multiplier": "multiplier dq'/dq at q*",
+    "depth_scale_length": "depth scale ξ_q in layers",
+    "goldstone": "multiplier λ_A of a relative rotation",
+    "trace": "slope χ at q*",
+    "symmetric_traceless": "multiplier of a relative shear",
+    "depth_scale_goldstone": "depth scale ξ_G of the pseudo-Goldstone modes in layers",
+    "order_parameter": "order parameter m = E g(|z|) at q*",
+}
+
+
+def sector_diagram(
+    build: Callable[..., Part],
+    axes: Mapping[str, Any],
+    *,
+    start: float = 1.0,
+    tolerance: float = 1e-10,
+    progress: Callable[[int, int], None] | None = None,
+) -> "xr.Dataset":
+    """Order parameter and multipliers by sector of equivariant networks, over a grid.
+
+    Parameters and errors are those of `phase_diagram`; `build` must use radial activations.
+    All of it follows from integrals over one radius, so that no c* is computed.
+
+    Returns
+    -------
+    xarray.Dataset
+        For each quantity of `sectors`, and for the length, a value, an error and a status;
+        `phase`, and `symmetry_phase`: symmetric (q* = 0), broken spontaneously, or broken
+        explicitly by a bias.
+    """
+    grids, flat = _grid(axes)
+    found, phase, symmetry_phase = _in_blocks(
+        flat, lambda points: _sectors_of(build, points, start, tolerance), progress
+    )
+    dataset = _as_dataset(found, SECTOR_QUANTITIES, grids, start, tolerance)
+    dataset = _with_flags(dataset, "phase", phase, Phase)
+    return _with_flags(dataset, "symmetry_phase", symmetry_phase, SymmetryPhase)
+
+
+@eqx.filter_jit
+def _sectors_of(build, points, start, tolerance):
+    def one(point):
+        body = build(**point)
+        order = 40 if components(body) <= _FEW else 64
+        reached = attractor(body, start=start, tolerance=tolerance, order=order)
+        allowed = is_allowed(body)
+        length, multiplier = reached.point.length, reached.point.multiplier
+        split = sectors(body, length, tolerance=tolerance, order=order)
+        marginal = jnp.abs(jnp.abs(multiplier.value) - 1) <= tolerance + multiplier.error
+        found = {
+            "length": length,
+            "multiplier": multiplier,
+            "depth_scale_length": depth_scale(multiplier, marginal, tolerance),
+            **{f.name: getattr(split, f.name) for f in dataclasses.fields(split)},
+        }
+        phase = phase_of(reached, allowed, tolerance)
+        found = replace_where(~allowed, Status.INVALID, found)
+        return found, phase, symmetry_phase_of(body, length, allowed)
+
+    return jax.vmap(one)(points)
+
+
+def _grid(axes: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The axes, checked, and all their combinations in one row."""
     grids = {}
     for name, values in axes.items():
         grid = np.asarray(values, dtype=float)
@@ -133,11 +211,30 @@ def phase_diagram(
         grids[name] = grid
     if not grids:
         raise ValueError("`axes`: must name at least one parameter; got none")
-    shape = tuple(grid.size for grid in grids.values())
     mesh = np.meshgrid(*grids.values(), indexing="ij")
-    flat = {name: values.ravel() for name, values in zip(grids, mesh, strict=True)}
-    prediction = _over_blocks(build, flat, start, tolerance, progress)
-    return _as_dataset(prediction, grids, shape, start, tolerance)
+    return grids, {name: values.ravel() for name, values in zip(grids, mesh, strict=True)}
+
+
+def _block_of(flat: Mapping[str, np.ndarray], first: int, block: int) -> dict[str, jax.Array]:
+    # The last block is filled up with its last point, so that all blocks have one shape.
+    size = next(iter(flat.values())).size
+    index = np.minimum(np.arange(first, first + block), size - 1)
+    return {name: jnp.asarray(values[index]) for name, values in flat.items()}
+
+
+def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> Any:
+    """`run` over all points, block after block, two at a time."""
+    size = next(iter(flat.values())).size
+    block = min(_BLOCK, size)
+    starts = range(0, size, block)
+    one = lambda first: jax.tree.map(np.asarray, run(_block_of(flat, first, block)))
+    pieces = [one(starts[0])]
+    with ThreadPoolExecutor(_cores()) as pool:
+        for piece in pool.map(one, starts[1:]):
+            pieces.append(piece)
+            if progress is not None:
+                progress(min(len(pieces) * block, size), size)
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
 
 
 def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
@@ -145,10 +242,7 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
     block = min(_BLOCK, size)
     starts = range(0, size, block)
 
-    def points(first):
-        # The last block is filled up with its last point, so that all blocks have one shape.
-        index = np.minimum(np.arange(first, first + block), size - 1)
-        return {name: jnp.asarray(values[index]) for name, values in flat.items()}
+    points = functools.partial(_block_of, flat, block=block)
 
     def reach(first):
         return jax.block_until_ready(_reach()(build, points(first), start, tolerance))
@@ -202,18 +296,27 @@ def _flags(members: Any) -> dict[str, Any]:
     }
 
 
-def _as_dataset(prediction: Prediction, grids, shape, start, tolerance) -> "xr.Dataset":
-    dims = tuple(grids)
+def _as_dataset(
+    found: Mapping[str, Estimate], names: Mapping[str, str], grids, start, tolerance
+) -> "xr.Dataset":
+    dims, shape = tuple(grids), tuple(grid.size for grid in grids.values())
     dataset = xr.Dataset(coords=grids, attrs={"start_length": start, "tolerance": tolerance})
-    for name, long_name in QUANTITIES.items():
-        estimate: Estimate = getattr(prediction, name)
-        attrs = {"long_name": long_name}
-        dataset[name] = (dims, estimate.value.reshape(shape), attrs)
-        dataset[f"{name}_error"] = (
-            dims,
-            estimate.error.reshape(shape),
-            {"long_name": f"estimated absolute error of {name}"},
-        )
-        dataset[f"{name}_status"] = (dims, estimate.status.reshape(shape), _flags(Status))
-    dataset["phase"] = (dims, np.asarray(prediction.phase).reshape(shape), _flags(Phase))
+    for name, long_name in names.items():
+        estimate = found[name]
+        columns = {
+            name: (estimate.value, {"long_name": long_name}),
+            f"{name}_error": (
+                estimate.error,
+                {"long_name": f"estimated absolute error of {name}"},
+            ),
+            f"{name}_status": (estimate.status, _flags(Status)),
+        }
+        for column, (values, attrs) in columns.items():
+            dataset[column] = (dims, np.asarray(values).reshape(shape), attrs)
+    return dataset
+
+
+def _with_flags(dataset: "xr.Dataset", name: str, values: Any, members: Any) -> "xr.Dataset":
+    shape = tuple(dataset.sizes.values())
+    dataset[name] = (tuple(dataset.sizes), np.asarray(values).reshape(shape), _flags(members))
     return dataset

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from theory._activations import Activation, Radial
 from theory._architecture import Affine, Part, Pointwise, Reading, interpret
@@ -93,17 +93,27 @@ def depth_scale(multiplier: Estimate, marginal: Any, tolerance: float) -> Estima
     return replace_where(~(m < 1 + tolerance) & ~marginal, Status.ABSENT, estimate)
 
 
+def is_allowed(body: Part) -> Bool[Array, ""]:
+    """Whether every variance is finite and >= 0, and every parameter of φ finite."""
+    return interpret(body, _Allowed(), jnp.asarray(True))[0]
+
+
+def phase_of(reached: Attractor, allowed: Array, tolerance: float) -> Int[Array, ""]:
+    """The `Phase` at the fixed point that was reached."""
+    chi = reached.point.slope
+    phase = jnp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
+    critical = jnp.abs(chi.value - 1) <= tolerance + chi.error
+    phase = jnp.where(critical, Phase.CRITICAL, phase)
+    phase = jnp.where(reached.divergent, Phase.DIVERGENT, phase)
+    known = allowed & jnp.isfinite(chi.value)
+    return jnp.where(known, phase, Phase.UNKNOWN).astype(jnp.int8)
+
+
 def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Prediction:
     point = reached.point
     pair = stable_correlation(body, point, tolerance=tolerance, order=order)
     chi = point.slope
-    allowed, _ = interpret(body, _Allowed(), jnp.asarray(True))
-    margin = tolerance + chi.error
-    critical = jnp.abs(chi.value - 1) <= margin
-    phase = jnp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
-    phase = jnp.where(critical, Phase.CRITICAL, phase)
-    phase = jnp.where(reached.divergent, Phase.DIVERGENT, phase)
-    phase = jnp.where(allowed & jnp.isfinite(chi.value), phase, Phase.UNKNOWN)
+    allowed = is_allowed(body)
 
     def marginal(m: Estimate):
         return jnp.abs(jnp.abs(m.value) - 1) <= tolerance + m.error
@@ -118,7 +128,7 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
         correlation_slope=pair.slope,
         depth_scale_length=replace_where(reached.divergent, Status.ABSENT, scale_length),
         depth_scale_correlation=depth_scale(pair.slope, marginal(pair.slope), tolerance),
-        phase=phase.astype(jnp.int8),
+        phase=phase_of(reached, allowed, tolerance),
     )
     # Nothing is silently NaN: a value that is not a number has a status that says so.
     lost = lambda e: jnp.isnan(e.value) & (e.status <= Status.INACCURATE)

@@ -83,22 +83,25 @@ def _integrals(
     a, b = activation.gains(r)
     g, difference = b * r, a - b
     turning = b * b + 2 * b * difference / k
-    # All at once: a sum for each would evaluate g again and again.
-    table = jnp.stack(
-        [
-            g,  # mean
-            g * g / k,  # square
-            g * a * rho / (k * root),  # square_rate
-            (a * a + (k - 1) * b * b) / k,  # trace
-            turning + 2 * difference**2 / (k * (k + 2)),  # symmetric_traceless
-            turning,  # antisymmetric
-            g * g * rho * rho / (k * (k + 2) * q),  # anisotropy
-        ]
-    )
-    values = jnp.matmul(table, weight, precision="highest")
+    rows = [
+        g,  # mean
+        g * g / k,  # square
+        g * a * rho / (k * root),  # square_rate
+        (a * a + (k - 1) * b * b) / k,  # trace
+        turning + 2 * difference**2 / (k * (k + 2)),  # symmetric_traceless
+        turning,  # antisymmetric
+        g * g * rho * rho / (k * (k + 2) * q),  # anisotropy
+    ]
     if not bounds:
-        return values
+        # Apart, so that what is not used is not computed.
+        return jnp.stack([jnp.sum(weight * row) for row in rows])
+    # All at once: a sum for each would evaluate g again and again.
+    table = jnp.stack(rows)
+    values = jnp.matmul(table, weight, precision="highest")
     sizes = jnp.matmul(jnp.abs(table), weight, precision="highest")
+    # Far beyond saturation the rate lives on the rare short units alone, and is tiny: it is
+    # known relative to what the length itself responds with.
+    sizes = sizes.at[2].max(sizes[5])
     return values, sizes, sizes
 
 

@@ -5,6 +5,7 @@ with the weights' table and with φ. The layer's moment map at σ_w² = 1, X ↦
 the projection onto the matrices that commute with the table, so that dimensions are traces.
 """
 
+import enum
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from theory._activations import Radial
 from theory._architecture import (
@@ -147,6 +149,63 @@ def symmetry(network: Part) -> Symmetry:
     letter, size = _GROUPS[seen.algebra]
     generators = commutant_dimensions(WeightLaw(1.0, "gaussian", k, seen.algebra))[1]
     return Symmetry(f"{letter}({k // size})", k // size, generators, seen.biased)
+
+
+class SymmetryPhase(enum.IntEnum):
+    """What the state at the fixed point does to the symmetry."""
+
+    SYMMETRIC = 0
+    """q* = 0: nothing propagates."""
+    BROKEN = 1
+    """q* > 0 without bias: broken spontaneously, with exact Goldstone modes."""
+    EXPLICIT = 2
+    """A bias breaks it, and Goldstone modes have a finite depth scale."""
+    UNKNOWN = 3
+    """The length has no finite fixed point, or the parameters are not allowed."""
+
+
+class _Biased(Reading[Any]):
+    """Whether any bias has a variance above 0."""
+
+    def affine(self, node: Affine, state):
+        return state | jnp.any(node.bias_variance > 0), None
+
+    def pointwise(self, node: Pointwise, state):
+        return state, None
+
+    def add(self, skip, branch):
+        return branch, None
+
+
+def symmetry_phase_of(body: Part, length: Estimate, allowed: Bool[Array, ""]) -> Int[Array, ""]:
+    """The `SymmetryPhase` of a fixed point of one turn."""
+    biased, _ = interpret(body, _Biased(), jnp.asarray(False))
+    phase = jnp.where(length.value > 0, SymmetryPhase.BROKEN, SymmetryPhase.SYMMETRIC)
+    phase = jnp.where(biased, SymmetryPhase.EXPLICIT, phase)
+    known = allowed & jnp.isfinite(length.value)
+    return jnp.where(known, phase, SymmetryPhase.UNKNOWN).astype(jnp.int8)
+
+
+def generators(network: Part) -> Float[np.ndarray, "generators k k"]:
+    """Antisymmetric matrices that span the Lie algebra of a network's symmetry.
+
+    Convention: orthonormal with respect to tr(AᵀB)/k, so that |A z| is of the size of z.
+    """
+    found = symmetry(network)
+    law = _laws(network)[-1]
+    k = law.components
+    rows, columns = np.triu_indices(k, 1)
+    basis = np.zeros((rows.size, k, k))
+    basis[np.arange(rows.size), rows, columns] = 1
+    basis = basis - np.swapaxes(basis, 1, 2)
+    if found.dimension == 0:
+        return basis[:0]
+    if found.dimension < rows.size:
+        table = max((each.table for each in _laws(network)), key=len)
+        basis = np.einsum("aij,gjk,alk->gil", table, basis, table) / len(table)
+        _, _, directions = np.linalg.svd(basis.reshape(rows.size, -1), full_matrices=False)
+        basis = directions[: found.dimension].reshape(-1, k, k)
+    return basis * np.sqrt(k / np.sum(basis**2, axis=(1, 2)))[:, None, None]
 
 
 class Sectors(eqx.Module):

@@ -112,3 +112,87 @@ def test_the_relative_rotation_of_two_inputs_is_frozen_at_any_depth():
     other = jnp.concatenate([x, x + 1e-3 * jax.random.normal(KEY, x.shape)])
     far = sigprop.sample_network(net, other, KEY, width=64, explicit_weights=False).moments
     assert theory.correlation(far)[-1, 0, 1] < 0.999
+
+
+@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+def test_generators_span_the_algebra_and_commute_with_the_weights(k, algebra):
+    net = network(k, algebra)
+    a = theory.generators(net)
+    assert len(a) == theory.symmetry(net).dimension
+    np.testing.assert_allclose(a, -np.swapaxes(a, 1, 2), atol=1e-14)
+    gram = np.einsum("gij,hij->gh", a, a) / k
+    np.testing.assert_allclose(gram, np.eye(len(a)), atol=1e-12)
+    for e in theory.WeightLaw(1.0, "gaussian", k, algebra).table:
+        np.testing.assert_allclose(a @ e, e @ a, atol=1e-13)
+
+
+def certificate(net, width=24, dtype=jnp.float64, x=None, seed=0):
+    k = net.parts[0].weights.components
+    x = jax.random.normal(jax.random.key(7), (1, width, k)) if x is None else x
+    fn = sigprop.DrawnNetwork(net, jax.random.fold_in(KEY, seed), width)
+    return sigprop.certify(fn, x.astype(dtype), theory.generators(net))
+
+
+@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+def test_the_certificate_holds_for_equivariant_networks(k, algebra):
+    found = certificate(network(k, algebra, 1.1**2, depth=50))
+    assert np.all(found.holds)
+    assert np.max(found.claim) < 1e-8
+    np.testing.assert_allclose(found.gain, found.expected_gain, rtol=1e-8)
+    # isotropic weights keep the length, so that the gain is of order one at any depth
+    assert np.all((found.gain > 1e-3) & (found.gain < 1e3))
+    assert found.broken == theory.symmetry(network(k, algebra)).goldstone_modes()
+
+
+@pytest.mark.parametrize("bias_variance", [1e-12, 1e-3])
+def test_the_certificate_sees_a_bias(bias_variance):
+    found = certificate(network(2, "real", 1.1**2, bias_variance, depth=10))
+    assert not np.any(found.holds)
+    assert np.all(found.residual > 1e-8)
+
+
+def test_the_certificate_sees_an_activation_that_is_not_radial():
+    def fn(x):
+        return jnp.tanh(x)
+
+    x = jax.random.normal(KEY, (1, 6, 2))
+    found = sigprop.certify(fn, x, theory.generators(network(2, "real")))
+    assert not np.any(found.holds)
+
+
+@pytest.mark.parametrize(("sigma", "depth"), [(1.1, 30), (1.5, 100), (1.5, 500)])
+def test_the_claim_is_honest_in_single_precision(sigma, depth):
+    """The network amplifies its rounding: in float32 little is left after 500 layers."""
+    net = network(3, "real", sigma**2, depth=depth)
+    # A generic generator: those of the coordinate planes commute with the rounding too.
+    mixed = np.einsum("g,gij->ij", [0.6, -0.48, 0.64], theory.generators(net))[None]
+    x = jax.random.normal(jax.random.key(3), (1, 32, 3))
+    for seed in range(4):
+        fn = sigprop.DrawnNetwork(net, jax.random.fold_in(KEY, seed), 32)
+        single = sigprop.certify(fn, x.astype(jnp.float32), mixed)
+        double = sigprop.certify(fn, x, mixed)
+        for found in (single, double):
+            assert np.all(found.residual > 0)
+            assert np.all(found.holds), (found.residual, found.claim)
+            assert np.all(found.claim < 200 * found.residual)
+        assert np.all(double.claim < 1e-7)
+        assert np.all(single.claim > 1e-3) == (depth == 500)
+
+
+def test_generators_of_coordinate_planes_survive_rounding_bit_for_bit():
+    """Az is then a permutation of z with signs, and n·(Az) cancels exactly."""
+    found = certificate(network(2, "real", depth=500), width=64, dtype=jnp.float32)
+    np.testing.assert_array_equal(found.residual, 0.0)
+
+
+def test_a_state_of_low_rank_breaks_fewer_generators():
+    net = network(4, "real", depth=5)
+    plane = jax.random.normal(KEY, (1, 24, 4)) * jnp.array([[[1.0, 1.0, 0.0, 0.0]]])
+    found = certificate(net, x=plane)
+    assert found.broken == theory.symmetry(net).goldstone_modes(2) == 5
+
+
+def test_bfloat16_is_certified_to_what_it_holds():
+    found = certificate(network(2, "real", 1.1**2, depth=5), dtype=jnp.bfloat16)
+    assert np.all(found.holds)
+    assert np.all((found.claim > 1e-3) & np.isfinite(found.residual))

@@ -339,6 +339,23 @@ def test_the_chaos_line_of_an_equivariant_network():
         np.testing.assert_allclose(line.bias_variance.value[i] / q, excess, rtol=1e-11)
 
 
+def test_a_diagram_by_sector_holds_what_single_points_say():
+    build = lambda weight_variance, bias_variance: body(3, weight_variance, bias_variance)
+    axes = {"weight_variance": [0.81, 2.25, -1.0], "bias_variance": [0.0, 0.045]}
+    found = theory.sector_diagram(build, axes)
+    np.testing.assert_array_equal(found["symmetry_phase"][:2], [[0, 2], [1, 2]])
+    assert np.all(found["symmetry_phase"][2] == theory.SymmetryPhase.UNKNOWN)
+    assert np.all(found["length_status"][2] == Status.INVALID)
+    length, point = at_the_fixed_point(body(3, 2.25, 0.045))
+    at = found.isel(weight_variance=1, bias_variance=1)
+    np.testing.assert_allclose(at["length"], length.value, rtol=1e-12)
+    for name in ("goldstone", "trace", "symmetric_traceless", "order_parameter"):
+        np.testing.assert_allclose(at[name], getattr(point, name).value, rtol=1e-12)
+        assert at[f"{name}_status"] == Status.OK
+    assert found["depth_scale_goldstone_status"][1, 0] == Status.INFINITE
+    assert found["phase"][1, 0] == theory.Phase.CHAOTIC
+
+
 def test_gradients_of_the_multipliers():
     def goldstone(b):
         turn = body(2, 2.25, b)

@@ -1,0 +1,111 @@
+"""What the symmetry protects in one network: J(x)·(Ax) = A f(x) for every generator A."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+_COPIES = 4
+"""Evaluations at inputs that differ by rounding."""
+_NUDGE = 8.0
+"""Their difference, in units of eps: about what the layers of a deep network round."""
+_SAFETY = 6.0
+_FLOOR = 64.0
+"""Claims are at least this many eps."""
+
+
+class Certificate(eqx.Module):
+    """The Goldstone identity of one function at one input, generator by generator.
+
+    Notation: f the function, J its Jacobian at x, A a generator acting on every unit.
+    """
+
+    residual: Float[Array, " generators"]
+    """|J(Ax) − A f(x)| / |A f(x)|: zero in exact arithmetic for an equivariant function."""
+    claim: Float[Array, " generators"]
+    """The residual that rounding alone explains, measured at inputs that differ by a few eps.
+    Above 1, the arithmetic leaves nothing to be claimed: the network amplifies its rounding."""
+    holds: Bool[Array, " generators"]
+    """residual <= claim."""
+    gain: Float[Array, " generators"]
+    """|J(Ax)|²/|Ax|²."""
+    expected_gain: Float[Array, " generators"]
+    """tr(AᵀAΣ_L)/tr(AᵀAΣ_0), Σ the covariances of output and input units, times the ratio of
+    widths: the gain of an equivariant function, which no chaos and no depth changes."""
+    broken: Int[Array, ""]
+    """Number of independent directions Ax: the Goldstone modes of this state."""
+
+
+@eqx.filter_jit
+def certify(
+    fn: Callable[[Float[Array, "n width k"]], Float[Array, "n width_out k"]],
+    x: Float[Array, "1 width k"],
+    generators: Float[Any, "generators k k"],
+) -> Certificate:
+    """Test one function for the identity that its symmetry implies.
+
+    Parameters
+    ----------
+    fn
+        Any function of inputs [n, width, k], such as a `DrawnNetwork`.
+        Only forward derivatives are taken.
+    x
+        One input; its dtype is the arithmetic that is tested.
+    generators
+        Antisymmetric matrices, as `theory.generators` gives them.
+
+    Accuracy
+    --------
+    `claim` is an estimate from four evaluations, not a bound. A function that violates the
+    identity by more than rounding has the same residual in all of them, which is above its
+    claim; where the claim is above 1 nothing can be said.
+
+    References
+    ----------
+    Iqbal et al. 2026 (arXiv 2605.14685).
+    """
+    dtype = x.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    a = jnp.asarray(generators, dtype)
+    noise = jax.random.normal(jax.random.key(0), (_COPIES - 1, *x.shape), dtype)
+    nudged = x[None] * (1 + _NUDGE * eps * noise)
+    copies = jnp.concatenate([x[None], nudged])
+
+    def turned(generator: Array, z: Array) -> Array:
+        return jnp.einsum("ij,nuj->nui", generator, z, precision="highest")
+
+    def defect(x: Array, generator: Array) -> tuple[Array, Array, Array]:
+        value, pushed = jax.jvp(fn, (x,), (turned(generator, x),))
+        expected = turned(generator, value)
+        return pushed - expected, pushed, expected
+
+    each = jax.lax.map(lambda x: jax.lax.map(lambda g: defect(x, g), a), copies)
+    defects, pushed, expected = (leaf.astype(jnp.result_type(float)) for leaf in each)
+    size = jnp.sqrt(_square(expected[0]))
+    size = jnp.where(size > 0, size, 1.0)
+    residual = jnp.sqrt(_square(defects[0])) / size
+    centred = defects - jnp.mean(defects, axis=0, keepdims=True)
+    spread = jnp.sqrt(jnp.sum(_square(centred), axis=0) / (_COPIES - 1)) / size
+    claim = _SAFETY * spread + _FLOOR * eps
+
+    directions = jax.vmap(lambda g: turned(g, x))(a).astype(jnp.result_type(float))
+    start = _square(directions)
+    start = jnp.where(start > 0, start, 1.0)
+    values = jnp.linalg.svd(directions.reshape(len(a), -1), compute_uv=False)
+    broken = jnp.sum(values > values[0] * eps * np.sqrt(x.size)) if len(a) else jnp.asarray(0)
+    return Certificate(
+        residual,
+        claim,
+        residual <= claim,
+        _square(pushed[0]) / start,
+        _square(expected[0]) / start,
+        broken,
+    )
+
+
+def _square(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:
+    return jnp.sum(signals**2, axis=(-3, -2, -1))
