@@ -194,7 +194,8 @@ def test_deep_chaos_neither_overflows_nor_loses_its_tangent_in_float32():
     sample = sigprop.sample_ensemble(network, x, width=16, replicas=2, gradients=True).samples
     gain = sample.moments.log_gain[:, -1]
     assert np.all(np.isfinite(gain))
-    assert np.all(gain > 100)
+    # beyond what float32 holds without a logarithm
+    assert np.all(gain > np.log(np.finfo(np.float32).max))
     assert np.all(np.isfinite(sample.gradient_growth))
     assert sample.moments.covariance.dtype == np.float32
 
