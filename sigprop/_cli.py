@@ -108,6 +108,7 @@ def phase_diagram(
     bias_variance: Annotated[str, Parameter(help=f"Values of σ_b² ≥ 0: {_RANGE}")] = "0:0.5:64",
     weights: Weights = "gaussian",
     residual: Residual = False,
+    symmetry: Symmetry = None,
     start_length: StartLength = 1.0,
     output: Output = None,
     json: Json = False,
@@ -115,7 +116,8 @@ def phase_diagram(
     """Predict a whole plane of variances: phases, q*, c*, χ, and the depth scales ξ in layers.
 
     Writes phase_diagram.png, .pdf and .zarr with the edge of chaos χ = 1 in the figure; in the
-    data every number has its estimated error and a status.
+    data every number has its estimated error and a status. With a symmetry the order parameter
+    and the multipliers by sector take the place of c* and its scales.
     """
     from sigprop import _commands
 
@@ -125,6 +127,7 @@ def phase_diagram(
         bias_variance,
         weights,
         residual,
+        symmetry,
         start_length,
         output,
         json,

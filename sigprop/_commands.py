@@ -10,13 +10,13 @@ import numpy as np
 
 from sigprop import _output as out
 from sigprop._output import checked
-from sigprop._requests import Inputs, Network, Run, axis_values, check_positive, find_activation
+from sigprop._requests import Inputs, Network, Run, axis_values, check_positive
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from sigprop._compare import Comparison
-    from theory import Activation, CriticalLine, Estimate, Prediction
+    from theory import CriticalLine, Estimate, Prediction
     from theory._architecture import Distribution
 
 ESTIMATES = (
@@ -119,6 +119,7 @@ def phase_diagram(
     bias_variance: str,
     weights: "Distribution",
     residual: bool,
+    symmetry: str | None,
     start: float,
     output: Path | None,
     json: bool,
@@ -133,6 +134,7 @@ def phase_diagram(
         "bias_variance": bias_variance,
         "weights": weights,
         "residual": residual,
+        "symmetry": symmetry,
         "start_length": start,
     }
     axes = {
@@ -140,19 +142,22 @@ def phase_diagram(
         "bias_variance": axis_values("--bias-variance", bias_variance),
     }
     check_positive("--start-length", start)
-    phi = find_activation(activation)
+    # One point of the plane, for what is checked before anything is computed.
+    network = Network(activation, 1.0, 0.0, weights, residual, symmetry)
+    network.layer()
     folder = out.output_folder(output, "phase-diagram", ["phase_diagram"], ["phase_diagram"])
     with out.progress_bars(json) as progress:
-        dataset, line = diagram(phi, axes, start=start, residual=residual, progress=progress)
+        dataset, line = diagram(network, axes, start=start, progress=progress)
     size = " × ".join(str(len(values)) for values in axes.values())
     caption = (
-        f"{activation}{' residual' * residual} networks of infinite width: mean-field theory at "
+        f"{network.kind} networks of infinite width: mean-field theory at "
         f"{size} points, fixed points reached from length {start:g}."
     )
     origin = provenance(command="phase-diagram", **asked)
     files = store_diagram(dataset, line, folder, caption, origin)
     phases = count_flags(dataset["phase"])
-    statuses = {name: count_flags(dataset[f"{name}_status"]) for name in ESTIMATES}
+    names = [name for name in dataset if f"{name}_status" in dataset]
+    statuses = {str(name): count_flags(dataset[f"{name}_status"]) for name in names}
     if json:
         out.print_json(
             {"phases": phases, "statuses": statuses, "files": files, "parameters": asked}
@@ -160,22 +165,17 @@ def phase_diagram(
         return 0
     columns = [status.replace("_", " ") for status in statuses["length"]]
     rows = out.table(f"{activation}: {size} points", "", *columns)
-    for name in ESTIMATES:
-        rows.add_row(name.replace("_", " "), *map(str, statuses[name].values()))
+    for name, counts in statuses.items():
+        rows.add_row(name.replace("_", " "), *map(str, counts.values()))
     words = ", ".join(f"{count} {phase}" for phase, count in phases.items() if count)
     out.show(rows, f"phases: {words}", f"written to {folder}")
     return 0
 
 
 def diagram(
-    phi: "Activation",
-    axes: Mapping[str, Any],
-    *,
-    start: float = 1.0,
-    residual: bool = False,
-    progress: out.Progress,
+    network: Network, axes: Mapping[str, Any], *, start: float = 1.0, progress: out.Progress
 ) -> "tuple[xr.Dataset, CriticalLine | None]":
-    """A phase diagram over the two variances, and its edge of chaos."""
+    """A phase diagram over the two variances of a network, and its edge of chaos."""
     import jax
 
     import theory
@@ -184,10 +184,14 @@ def diagram(
         progress("phase diagram", done, total)
 
     advance(0, math.prod(len(values) for values in axes.values()))
-    build = jax.tree_util.Partial(theory.layer, phi, residual=residual)
-    dataset = theory.phase_diagram(build, axes, start=start, progress=advance)
-    line = None if residual else theory.critical_line(phi, np.geomspace(1e-8, 1e4, 600))
-    return dataset, line
+    phi, how = network.parts()
+    build = jax.tree_util.Partial(theory.layer, phi, **how)
+    compute = theory.phase_diagram if network.symmetry is None else theory.sector_diagram
+    dataset = compute(build, axes, start=start, progress=advance)
+    if network.residual:
+        return dataset, None
+    lengths = np.geomspace(1e-8, 1e4, 600)
+    return dataset, theory.critical_line(phi, lengths, components=how.get("components", 1))
 
 
 def store_diagram(

@@ -18,7 +18,7 @@ from sigprop._commands import (
     store_comparison,
     store_diagram,
 )
-from sigprop._requests import Inputs, Network, Run, find_activation
+from sigprop._requests import Inputs, Network, Run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -80,13 +80,14 @@ def _draw_diagram(
         "weight_variance": np.union1d(np.linspace(0.5, 4.0, points), across),
         "bias_variance": np.union1d(np.linspace(0.0, 0.2, points), up),
     }
-    (activation,) = {n.activation for n in networks.values()}
-    dataset, line = diagram(find_activation(activation), axes, progress=progress)
+    one, *others = networks.values()
+    assert all(other.kind == one.kind for other in others)
+    dataset, line = diagram(one, axes, progress=progress)
     caption = (
-        f"{activation} networks of infinite width: mean-field theory. "
+        f"{one.kind} networks of infinite width: mean-field theory. "
         "Marked: the networks that are simulated."
     )
-    origin = provenance(command="demo", activation=activation, start_length=1.0)
+    origin = provenance(command="demo", activation=one.activation, start_length=1.0)
     marks = [(n.weight_variance, n.bias_variance, n.symbol) for n in networks.values()]
     return dataset, store_diagram(dataset, line, folder, caption, origin, marks)
 

@@ -49,7 +49,13 @@ _LABELS = {
     "slope": r"slope $\chi$",
     "depth_scale_correlation": r"depth scale $\xi_c$ (layers)",
     "depth_scale_length": r"depth scale $\xi_q$ (layers)",
+    "order_parameter": r"order parameter $m$",
+    "trace": r"slope $\chi$",
+    "goldstone": r"rotation $\lambda_A$",
+    "depth_scale_goldstone": r"depth scale $\xi_G$ (layers)",
 }
+_QUANTITIES = ("length", "correlation", "slope", "depth_scale_correlation", "depth_scale_length")
+_SECTORS = ("length", "order_parameter", "trace", "goldstone", "depth_scale_goldstone")
 _LAYER_LABELS = {
     "length": r"length $q_l$",
     "correlation": r"correlation $c_l$",
@@ -89,7 +95,8 @@ def phase_diagram_figure(
     Parameters
     ----------
     dataset
-        Made by `theory.phase_diagram` over two axes, the first of which is drawn across.
+        Made by `theory.phase_diagram` or `theory.sector_diagram` over two axes, the first of
+        which is drawn across.
     line
         The edge of chaos, drawn where the axes are the two variances.
     points
@@ -105,7 +112,7 @@ def phase_diagram_figure(
     across, up = _two_axes(dataset)
     if (across, up) != ("weight_variance", "bias_variance"):
         line = None
-    quantities = ("length", "correlation", "slope", "depth_scale_correlation", "depth_scale_length")
+    quantities = _SECTORS if "goldstone" in dataset else _QUANTITIES
     with styled():
         figure = Figure(figsize=(_WIDTH, 4.9), layout="constrained")
         panels = list(figure.subplots(2, 3, sharex=True, sharey=True).flat)
@@ -218,10 +225,10 @@ def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, st
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     positive = finite[finite > 0]
-    if name == "slope":
+    if name in ("slope", "trace"):
         return TwoSlopeNorm(1.0, min(low, 0.5), max(high, 1.5)), "PuOr_r", "neither"
-    if name == "correlation":
-        return Normalize(min(low, 0.0), 1.0), "viridis", "neither"
+    if name in ("correlation", "order_parameter", "goldstone"):
+        return Normalize(min(low, 0.0), max(high, 1.0)), "viridis", "neither"
     if positive.size and (name != "length" or high > 100 * float(np.median(positive))):
         top = float(np.quantile(positive, 0.995))
         bottom = max(float(np.quantile(positive, 0.005)), top / 1e6)

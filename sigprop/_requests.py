@@ -45,16 +45,20 @@ class Network:
         return rf"$\sigma_w^2={self.weight_variance:.6g}$"
 
     @property
+    def kind(self) -> str:
+        """The activation and structure in words."""
+        kind = f"{self.activation}{' residual' * self.residual}"
+        return kind if self.symmetry is None else f"{self.symmetry} {kind}"
+
+    @property
     def _kind(self) -> str:
-        kind = f"{self.activation}{' residual' * self.residual} network"
-        kind = kind if self.symmetry is None else f"{self.symmetry} {kind}"
-        return f"{kind}, {self.weights} weights"
+        return f"{self.kind} network, {self.weights} weights"
 
     def layer(self) -> "Part":
         """One turn, for `theory.predict`."""
         import theory
 
-        phi, how = self._parts()
+        phi, how = self.parts()
         with checked():
             return theory.layer(phi, self.weight_variance, self.bias_variance, **how)
 
@@ -62,13 +66,14 @@ class Network:
         """The whole network, for `sigprop.compare`."""
         import theory
 
-        phi, how = self._parts()
+        phi, how = self.parts()
         with checked():
             return theory.feedforward(
                 phi, self.weight_variance, self.bias_variance, depth=depth, **how
             )
 
-    def _parts(self) -> "tuple[Activation, dict[str, Any]]":
+    def parts(self) -> "tuple[Activation, dict[str, Any]]":
+        """The activation, and how `theory.layer` is to build on it."""
         how: dict[str, Any] = {"weights": self.weights, "residual": self.residual}
         if self.symmetry is None:
             return find_activation(self.activation), how

@@ -157,6 +157,21 @@ def test_predict_with_a_symmetry(command):
     assert "symmetry U(1), 1 pseudo-Goldstone modes" in out
 
 
+def test_phase_diagram_with_a_symmetry(command, tmp_path):
+    axes = ["--weight-variance", "0.5,1.5,2.25", "--bias-variance", "0,0.045"]
+    argv = ["phase-diagram", "--symmetry", "U(1)", "--activation", "tanh", *axes, "--json"]
+    code, out, _ = command(*argv, "--output", tmp_path / "u1")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found["statuses"]) == set(theory._diagram.SECTOR_QUANTITIES)
+    # one complex number cannot be sheared
+    assert found["statuses"]["symmetric_traceless"]["absent"] == 6
+    assert {Path(f).suffix for f in found["files"]} == {".zarr", ".png", ".pdf"}
+    data = sigprop.read_dataset(tmp_path / "u1" / "phase_diagram.zarr")
+    np.testing.assert_allclose(data["goldstone"][2, 1], 0.92801, atol=5e-6)
+    np.testing.assert_array_equal(data["symmetry_phase"], [[0, 2], [1, 2], [1, 2]])
+
+
 PREDICT, COMPARE = ["predict", *POINT], ["compare", *POINT, *SMALL]
 DIAGRAM = ["phase-diagram", "--activation", "erf", *AXES]
 MISTAKES = {

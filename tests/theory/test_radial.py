@@ -242,6 +242,23 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     np.testing.assert_allclose(s[-1] / s[-2], 2.25 * coefficient**2 / q[-1], rtol=1e-2)
 
 
+def test_with_a_bias_the_rotation_of_two_inputs_decays_at_their_own_correlation():
+    """1 − σ_b²/(q* c*) per layer: λ_A where the inputs merge (c* = 1), faster in chaos."""
+    for w, b in ((2.25, 0.045), (1.3, 0.1)):
+        turn = body(2, w, b, "complex")
+        point = hastily(theory.predict)(turn)
+        angle = 0.3
+        c = 0.9 * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        gram = np.zeros((2, 2, 2, 2))
+        gram[0, 0] = gram[1, 1] = np.eye(2)
+        gram[0, 1], gram[1, 0] = c, c.T
+        network = theory.feedforward(TANH, w, b, components=2, algebra="complex", depth=400)
+        after = hastily(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
+        skew = np.asarray(after.value.covariance)[:, 0, 1, 0, 1]
+        expected = 1 - b / (point.length.value * point.correlation.value)
+        np.testing.assert_allclose(skew[-1] / skew[-2], expected, rtol=1e-6)
+
+
 def test_an_input_that_is_not_isotropic_becomes_so_and_says_what_it_costs():
     lopsided = jnp.diag(jnp.array([1.3, 0.7]))[None, None]
     network = theory.feedforward(TANH, 2.25, 0.0, components=2, depth=30)
