@@ -13,6 +13,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_code_is_freed():
+    """Each program holds several memory maps, of which Linux grants a process 65530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def standard_promotion():
     """JAX's ordinary dtype promotion, which optax's Adam needs."""

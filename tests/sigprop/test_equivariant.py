@@ -196,3 +196,40 @@ def test_bfloat16_is_certified_to_what_it_holds():
     found = certificate(network(2, "real", 1.1**2, depth=5), dtype=jnp.bfloat16)
     assert np.all(found.holds)
     assert np.all((found.claim > 1e-3) & np.isfinite(found.residual))
+
+
+def rotation_lost(k, algebra, sigma, width, dtype):
+    """How far the relative rotation of x and R x is from R after 500 layers of one network."""
+    r = rotation(k, algebra, 8)
+    x = jax.random.normal(jax.random.key(9), (1, 40, k))
+    both = jnp.concatenate([x, jnp.einsum("ij,nuj->nui", r, x)]).astype(dtype)
+    net = network(k, algebra, sigma**2, depth=500)
+    sample = sigprop.sample_ensemble(net, both, width=width, replicas=2, explicit_weights=False)
+    cross = np.asarray(sample.samples.moments.covariance[:, -1, 1, 0], float)
+    u, _, vt = np.linalg.svd(cross)
+    return np.abs(u @ vt - np.asarray(r)).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 256, 1024])
+@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+def test_relative_rotations_are_conserved_to_rounding_in_every_group(k, algebra, width):
+    """σ_w = 1.1: χ is at most 1.008, so that 500 layers amplify rounding about tenfold."""
+    assert rotation_lost(k, algebra, 1.1, width, jnp.float64) < 1e-12
+    assert rotation_lost(k, algebra, 1.1, width, jnp.float32) < 1e-3
+
+
+def test_the_length_sets_in_with_exponent_one_and_is_rounded_at_finite_width():
+    """q* = (3/2)(σ_w² − 1)/(k + 2) for infinite width; below onset it decays at any width."""
+    x = related_inputs(2, "real", jnp.zeros((2, 2))).astype(jnp.float32)
+    q = {}
+    for w in (0.9, 1.2):
+        sample = sigprop.sample_ensemble(
+            network(2, "real", w, depth=200), x, width=512, replicas=20, explicit_weights=False
+        )
+        lengths = np.asarray(theory.length(sample.samples.moments))[:, -50:].mean(axis=(1, 2))
+        q[w] = lengths.mean(), lengths.std(ddof=1) / np.sqrt(len(lengths))
+    assert q[0.9][0] < 1e-7
+    exact = theory.predict(theory.layer(TANH, 1.2, components=2)).length.value
+    assert abs(q[1.2][0] - exact) < 5 * q[1.2][1] + 0.02 * exact
+    assert abs(exact / (1.5 * 0.2 / 4) - 1) < 0.1
