@@ -12,6 +12,7 @@ import pytest
 import sigprop
 import theory
 
+WIDTHS = (64, 128, 256, 512)
 GRAM = jnp.array([[9.0, 4.5, 0.0], [4.5, 9.0, 0.0], [0.0, 0.0, 0.01]])
 """Two inputs so long that the first weights show, and one so short that the first bias does."""
 
@@ -50,12 +51,16 @@ def test_a_tanh_network_agrees_with_theory_and_no_neighbour_of_it_does():
 def test_other_architectures_agree_too(name, variances, options):
     network = theory.feedforward(theory.activation(name), *variances, depth=4, **options)
     comparison = sigprop.compare(
-        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 14000, 10000, 3000)
+        network,
+        inputs(),
+        widths=WIDTHS,
+        replicas=(30000, 30000, 25000, 20000),
+        gradients=False,
+        explicit_weights=False,
     )
     assert_agreement_with_power(comparison)
 
 
-WIDTHS = (64, 128, 256, 512)
 SCALES = jnp.array([3.0, 3.0, 0.1])[:, None, None]
 
 
