@@ -4,6 +4,8 @@ Notation: Σ_a = q_a + D_a the covariance of input a, D_a traceless; C = X/√(q
 cross-covariance X of two inputs, δ = 1 − C.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,19 @@ from theory._activations import Radial
 from theory._moment_integrals import epsilon, floored
 from theory._moments import Moments, PostActivation, PreActivation, per_component
 from theory._radial_moments import RadialMoments, cross_moments, radial_moments, series
+
+
+class _Inputs(NamedTuple):
+    """Every input by itself, shape [n, ...]."""
+
+    own: Array
+    """Σ_a."""
+    q: Array
+    lopsided: Array
+    """|D_a|/q_a."""
+    m: RadialMoments
+    local: RadialMoments
+    """Errors of m."""
 
 
 def radial_field(
@@ -26,112 +41,119 @@ def radial_field(
     fixed point: lengths to the accuracy of `radial_moments`, pairs to what the Hermite series
     leaves out. D_a itself is carried to first order; what it does to pairs is in the error.
     """
-    value, error = state.value, state.error
-    n, _, k, _ = value.covariance.shape
-    one = jnp.eye(k, dtype=value.covariance.dtype)
-    eye = one[None]
-    own, own_error = jnp.einsum("aaij->aij", value.covariance), _own(error.covariance)
-    q, q_error = per_component(own), per_component(own_error)
-    bend = own - q[:, None, None] * eye
-    lopsided = jnp.sqrt(jnp.sum(bend**2, axis=(1, 2))) / floored_all(q)
+    before = state.value
+    n, k = before.tangent.shape[1:3]
+    own = _own(before.covariance)
+    q = per_component(own)
+    bend = own - q[:, None, None] * jnp.eye(k, dtype=q.dtype)[None]
     m, local = jax.vmap(lambda q: radial_moments(activation, q, k, order=order))(q)
+    lopsided = jnp.sqrt(jnp.sum(bend**2, axis=(1, 2))) / jax.vmap(floored)(q)
+    inputs = _Inputs(own, q, lopsided, m, local)
 
-    def sectors(m: RadialMoments, tangent: Array) -> Array:
-        return _by_sector(tangent, m.trace, m.symmetric_traceless, m.antisymmetric)
-
-    square = m.square[:, None, None] * eye + m.anisotropy[:, None, None] * bend
-    gain = jax.vmap(sectors)(m, jnp.einsum("aaij->aij", value.tangent))
-    flat = np.arange(n)
-    none = jnp.zeros_like(value.covariance)
-    covariance, separation = none.at[flat, flat].set(square), none
-    tangent = none.at[flat, flat].set(gain)
-    zero = jax.tree.map(jnp.zeros_like, value)
-    e = Moments(none, none, none, value.log_gain * 0)
+    square = m.square[:, None, None] * jnp.eye(k, dtype=q.dtype)[None]
+    square = square + m.anisotropy[:, None, None] * bend
+    tangent = jax.vmap(_by_sector)(
+        _own(before.tangent), m.trace, m.symmetric_traceless, m.antisymmetric
+    )
+    none = jnp.zeros_like(before.covariance)
+    diagonal = lambda own: none.at[np.arange(n), np.arange(n)].set(own)
+    value = Moments(diagonal(square), none, diagonal(tangent), before.log_gain)
+    error = jax.tree.map(jnp.zeros_like, value)
     if errors:
-        # Of second order in D, with a coefficient of order one.
-        crooked = lopsided**2 * m.square
-        from_length = jnp.abs(m.square_rate) * q_error
-        square_error = (local.square + from_length + crooked)[:, None, None] * eye
-        square_error += jnp.abs(m.anisotropy)[:, None, None] * own_error
-        relative = _relative(local, m) + (q_error / floored_all(q)) + lopsided
-        steep = jnp.maximum(m.trace, m.symmetric_traceless)[:, None, None]
-        own_tangent = _own(value.tangent)
-        tangent_error = relative[:, None, None] * jnp.abs(gain) + steep * _spread(
-            _own(error.tangent)
-        )
-        tangent_error += (relative * per_component(jnp.abs(own_tangent)) * m.trace)[
-            :, None, None
-        ] * eye
-        e = Moments(
-            none.at[flat, flat].set(square_error),
-            none,
-            none.at[flat, flat].set(tangent_error),
-            e.log_gain,
-        )
+        squares, tangents = _own_errors(inputs, tangent, state)
+        error = Moments(diagonal(squares), none, diagonal(tangents), state.error.log_gain)
 
     rows, columns = np.triu_indices(n, 1)
     if rows.size:
         terms = 2 * order
         expand = jax.vmap(lambda q: series(activation, q, k, terms=terms))
         a = jnp.broadcast_to(expand(q[:1]), (n, terms)) if equal_lengths else expand(q)
-        root = jnp.sqrt(jnp.maximum(q, jnp.finfo(q.dtype).tiny))
+        one_pair = lambda i, j: _pair(before, q, a, i, j, equal_lengths)
+        pairs, delta = jax.vmap(one_pair)(rows, columns)
 
-        def pair(i, j):
-            cross, apart = value.covariance[i, j], value.separation[i, j]
-            turning = (cross - cross.T) / 2
-            unlike = 0.0 if equal_lengths else (root[i] - root[j]) ** 2 / 2
-            scale = root[i] * root[j]
-            delta = (apart - unlike * one - turning) / scale
-            along = -value.tangent[i, j] / scale
-            moved, rate = jax.jvp(lambda d: cross_moments(a[i], a[j], d), (delta,), (along,))
-            unequal = jnp.sum((a[i] - a[j]) ** 2) / 2
-            gap = (moved.lost + moved.lost.T) / 2 + unequal * one
-            return moved.product, gap, rate.product, delta
+        def put(whole: Moments, parts: tuple[Array, Array, Array]) -> Moments:
+            def each(matrix, part):
+                mirrored = jnp.swapaxes(part, -1, -2)
+                return matrix.at[rows, columns].set(part).at[columns, rows].set(mirrored)
 
-        product, gap, rate, delta = jax.vmap(pair)(rows, columns)
-        put = lambda whole, part: whole.at[rows, columns].set(part).at[columns, rows].set(_t(part))
-        covariance, separation = put(covariance, product), put(separation, gap)
-        tangent = put(tangent, rate)
+            tensors = (whole.covariance, whole.separation, whole.tangent)
+            covariance, separation, tangent = map(each, tensors, parts)
+            return Moments(covariance, separation, tangent, whole.log_gain)
+
+        value = put(value, pairs)
         if errors:
-            both = lambda x: (x[rows] + x[columns]) / 2
-            index = (2 * jnp.arange(terms, dtype=q.dtype) + 1)[None]
-            tail = _positive(m.square - jnp.sum(a**2, axis=1), local.square)
-            steep_tail = _positive(
-                m.trace - jnp.sum(index * a**2, axis=1) / floored_all(q), local.trace
-            )
-            size = jnp.sqrt(jnp.sum(delta**2, axis=(1, 2)))
-            relative = _relative(local, m) + jnp.abs(m.square_rate) * q_error / _nonzero(m.square)
-            relative = both(relative + lopsided + 16 * epsilon(q))[:, None, None]
-            steep = both(jnp.maximum(m.trace, m.symmetric_traceless))[:, None, None]
-            left = jnp.minimum(both(tail), both(q * steep_tail) * size)[:, None, None]
-            incoming = lambda x: steep * _spread(x[rows, columns])
-            ones = jnp.ones((1, k, k), q.dtype)
-            largest = lambda x: jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
-            pairs = (
-                incoming(error.covariance)
-                + both(tail)[:, None, None] * eye
-                + relative * largest(product) * ones,
-                incoming(error.separation) + left * ones + relative * largest(gap) * ones,
-                (both(steep_tail)[:, None, None] + relative * steep)
-                * largest(value.tangent[rows, columns])
-                * ones
-                + incoming(error.tangent),
-            )
-            covariances, separations, tangents = map(
-                put, (e.covariance, e.separation, e.tangent), pairs
-            )
-            e = Moments(covariances, separations, tangents, e.log_gain)
-    after = Moments(covariance, separation, tangent, value.log_gain)
-    e = zero if not errors else Moments(e.covariance, e.separation, e.tangent, error.log_gain)
-    return PostActivation(after, e, jnp.zeros((n, k), q.dtype))
+            error = put(error, _pair_errors(inputs, a, pairs, delta, state, rows, columns))
+    return PostActivation(value, error, jnp.zeros((n, k), q.dtype))
+
+
+def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bool):
+    """E φ(u)φ(v)ᵀ, E (φ(u) − φ(v))(φ(u) − φ(v))ᵀ/2, E φ'(u) T φ'(v)ᵀ, and δ."""
+    root = jnp.sqrt(jnp.maximum(q, jnp.finfo(q.dtype).tiny))
+    one = jnp.eye(before.tangent.shape[-1], dtype=q.dtype)
+    cross, scale = before.covariance[i, j], root[i] * root[j]
+    unlike = jnp.zeros_like(scale) if equal_lengths else (root[i] - root[j]) ** 2 / 2
+    # The separation holds the symmetric part of δ to full relative accuracy.
+    delta = (before.separation[i, j] - unlike * one - (cross - cross.T) / 2) / scale
+    # By Price's theorem E φ' T φ'ᵀ is the derivative of the product along T.
+    along = -before.tangent[i, j] / scale
+    moved, rate = jax.jvp(lambda d: cross_moments(a[i], a[j], d), (delta,), (along,))
+    gap = (moved.lost + moved.lost.T) / 2 + jnp.sum((a[i] - a[j]) ** 2) / 2 * one
+    return (moved.product, gap, rate.product), delta
+
+
+def _own_errors(inputs: _Inputs, tangent: Array, state: PreActivation) -> tuple[Array, Array]:
+    """Errors of E φφᵀ and of E φ' T φ'ᵀ for every input."""
+    q, m, local = inputs.q, inputs.m, inputs.local
+    eye = jnp.eye(tangent.shape[-1], dtype=q.dtype)[None]
+    own_error = _own(state.error.covariance)
+    q_error = per_component(own_error)
+    # What is left out is of second order in D, with a coefficient of order one.
+    square = local.square + jnp.abs(m.square_rate) * q_error + inputs.lopsided**2 * m.square
+    squares = _wide(square) * eye + _wide(jnp.abs(m.anisotropy)) * own_error
+    relative = _relative(local, m) + q_error / jax.vmap(floored)(q) + inputs.lopsided
+    size = per_component(jnp.abs(_own(state.value.tangent)))
+    tangents = _wide(relative) * jnp.abs(tangent) + _wide(relative * size * m.trace) * eye
+    return squares, tangents + _wide(_steepest(m)) * _spread(_own(state.error.tangent))
+
+
+def _pair_errors(inputs: _Inputs, a: Array, pairs: Any, delta: Array, state: Any, rows, columns):
+    """Errors of what `_pair` gives: the series' rest, the lengths, and what came in."""
+    q, m, local = inputs.q, inputs.m, inputs.local
+    ones = jnp.ones((1, *delta.shape[1:]), q.dtype)
+    eye = jnp.eye(delta.shape[-1], dtype=q.dtype)[None]
+    both = lambda x: _wide((x[rows] + x[columns]) / 2)
+    largest = lambda x: jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
+    q_error = per_component(_own(state.error.covariance))
+    odd = (2 * jnp.arange(a.shape[1], dtype=q.dtype) + 1)[None]
+    rest = _positive(m.square - jnp.sum(a**2, axis=1), local.square)
+    slope_rest = jnp.sum(odd * a**2, axis=1) / jax.vmap(floored)(q)
+    slope_rest = _positive(m.trace - slope_rest, local.trace)
+    steep = both(_steepest(m))
+    incoming = lambda x: steep * _spread(x[rows, columns])
+    relative = _relative(local, m) + jnp.abs(m.square_rate) * q_error / _nonzero(m.square)
+    relative = both(relative + inputs.lopsided + 16 * epsilon(q)) * ones
+    apart = jnp.sqrt(jnp.sum(delta**2, axis=(1, 2), keepdims=True))
+    product, gap, _ = pairs
+    return (
+        incoming(state.error.covariance) + both(rest) * eye + relative * largest(product),
+        incoming(state.error.separation)
+        + jnp.minimum(both(rest), both(q * slope_rest) * apart) * ones
+        + relative * largest(gap),
+        incoming(state.error.tangent)
+        + (both(slope_rest) + relative * steep) * largest(state.value.tangent[rows, columns]),
+    )
+
+
+def _wide(x: Float[Array, " n"]) -> Float[Array, "n 1 1"]:
+    return x[:, None, None]
+
+
+def _steepest(m: RadialMoments) -> Array:
+    return jnp.maximum(m.trace, m.symmetric_traceless)
 
 
 def _own(tensor: Float[Array, "n n k k"]) -> Float[Array, "n k k"]:
     return jnp.einsum("aaij->aij", tensor)
-
-
-def _t(tensor: Float[Array, "pairs k k"]) -> Float[Array, "pairs k k"]:
-    return jnp.swapaxes(tensor, -1, -2)
 
 
 def _by_sector(matrix, trace, symmetric, antisymmetric):
@@ -158,7 +180,3 @@ def _nonzero(x: Array) -> Array:
 def _positive(left: Array, rounding: Array) -> Array:
     """What a sum of positive terms lacks of its limit, known to rounding."""
     return jnp.maximum(left, 0.0) + rounding
-
-
-def floored_all(q: Float[Array, " n"]) -> Float[Array, " n"]:
-    return jax.vmap(floored)(q)
