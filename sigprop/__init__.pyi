@@ -11,8 +11,9 @@ from ._compare import (
     judge,
 )
 from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
-from ._goldstone import Certificate, certify
-from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, read_idx
+from ._exponents import Exponents, sample_exponents
+from ._goldstone import Certificate, backward_charges, certify
+from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, pair_inputs, read_idx
 from ._network import (
     DrawnNetwork,
     FiniteNetwork,
@@ -30,6 +31,7 @@ __all__ = [
     "Comparison",
     "DrawnNetwork",
     "Ensemble",
+    "Exponents",
     "FiniteNetwork",
     "JacobianSample",
     "OBSERVABLES",
@@ -37,6 +39,7 @@ __all__ = [
     "Power",
     "Sample",
     "Signals",
+    "backward_charges",
     "certify",
     "compare",
     "comparison_dataset",
@@ -47,10 +50,12 @@ __all__ = [
     "idx_inputs",
     "judge",
     "pair_gram",
+    "pair_inputs",
     "provenance",
     "read_dataset",
     "read_idx",
     "sample_ensemble",
+    "sample_exponents",
     "sample_jacobian",
     "sample_jacobians",
     "sample_network",

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sigprop._network import JacobianSample, Sample, outer_depth, sample_jacobian, sample_network
+from sigprop._network import (
+    JacobianSample,
+    Sample,
+    cast,
+    outer_depth,
+    sample_jacobian,
+    sample_network,
+)
 from theory import Part
 from theory._architecture import check_count
 
@@ -138,7 +145,7 @@ def sample_ensemble(
     turns = outer_depth(network)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = jnp.asarray(inputs)
-    network = _cast(network, inputs.dtype)
+    network = cast(network, inputs.dtype)
     how = (width, gradients, explicit_weights, precision)
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
@@ -172,15 +179,10 @@ def sample_jacobians(
     check_count("replicas", replicas)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = jnp.asarray(inputs)
-    network = _cast(network, inputs.dtype)
+    network = cast(network, inputs.dtype)
     return _in_blocks(
         lambda indices: _jacobian_block(network, inputs, key, indices, width, precision),
         replicas,
         1,
         progress,
     )
-
-
-def _cast(network: Part, dtype: Any) -> Part:
-    """The description with its variances in the precision of the simulation."""
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)

@@ -1,4 +1,7 @@
-"""What the symmetry protects in one network: J(x)·(Ax) = A f(x) for every generator A."""
+"""What the symmetry protects in one network, forwards and backwards.
+
+Forwards J(x)·(Ax) = A f(x) for every generator A; backwards a conserved charge.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, cast, outer_depth, start_at
+from theory import Affine, Pointwise, Reading, interpret
 
 _COPIES = 4
 """Evaluations at inputs that differ by rounding."""
@@ -105,6 +111,88 @@ def certify(
         _square(expected[0]) / start,
         broken,
     )
+
+
+class _Turned(Reading[Signals]):
+    """A finite network whose units are turned by Σ θ_A A at every boundary, θ = 0."""
+
+    network: FiniteNetwork
+    angles: Float[Array, "*turns generators"]
+    generators: Float[Array, "*depth generators k k"]
+
+    def affine(self, node: Affine, state: Signals):
+        return self.network.affine(node, state)[0], None
+
+    def pointwise(self, node: Pointwise, state: Signals):
+        return self.network.pointwise(node, state)
+
+    def add(self, skip: Signals, branch: Signals):
+        return self.network.add(skip, branch)[0], None
+
+    def child(self, index: int) -> "_Turned":
+        return _Turned(self.network.child(index), self.angles, self.generators)
+
+    def inside_branch(self) -> "_Turned":
+        return _Turned(self.network.inside_branch(), self.angles, self.generators)
+
+    def layers(self, depth: int) -> "_Turned":
+        if self.angles.ndim != 2:
+            raise ValueError("`drawn`: charges need a network with one level of `Repeat`")
+        generators = jnp.broadcast_to(self.generators, (depth, *self.generators.shape))
+        return _Turned(self.network.layers(depth), self.angles, generators)
+
+    def boundary(self, state: Signals) -> Signals:
+        if self.network.in_branch:
+            return state
+        turn = jnp.einsum("g,gij->ij", self.angles, self.generators)
+        values = state.values
+        values = values + jnp.einsum("ij,nuj->nui", turn, values, precision="highest")
+        return eqx.tree_at(lambda s: s.values, state, values)
+
+
+@eqx.filter_jit
+def backward_charges(
+    drawn: DrawnNetwork,
+    x: Float[Array, "1 width_in k"],
+    gradient: Float[Array, "1 width_out k"],
+    generators: Float[Any, "generators k k"],
+) -> Float[Array, "depth generators"]:
+    """Q_A(l) = Σ_units ⟨∂loss/∂z_l, A z_l⟩ behind every turn l of a network's `Repeat`.
+
+    An equivariant network conserves it: every layer has the charge of the last, which is
+    Σ ⟨gradient, A z_L⟩.
+
+    Parameters
+    ----------
+    drawn
+        One network, with one level of `Repeat`.
+    x
+        Its input; the dtype is the arithmetic.
+    gradient
+        ∂loss/∂z_L at the output.
+    generators
+        As `theory.generators` gives them.
+
+    Accuracy
+    --------
+    Rounding, relative to |∂loss/∂z_l| |A z_l|, which chaos makes large backwards while the
+    charge stays.
+
+    References
+    ----------
+    Noether's argument: Q_A is the derivative of the loss by a rotation of all units of
+    layer l, which an equivariant network carries to its output. Iqbal et al. 2026
+    (arXiv 2605.14685).
+    """
+    network = cast(drawn.network, x.dtype)
+    a = jnp.asarray(generators, x.dtype)
+
+    def loss(angles):
+        reading = _Turned(drawn.reading, angles, a)
+        final, _ = interpret(network, reading, start_at(x))
+        return jnp.sum(gradient * final.values)
+
+    return jax.grad(loss)(jnp.zeros((outer_depth(network), len(a)), x.dtype))
 
 
 def _square(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:

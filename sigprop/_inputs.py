@@ -92,6 +92,49 @@ def gram_inputs(
     return product.reshape(inputs, width, components)
 
 
+def pair_inputs(
+    key: PRNGKeyArray,
+    cross: Float[Array | np.ndarray, "k k"],
+    width: int,
+) -> Float[Array, "2 {width} k"]:
+    """Two inputs of units with k components whose cross-covariance is exactly the wanted one.
+
+    ``sum_i x[0, i, m] x[1, i, n] / width = cross[m, n]``, and each has the identity instead of
+    `cross`. With ``cross`` the transpose of a rotation R the second input is the first, turned
+    by R.
+
+    Parameters
+    ----------
+    cross
+        k × k with no singular value above 1. It has to be concrete, not traced.
+    width
+        Units; at least 2 k, or k where all singular values are 1.
+
+    Raises
+    ------
+    ValueError
+        If there are no such inputs.
+    """
+    cross = np.asarray(cross, np.float64)
+    k = len(cross)
+    largest = float(np.linalg.norm(cross, 2)) if cross.size else 0.0
+    if not largest <= 1 + 64 * np.finfo(float).eps:
+        raise ValueError(f"`cross`: must have no singular value above 1; got {largest:.6g}")
+    values, vectors = np.linalg.eigh(np.eye(k) - cross.T @ cross)
+    values = np.where(values > 1e-14, values, 0.0)
+    kinds = 2 if np.any(values) else 1
+    if width < kinds * k:
+        raise ValueError(f"`width`: must be at least {kinds * k} units; got {width}")
+    frame, triangle = jnp.linalg.qr(jax.random.normal(key, (width, kinds * k)))
+    frame = frame * jnp.sign(jnp.diagonal(triangle))[None, :] * np.sqrt(width)
+    one, other = frame[:, :k], frame[:, k:]
+    second = jnp.matmul(one, jnp.asarray(cross, frame.dtype), precision="highest")
+    if kinds == 2:
+        rest = jnp.asarray((vectors * np.sqrt(values)).T, frame.dtype)
+        second = second + jnp.matmul(other, rest, precision="highest")
+    return jnp.stack([one, second])
+
+
 def digits_inputs(
     key: PRNGKeyArray, count: int, *, centre: bool = True, length: float | None = None
 ) -> tuple[Float[Array, "{count} 64 1"], Int[Array, " {count}"]]:

@@ -248,14 +248,27 @@ class DrawnNetwork(eqx.Module):
     network: Part
     key: Key[Array, ""]
     width: int = eqx.field(static=True)
+    explicit_weights: bool = eqx.field(static=True, default=True)
     precision: str = eqx.field(static=True, default="highest")
 
     def __call__(self, x: Float[Array, "n width_in k"]) -> Float[Array, "n width_out k"]:
-        cast = lambda leaf: leaf.astype(x.dtype) if eqx.is_inexact_array(leaf) else leaf
-        start = Signals(x, jnp.zeros((*x.shape, 0), x.dtype), jnp.zeros(len(x), x.dtype))
-        weights_key = jax.random.fold_in(self.key, 0)
-        reading = FiniteNetwork(weights_key, self.width, None, self.precision)
-        return interpret(jax.tree.map(cast, self.network), reading, start)[0].values
+        return interpret(cast(self.network, x.dtype), self.reading, start_at(x))[0].values
+
+    @property
+    def reading(self) -> FiniteNetwork:
+        """The draw of every weight."""
+        key = jax.random.fold_in(self.key, 0)
+        return FiniteNetwork(key, self.width, None, self.precision, self.explicit_weights)
+
+
+def cast(network: Part, dtype: Any) -> Part:
+    """The description with its variances in the precision of the simulation."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
+
+
+def start_at(x: Float[Array, "n width k"]) -> Signals:
+    """Inputs without tangents."""
+    return Signals(x, jnp.zeros((*x.shape, 0), x.dtype), jnp.zeros(len(x), x.dtype))
 
 
 class _OuterDepth(Reading[int]):

@@ -58,7 +58,15 @@ from theory._phase import (
     predict,
 )
 from theory._status import Estimate, Status
-from theory._symmetry import Sectors, Symmetry, SymmetryPhase, generators, sectors, symmetry
+from theory._symmetry import (
+    Sectors,
+    Symmetry,
+    SymmetryPhase,
+    generators,
+    plane_generator,
+    sectors,
+    symmetry,
+)
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -110,6 +118,7 @@ __all__ = [
     "length",
     "overlap",
     "phase_diagram",
+    "plane_generator",
     "predict",
     "propagate",
     "radial",

@@ -99,23 +99,20 @@ class _Found(eqx.Module):
     algebra: Algebra = eqx.field(static=True)
     odd: bool = eqx.field(static=True)
     rotates: bool = eqx.field(static=True)
-    biased: bool = eqx.field(static=True)
 
 
 class _Seen(Reading[_Found]):
     def affine(self, node: Affine, state: _Found):
         algebra, other = state.algebra, node.weights.algebra
         algebra = other if _ORDER.index(other) > _ORDER.index(algebra) else algebra
-        biased = state.biased or bool(np.any(np.asarray(node.bias_variance) > 0))
-        k = node.weights.components
-        return _Found(k, algebra, state.odd, state.rotates, biased), None
+        return _Found(node.weights.components, algebra, state.odd, state.rotates), None
 
     def pointwise(self, node: Pointwise, state: _Found):
         phi = node.activation
         rotates = isinstance(phi, Radial)
         odd = rotates or phi.parity == "odd"
         at = (state.components, state.algebra)
-        return _Found(*at, state.odd and odd, state.rotates and rotates, state.biased), None
+        return _Found(*at, state.odd and odd, state.rotates and rotates), None
 
     def add(self, skip: _Found, branch: _Found):
         return branch, None
@@ -139,16 +136,22 @@ def symmetry(network: Part) -> Symmetry:
     ----------
     Iqbal et al. 2026 (arXiv 2605.14685), for O(k) and U(1); Schur's lemma for the rest.
     """
-    seen, _ = interpret(network, _Seen(), _Found(0, "real", True, True, False))
+    biased, _ = interpret(network, _Biased(), jnp.asarray(False))
+    return _group(network)._replace(explicit=bool(biased))
+
+
+def _group(network: Part) -> Symmetry:
+    """The symmetry as far as structure decides it: without what biases break."""
+    seen, _ = interpret(network, _Seen(), _Found(0, "real", True, True))
     k = seen.components
     if k == 0:
         raise ValueError("`network`: must have an affine layer; got none")
     scalar = k == 1 and seen.odd
     if not (seen.rotates or scalar) or seen.algebra == "dense":
-        return Symmetry("1", 1, 0, seen.biased)
+        return Symmetry("1", 1, 0, False)
     letter, size = _GROUPS[seen.algebra]
     generators = commutant_dimensions(WeightLaw(1.0, "gaussian", k, seen.algebra))[1]
-    return Symmetry(f"{letter}({k // size})", k // size, generators, seen.biased)
+    return Symmetry(f"{letter}({k // size})", k // size, generators, False)
 
 
 class SymmetryPhase(enum.IntEnum):
@@ -191,7 +194,7 @@ def generators(network: Part) -> Float[np.ndarray, "generators k k"]:
 
     Convention: orthonormal with respect to tr(AᵀB)/k, so that |A z| is of the size of z.
     """
-    found = symmetry(network)
+    found = _group(network)
     law = _laws(network)[-1]
     k = law.components
     rows, columns = np.triu_indices(k, 1)
@@ -206,6 +209,25 @@ def generators(network: Part) -> Float[np.ndarray, "generators k k"]:
         _, _, directions = np.linalg.svd(basis.reshape(rows.size, -1), full_matrices=False)
         basis = directions[: found.dimension].reshape(-1, k, k)
     return basis * np.sqrt(k / np.sum(basis**2, axis=(1, 2)))[:, None, None]
+
+
+def plane_generator(network: Part) -> Float[np.ndarray, "k k"]:
+    """A generator A of a network's symmetry with A³ = −A, which turns one unit vector over the
+    algebra: exp(θA) = 1 + sin θ A + (1 − cos θ) A².
+
+    Raises
+    ------
+    ValueError
+        If the network has no continuous symmetry.
+    """
+    if _group(network).dimension == 0:
+        raise ValueError("`network`: must have a continuous symmetry; got none")
+    table = max((law.table for law in _laws(network)), key=len)
+    k = table.shape[-1]
+    turn = np.zeros((k, k))
+    turn[1, 0], turn[0, 1] = 1.0, -1.0
+    turn = np.einsum("aij,jk,alk->il", table, turn, table)
+    return turn / np.linalg.norm(turn, 2)
 
 
 class Sectors(eqx.Module):

@@ -235,3 +235,43 @@ def test_the_length_sets_in_above_one():
     error = np.hypot(2 * wide_error, narrow_error)
     assert abs(2 * wide - narrow - exact) < 5 * error
     assert 0.15 * exact > 5 * error  # a length 15 % off, or weights 2 % off, would be seen
+
+
+@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+def test_the_backward_charge_is_the_same_in_every_layer(k, algebra):
+    net = network(k, algebra, 1.3**2, depth=60)
+    drawn = sigprop.DrawnNetwork(net, KEY, 24)
+    x = jax.random.normal(jax.random.key(7), (1, 16, k))
+    gradient = jax.random.normal(jax.random.key(8), (1, 24, k))
+    a = theory.generators(net)
+    charges = sigprop.backward_charges(drawn, x, gradient, a)
+    # at the output it is what its definition says
+    exact = jnp.einsum("nui,gij,nuj->g", gradient, a, drawn(x))
+    np.testing.assert_allclose(charges, jnp.broadcast_to(exact, charges.shape), rtol=1e-8)
+    # a bias lets it decay
+    biased = sigprop.DrawnNetwork(network(k, algebra, 1.3**2, 0.1, depth=60), KEY, 24)
+    lost = sigprop.backward_charges(biased, x, gradient, a)
+    assert np.max(np.abs(lost / lost[-1:] - 1)) > 0.5
+
+
+@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+def test_a_plane_generator_turns_one_unit_vector(k, algebra):
+    net = network(k, algebra)
+    a = theory.plane_generator(net)
+    np.testing.assert_allclose(a @ a @ a, -a, atol=1e-14)
+    basis = theory.generators(net).reshape(-1, k * k)
+    inside = basis.T @ (basis @ a.ravel()) / k
+    np.testing.assert_allclose(inside.reshape(k, k), a, atol=1e-13)
+    with pytest.raises(ValueError, match="symmetry"):
+        theory.plane_generator(network(1, "real"))
+
+
+def test_pairs_have_exactly_the_cross_covariance():
+    r = rotation(3, "real", 1)
+    for cross, width in ((0.4 * r, 10), (r, 3), (jnp.zeros((3, 3)), 6)):
+        moments = theory.signal_moments(sigprop.pair_inputs(KEY, cross, width))
+        np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-13)
+        np.testing.assert_allclose(moments.covariance[1, 1], np.eye(3), atol=1e-13)
+    for cross, width, name in ((1.1 * r, 10, "cross"), (0.4 * r, 5, "width")):
+        with pytest.raises(ValueError, match=name):
+            sigprop.pair_inputs(KEY, cross, width)
