@@ -2,6 +2,11 @@
 
 Notation: Σ_a = q_a + D_a the covariance of input a, D_a traceless; C = X/√(q_a q_b) for the
 cross-covariance X of two inputs, δ = 1 − C.
+
+Errors of tangents and of pairs: every entry holds a bound on the Frobenius norm of the k×k
+error, which rotations keep and which the map stretches by its largest multiplier. Bounds on
+single entries would have to grow by up to k in every layer. Errors of Σ_a: the entries off
+the diagonal hold such a bound for D_a, those on it the sum of this one and that of q_a.
 """
 
 from typing import Any, NamedTuple
@@ -105,42 +110,42 @@ def _own_errors(inputs: _Inputs, tangent: Array, state: PreActivation) -> tuple[
     """Errors of E φφᵀ and of E φ' T φ'ᵀ for every input."""
     q, m, local = inputs.q, inputs.m, inputs.local
     eye = jnp.eye(tangent.shape[-1], dtype=q.dtype)[None]
-    own_error = _own(state.error.covariance)
-    q_error = per_component(own_error)
-    # What is left out is of second order in D, with a coefficient of order one.
-    square = local.square + jnp.abs(m.square_rate) * q_error + inputs.lopsided**2 * m.square
-    squares = _wide(square) * eye + _wide(jnp.abs(m.anisotropy)) * own_error
+    q_error, bend_error = _length_and_bend(_own(state.error.covariance))
+    # What is left out is of second order in D, with coefficients below one half.
+    second = inputs.lopsided**2 * m.square / 2
+    square = local.square + jnp.abs(m.square_rate) * q_error + second
+    bend = jnp.abs(m.anisotropy) * bend_error + local.anisotropy * inputs.lopsided * q + second
+    squares = _wide(square) * eye + _wide(bend) * jnp.ones_like(tangent)
     relative = _relative(local, m) + q_error / jax.vmap(floored)(q) + inputs.lopsided
     size = per_component(jnp.abs(_own(state.value.tangent)))
-    tangents = _wide(relative) * jnp.abs(tangent) + _wide(relative * size * m.trace) * eye
-    return squares, tangents + _wide(_steepest(m)) * _spread(_own(state.error.tangent))
+    scale = np.sqrt(eye.shape[-1])
+    tangents = _wide(relative) * _norm(tangent) + _wide(relative * size * m.trace) * scale
+    tangents = tangents + _wide(_steepest(m)) * _norm_bound(_own(state.error.tangent))
+    return squares, tangents * jnp.ones_like(tangent)
 
 
 def _pair_errors(inputs: _Inputs, a: Array, pairs: Any, delta: Array, state: Any, rows, columns):
     """Errors of what `_pair` gives: the series' rest, the lengths, and what came in."""
     q, m, local = inputs.q, inputs.m, inputs.local
-    ones = jnp.ones((1, *delta.shape[1:]), q.dtype)
-    eye = jnp.eye(delta.shape[-1], dtype=q.dtype)[None]
+    ones = jnp.ones_like(delta)
+    scale = np.sqrt(delta.shape[-1])  # the norm of the identity
     both = lambda x: _wide((x[rows] + x[columns]) / 2)
-    largest = lambda x: jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
-    q_error = per_component(_own(state.error.covariance))
+    q_error, _ = _length_and_bend(_own(state.error.covariance))
     odd = (2 * jnp.arange(a.shape[1], dtype=q.dtype) + 1)[None]
     rest = _positive(m.square - jnp.sum(a**2, axis=1), local.square)
     slope_rest = jnp.sum(odd * a**2, axis=1) / jax.vmap(floored)(q)
     slope_rest = _positive(m.trace - slope_rest, local.trace)
     steep = both(_steepest(m))
-    incoming = lambda x: steep * _spread(x[rows, columns])
+    incoming = lambda x: steep * _norm_bound(x[rows, columns])
     relative = _relative(local, m) + jnp.abs(m.square_rate) * q_error / _nonzero(m.square)
-    relative = both(relative + inputs.lopsided + 16 * epsilon(q)) * ones
-    apart = jnp.sqrt(jnp.sum(delta**2, axis=(1, 2), keepdims=True))
+    relative = both(relative + inputs.lopsided + 24 * epsilon(q))
     product, gap, _ = pairs
+    left_out = jnp.minimum(both(rest), both(q * slope_rest) * _norm(delta))
+    slopes = both(slope_rest) + relative * steep
     return (
-        incoming(state.error.covariance) + both(rest) * eye + relative * largest(product),
-        incoming(state.error.separation)
-        + jnp.minimum(both(rest), both(q * slope_rest) * apart) * ones
-        + relative * largest(gap),
-        incoming(state.error.tangent)
-        + (both(slope_rest) + relative * steep) * largest(state.value.tangent[rows, columns]),
+        (incoming(state.error.covariance) + scale * both(rest) + relative * _norm(product)) * ones,
+        (incoming(state.error.separation) + scale * left_out + relative * _norm(gap)) * ones,
+        (incoming(state.error.tangent) + slopes * _norm(state.value.tangent[rows, columns])) * ones,
     )
 
 
@@ -163,10 +168,19 @@ def _by_sector(matrix, trace, symmetric, antisymmetric):
     return trace * whole + symmetric * (matrix - turning - whole) + antisymmetric * turning
 
 
-def _spread(error: Float[Array, "*b k k"]) -> Float[Array, "*b k k"]:
-    """A bound on every entry of a matrix that was rotated, from bounds on its entries."""
-    size = jnp.sqrt(jnp.sum(error**2, axis=(-2, -1), keepdims=True))
-    return jnp.broadcast_to(size, error.shape)
+def _length_and_bend(error: Float[Array, "b k k"]) -> tuple[Array, Array]:
+    """Bounds on q_a and on the norm of D_a."""
+    k = error.shape[-1]
+    bend = jnp.max(error * (1 - jnp.eye(k, dtype=error.dtype))[None], axis=(-2, -1))
+    return jnp.maximum(per_component(error) - bend, 0.0), bend
+
+
+def _norm(matrix: Float[Array, "b k k"]) -> Float[Array, "b 1 1"]:
+    return jnp.sqrt(jnp.sum(matrix**2, axis=(-2, -1), keepdims=True))
+
+
+def _norm_bound(error: Float[Array, "b k k"]) -> Float[Array, "b 1 1"]:
+    return jnp.max(error, axis=(-2, -1), keepdims=True)
 
 
 def _relative(local: RadialMoments, m: RadialMoments) -> Float[Array, " n"]:

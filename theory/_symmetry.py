@@ -287,7 +287,8 @@ def _sectors(body, length, directions, present, phi, tolerance, order) -> Sector
         zero = jax.tree.map(jnp.zeros_like, moments)
         after, _ = interpret(body, MeanField(order), PreActivation(moments, zero))
         along = lambda m: jnp.sum(tangent * m[0, 0]) / jnp.sum(tangent**2)
-        bound = jnp.sum(jnp.abs(tangent) * after.error.tangent[0, 0]) / jnp.sum(tangent**2)
+        # Every entry of the error bounds its norm.
+        bound = jnp.max(after.error.tangent[0, 0]) / jnp.linalg.norm(tangent)
         return along(after.value.tangent), bound
 
     def multiplier(tangent, there):
