@@ -1,4 +1,4 @@
-"""The command line: `sigprop predict`, `phase-diagram`, `compare` and `demo`.
+"""The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone` and `demo`.
 
 What a command does stands in `sigprop._commands` and `sigprop._demo`, imported only when it
 runs, so that help and mistakes need not wait for JAX.
@@ -57,6 +57,11 @@ StartLength: TypeAlias = Annotated[
     float,
     Parameter(help="Length q_0 > 0 of a typical input, from which the fixed point is reached."),
 ]
+Dtype: TypeAlias = Annotated[
+    Literal["float32", "float64"],
+    Parameter(help="Numbers of the simulation; the theory is in float64."),
+]
+Seed: TypeAlias = Annotated[int, Parameter(help="Decides every random number.")]
 Output: TypeAlias = Annotated[
     Path | None,
     Parameter(help="Folder for figures (PNG, PDF) and data (Zarr); by default in runs/."),
@@ -163,14 +168,12 @@ def compare(
     ] = 0.5,
     weights: Weights = "gaussian",
     residual: Residual = False,
+    symmetry: Symmetry = None,
     gradients: Annotated[
         bool, Parameter(help="Also measure how gradients grow from layer to layer.")
     ] = True,
-    dtype: Annotated[
-        Literal["float32", "float64"],
-        Parameter(help="Numbers of the simulation; the theory is in float64."),
-    ] = "float32",
-    seed: Annotated[int, Parameter(help="Decides every random number.")] = 0,
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
     output: Output = None,
     json: Json = False,
 ) -> int:
@@ -196,9 +199,42 @@ def compare(
         dtype,
         gradients,
     )
-    network = Network(activation, weight_variance, bias_variance, weights, residual)
+    network = Network(activation, weight_variance, bias_variance, weights, residual, symmetry)
     source = Inputs(inputs, input_count, input_length, input_correlation)
     return _commands.compare(network, run, source, output, json)
+
+
+@app.command
+def goldstone(
+    *,
+    symmetry: Symmetry = "O(3)",
+    activation: Activation = "tanh",
+    weight_variance: WeightVariance = 2.25,
+    bias_variance: BiasVariance = 0.0,
+    depth: Annotated[
+        int, Parameter(help="Hidden layers behind the input layer, at least 20.")
+    ] = 200,
+    width: Annotated[int, Parameter(help="Units per layer.")] = 256,
+    replicas: Annotated[int, Parameter(help="Networks per point and pair, at least 2.")] = 100,
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Show what a symmetry protects: order parameter, multipliers, rotations through depth.
+
+    Theory and networks of one width: the order parameter m = E g(|z|) against σ_w², the
+    multipliers by sector, two inputs that are rotated copies of each other and two that are
+    not, their overlap and relative rotation layer by layer (a bias lets the rotation decay),
+    and for one network its leading Lyapunov exponents, told apart by alignment with the
+    generators A, and the residual of J(Ax) = A f(x). Writes goldstone.png, .pdf and .zarr.
+    """
+    from sigprop import _commands
+    from sigprop._requests import Network, Run
+
+    network = Network(activation, weight_variance, bias_variance, symmetry=symmetry)
+    run = Run(depth, (width,), (replicas,), seed, dtype)
+    return _commands.goldstone(network, run, output, json)
 
 
 @app.command

@@ -27,8 +27,10 @@ OVERLAP = 0.9
 PAIRS = ("related", "generic")
 _SAMPLED = 9
 """Weight variances at which networks are drawn."""
-_DIRECTIONS = 12
-"""Exponents of the network that is certified."""
+_DIRECTIONS = 16
+"""Exponents that are followed."""
+NARROW, LONG = 32, 2000
+"""Units and layers of the network whose exponents are followed."""
 
 
 class Turning(NamedTuple):
@@ -83,6 +85,8 @@ def predicted_turning(cross: Any, error: Any, generator: Any) -> Turning:
 def rotation_scale(length: Any, correlation: Any, bias_variance: float) -> float:
     """Layers over which the relative rotation of two inputs at correlation c* decays:
     −1/log(1 − σ_b²/(q* c*)); infinite without bias, ξ_G where c* = 1."""
+    if bias_variance == 0:
+        return float(np.inf)
     kept = 1 - bias_variance / (float(length) * float(correlation))
     return float(np.inf if kept >= 1 else -1 / np.log(kept) if kept > 0 else 0.0)
 
@@ -126,12 +130,15 @@ def goldstone_study(
     -------
     xarray.Dataset
         `order_parameter`, `length`, `goldstone`, `trace`, `symmetric_traceless` over
-        `weight_variance`, each with error and status; `sampled_order_parameter` with its
-        standard error, of layer `depth`. `overlap` and `rotation` over `pair` and `layer`:
-        size and angle (radians) of the cross-covariance of two inputs over the length, theory
-        with its error bound, mean and standard error over networks. `related` inputs are
-        rotations of each other, `generic` ones have correlation 0.9 besides. The certificate
-        of the first network per `generator`, and its exponents per `direction`.
+        `weight_variance` (the given one among them), each with error and status;
+        `sampled_order_parameter` with its standard error, of layer `depth`.
+        `overlap` and `rotation` over `pair` and `layer`: size and angle (radians) of the
+        cross-covariance of two inputs over the length, theory with its error bound, mean and
+        standard error over networks. `related` inputs are rotations of each other, `generic`
+        ones have correlation 0.9 besides.
+        The certificate of one network per `generator`; and per `direction` the exponents of
+        another one, of 32 units and 2000 layers in float64, since depth and not width tells
+        exponents apart.
 
     Convention
     ----------
@@ -144,6 +151,8 @@ def goldstone_study(
         Names the field and its allowed range.
     """
     check_count("depth", depth, 20)
+    check_count("width", width)
+    check_count("replicas", replicas, 2)
     how: dict[str, Any] = {"components": components, "algebra": algebra}
     build = lambda weight_variance, bias_variance=bias_variance: theory.feedforward(
         activation, weight_variance, bias_variance, depth=depth, **how
@@ -152,7 +161,7 @@ def goldstone_study(
     generator = theory.plane_generator(network)
     if weight_variances is None:
         weight_variances = np.linspace(0.25, max(2.0, 1.5 * weight_variance), 65)
-    weight_variances = np.asarray(weight_variances, float)
+    weight_variances = np.union1d(np.asarray(weight_variances, float), weight_variance)
     layer = jax.tree_util.Partial(theory.layer, activation, bias_variance=bias_variance, **how)
     dataset = theory.sector_diagram(layer, {"weight_variance": weight_variances})
 
@@ -185,16 +194,21 @@ def goldstone_study(
     dataset["sampled_order_parameter_standard_error"] = ("sampled_weight_variance", error)
 
     series: dict[str, list[np.ndarray]] = {}
+    last = (np.nan, np.nan)
     for overlap in (1.0, OVERLAP):
         both = pair_inputs(jax.random.fold_in(key, 2), overlap * turn.T, start)
-        found = _pair(network, both, generator, width, replicas, seed, dtype, advance)
+        found, last = _pair(network, both, generator, width, replicas, seed, dtype, advance)
         for name, values in found.items():
             series.setdefault(name, []).append(values)
         finished()
     dataset = dataset.assign_coords(pair=list(PAIRS), layer=np.arange(depth + 1))
     for name, values in series.items():
         dataset[name] = (("pair", "layer"), np.stack(values))
-    return _certified(dataset, network, x, key, width, depth)
+    dataset["rotation_scale"] = ((), rotation_scale(*last, bias_variance))
+    _certify(dataset, network, x, key, width)
+    narrow = theory.feedforward(activation, weight_variance, bias_variance, depth=LONG, **how)
+    _follow(dataset, narrow, components, key)
+    return dataset
 
 
 def _rotation(generator: np.ndarray, angle: float) -> np.ndarray:
@@ -215,8 +229,8 @@ def _profile_means(
     return jax.lax.map(one, rows)
 
 
-def _pair(network, both, generator, width, replicas, seed, dtype, progress) -> dict[str, Any]:
-    """Two inputs through depth: overlap and rotation, theory and networks."""
+def _pair(network, both, generator, width, replicas, seed, dtype, progress):
+    """Two inputs through depth: overlap and rotation, theory and networks; q and c at last."""
     expected = theory.propagate(network, both)
     moments = sample_ensemble(
         network,
@@ -232,7 +246,7 @@ def _pair(network, both, generator, width, replicas, seed, dtype, progress) -> d
     drawn = measured_turning(cross(moments), generator)
     q = np.asarray(theory.length(expected.value)).mean(axis=-1)
     q = np.where(q > 0, q, np.inf)
-    return {
+    found = {
         "overlap_theory": exact.size / q,
         "overlap_theory_error": exact.size_error / q,
         "overlap_mean": drawn.size / q,
@@ -242,20 +256,22 @@ def _pair(network, both, generator, width, replicas, seed, dtype, progress) -> d
         "rotation_mean": drawn.angle,
         "rotation_standard_error": drawn.angle_error,
     }
+    return found, (q[-1], exact.size[-1] / q[-1])
 
 
-def _certified(dataset, network, x, key, width, depth) -> xr.Dataset:
-    """The certificate and the exponents of the first network."""
-    a = theory.generators(network)
-    draw = jax.random.fold_in(key, 3)
-    found = certify(DrawnNetwork(network, draw, width), x, a)
+def _certify(dataset: xr.Dataset, network: Part, x: Array, key: Array, width: int) -> None:
+    drawn = DrawnNetwork(network, jax.random.fold_in(key, 3), width)
+    found = certify(drawn, x, theory.generators(network))
     for name in ("residual", "claim", "holds", "gain", "expected_gain"):
         dataset[f"certificate_{name}"] = ("generator", np.asarray(getattr(found, name)))
     dataset.attrs["broken_generators"] = int(found.broken)
-    count = min(_DIRECTIONS, x.size - len(a))
+
+
+def _follow(dataset: xr.Dataset, network: Part, components: int, key: Array) -> None:
+    x = jax.random.normal(jax.random.fold_in(key, 4), (1, NARROW, components))
+    count = min(_DIRECTIONS, x.size - len(theory.generators(network)))
     follow = eqx.filter_jit(sample_exponents)
-    exponents = follow(network, x, draw, width=width, count=count)
+    found = follow(network, x, jax.random.fold_in(key, 5), width=NARROW, count=count)
     for name in ("values", "standard_error", "alignment"):
         label = "exponent" if name == "values" else f"exponent_{name}"
-        dataset[label] = ("direction", np.asarray(getattr(exponents, name), float))
-    return dataset
+        dataset[label] = ("direction", np.asarray(getattr(found, name)))

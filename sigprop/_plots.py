@@ -19,20 +19,20 @@ from matplotlib.ticker import MaxNLocator
 from sigprop._compare import Comparison, comparison_dataset
 from theory import CriticalLine, Phase, Status
 
-_WIDTH = 7.0
+WIDTH = 7.0
 """Inches across two columns of a journal."""
 _CAPTION = 132
 """Characters in a line of a caption of that width."""
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
-_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-_YELLOW, _BLUE, _VERMILLION, _PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 
 _PHASES = {
-    Phase.ORDERED: (_SKY, "ordered"),
-    Phase.CRITICAL: (_GREEN, "critical"),
-    Phase.CHAOTIC: (_ORANGE, "chaotic"),
-    Phase.DIVERGENT: (_PURPLE, "divergent"),
+    Phase.ORDERED: (SKY, "ordered"),
+    Phase.CRITICAL: (GREEN, "critical"),
+    Phase.CHAOTIC: (ORANGE, "chaotic"),
+    Phase.DIVERGENT: (PURPLE, "divergent"),
     Phase.UNKNOWN: ("#BBBBBB", "phase unknown"),
 }
 _MISSING = {
@@ -41,7 +41,7 @@ _MISSING = {
     Status.NOT_CONVERGED: ("#BBBBBB", "xxxx", "not converged"),
     Status.INVALID: ("#BBBBBB", "....", "not allowed"),
 }
-_LABELS = {
+LABELS = {
     "weight_variance": r"weight variance $\sigma_w^2$",
     "bias_variance": r"bias variance $\sigma_b^2$",
     "length": r"length $q^*$",
@@ -114,7 +114,7 @@ def phase_diagram_figure(
         line = None
     quantities = _SECTORS if "goldstone" in dataset else _QUANTITIES
     with styled():
-        figure = Figure(figsize=(_WIDTH, 4.9), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 4.9), layout="constrained")
         panels = list(figure.subplots(2, 3, sharex=True, sharey=True).flat)
         shown = _phase_panel(panels[0], dataset)
         for panel, name in zip(panels[1:], quantities, strict=True):
@@ -124,12 +124,12 @@ def phase_diagram_figure(
             panel.set_title(f"({letter}) {panel.get_title('left')}", loc="left")
             panel.set(xlim=_edges(dataset[across])[[0, -1]], ylim=_edges(dataset[up])[[0, -1]])
         for panel in panels[3:]:
-            panel.set_xlabel(_LABELS.get(across, across))
+            panel.set_xlabel(LABELS.get(across, across))
         for panel in panels[::3]:
-            panel.set_ylabel(_LABELS.get(up, up))
+            panel.set_ylabel(LABELS.get(up, up))
         handles = [handle for _, handle in sorted(shown.items())] + _marks(line, points)
         figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False)
-        _write_caption(figure, caption)
+        write_caption(figure, caption)
     return figure
 
 
@@ -144,7 +144,7 @@ def comparison_figure(comparison: Comparison | xr.Dataset, *, caption: str = "")
     names = [name for name in _LAYER_LABELS if f"{name}_theory" in dataset]
     rows = -(-len(names) // 2)
     with styled():
-        figure = Figure(figsize=(_WIDTH, 1.75 * rows + 2.5), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.75 * rows + 2.5), layout="constrained")
         grid = figure.add_gridspec(rows + 1, 2)
         for i, name in enumerate(names):
             panel = figure.add_subplot(grid[i // 2, i % 2])
@@ -156,7 +156,7 @@ def comparison_figure(comparison: Comparison | xr.Dataset, *, caption: str = "")
         panel.set_title(f"({'abcde'[len(names)]}) $N\\to\\infty$ against theory", loc="left")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
-        _write_caption(figure, caption)
+        write_caption(figure, caption)
     return figure
 
 
@@ -195,7 +195,7 @@ def _quantity_panel(figure: Figure, panel: Axes, dataset: xr.Dataset, name: str)
     status = dataset[f"{name}_status"].values
     values = np.where(status <= Status.INACCURATE, dataset[name].values, np.nan)
     values = np.where(np.isfinite(values), values, np.nan)
-    panel.set_title(_LABELS[name], loc="left")
+    panel.set_title(LABELS[name], loc="left")
     if np.any(np.isfinite(values)):
         norm, colours, extend = _scale(name, values)
         low = norm.vmin if isinstance(norm, LogNorm) else None
@@ -246,20 +246,20 @@ def _lines_and_points(
     if line is not None:
         x, y = np.asarray(line.weight_variance.value), np.asarray(line.bias_variance.value)
         panel.plot(x, y, color="white", linewidth=2.2)
-        panel.plot(x, y, color=_BLACK, linewidth=1.1)
+        panel.plot(x, y, color=BLACK, linewidth=1.1)
     for (x, y, _), marker in zip(points, _MARKERS, strict=False):
         panel.plot(
-            x, y, marker, color="white", markersize=5.5, markeredgecolor=_BLACK, clip_on=False
+            x, y, marker, color="white", markersize=5.5, markeredgecolor=BLACK, clip_on=False
         )
 
 
 def _marks(line: CriticalLine | None, points: Sequence[tuple[float, float, str]]) -> list[Line2D]:
     marks = []
     if line is not None:
-        marks.append(Line2D([], [], color=_BLACK, label=r"edge of chaos, $\chi=1$"))
+        marks.append(Line2D([], [], color=BLACK, label=r"edge of chaos, $\chi=1$"))
     for (_, _, name), marker in zip(points, _MARKERS, strict=False):
         marks.append(
-            Line2D([], [], marker=marker, color="white", markeredgecolor=_BLACK, label=name)
+            Line2D([], [], marker=marker, color="white", markeredgecolor=BLACK, label=name)
         )
     return marks
 
@@ -269,7 +269,7 @@ def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
     first = {part: dataset[f"{name}_{part}"].values[..., 0] for part in _PARTS}
     theory, bound = first["theory"], first["theory_error"]
     panel.fill_between(layer, theory - bound, theory + bound, color="#AAAAAA", linewidth=0)
-    panel.plot(layer, theory, color=_BLACK, linewidth=1, label="theory", zorder=4)
+    panel.plot(layer, theory, color=BLACK, linewidth=1, label="theory", zorder=4)
     widths = dataset["width"].values
     colours = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(widths)))
     series = len(widths) + 1
@@ -291,7 +291,7 @@ def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
         first["extrapolated"][at],
         first["extrapolated_standard_error"][at],
         marker="D",
-        color=_VERMILLION,
+        color=VERMILLION,
         markerfacecolor="white",
         label=r"$N\to\infty$",
         zorder=5,
@@ -327,17 +327,17 @@ _PARTS = (
 def _z_panel(panel: Axes, dataset: xr.Dataset, names: Sequence[str]) -> None:
     threshold = float(dataset.attrs["threshold"])
     largest = threshold
-    colours = (_BLUE, _VERMILLION, _GREEN, _PURPLE)
+    colours = (BLUE, VERMILLION, GREEN, PURPLE)
     for name, marker, colour in zip(names, _MARKERS, colours, strict=False):
         z = dataset[f"{name}_z"].values
         layer = np.broadcast_to(dataset[f"{name}_layer"].values[:, None], z.shape)
         label = _LAYER_LABELS[name].partition(" $")[0]
         panel.plot(layer.ravel(), z.ravel(), marker, markersize=2, color=colour, label=label)
         largest = max(largest, float(np.max(np.abs(z[np.isfinite(z)]), initial=0)))
-    panel.axhline(0, color=_BLACK, linewidth=0.6)
+    panel.axhline(0, color=BLACK, linewidth=0.6)
     for sign in (-1, 1):
         label = f"threshold $\\pm{threshold:.2f}$" if sign > 0 else None
-        panel.axhline(sign * threshold, color=_BLACK, linestyle="--", linewidth=0.8, label=label)
+        panel.axhline(sign * threshold, color=BLACK, linestyle="--", linewidth=0.8, label=label)
     panel.set(
         xlabel="layer $l$", ylabel="$z$ (standard errors)", ylim=(-1.2 * largest, 1.2 * largest)
     )
@@ -345,7 +345,7 @@ def _z_panel(panel: Axes, dataset: xr.Dataset, names: Sequence[str]) -> None:
     panel.legend(frameon=False, columnspacing=1.2, handletextpad=0.3, **place)
 
 
-def _write_caption(figure: Figure, caption: str) -> None:
+def write_caption(figure: Figure, caption: str) -> None:
     lines = [textwrap.fill(part, _CAPTION) for part in caption.splitlines()]
     if lines:
         figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7)

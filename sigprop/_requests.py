@@ -10,7 +10,7 @@ import numpy as np
 from sigprop._output import BadInput, checked
 
 if TYPE_CHECKING:
-    from theory import Activation, Part
+    from theory import Activation, Part, Radial
     from theory._architecture import Algebra, Distribution
 
 MOST_POINTS = 2000
@@ -72,6 +72,11 @@ class Network:
                 phi, self.weight_variance, self.bias_variance, depth=depth, **how
             )
 
+    @property
+    def components(self) -> int:
+        """Real components of a unit."""
+        return 1 if self.symmetry is None else find_units(self.symmetry)["components"]
+
     def parts(self) -> "tuple[Activation, dict[str, Any]]":
         """The activation, and how `theory.layer` is to build on it."""
         how: dict[str, Any] = {"weights": self.weights, "residual": self.residual}
@@ -100,6 +105,10 @@ class Run:
                 f"--replicas: must be one number or one for each of {len(self.widths)} widths; "
                 f"got {len(self.replicas)}"
             )
+        self.check_seed()
+
+    def check_seed(self) -> None:
+        """Raise `BadInput` unless the seed fits in 32 bits."""
         if not 0 <= self.seed < 2**32:
             raise BadInput(f"--seed: must be from 0 to {2**32 - 1}; got {self.seed}")
 
@@ -122,8 +131,8 @@ class Inputs:
         what = "of scikit-learn's digits" if self.source == "digits" else "images"
         return f"{self.count} {what}, mean length of the data set {self.length:g}"
 
-    def load(self, run: Run) -> Any:
-        """The signals in the dtype of the run: [inputs, width_in, 1]."""
+    def load(self, run: Run, components: int = 1) -> Any:
+        """The signals in the dtype of the run: [inputs, width_in, components]."""
         import jax
         import jax.numpy as jnp
 
@@ -132,11 +141,16 @@ class Inputs:
         # Networks of width N have the key folded with N: 0 is free.
         key = jax.random.fold_in(jax.random.key(run.seed), 0)
         check_positive("--input-length", self.length)
+        if components > 1 and self.source != "gram":
+            raise BadInput(
+                f"--inputs: must be gram with units of {components} components; got {self.source}"
+            )
         options = {name: f"input-{name}" for name in ("count", "length", "correlation")}
         with checked(path="inputs", **options):
             if self.source == "gram":
                 gram = sigprop.pair_gram(self.length, self.correlation)
-                signals = sigprop.gram_inputs(key, gram, max(2, min(64, *run.widths)))
+                size = max(2 * components, min(64, *run.widths))
+                signals = sigprop.gram_inputs(key, gram, size, components=components)
             elif self.source == "digits":
                 signals, _ = sigprop.digits_inputs(key, self.count, length=self.length)
             else:
@@ -152,7 +166,7 @@ def find_activation(name: str) -> "Activation":
         return theory.activation(name)
 
 
-def find_radial(name: str) -> "Activation":
+def find_radial(name: str) -> "Radial":
     """The radial activation whose profile has that name."""
     import theory
 

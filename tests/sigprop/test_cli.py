@@ -172,6 +172,35 @@ def test_phase_diagram_with_a_symmetry(command, tmp_path):
     np.testing.assert_array_equal(data["symmetry_phase"], [[0, 2], [1, 2], [1, 2]])
 
 
+def test_goldstone(command, tmp_path):
+    argv = ["goldstone", "--symmetry", "O(2)", "--weight-variance", "1.5", "--depth", "20"]
+    argv = [*argv, "--width", "48", "--replicas", "12", "--dtype", "float64", "--json"]
+    code, out, _ = command(*argv, "--output", tmp_path / "o2")
+    found = strict_json(out)
+    assert code == 0
+    assert (found["symmetry"], found["broken_generators"]) == ("O(2)", 1)
+    assert found["goldstone"]["value"] == pytest.approx(1, abs=1e-12)
+    assert found["rotation_scale"] is None
+    assert found["certificate"]["holds"] == [True]
+    assert found["certificate"]["gain"] == pytest.approx(found["certificate"]["expected_gain"])
+    # the leading exponents of a chaotic network hold exactly one that is protected
+    assert sum(found["exponents"]["alignment"]) == pytest.approx(1, abs=1e-3)
+    data = sigprop.read_dataset(tmp_path / "o2" / "goldstone.zarr")
+    sampled, variance = found["sampled"], np.array(found["sampled"]["weight_variance"])
+    exact = data["order_parameter"].sel(weight_variance=variance).values
+    late = variance > 1.5  # reached in 20 layers; 1/N moves the mean by about 1 %
+    z = (np.array(sampled["order_parameter"]) - exact) / np.array(sampled["standard_error"])
+    assert np.all(np.abs(z[late]) < 6)
+    related = data.sel(pair="related")
+    np.testing.assert_allclose(related["rotation_mean"], 0.8, atol=1e-9)
+    np.testing.assert_allclose(related["rotation_theory"], 0.8, atol=1e-12)
+    z = (related["overlap_mean"] - related["overlap_theory"])[1:]
+    assert np.all(np.abs(z / related["overlap_standard_error"][1:]) < 6)
+    assert np.all(data.sel(pair="generic")["overlap_theory"].diff("layer") < 0)
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / "o2" / f"goldstone{suffix}").stat().st_size > 10_000
+
+
 PREDICT, COMPARE = ["predict", *POINT], ["compare", *POINT, *SMALL]
 DIAGRAM = ["phase-diagram", "--activation", "erf", *AXES]
 MISTAKES = {
@@ -187,6 +216,10 @@ MISTAKES = {
         ["predict", *POINT[2:], "--activation", "sigmoid", "--symmetry", "O(2)"],
         "--activation",
     ),
+    "no continuous group": (["goldstone", "--symmetry", "O(1)"], "--symmetry: must be continuous"),
+    "shallow": (["goldstone", "--depth", "5"], "--depth: must be a whole number of at least 20"),
+    "one network": (["goldstone", "--replicas", "1"], "--replicas: must be"),
+    "images of vectors": ([*COMPARE, "--symmetry", "O(2)", "--inputs", "digits"], "--inputs"),
     "missing option": (["predict", "--activation", "erf"], "--weight-variance"),
     "not a number": (replaced("--bias-variance", "small", PREDICT), "--bias-variance"),
     "negative": (replaced("--weight-variance", "-1.5", PREDICT), "--weight-variance: must be"),
@@ -228,7 +261,8 @@ def test_bad_input(command, monkeypatch, tmp_path, argv, words):
     def too_late(*args, **kwargs):
         raise AssertionError("the long computing has begun")
 
-    for module, name in [(theory, "predict"), (theory, "phase_diagram"), (sigprop, "compare")]:
+    stages = [(theory, "predict"), (theory, "phase_diagram"), (theory, "sector_diagram")]
+    for module, name in [*stages, (sigprop, "compare")]:
         monkeypatch.setattr(module, name, too_late)
     for folder in ("empty", "damaged", "mine/comparison.zarr"):
         (tmp_path / folder).mkdir(parents=True)
@@ -403,6 +437,15 @@ class TestCompare:
         assert options["widths"] == (8, 16, 32)
         assert options["replicas"] == (20, 20, 20)
         assert options["gradients"]
+
+    def test_units_of_several_components(self, command, reached):
+        argv = replaced("--activation", "tanh", COMPARE)
+        with pytest.raises(Reached):
+            command(*argv, "--symmetry", "U(2)", "--input-correlation", "0.5")
+        ((inputs, _),) = reached
+        assert inputs.shape == (2, 8, 4)
+        cross = np.einsum("ui,uj->ij", *inputs) / 8
+        np.testing.assert_allclose(cross, 0.5 * np.eye(4), atol=1e-6)
 
     @pytest.mark.parametrize("source, width", [("digits", 64), ("images", 6)])
     def test_real_data(self, command, reached, tmp_path, source, width):
