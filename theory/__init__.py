@@ -47,6 +47,7 @@ from theory._moments import (
     overlap,
     signal_moments,
 )
+from theory._onset import OnsetLaw, onset_curvature, onset_law
 from theory._phase import (
     CriticalLine,
     CriticalPoints,
@@ -80,6 +81,7 @@ __all__ = [
     "FixedPoints",
     "MeanField",
     "Moments",
+    "OnsetLaw",
     "Part",
     "Phase",
     "Pointwise",
@@ -116,6 +118,8 @@ __all__ = [
     "interpret",
     "layer",
     "length",
+    "onset_curvature",
+    "onset_law",
     "overlap",
     "phase_diagram",
     "plane_generator",
