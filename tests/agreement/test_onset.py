@@ -28,7 +28,9 @@ def test_the_curvature_is_what_the_length_map_has():
     q = 1e-4
     for k in (1, 2, 8):
         square = theory._radial_moments.radial_moments(TANH, q, k)[0].square
-        assert (1 - square / q) / q == pytest.approx(float(theory.onset_curvature(TANH, k)), rel=3e-3)
+        assert (1 - square / q) / q == pytest.approx(
+            float(theory.onset_curvature(TANH, k)), rel=3e-3
+        )
     assert theory.onset_curvature(theory.activation("erf")) == pytest.approx(np.pi / 2)
     for wrong in (theory.activation("relu"), theory.activation("gelu"), theory.radial("threshold")):
         with pytest.raises(ValueError, match="`activation`"):
