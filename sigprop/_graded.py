@@ -11,7 +11,8 @@ from theory import Status
 
 # Notation: the product of the factors so far is J = Q e^d T, with Q well conditioned, d the
 # logs of its scales, T upper triangular with unit diagonal. To first order the exact product
-# is (Q + F) e^d T + Q e^d dT, where F and dT (in units of eps) come from rounding.
+# is Q (1 + X) e^d T + Q e^d dT, where X (strictly lower triangular) and dT, both float32 and
+# in units of eps, are what rounding did. The part of X above the diagonal belongs to dT.
 
 _CUT = 12
 """Bits of a number that are kept when its last bits serve as a sample of rounding."""
@@ -20,7 +21,10 @@ _SAFETY = 32.0
 that of its result, and one sample can be small by chance."""
 _FAST = 1e-4
 """Scales above this (relative to the first) let the factorisation be done in float32."""
-_STEPS = 20
+_LOSS = 5.0
+"""Factors are multiplied together while the logs of their scales spread by less."""
+_UNEVEN = 1e-3
+_STEPS = 60
 _FAR = 80.0
 
 
@@ -29,14 +33,14 @@ class Graded(eqx.Module):
 
     frame: Float[Array, "rows p"]
     """Q; columns of directions that were mapped to zero are zero."""
-    drift: Float[Array, "rows p"]
-    """F, float32, in units of eps."""
     log_scales: Float[Array, " p"]
     """d; −inf for directions that were mapped to zero."""
     mix: Float[Array, "p columns"]
     """T."""
+    frame_drift: Float[Array, "p p"]
+    """X."""
     mix_drift: Float[Array, "p columns"]
-    """dT, float32, in units of eps."""
+    """dT."""
 
 
 class ProductSpectrum(eqx.Module):
@@ -59,58 +63,46 @@ class ProductSpectrum(eqx.Module):
 
 def start(frame: Float[Array, "rows p"]) -> Graded:
     """The empty product, acting on the columns of an orthonormal frame."""
-    rows, p = frame.shape
-    eye = jnp.eye(p, dtype=frame.dtype)
-    zero = jnp.zeros((rows, p), jnp.float32)
-    return Graded(frame, zero, jnp.zeros(p, frame.dtype), eye, jnp.zeros((p, p), jnp.float32))
+    p = frame.shape[1]
+    eye, zero = jnp.eye(p, dtype=frame.dtype), jnp.zeros((p, p), jnp.float32)
+    return Graded(frame, jnp.zeros(p, frame.dtype), eye, zero, zero)
 
 
-def step(
-    state: Graded,
-    product: Float[Array, "rows p"],
-    drift: Float[Array, "rows p"],
-    *,
-    last: bool = False,
-) -> Graded:
-    """Factorise A Q and A F, the images of the frame and its drift under one more factor.
+def step(state: Graded, product: Float[Array, "rows p"], *, last: bool = False) -> Graded:
+    """Factorise A Q = Q' R, the image of the frame under one more factor.
 
-    Convention: Q' R = A Q. R is found in float32 from rows that are sorted by size, and
-    Q' = A Q R⁻¹, so that R counts as exact and Q' is orthonormal to single precision; where R
-    is too ill conditioned for that, both are found in the precision of the product.
+    Convention: R is found in float32 from rows that are sorted by size and counts as exact;
+    Q' = A Q R⁻¹ is then orthonormal to single precision, which is enough. Where R is too ill
+    conditioned for that, or for the `last` step, both have the precision of the product.
     """
     size = jnp.max(jnp.abs(product))
     size = jnp.where(size > 0, size, 1.0).astype(product.dtype)
-    b = product / size
-    h = (drift / size.astype(drift.dtype)).astype(jnp.float32) + _rounding(b)
-    q, r, dead = _factorise(b, jnp.isneginf(state.log_scales), last)
-    p = r.shape[0]
-    diagonal = jnp.diagonal(r)
     before = state.log_scales
-    after = jnp.where(dead, -jnp.inf, before[:p] + jnp.log(jnp.abs(diagonal)) + jnp.log(size))
-
+    q, r, noise, dead = _factorise(product / size, jnp.isneginf(before), last)
+    p, columns = r.shape
+    diagonal = jnp.diagonal(r)
+    after = jnp.where(dead, -jnp.inf, before[:p] + jnp.log(diagonal) + jnp.log(size))
     unit = r / diagonal[:, None] * _ratio(before, before[:p])
     mix = _triangular_product(unit, state.mix)
-    # What the drift adds inside the flag of frames goes to T, the rest rides along.
-    r32, q32 = r.astype(jnp.float32), q.astype(jnp.float32)
-    k = jax.lax.linalg.triangular_solve(r32[:, :p], h[:, :p], left_side=False, lower=False)
-    k = jnp.where(dead[None], 0.0, k)
-    inside = _dot(q32.T, k)
-    inner = jnp.triu(inside)
-    outer = jnp.tril(inside, -1)
-    # The same in exact arithmetic; a square frame needs no difference of large numbers.
-    rides = _dot(q32, outer) if q.shape[0] == p else k - _dot(q32, inner)
-    ratio = _ratio(after, after, jnp.float32)
+
+    r32, mix32 = r.astype(jnp.float32), mix.astype(jnp.float32)
+    moved = _dot(r32, state.frame_drift) + noise
+    drift = jax.lax.linalg.triangular_solve(
+        r32[:, :p], moved[:, :p], left_side=False, lower=False
+    )
+    drift = jnp.where(dead[None] | dead[:, None], 0.0, drift)
+    inner = jnp.triu(drift) * _ratio(after, after, jnp.float32)
     mix_drift = _triangular_product(unit.astype(jnp.float32), state.mix_drift)
-    mix_drift = mix_drift + _triangular_product(inner * ratio, mix.astype(jnp.float32))
-    if r.shape[1] > p:
-        rest = _dot(q32.T, h[:, p:] - _dot(k, r32[:, p:])) * size.astype(jnp.float32)
-        rest = rest * _ratio(before[p:], after, jnp.float32)
+    mix_drift = mix_drift + _triangular_product(inner, mix32) + _rounding(mix)
+    if columns > p:
+        rest = (moved[:, p:] - _dot(drift, r32[:, p:])) * size.astype(jnp.float32)
+        rest = jnp.where(dead[:, None], 0.0, rest) * _ratio(before[p:], after, jnp.float32)
         mix_drift = mix_drift + _dot(rest, state.mix[p:].astype(jnp.float32))
-    return Graded(q, rides, after, mix, mix_drift + _rounding(mix))
+    return Graded(q, after, mix, jnp.tril(drift, -1), mix_drift)
 
 
 def finish(
-    state: Graded, tolerance: float
+    state: Graded, product: Float[Array, "rows p"], tolerance: float
 ) -> tuple[Float[Array, " p"], Float[Array, ""], Int[Array, ""], Int[Array, ""], Array]:
     """Logs of the singular values, their error, the number of zeros, the status, and log_scales
     of the QR factorisation of the whole product.
@@ -122,7 +114,7 @@ def finish(
     ----------
     Demmel and Veselić 1992, theorem 3.1 (one-sided Jacobi keeps relative accuracy).
     """
-    state = step(state, state.frame, state.drift, last=True)
+    state = step(state, product, last=True)
     dead = jnp.isneginf(state.log_scales)
     zeros = jnp.sum(dead)
     dtype = state.mix.dtype
@@ -145,8 +137,7 @@ def finish(
     moved = _dot(state.mix_drift[order].T, a) * _dot(basis.astype(jnp.float32), y32)
     moved = jnp.abs(jnp.sum(moved, axis=0))
     alive = jnp.arange(len(d)) < len(d) - zeros
-    inside = _dot(state.frame.astype(jnp.float32).T, state.drift)
-    sample = jnp.max(jnp.where(alive, moved, 0.0)) + jnp.max(jnp.abs(inside))
+    sample = jnp.max(jnp.where(alive, moved, 0.0)) + jnp.max(jnp.abs(state.frame_drift))
     largest = jnp.max(jnp.where(alive, jnp.abs(d), 0.0))
     error = eps * (_SAFETY * (sample.astype(dtype) + 1) + largest) + jnp.minimum(left, 1e3)
     values = jnp.where(alive, d, -jnp.inf)
@@ -184,58 +175,80 @@ def product_log_singular_values(
     gaussian = jax.random.normal(jax.random.key(0), (n, n), factors.dtype)
     state = start(jnp.linalg.qr(gaussian)[0])
 
-    def turn(state, factor):
-        # Columns of very different size first: they would be mixed and lost.
+    def turn(carry, factor):
+        state, product, since, cadence = carry
         columns = jnp.max(jnp.abs(factor), axis=0)
         largest = jnp.max(columns)
         largest = jnp.where(largest > 0, largest, 1.0).astype(factor.dtype)
         columns = columns / largest
-        uneven = jnp.min(columns) < 1e-3
-        split = jnp.where(uneven, jnp.where(columns > 0, columns, 1.0), 1.0)
+        # Columns of very different size come first: a product would mix and lose them.
+        uneven = jnp.min(columns) < _UNEVEN
+        split = jnp.where(uneven & (columns > 0), columns, 1.0)
 
         def stretched(state):
-            c = columns[:, None]
-            return step(state, c * state.frame, c.astype(jnp.float32) * state.drift)
+            state = step(state, columns[:, None] * product)
+            return state, state.frame
 
-        state = jax.lax.cond(uneven, stretched, lambda state: state, state)
-        a = factor / largest / split[None]
-        b = jnp.matmul(a, state.frame, precision="highest")
-        state = step(state, b, _dot(a.astype(jnp.float32), state.drift))
-        return eqx.tree_at(lambda s: s.log_scales, state, state.log_scales + jnp.log(largest)), None
+        state, product = jax.lax.cond(uneven, stretched, lambda s: (s, product), state)
+        product = _dot(factor / largest / split[None], product)
 
-    state, _ = jax.lax.scan(turn, state, factors)
-    values, error, zeros, status, log_scales = finish(state, tolerance)
+        def factorised(state):
+            after = step(state, product)
+            spread = _spread(after.log_scales - state.log_scales) / (since + 1)
+            cadence = jnp.clip(_LOSS / jnp.maximum(spread, 0.1), 1, 16).astype(jnp.int32)
+            return after, after.frame, jnp.asarray(0, jnp.int32), cadence
+
+        waits = lambda state: (state, product, since + 1, cadence)
+        state, *rest = jax.lax.cond(since + 1 >= cadence, factorised, waits, state)
+        log_scales = state.log_scales + jnp.log(largest)
+        return (eqx.tree_at(lambda s: s.log_scales, state, log_scales), *rest), None
+
+    one = jnp.asarray(1, jnp.int32)
+    (state, product, *_), _ = jax.lax.scan(turn, (state, state.frame, 0 * one, one), factors)
+    values, error, zeros, status, log_scales = finish(state, product, tolerance)
     return ProductSpectrum(values, error, zeros, status, log_scales / layers)
 
 
+def _spread(growth: Float[Array, " p"]) -> Float[Array, ""]:
+    """The range of the logs by which directions that are not dead grew."""
+    alive = jnp.isfinite(growth)
+    high = jnp.max(jnp.where(alive, growth, -jnp.inf))
+    low = jnp.min(jnp.where(alive, growth, jnp.inf))
+    return jnp.where(jnp.any(alive), high - low, 0.0).astype(growth.dtype)
+
+
 def _factorise(
-    b: Float[Array, "rows p"], dead: Bool[Array, " p"], exact: bool
-) -> tuple[Float[Array, "rows p2"], Float[Array, "p2 p"], Bool[Array, " p2"]]:
-    """Q and R of b, and which directions are mapped to zero (now, or already before)."""
+    b: Float[Array, "rows columns"], dead: Bool[Array, " columns"], exact: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Q and R of b, a sample of the rounding of b seen from Q, and which directions are
+    mapped to zero (now, or already before)."""
     rows, columns = b.shape
     p = min(rows, columns)
     sizes = jnp.max(jnp.abs(b), axis=1)
     order = jnp.argsort(-sizes)
-    sizes = sizes[order[:p]]
-
-    def fast(_):
-        r = _without(r32, dead[:p])
-        q = jax.lax.linalg.triangular_solve(r[:, :p], b, left_side=False, lower=False)
-        return jnp.where(dead[:p][None], 0.0, q), r, dead[:p]
 
     def full(_):
         q, r = jnp.linalg.qr(b[order])
         r, signs = _upright(r)
-        q = q * signs[None]
-        threshold = 8 * columns * float(jnp.finfo(b.dtype).eps) * sizes
-        gone = jnp.abs(jnp.diagonal(r)) <= threshold
-        gone = jax.lax.cummax((gone | dead[:p]).astype(jnp.int32)) > 0
-        q = jnp.zeros_like(q).at[order].set(q, unique_indices=True)
-        return jnp.where(gone[None], 0.0, q), _without(r, gone), gone
+        threshold = 8 * columns * float(jnp.finfo(b.dtype).eps) * sizes[order[:p]]
+        gone = jax.lax.cummax(((jnp.diagonal(r) <= threshold) | dead[:p]).astype(jnp.int32)) > 0
+        q = jnp.zeros_like(q).at[order].set(q * signs[None], unique_indices=True)
+        q = jnp.where(gone[None], 0.0, q)
+        noise = _dot(q.astype(jnp.float32).T, _rounding(b))
+        return q, _without(r, gone), noise, gone
 
     if rows < columns or exact:
         return full(None)
-    r32 = _upright(jnp.linalg.qr(b.astype(jnp.float32)[order], mode="r").astype(b.dtype))[0]
+    r32 = _upright(jnp.linalg.qr(b.astype(jnp.float32)[order], mode="r"))[0]
+
+    def fast(_):
+        r = _without(r32, dead).astype(b.dtype)
+        q = jax.lax.linalg.triangular_solve(r, b, left_side=False, lower=False)
+        q = jnp.where(dead[None], 0.0, q)
+        # Rows are of similar size here, and the rounding has no preferred direction.
+        noise = _rounding(q[:p]) * jnp.sqrt(jnp.sum(r32**2, axis=0))[None]
+        return q, r, noise, dead
+
     good = jnp.all((jnp.diagonal(r32) > _FAST * r32[0, 0]) | dead)
     return jax.lax.cond(good, fast, full, None)
 
