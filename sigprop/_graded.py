@@ -16,9 +16,9 @@ from theory import Status
 
 _CUT = 12
 """Bits of a number that are kept when its last bits serve as a sample of rounding."""
-_SAFETY = 32.0
-"""The reported error over that of the sample: rounding of a sum of products is larger than
-that of its result, and one sample can be small by chance."""
+_SAFETY = 8.0
+"""The reported error over √n times that of the sample: products round more than once in
+every entry, and one sample can be small by chance."""
 _FAST = 1e-4
 """Scales above this (relative to the first) let the factorisation be done in float32."""
 _LOSS = 5.0
@@ -87,9 +87,7 @@ def step(state: Graded, product: Float[Array, "rows p"], *, last: bool = False) 
 
     r32, mix32 = r.astype(jnp.float32), mix.astype(jnp.float32)
     moved = _dot(r32, state.frame_drift) + noise
-    drift = jax.lax.linalg.triangular_solve(
-        r32[:, :p], moved[:, :p], left_side=False, lower=False
-    )
+    drift = jax.lax.linalg.triangular_solve(r32[:, :p], moved[:, :p], left_side=False, lower=False)
     drift = jnp.where(dead[None] | dead[:, None], 0.0, drift)
     inner = jnp.triu(drift) * _ratio(after, after, jnp.float32)
     mix_drift = _triangular_product(unit.astype(jnp.float32), state.mix_drift)
@@ -102,7 +100,7 @@ def step(state: Graded, product: Float[Array, "rows p"], *, last: bool = False) 
 
 
 def finish(
-    state: Graded, product: Float[Array, "rows p"], tolerance: float
+    state: Graded, product: Float[Array, "rows p"], tolerance: float | Float[Array, ""]
 ) -> tuple[Float[Array, " p"], Float[Array, ""], Int[Array, ""], Int[Array, ""], Array]:
     """Logs of the singular values, their error, the number of zeros, the status, and log_scales
     of the QR factorisation of the whole product.
@@ -128,7 +126,7 @@ def finish(
     basis, r = jnp.linalg.qr(first)
     y, d, _, turn = _sorted(*_swept(r, d))
     y, d, _, _ = _sorted(*_swept(jnp.linalg.qr(y, mode="r"), d))
-    y, d, left, steps = _rotated(y, d, 500 * eps)
+    y, d, left, _ = _rotated(y, d, 500 * eps)
 
     # d log s = yᵀ dTᵀ a with y the right singular vector and Tᵀ a = y.
     y32 = jnp.zeros_like(y).at[turn].set(y).astype(jnp.float32)
@@ -139,7 +137,8 @@ def finish(
     alive = jnp.arange(len(d)) < len(d) - zeros
     sample = jnp.max(jnp.where(alive, moved, 0.0)) + jnp.max(jnp.abs(state.frame_drift))
     largest = jnp.max(jnp.where(alive, jnp.abs(d), 0.0))
-    error = eps * (_SAFETY * (sample.astype(dtype) + 1) + largest) + jnp.minimum(left, 1e3)
+    safety = _SAFETY * math.sqrt(len(d))
+    error = eps * (safety * (sample.astype(dtype) + 1) + largest) + left
     values = jnp.where(alive, d, -jnp.inf)
 
     status = jnp.where(error <= tolerance, Status.OK, Status.INACCURATE)
@@ -151,7 +150,6 @@ def finish(
     return values, error, jnp.where(invalid, 0, zeros), status, state.log_scales
 
 
-@eqx.filter_jit
 def product_log_singular_values(
     factors: Float[Array, "layers n n"], *, tolerance: float = 1e-9
 ) -> ProductSpectrum:
@@ -167,9 +165,14 @@ def product_log_singular_values(
     Accuracy
     --------
     `error` is measured, not bounded: the rounding of every layer is sampled, carried along to
-    first order through all that follows, and multiplied by 32. The factors count as exact.
+    first order through all that follows, and multiplied by 8 √n. The factors count as exact.
     A direction that a factor maps to less than rounding leaves of it counts as mapped to zero.
     """
+    return _product_spectrum(factors, jnp.asarray(tolerance, factors.dtype))
+
+
+@eqx.filter_jit
+def _product_spectrum(factors, tolerance) -> ProductSpectrum:
     layers, n, _ = factors.shape
     # A generic frame: whatever the factors map to zero shows in the last columns.
     gaussian = jax.random.normal(jax.random.key(0), (n, n), factors.dtype)
@@ -194,7 +197,7 @@ def product_log_singular_values(
 
         def factorised(state):
             after = step(state, product)
-            spread = _spread(after.log_scales - state.log_scales) / (since + 1)
+            spread = _spread(after.log_scales - state.log_scales) / (since + 1).astype(factor.dtype)
             cadence = jnp.clip(_LOSS / jnp.maximum(spread, 0.1), 1, 16).astype(jnp.int32)
             return after, after.frame, jnp.asarray(0, jnp.int32), cadence
 
@@ -206,7 +209,7 @@ def product_log_singular_values(
     one = jnp.asarray(1, jnp.int32)
     (state, product, *_), _ = jax.lax.scan(turn, (state, state.frame, 0 * one, one), factors)
     values, error, zeros, status, log_scales = finish(state, product, tolerance)
-    return ProductSpectrum(values, error, zeros, status, log_scales / layers)
+    return ProductSpectrum(values, error, zeros, status, log_scales / float(layers))
 
 
 def _spread(growth: Float[Array, " p"]) -> Float[Array, ""]:
