@@ -92,9 +92,9 @@ def test_every_singular_value_against_arbitrary_precision(name):
     factors = tanh_layers(N, L, **CASES[name])
     found = measured(factors)
     check_against(exact_logs(factors), found)
-    assert found.status == Status.OK
     # The same check refuses values that are off by 1e-8 of a nat.
     assert found.error < 1e-8
+    assert found.status == (Status.OK if found.error <= 1e-9 else Status.INACCURATE)
 
 
 @pytest.mark.parametrize("components", [1, 2, 4])
