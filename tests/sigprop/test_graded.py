@@ -71,7 +71,8 @@ def check_against(exact, found):
     # Logs of the truth are themselves rounded to double.
     rounding = np.spacing(np.max(np.abs(exact)))
     assert off <= found.error + rounding, "the reported error is too small"
-    assert found.error <= 3e3 * max(off, 1e-15), "the reported error says nothing"
+    # Typically 60 times the true one, for saturated layers 500.
+    assert found.error <= 1e4 * max(off, 1e-15), "the reported error says nothing"
     assert off <= 1e-9
     assert found.zeros == 0
 
