@@ -13,14 +13,14 @@ from ._compare import (
 from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
 from ._exponents import Exponents, sample_exponents
 from ._goldstone import Certificate, backward_charges, certify
+from ._graded import ProductSpectrum, product_log_singular_values
 from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, pair_inputs, read_idx
+from ._jacobian import JacobianSample, sample_jacobian
 from ._network import (
     DrawnNetwork,
     FiniteNetwork,
-    JacobianSample,
     Sample,
     Signals,
-    sample_jacobian,
     sample_network,
 )
 from ._store import provenance, read_dataset, write_dataset
@@ -37,6 +37,7 @@ __all__ = [
     "OBSERVABLES",
     "Observable",
     "Power",
+    "ProductSpectrum",
     "Sample",
     "Signals",
     "backward_charges",
@@ -51,6 +52,7 @@ __all__ = [
     "judge",
     "pair_gram",
     "pair_inputs",
+    "product_log_singular_values",
     "provenance",
     "read_dataset",
     "read_idx",

@@ -10,14 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sigprop._network import (
-    JacobianSample,
-    Sample,
-    cast,
-    outer_depth,
-    sample_jacobian,
-    sample_network,
-)
+from sigprop._jacobian import JacobianSample, sample_jacobian
+from sigprop._network import Sample, cast, outer_depth, sample_network
 from theory import Part
 from theory._architecture import check_count
 
@@ -173,7 +167,7 @@ def sample_jacobians(
     Returns
     -------
     JacobianSample
-        Leading axis over replicas; see `sample_jacobian` for what rounding leaves of them.
+        Leading axis over replicas; see `sample_jacobian`.
     """
     check_count("width", width)
     check_count("replicas", replicas)

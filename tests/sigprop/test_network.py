@@ -143,11 +143,11 @@ def test_the_jacobian_has_the_singular_values_of_the_function():
     drawn = sigprop.sample_jacobian(network, x, KEY, width=8)
     jacobian = jax.jacfwd(as_function(network, KEY, 8))(x).reshape(8, 8)
     expected = np.linalg.svd(jacobian, compute_uv=False)
-    # a singular value is known to a few eps of the largest
+    # numpy knows a singular value to a few eps of the largest
     np.testing.assert_allclose(
         np.exp(drawn.log_singular_values), expected, rtol=1e-9, atol=4e-16 * expected[0]
     )
-    assert drawn.floor < drawn.log_singular_values[0] - 25
+    assert drawn.status == theory.Status.OK
 
 
 def test_a_deep_orthogonal_linear_network_keeps_all_singular_values_equal():
