@@ -28,17 +28,37 @@ from theory._moment_integrals import epsilon
 
 _TABLE = 256
 """Points on the negative axis."""
-_TURNS = np.concatenate([np.linspace(1, 0.1, 10)[1:], 0.1 * 0.5 ** np.arange(1, 13)]) * math.pi
+_DOWN = np.repeat([0.75, 0.5, 0.3, 0.15, 0.05, 0.015, 0.005, 0.0015], 2)
+_TURNS = math.pi * np.concatenate([np.ones(4), _DOWN, np.zeros(8)])
 """Arguments of λ on the way from the negative axis to the positive one."""
-_POLISH = 8
+_AGAIN = _TURNS[-15:]
+"""Those for a law that differs little."""
 _HALVINGS = 60
+_CHUNK = 8
+_FAR = 1e75
 
 
 class Branch(eqx.Module):
-    """A solution at one λ."""
+    """Solutions at one λ or several."""
 
-    omega: Complex[Array, " laws"]
-    nu: Complex[Array, ""]
+    omega: Complex[Array, "laws *points"]
+    nu: Complex[Array, "*points"]
+
+
+class Look(eqx.Module):
+    """What the laws say at given ω_l."""
+
+    below: Complex[Array, "laws *points"]
+    """A = E d/(d − w)."""
+    rest: Complex[Array, "laws *points"]
+    """B = E w/(w − d) = 1 − A, to full relative accuracy."""
+    rate: Complex[Array, "laws *points"]
+    """∂ log(A/B)/∂ω."""
+
+
+def wide(x: Float[Array, " laws"], points: Array) -> Float[Array, "laws *ones"]:
+    """Numbers of the laws, to go with an array [laws, *points]."""
+    return x.reshape(-1, *(1,) * (points.ndim - 1))
 
 
 def log_range(law: SlopeLaw) -> tuple[Float[Array, " laws"], Float[Array, " laws"]]:
@@ -47,33 +67,64 @@ def log_range(law: SlopeLaw) -> tuple[Float[Array, " laws"], Float[Array, " laws
     return jnp.log(smallest), jnp.log(jnp.max(law.square, axis=1))
 
 
-class Look(eqx.Module):
-    """What the laws say at given ω_l."""
+def _over_nodes(law: SlopeLaw, omega: Array, terms: Callable, count: int) -> list[Array]:
+    """Sums over nodes of `terms(d/|w|, probability)`, all in one pass.
 
-    below: Complex[Array, " laws"]
-    """A = E d/(d − w)."""
-    rest: Complex[Array, " laws"]
-    """B = E w/(w − d) = 1 − A, to full relative accuracy."""
-    rate: Complex[Array, " laws"]
-    """∂ log(A/B)/∂ω."""
+    Points are contiguous and nodes are taken some at a time, which is what a CPU vectorises.
+    """
+    scale = jnp.exp(-omega.real)
+    nodes = law.square.shape[1]
+    chunk = min(_CHUNK, nodes)
+    padded = law.padded(-(-nodes // chunk) * chunk)
+
+    def chunks(table):
+        table = table.T.reshape(-1, chunk, table.shape[0])
+        return table.reshape(*table.shape, *(1,) * (omega.ndim - 1))
+
+    def add(sums, some):
+        for square, probability in zip(*some, strict=True):
+            # Relative to |w|, so that nothing overflows; values far above |w| are all alike.
+            ratio = jnp.minimum(square * scale, _FAR)
+            sums = [
+                total + term for total, term in zip(sums, terms(ratio, probability), strict=True)
+            ]
+        return sums, None
+
+    start = [jnp.zeros_like(scale)] * count
+    tables = chunks(padded.square), chunks(padded.probability)
+    if nodes <= chunk:
+        return add(start, jax.tree.map(lambda table: table[0], tables))[0]
+    return jax.lax.scan(add, start, tables)[0]
 
 
-def look(law: SlopeLaw, omega: Complex[Array, " laws"]) -> Look:
+def look(law: SlopeLaw, omega: Complex[Array, "laws *points"]) -> Look:
     """A, B and their logarithmic derivative for every law."""
-    # Relative to |w|, so that nothing overflows; values far above |w| are all alike.
-    ratio = jnp.minimum(law.square * jnp.exp(-omega.real)[:, None], 1e75)
     u, v = jnp.cos(omega.imag), jnp.sin(omega.imag)
-    gap = ratio - u[:, None]
-    one = law.probability / (gap * gap + (v * v)[:, None] + 1e-280)
-    first = one * ratio
-    second = first / (gap * gap + (v * v)[:, None] + 1e-280)
-    total = lambda terms: jnp.sum(terms, axis=1)
-    below = jax.lax.complex(total(first * gap), v * total(first))
+    v2 = v * v
+
+    def terms(ratio, probability):
+        gap = ratio - u
+        square = gap * gap
+        inverse = 1 / (square + v2 + 1e-280)
+        one = probability * inverse
+        first = one * ratio
+        second = first * inverse
+        return first, first * gap, one, one * gap, second * (square - v2), second * gap
+
+    first, below, one, rest, real, imag = _over_nodes(law, omega, terms, 6)
     direction = jax.lax.complex(u, v)
-    rest = direction * jax.lax.complex(-total(one * gap), -v * total(one))
-    square = gap * gap - (v * v)[:, None]
-    slope = direction * jax.lax.complex(total(second * square), 2 * v * total(second * gap))
-    return Look(below, rest, slope / (below * rest))
+    below = jax.lax.complex(below, v * first)
+    rest = direction * jax.lax.complex(-rest, -v * one)
+    return Look(below, rest, direction * jax.lax.complex(real, 2 * v * imag) / (below * rest))
+
+
+def mean_angle(
+    law: SlopeLaw, omega: Complex[Array, "laws *points"]
+) -> Float[Array, "laws *points"]:
+    """E arg(1 − d/w) for every law."""
+    u, v = jnp.cos(omega.imag), jnp.sin(omega.imag)
+    terms = lambda ratio, probability: [probability * jnp.arctan2(v, u - ratio)]
+    return _over_nodes(law, omega, terms, 1)[0] - omega.imag
 
 
 def as_complex(x: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
@@ -88,60 +139,75 @@ def _log(above: Array) -> Array:
     )
 
 
-def nu_of(seen: Look) -> Complex[Array, " laws"]:
+def nu_of(seen: Look) -> Complex[Array, "laws *points"]:
     """ν = log(A/B)."""
     return _log(seen.below) - jnp.conj(_log(jnp.conj(seen.rest)))
 
 
-def softplus(nu: Complex[Array, ""]) -> Complex[Array, ""]:
+def softplus(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """log(1 + e^ν) = −log(1 − s)."""
     positive = nu.real > 0
-    small = jnp.where(positive, -nu, nu)
-    # Of 1 + e^ν the imaginary part is not negative, of 1 + e^-ν not positive.
-    log = jnp.log1p(jnp.exp(small))
+    log = jnp.log1p(jnp.exp(jnp.where(positive, -nu, nu)))
     return jnp.where(positive, nu + log, log)
 
 
-def share(nu: Complex[Array, ""]) -> Complex[Array, ""]:
+def share(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """s = e^ν/(1 + e^ν)."""
     positive = nu.real > 0
     small = jnp.exp(jnp.where(positive, -nu, nu))
     return jnp.where(positive, 1 / (1 + small), small / (1 + small))
 
 
-def log_lambda(factors: JacobianFactors, at: Branch) -> Complex[Array, ""]:
-    """log λ of a solution."""
-    count, g, log_variance = map(as_complex, _numbers(factors))
-    total = (jnp.sum(count) - 1) * (at.nu - 1j * math.pi) + jnp.sum(count * at.omega)
-    return total - g * softplus(at.nu) + log_variance
-
-
-def log_rate(factors: JacobianFactors, nu: Array, rate: Array) -> Array:
-    """∂ log λ/∂ν along solutions."""
-    count, g, _ = map(as_complex, _numbers(factors))
-    return jnp.sum(count) - 1 + jnp.sum(count / rate) - g * share(nu)
+def _counted(factors: JacobianFactors, each: Complex[Array, "laws *points"]) -> Array:
+    """Σ_l c_l of something."""
+    return jnp.sum(as_complex(wide(factors.count, each)) * each, axis=0)
 
 
 def _numbers(factors: JacobianFactors) -> tuple[Array, Array, Array]:
-    return factors.count, factors.gaussian, factors.log_variance
+    """c, g and log σ²."""
+    numbers = (jnp.sum(factors.count), factors.gaussian, factors.log_variance)
+    return tuple(map(as_complex, numbers))  # type: ignore
+
+
+def log_lambda(factors: JacobianFactors, at: Branch) -> Complex[Array, "*points"]:
+    """log λ of solutions."""
+    c, g, log_variance = _numbers(factors)
+    turned = (c - 1) * (at.nu - 1j * math.pi)
+    return turned + _counted(factors, at.omega) - g * softplus(at.nu) + log_variance
+
+
+def log_rate(
+    factors: JacobianFactors, nu: Complex[Array, "*points"], rate: Complex[Array, "laws *points"]
+) -> Complex[Array, "*points"]:
+    """∂ log λ/∂ν along solutions."""
+    c, g, _ = _numbers(factors)
+    return c - 1 + _counted(factors, 1 / rate) - g * share(nu)
 
 
 def _step(factors: JacobianFactors, target: Array, at: Branch) -> Branch:
     """One step of Newton's method for all of ω and ν, kept in the half-plane."""
     seen = look(factors.law, at.omega)
-    miss = at.nu - nu_of(seen)
-    along = log_rate(factors, at.nu, seen.rate)
-    count = as_complex(factors.count)
-    wanted = target - log_lambda(factors, at) - jnp.sum(count * miss / seen.rate)
-    change = wanted / along
-    changes = (miss + change) / seen.rate
-    largest = jnp.maximum(jnp.abs(change), jnp.max(jnp.abs(changes)))
+    miss = at.nu[None] - nu_of(seen)
+    wanted = target - log_lambda(factors, at) - _counted(factors, miss / seen.rate)
+    change = wanted / log_rate(factors, at.nu, seen.rate)
+    changes = (miss + change[None]) / seen.rate
+    largest = jnp.maximum(jnp.abs(change), jnp.max(jnp.abs(changes), axis=0))
     damping = as_complex(jnp.where(largest > 1, 1 / largest, 1.0))
-    return Branch(_kept(at.omega + damping * changes), _kept(at.nu + damping * change))
+    return Branch(_kept(at.omega + damping[None] * changes), _kept(at.nu + damping * change))
 
 
 def _kept(z: Array) -> Array:
     return jax.lax.complex(z.real, jnp.clip(z.imag, 0.0, math.pi))
+
+
+def _turned(factors: JacobianFactors, at: Branch, log_size: Array, angles: np.ndarray) -> Branch:
+    """Solutions after a step of Newton's method at each of these arguments of λ."""
+
+    def step(at, angle):
+        target = jax.lax.complex(log_size, jnp.broadcast_to(angle, log_size.shape))
+        return _step(factors, target, at), None
+
+    return jax.lax.scan(step, at, jnp.asarray(angles, log_size.dtype))[0]
 
 
 class Axis(eqx.Module):
@@ -162,37 +228,33 @@ def negative_axis(factors: JacobianFactors) -> Axis:
     # With mass at zero, laws of the same mass cannot be told apart at smaller |w|.
     start = low[chosen] - jnp.where(mass[chosen] > 0, 25.0, 40.0)
     fraction = jnp.linspace(0, 1, _TABLE, dtype=low.dtype)
-    one = jax.tree.map(lambda table: table[chosen][None], law)
-
-    def at(y):
-        seen = look(one, _on_negative(y[None]))
-        nu = (jnp.log(seen.below.real) - jnp.log(seen.rest.real))[0]
-        known = y[None]
-        if law.square.shape[0] > 1:
-            known = jnp.where(jnp.arange(mass.size) == chosen, y, _negative_places(law, nu))
-        branch = Branch(_on_negative(known), as_complex(nu))
-        return Axis(log_lambda(factors, branch).real, branch)
-
-    return jax.lax.map(at, start + fraction * (high[chosen] + 30 - start))
+    y = (start + fraction * (high[chosen] + 30 - start))[None]
+    nu = _real_nu(jax.tree.map(lambda table: table[chosen][None], law), y)[0]
+    if mass.size > 1:
+        y = jnp.where((jnp.arange(mass.size) == chosen)[:, None], y, _negative_places(law, nu))
+    branch = Branch(_on_negative(y), as_complex(nu))
+    # What rounding does not tell apart is made to increase.
+    return Axis(jax.lax.cummax(log_lambda(factors, branch).real), branch)
 
 
-def _negative_places(law: SlopeLaw, nu: Float[Array, ""]) -> Float[Array, " laws"]:
-    """log |w_l| on the negative axis at this real ν."""
-    low, high = log_range(law)
-
-    def too_far(y):
-        seen = look(law, _on_negative(y))
-        return jnp.log(seen.below.real) - jnp.log(seen.rest.real) < nu
-
-    return bisect(too_far, low - 120, high + 120)
-
-
-def negative_solution(factors: JacobianFactors, nu: Float[Array, ""]) -> Branch:
-    """The solution on the negative axis with this real ν."""
+def negative_solution(factors: JacobianFactors, nu: Float[Array, "*points"]) -> Branch:
+    """The solutions on the negative axis with these real ν."""
     return Branch(_on_negative(_negative_places(factors.law, nu)), as_complex(nu))
 
 
-def _on_negative(y: Float[Array, " laws"]) -> Complex[Array, " laws"]:
+def _negative_places(law: SlopeLaw, nu: Float[Array, "*points"]) -> Float[Array, "laws *points"]:
+    """log |w_l| on the negative axis."""
+    start = jnp.zeros((law.square.shape[0], *nu.shape), nu.dtype)
+    low, high = (wide(end, start) + start for end in log_range(law))
+    return bisect(lambda y: _real_nu(law, y) < nu[None], low - 120, high + 120)
+
+
+def _real_nu(law: SlopeLaw, y: Float[Array, "laws *points"]) -> Float[Array, "laws *points"]:
+    seen = look(law, _on_negative(y))
+    return jnp.log(seen.below.real) - jnp.log(seen.rest.real)
+
+
+def _on_negative(y: Float[Array, "laws *points"]) -> Complex[Array, "laws *points"]:
     return jax.lax.complex(y, jnp.full_like(y, math.pi))
 
 
@@ -209,35 +271,51 @@ def bisect(too_far: Callable[[Array], Array], low: Array, high: Array) -> Array:
     return (low + high) / 2
 
 
-def solve(
-    factors: JacobianFactors, axis: Axis, log_size: Float[Array, ""]
-) -> tuple[Branch, Array, Bool[Array, ""]]:
-    """The solution at λ > 0, the error of log λ, and whether it is the physical one.
+class Solution(eqx.Module):
+    """Solutions at λ > 0 and what is known of them."""
 
-    From the negative axis, where it is found by monotone interpolation and Newton's method,
-    the solution is followed around the half circle of constant |λ|.
+    branch: Branch
+    rate: Complex[Array, " points"]
+    """∂ log λ/∂ν."""
+    error: Float[Array, " points"]
+    """Of log λ."""
+    found: Bool[Array, " points"]
+
+
+def solve(factors: JacobianFactors, axis: Axis, log_size: Float[Array, " points"]) -> Solution:
+    """The solutions at λ > 0.
+
+    From the negative axis, where they are found by monotone interpolation and Newton's method,
+    they are followed around the half circle of constant |λ|.
     """
     place = jnp.clip(jnp.searchsorted(axis.log_size, log_size), 1, _TABLE - 1)
     left, right = axis.log_size[place - 1], axis.log_size[place]
-    fraction = as_complex(jnp.clip((log_size - left) / (right - left), 0.0, 1.0))
-    at = jax.tree.map(
-        lambda table: table[place - 1] + fraction * (table[place] - table[place - 1]), axis.branch
-    )
-    turn = lambda angle: jax.lax.complex(log_size, jnp.asarray(angle, log_size.dtype))
+    fraction = (log_size - left) / jnp.where(right > left, right - left, 1.0)
+    fraction = as_complex(jnp.clip(fraction, 0.0, 1.0))
 
-    def repeatedly(at, angle, steps):
-        return jax.lax.fori_loop(0, steps, lambda _, at: _step(factors, turn(angle), at), at)
+    def between(table):
+        part = fraction if table.ndim == 1 else fraction[None]
+        return table[..., place - 1] + part * (table[..., place] - table[..., place - 1])
 
-    at = repeatedly(at, math.pi, 4)
-    at, _ = jax.lax.scan(
-        lambda at, angle: (repeatedly(at, angle, 2), None), at, jnp.asarray(_TURNS, log_size.dtype)
-    )
-    at = repeatedly(at, 0.0, _POLISH)
+    at = jax.tree.map(between, axis.branch)
+    return _judged(factors, _turned(factors, at, log_size, _TURNS), log_size)
+
+
+def solve_again(
+    factors: JacobianFactors, near: Branch, log_size: Float[Array, " points"]
+) -> Solution:
+    """The same for laws that differ little, from the solutions `near`."""
+    return _judged(factors, _turned(factors, near, log_size, _AGAIN), log_size)
+
+
+def _judged(factors: JacobianFactors, at: Branch, log_size: Array) -> Solution:
     seen = look(factors.law, at.omega)
-    miss = nu_of(seen) - at.nu
-    reached = log_lambda(factors, at)
-    rest = jnp.abs(reached - turn(0.0)) + jnp.sum(factors.count * jnp.abs(miss / seen.rate))
-    size = jnp.sum(factors.count * (1 + jnp.abs(at.nu) + jnp.abs(at.omega)))
+    miss = jnp.abs((nu_of(seen) - at.nu[None]) / seen.rate)
+    weight = wide(factors.count, miss)
+    rest = jnp.abs(log_lambda(factors, at) - as_complex(log_size))
+    rest = rest + jnp.sum(weight * miss, axis=0)
+    size = jnp.sum(weight * (1 + jnp.abs(at.nu)[None] + jnp.abs(at.omega)), axis=0)
     size = size + jnp.abs(factors.log_variance) + factors.gaussian
     error = rest + 4 * epsilon(log_size) * size
-    return at, error, rest < 1e-6
+    rate = log_rate(factors, at.nu, seen.rate)
+    return Solution(at, rate, error, rest < 1e-6)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from theory._branch import bisect, log_range, look
-from theory._jacobian import SAFETY, JacobianFactors, checked
+from theory._jacobian import SAFETY, JacobianFactors, by_both
 from theory._moment_integrals import epsilon
 from theory._status import Estimate, Status, as_estimate, replace_where
 
@@ -29,35 +29,6 @@ class Edge(eqx.Module):
 Side = Literal["upper", "lower"]
 
 
-def _real_solution(factors: JacobianFactors, s: Array, rest: Array, side: Side) -> tuple:
-    """log|w_l| and the rates ∂ν/∂ω_l where every law has A = s, 1 − s = `rest`."""
-    law = factors.law
-    low, high = log_range(law)
-    mass = law.mass_at_zero
-    most = jnp.max(mass)
-    if side == "upper":
-        # w = d_max (1 + e^v), A = s < 0
-        place = lambda v: (high + jnp.logaddexp(0.0, v), jnp.zeros_like(v))
-        too_far = lambda seen: seen.below.real > s
-        ends = (jnp.full_like(low, -60.0), jnp.full_like(low, 60.0))
-    else:
-        # Laws with the most mass at zero have 0 < w = d_min/(1 + e^-v), others w = −e^v.
-        first = mass >= most - 1e-12
-        place = lambda v: (
-            jnp.where(first, low - jnp.logaddexp(0.0, -v), v),
-            jnp.where(first, 0.0, math.pi),
-        )
-
-        def too_far(seen):
-            above = jnp.where(most > 0, seen.below.real > s, seen.rest.real < rest)
-            return jnp.where(first, above, seen.below.real < s)
-
-        ends = (jnp.minimum(low - 60.0, -60.0), jnp.maximum(high + 60.0, 60.0))
-    found = lambda v: look(law, jax.lax.complex(*place(v)))
-    v = bisect(lambda v: too_far(found(v)), *ends)
-    return place(v)[0], found(v).rate.real
-
-
 def has_gap(factors: JacobianFactors) -> Bool[Array, ""]:
     """Whether the spectrum keeps away from zero, but for an atom there.
 
@@ -71,47 +42,78 @@ def has_gap(factors: JacobianFactors) -> Bool[Array, ""]:
 
 
 def edge(factors: JacobianFactors, side: Side) -> Edge:
-    """The first critical point of λ(m) on the real axis, from outside of the spectrum.
+    """The first critical point of λ on the real axis, from outside of the spectrum.
 
-    Where λ has none before w_l reaches the end of the law of D_l², the spectrum ends in an atom
-    there, which is the limit of the search.
+    One law goes ahead: w = d_max (1 + e^v) > d_max for the upper edge, and for the lower one
+    w = d_min/(1 + e^v) < d_min of the law with the most mass at zero. The others follow, so
+    that all have the same s. Where λ has no critical point before w reaches the end of the
+    law, the spectrum ends in an atom there, which is the limit of the search.
     """
-    c, g = jnp.sum(factors.count), factors.gaussian
-    zero = jnp.zeros_like(c)
-    mass = factors.law.mass_at_zero
-    most = jnp.max(mass)
-    # Between −m = 1 − most and where the other laws end, if there are any.
-    others = jnp.min(jnp.where(mass >= most - 1e-12, jnp.inf, 1 - mass)) - (1 - most)
+    law, c, g = factors.law, jnp.sum(factors.count), factors.gaussian
+    low, high = log_range(law)
+    mass = law.mass_at_zero
+    laws = jnp.arange(mass.size)
+    chosen = jnp.argmax(mass)
+    # With less mass at zero than the law ahead, w < 0.
+    negative = (mass < mass[chosen] - 1e-12) & (side == "lower")
 
-    def shares(t):
-        """s and 1 − s."""
+    def place(v):
         if side == "upper":
-            return -jnp.exp(t), 1 + jnp.exp(t)
-        step = jnp.where(jnp.isfinite(others), 1 / (jnp.exp(-t) + 1 / others), jnp.exp(t))
-        return 1 - most + step, most - step
+            return jax.lax.complex(high + jnp.logaddexp(0.0, v), jnp.zeros_like(v))
+        y = jnp.where(negative, v, low - jnp.logaddexp(0.0, v))
+        return jax.lax.complex(y, jnp.where(negative, math.pi, 0.0))
 
-    def rise(t):
-        """∂ log λ/∂s and what it is made of."""
-        s, rest = shares(t)
-        y, rate = _real_solution(factors, s, rest, side)
-        return (c - 1 + jnp.sum(factors.count / rate) - g * s) / (s * rest), y
+    def follow(v):
+        """v of all laws from that of the law ahead: s rises with w < 0 and with w > 0."""
+        one = jax.tree.map(lambda table: table[chosen][None], law)
+        ahead = look(one, place(jnp.full_like(low, v))[chosen][None])
+        s, rest = ahead.below.real[0], ahead.rest.real[0]
+        if mass.size > 1:
 
-    # m = e^t from nothing to as good as infinity, where w_l is at the end of its law.
-    t = bisect(lambda t: rise(t)[0] < 0, zero - 25.0, zero + 36.0)
-    s, rest = shares(t)
-    _, y = rise(t)
-    terms = jnp.stack(
-        [
-            (c - 1) * (jnp.log(jnp.abs(s)) - jnp.log(jnp.abs(rest))),
-            jnp.sum(factors.count * y),
-            g * jnp.log(jnp.abs(rest)),
-            factors.log_variance,
-        ]
-    )
+            def too_far(v):
+                seen = look(law, place(v))
+                # Without mass at zero 1 − s is small and negative, otherwise s is of order one.
+                precise = (side == "lower") & (mass[chosen] == 0)
+                less = jnp.where(precise, seen.rest.real > rest, seen.below.real < s)
+                return less if side == "lower" else ~less
+
+            end = jnp.abs(low) + jnp.abs(high) + 60
+            found = bisect(too_far, -end, end)
+            v = jnp.where(laws == chosen, v, found)
+        else:
+            v = v[None]
+        return s, rest, v
+
+    def rise(v):
+        """∂ log λ/∂s, s, 1 − s, and log |w|."""
+        s, rest, every = follow(v)
+        omega = place(every)
+        rate = look(law, omega).rate.real
+        slope = (c - 1 + jnp.sum(factors.count / rate) - g * s) / (s * rest)
+        # Laws with w < 0 have s < 1 − mass: where they cannot follow, λ has long had its maximum.
+        lost = jnp.any(negative & (s >= 1 - mass))
+        # So it has where s = 1 and the factor 1 − s of a Gaussian matrix is zero.
+        lost = lost | ((side == "lower") & (g > 0) & (rest <= 0))
+        slope = jnp.where(lost, -1.0, slope)
+        return slope, s, rest, omega.real
+
+    zero = jnp.zeros_like(c)
+    # A slope that rounding has lost is beyond the edge, too.
+    v = bisect(lambda v: ~(rise(-v)[0] > 0), zero - 60.0, zero + 36.0)
+    v = -v
     h = 1e-4
-    bend = (rise(t + h)[0] - rise(t - h)[0]) / (shares(t + h)[0] - shares(t - h)[0])
-    total = jnp.sum(terms)
-    size = jnp.sum(jnp.abs(terms)) + c
+    slope, shares, rests, places = jax.vmap(rise)(jnp.stack([v - h, v, v + h]))
+    s, rest, y = shares[1], rests[1], places[1]
+    terms = [
+        (c - 1) * (jnp.log(jnp.abs(s)) - jnp.log(jnp.abs(rest))),
+        jnp.sum(factors.count * y),
+        g * jnp.log(jnp.abs(rest)),
+        factors.log_variance,
+    ]
+    bend = (slope[2] - slope[0]) / (shares[2] - shares[0])
+    bend = jnp.where(v > -35.9, bend, jnp.nan)
+    size = sum((jnp.abs(term) for term in terms), c)
+    total = sum(terms, zero)
     return Edge(total, bend, 8 * epsilon(total) * size)
 
 
@@ -168,10 +170,10 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     Tracy and Widom (1996), On orthogonal and symplectic matrix ensembles, for the law of ξ;
     its scale follows from the density at the edge.
     """
-    other = checked(factors)
-    upper = edge(factors, "upper")
-    log_upper = _logs(upper, edge(other, "upper"), tolerance)
-    log_lower = _logs(edge(factors, "lower"), edge(other, "lower"), tolerance)
+    both = lambda side: by_both(lambda factors: edge(factors, side), factors)
+    upper, lower = both("upper"), both("lower")
+    log_upper, log_lower = _logs(*upper, tolerance), _logs(*lower, tolerance)
+    bend = upper[0].bend
     gap = has_gap(factors)
     log_lower = Estimate(
         jnp.where(gap, log_lower.value, -jnp.inf),
@@ -179,8 +181,8 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
         jnp.where(gap, log_lower.status, jnp.int8(Status.OK)),
     )
     # Eigenvalues at x below the edge: N/π √(2 x/bend), that of Airy's process √ξ/π.
-    soft = upper.bend > 0
-    scale = jnp.cbrt(jnp.where(soft, upper.bend, 1.0) / 2) / 2
+    soft = bend > 0
+    scale = jnp.cbrt(jnp.where(soft, bend, 1.0) / 2) / 2
     fluctuation = replace_where(~soft, Status.ABSENT, as_estimate(scale, 1e-5 * scale, tolerance))
     return Edges(
         _exponential(log_lower), _exponential(log_upper), log_lower, log_upper, fluctuation

@@ -7,6 +7,7 @@ units, and all that matters of W its variance and whether it is Gaussian or orth
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, assert_never
 
 import equinox as eqx
@@ -104,9 +105,10 @@ def slope_law(
                 return _atoms(activation, root)
             width = grading(activation.scale, root, how)
             z, weight = half_line(features(activation.kinks, root), width, how)
-            _, slope = activation.with_slope(root * jnp.concatenate([z, -z]))
-            probability = jnp.concatenate([weight, weight]) / 2
-            square = slope**2
+            if activation.parity is None:
+                z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight])
+            _, slope = activation.with_slope(root * z)
+            square, probability = slope**2, weight
         case Radial():
             rho, weight = chi_nodes(activation, root, k, how)
             along, across = activation.gains(root * rho)
@@ -208,6 +210,16 @@ class JacobianFactors(eqx.Module):
 def checked(factors: JacobianFactors) -> JacobianFactors:
     """The same, by the other rule."""
     return eqx.tree_at(lambda f: f.law, factors, factors.check)
+
+
+def by_both(fn: Callable[[JacobianFactors], Any], factors: JacobianFactors) -> tuple[Any, Any]:
+    """A function of the factors by one rule and by the other, compiled once."""
+    nodes = max(factors.law.square.shape[-1], factors.check.square.shape[-1])
+    laws = (factors.law.padded(nodes), factors.check.padded(nodes))
+    stacked = jax.tree.map(lambda *tables: jnp.stack(tables), *laws)
+    found = jax.vmap(lambda law: fn(eqx.tree_at(lambda f: f.law, factors, law)))(stacked)
+    one, other = (jax.tree.map(lambda a, i=i: a[i], found) for i in range(2))
+    return one, other
 
 
 def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> JacobianFactors:

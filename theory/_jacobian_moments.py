@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from theory._architecture import Part, check_count
 from theory._branch import log_lambda, negative_solution
-from theory._jacobian import SAFETY, JacobianFactors, checked
+from theory._jacobian import SAFETY, JacobianFactors, by_both
 from theory._mean_field import propagate
 from theory._moment_integrals import epsilon
 from theory._moments import Moments, signal_moments
@@ -86,9 +86,8 @@ def jacobian_moments(
         INACCURATE.
     """
     check_count("order", order)
-    (log, ratios), (log_2, ratios_2) = (
-        _moment_ratios(f, order) for f in (factors, checked(factors))
-    )
+    both = by_both(lambda factors: _moment_ratios(factors, order), factors)
+    (log, ratios), (log_2, ratios_2) = both
     eps = epsilon(log)
     size = jnp.sum(factors.count) + jnp.abs(factors.log_variance)
     error = SAFETY * jnp.abs(log - log_2) + 4 * eps * (size + jnp.abs(log))
@@ -131,17 +130,14 @@ def lyapunov_quantiles(
         )
         mass = jnp.max(factors.law.mass_at_zero)
 
-        def at(t):
-            inner = (t > mass) & (t < 1)
-            safe = jnp.where(inner, t, (1 + mass) / 2)
-            nu = jnp.log1p(-safe) - jnp.log(safe)
-            log = log_lambda(factors, negative_solution(factors, nu)).real + nu
-            log = jnp.where(t == 1, log_mean + factors.log_variance, log)
-            return jnp.where(t <= mass, -jnp.inf, log) / 2
+        inner = (fractions > mass) & (fractions < 1)
+        safe = jnp.where(inner, fractions, (1 + mass) / 2)
+        nu = jnp.log1p(-safe) - jnp.log(safe)
+        log = log_lambda(factors, negative_solution(factors, nu)).real + nu
+        log = jnp.where(fractions == 1, log_mean + factors.log_variance, log)
+        return jnp.where(fractions <= mass, -jnp.inf, log) / 2
 
-        return jax.vmap(at)(fractions)
-
-    one, other = values(factors), values(checked(factors))
+    one, other = by_both(values, factors)
     size = jnp.sum(factors.count) + jnp.abs(factors.log_variance)
     rounding = 32 * epsilon(one) * (size + jnp.abs(one))
     error = jnp.where(jnp.isfinite(one), SAFETY * jnp.abs(one - other) + rounding, 0.0)

@@ -10,24 +10,29 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from theory._architecture import Part
 from theory._branch import (
     Axis,
     Branch,
-    log_rate,
-    look,
+    Solution,
+    mean_angle,
     negative_axis,
     share,
     softplus,
     solve,
+    solve_again,
+    wide,
 )
-from theory._edges import Edges, edge, spectrum_edges
+from theory._edges import Edges, spectrum_edges
 from theory._jacobian import SAFETY, JacobianFactors, checked, jacobian_factors
 from theory._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory._moment_integrals import epsilon
 from theory._status import Estimate, Status, as_estimate, replace_where
+
+_CLOSER = 26
+"""Steps towards a quantile; the last ones are of Newton's method."""
 
 
 class Distribution(eqx.Module):
@@ -40,54 +45,67 @@ class Distribution(eqx.Module):
     """The fraction of singular values up to s, those that are zero included."""
 
 
-class _Point(eqx.Module):
-    density: Float[Array, ""]
-    slope: Float[Array, ""]
+class _Points(eqx.Module):
+    density: Float[Array, " points"]
+    slope: Float[Array, " points"]
     """∂density/∂x."""
-    cumulative: Float[Array, ""]
-    error: Float[Array, ""]
+    cumulative: Float[Array, " points"]
+    error: Float[Array, " points"]
     """Of x."""
     rounding: Float[Array, ""]
     """Of cumulative."""
-    found: Array
+    found: Bool[Array, " points"]
 
 
-def _point(factors: JacobianFactors, axis: Axis, x: Float[Array, ""]) -> _Point:
-    first, last = axis.log_size[0], axis.log_size[-1]
-    at, error, found = solve(factors, axis, jnp.clip(x, first, last))
-    s = share(at.nu)
-    seen = look(factors.law, at.omega)
-    rate = s * (1 - s) / log_rate(factors, at.nu, seen.rate)
-    # log s = x/2 has twice the density of x.
-    density, slope = 2 / math.pi * s.imag, 2 / math.pi * rate.imag
+def _read(
+    factors: JacobianFactors, axis: Axis, x: Float[Array, " points"], at: Solution
+) -> _Points:
+    s = share(at.branch.nu)
+    # log s_i = x/2 has twice the density of x.
+    density = 2 / math.pi * s.imag
+    slope = 2 / math.pi * (s * (1 - s) / at.rate).imag
     rounding = epsilon(x) * (8 + 4 * jnp.sum(factors.count) + 4 * factors.gaussian)
     # Outside of the table there is nothing that could be told from rounding.
+    first, last = axis.log_size[0], axis.log_size[-1]
     inside = (x >= first) & (x <= last)
     beyond = jnp.where(x < first, jnp.max(factors.law.mass_at_zero), 1.0)
-    return _Point(
+    return _Points(
         jnp.where(inside, density, 0.0),
         jnp.where(inside, slope, 0.0),
-        jnp.where(inside, 1 - _above(factors, at), beyond),
-        error,
+        jnp.where(inside, 1 - _above(factors, at.branch), beyond),
+        at.error,
         rounding,
-        found | ~inside,
+        at.found | ~inside,
     )
 
 
-def _above(factors: JacobianFactors, at: Branch) -> Float[Array, ""]:
+def _look_at(
+    factors: JacobianFactors, axis: Axis, x: Float[Array, " points"]
+) -> tuple[_Points, Solution]:
+    at = solve(factors, axis, jnp.clip(x, axis.log_size[0], axis.log_size[-1]))
+    return _read(factors, axis, x, at), at
+
+
+def _look_twice(
+    factors: JacobianFactors, axis: Axis, x: Float[Array, " points"]
+) -> tuple[_Points, _Points]:
+    """By both rules."""
+    one, at = _look_at(factors, axis, x)
+    other = checked(factors)
+    inner = jnp.clip(x, axis.log_size[0], axis.log_size[-1])
+    return one, _read(other, axis, x, solve_again(other, at.branch, inner))
+
+
+def _above(factors: JacobianFactors, at: Branch) -> Float[Array, " points"]:
     """The fraction of eigenvalues above λ: Im E log(1 − μ/λ)/π, μ the eigenvalues.
 
     ∂ E log(1 − μ/λ)/∂ log λ = M, whose integral over solutions is explicit:
     E log(1 − μ/λ) = (1 − c + g) softplus(ν) − g s + Σ c_l E log(1 − d/w_l).
     """
-    u, v = jnp.cos(at.omega.imag), jnp.sin(at.omega.imag)
-    law = factors.law
-    ratio = jnp.minimum(law.square * jnp.exp(-at.omega.real)[:, None], 1e75)
-    turned = jnp.arctan2(v[:, None], u[:, None] - ratio)
-    angle = jnp.sum(law.probability * turned, axis=1) - at.omega.imag
+    angle = mean_angle(factors.law, at.omega)
     c, g = jnp.sum(factors.count), factors.gaussian
     total = (1 - c + g) * softplus(at.nu).imag - g * share(at.nu).imag
-    return (total + jnp.sum(factors.count * angle)) / math.pi
+    return (total + jnp.sum(wide(factors.count, angle) * angle, axis=0)) / math.pi
 
 
 @eqx.filter_jit
@@ -130,11 +148,7 @@ def singular_value_distribution(
     networks, eqs. 9-14.
     """
 
-    def both(factors):
-        axis = negative_axis(factors)
-        return jax.vmap(lambda x: _point(factors, axis, x))(2 * log_singular_values)
-
-    one, other = both(factors), both(checked(factors))
+    one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
     singular = (factors.gaussian == 0) & (jnp.sum(factors.count) <= 1)
     density = jnp.where(singular, jnp.inf, density)
@@ -145,15 +159,15 @@ def singular_value_distribution(
     )
 
 
-def _point_errors(one: _Point, other: _Point) -> tuple[Array, Array]:
+def _point_errors(one: _Points, other: _Points) -> tuple[Array, Array]:
     """Of density and cumulative."""
     shift = jnp.abs(one.slope) * one.error
     # Near an edge the density is the root of the distance from it.
     shift = jnp.minimum(shift, jnp.sqrt(2 * one.density * shift))
-    density = SAFETY * jnp.abs(one.density - other.density) + 2 * shift
-    cumulative = SAFETY * jnp.abs(one.cumulative - other.cumulative) + one.density * one.error
-    eps = epsilon(one.density)
-    return density + eps, cumulative + one.rounding
+    # Where one of two oscillating differences vanishes, the other does not.
+    rules = jnp.abs(one.density - other.density) + jnp.abs(one.cumulative - other.cumulative)
+    density = SAFETY * rules + 2 * shift + epsilon(rules)
+    return density, SAFETY * rules + one.density * one.error + one.rounding
 
 
 def _status(found: Array, value: Array, error: Array, tolerance: float) -> Estimate:
@@ -187,33 +201,32 @@ def singular_value_quantiles(
     The error is that of the cumulative distribution over the density, so that it grows towards
     the edges and is infinite in a gap, where the quantile jumps.
     """
-    axis, other_axis = negative_axis(factors), negative_axis(checked(factors))
-    top = edge(factors, "upper").log_lambda
-    nodes = jnp.append(jnp.minimum(axis.log_size, top), top)
-    seen = jax.vmap(lambda x: _point(factors, axis, x).cumulative)(nodes)
+    axis = negative_axis(factors)
+    nodes = axis.log_size
+    seen = _look_at(factors, axis, nodes)[0].cumulative
     seen = jax.lax.cummax(seen.at[-1].set(1.0))
     mass = jnp.max(factors.law.mass_at_zero)
+    place = jnp.clip(jnp.searchsorted(seen, fractions), 1, nodes.size - 1)
+    low, high = nodes[place - 1], nodes[place]
 
-    def at(t):
-        place = jnp.clip(jnp.searchsorted(seen, t), 1, nodes.size - 1)
-        low, high = nodes[place - 1], nodes[place]
+    def closer(turn, state):
+        low, high, x = state
+        point, _ = _look_at(factors, axis, x)
+        beyond = point.cumulative > fractions
+        low, high = jnp.where(beyond, low, x), jnp.where(beyond, x, high)
+        rate = jnp.where(point.density > 0, point.density, 1e-300)
+        new = x + 2 * (fractions - point.cumulative) / rate
+        # Newton's method where it stays in the bracket, which some of the first steps halve.
+        halves = (turn % 3 == 2) & (turn < _CLOSER // 2)
+        inside = (new > low) & (new < high) & ~halves
+        return low, high, jnp.where(inside, new, (low + high) / 2)
 
-        def closer(_, state):
-            low, high, x = state
-            point = _point(factors, axis, x)
-            beyond = point.cumulative > t
-            low, high = jnp.where(beyond, low, x), jnp.where(beyond, x, high)
-            step = 2 * (t - point.cumulative) / jnp.where(point.density > 0, point.density, 1e-300)
-            inside = (x + step > low) & (x + step < high)
-            return low, high, jnp.where(inside, x + step, (low + high) / 2)
-
-        _, _, x = jax.lax.fori_loop(0, 30, closer, (low, high, (low + high) / 2))
-        one, other = _point(factors, axis, x), _point(checked(factors), other_axis, x)
-        _, error = _point_errors(one, other)
-        error = (error + jnp.abs(one.cumulative - t)) / one.density
-        return x / 2, error, one.found & other.found
-
-    x, error, found = jax.vmap(at)(fractions)
+    start = (low, high, (low + high) / 2)
+    _, _, x = jax.lax.fori_loop(0, _CLOSER, closer, start)
+    one, other = _look_twice(factors, axis, x)
+    _, error = _point_errors(one, other)
+    error = (error + jnp.abs(one.cumulative - fractions)) / one.density
+    x, found = x / 2, one.found & other.found
     estimate = _status(found, x, error, tolerance)
     none = fractions <= mass
     estimate = Estimate(
