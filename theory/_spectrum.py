@@ -31,7 +31,7 @@ from theory._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory._moment_integrals import epsilon
 from theory._status import Estimate, Status, as_estimate, replace_where
 
-_CLOSER = 26
+_CLOSER = 40
 """Steps towards a quantile; the last ones are of Newton's method."""
 
 
@@ -273,10 +273,10 @@ def jacobian_spectrum(
 def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
     """The same from the factors; map over them with `jax.vmap`."""
     mass, other = (jnp.max(law.mass_at_zero) for law in (factors.law, factors.check))
+    # Without any weights, or slopes, all singular values are zero and there is nothing else.
+    dead = (factors.log_variance == -jnp.inf) | (mass >= 1 - epsilon(mass))
+    mass, other = jnp.where(dead, 1.0, mass), jnp.where(dead, 1.0, other)
     error = SAFETY * jnp.abs(mass - other) + epsilon(mass)
-    return Spectrum(
-        factors,
-        spectrum_edges(factors),
-        jacobian_moments(factors, order=moments),
-        as_estimate(mass, error, 1e-8, jnp.ones_like(mass)),
-    )
+    edges, found = spectrum_edges(factors), jacobian_moments(factors, order=moments)
+    edges, found = replace_where(dead, Status.ABSENT, (edges, found))
+    return Spectrum(factors, edges, found, as_estimate(mass, error, 1e-8, jnp.ones_like(mass)))
