@@ -379,7 +379,7 @@ NETWORKS = {
 def test_finite_networks_have_these_singular_values(name):
     """Fractions below given places: agreement within what N = 96 leaves, and power: a weight
     variance wrong by 6 % is rejected by the same bound."""
-    width, replicas = 96, 64
+    width, replicas = 96, 96
     factors = [theory.jacobian_factors(NETWORKS[name](v), 1.0) for v in (1.0, 1.06)]
     t = jnp.array([0.62, 0.7, 0.8, 0.9])
     places = quantiles(factors[0], t).value
