@@ -178,7 +178,7 @@ def goldstone_study(
 
     key = jax.random.key(seed)
     turn = _rotation(generator, ANGLE)
-    start = max(2 * components, 16)
+    start = max(4 * components, 16)
     x = pair_inputs(jax.random.fold_in(key, 0), turn.T, start)[:1].astype(dtype)
     means = []
     size = _default_block(replicas, 16 * width * components**2 * depth)

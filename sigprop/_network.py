@@ -125,19 +125,21 @@ def measure(state: Signals) -> Moments:
 def _orthogonal_tangent(
     inputs: Float[Array, "n width k"], key: Key[Array, ""]
 ) -> Float[Array, "width k"]:
-    """A random direction orthogonal to every input, of unit mean square."""
+    """A random direction of unit mean square whose components, as vectors over the units, are
+    orthogonal to those of every input: E t uᵀ = 0, as for a tangent that knows nothing of them."""
     n, width, k = inputs.shape
-    if width * k <= n:
+    if width <= n * k:
         raise ValueError(
-            f"`inputs`: must have more entries than there are inputs ({n}), so that a tangent "
-            f"orthogonal to them exists; got {width * k}"
+            f"`inputs`: must have more units than {n} inputs of {k} components fill, {n * k}, so "
+            f"that a tangent orthogonal to them exists; got {width}"
         )
-    tangent = jax.random.normal(key, (width * k,), inputs.dtype)
-    u, s, _ = jnp.linalg.svd(inputs.reshape(n, -1).T, full_matrices=False)
+    tangent = jax.random.normal(key, (width * k,), inputs.dtype).reshape(width, k)
+    columns = jnp.moveaxis(inputs, 1, 0).reshape(width, n * k)
+    u, s, _ = jnp.linalg.svd(columns, full_matrices=False)
     frame = jnp.where(s > s[0] * jnp.finfo(s.dtype).eps * width * k, 1, 0)[None] * u
     for _ in range(2):  # once more takes out what rounding left
         tangent = tangent - frame @ (frame.T @ tangent)
-    return (tangent / jnp.sqrt(jnp.mean(tangent**2))).reshape(width, k)
+    return tangent / jnp.sqrt(jnp.mean(tangent**2))
 
 
 @jax.custom_vjp
@@ -204,13 +206,14 @@ def sample_network(
     Convention
     ----------
     Lengths and correlations are averages over the units of one network; one random tangent
-    of unit mean square, orthogonal to every input, rides along. (A tangent along an input
-    changes its length too, which mean-field theory counts separately.)
+    of unit mean square, orthogonal to every input component by component, rides along. (A
+    tangent along an input changes its length too, one along A u its direction; mean-field
+    theory counts these separately.)
 
     Raises
     ------
     ValueError
-        If there is no room for a tangent beside the inputs: width_in · k <= number of inputs.
+        If there is no room for a tangent beside the inputs: width_in <= k · number of inputs.
     """
     n, width_in, k = inputs.shape
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))

@@ -149,7 +149,7 @@ class Inputs:
         with checked(path="inputs", **options):
             if self.source == "gram":
                 gram = sigprop.pair_gram(self.length, self.correlation)
-                size = max(2 * components, min(64, *run.widths))
+                size = max(4 * components, min(64, *run.widths))
                 signals = sigprop.gram_inputs(key, gram, size, components=components)
             elif self.source == "digits":
                 signals, _ = sigprop.digits_inputs(key, self.count, length=self.length)

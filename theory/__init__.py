@@ -32,8 +32,16 @@ from theory._architecture import (
     repeat,
 )
 from theory._diagram import phase_diagram, sector_diagram
+from theory._edges import Edges, spectrum_edges
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._fixed_point import FixedPoints, Stability, fixed_points
+from theory._jacobian import JacobianFactors, SlopeLaw, jacobian_factors
+from theory._jacobian_moments import (
+    SpectrumMoments,
+    goldstone_gains,
+    jacobian_moments,
+    lyapunov_quantiles,
+)
 from theory._mean_field import MeanField, propagate
 from theory._moments import (
     Moments,
@@ -58,6 +66,14 @@ from theory._phase import (
     half_stable_points,
     predict,
 )
+from theory._spectrum import (
+    Distribution,
+    Spectrum,
+    jacobian_spectrum,
+    singular_value_distribution,
+    singular_value_quantiles,
+    spectrum_summary,
+)
 from theory._status import Estimate, Status
 from theory._symmetry import (
     Sectors,
@@ -77,8 +93,11 @@ __all__ = [
     "Componentwise",
     "CriticalLine",
     "CriticalPoints",
+    "Distribution",
+    "Edges",
     "Estimate",
     "FixedPoints",
+    "JacobianFactors",
     "MeanField",
     "Moments",
     "OnsetLaw",
@@ -93,6 +112,9 @@ __all__ = [
     "Repeat",
     "Residual",
     "Sectors",
+    "SlopeLaw",
+    "Spectrum",
+    "SpectrumMoments",
     "Stability",
     "Stacked",
     "Status",
@@ -113,11 +135,16 @@ __all__ = [
     "gaussian_pair_expectation",
     "generators",
     "given_moments",
+    "goldstone_gains",
     "growth",
     "half_stable_points",
     "interpret",
+    "jacobian_factors",
+    "jacobian_moments",
+    "jacobian_spectrum",
     "layer",
     "length",
+    "lyapunov_quantiles",
     "onset_curvature",
     "onset_law",
     "overlap",
@@ -130,5 +157,9 @@ __all__ = [
     "sector_diagram",
     "sectors",
     "signal_moments",
+    "singular_value_distribution",
+    "singular_value_quantiles",
+    "spectrum_edges",
+    "spectrum_summary",
     "symmetry",
 ]

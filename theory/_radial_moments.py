@@ -69,6 +69,15 @@ def _log_density(rho: Array, k: int) -> Array:
     return constant + (k - 1) * jnp.log(rho) - rho * rho / 2
 
 
+def chi_nodes(
+    activation: Radial, root: Scalar, k: int, how: Resolution
+) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    """Nodes and weights for E f(ρ), ρ² ~ χ²_k, for f smooth where g(√q ρ) is."""
+    # The cut counts standard deviations of one component, beyond the typical |z|.
+    rho, weight = _panels(activation, root, k, how, how.cut + math.sqrt(k))
+    return rho, weight * jnp.exp(_log_density(rho, k))
+
+
 def _integrals(
     activation: Radial, q: Scalar, k: int, how: Resolution, *, bounds: bool = False
 ) -> Any:
@@ -76,9 +85,7 @@ def _integrals(
     their terms and of rounding errors/eps."""
     q = floored(q)
     root = jnp.sqrt(q)
-    # The cut counts standard deviations of one component, beyond the typical |z|.
-    rho, weight = _panels(activation, root, k, how, how.cut + math.sqrt(k))
-    weight = weight * jnp.exp(_log_density(rho, k))
+    rho, weight = chi_nodes(activation, root, k, how)
     r = root * rho
     a, b = activation.gains(r)
     g, difference = b * r, a - b

@@ -1,5 +1,6 @@
 """What a continuous symmetry protects, held against finite networks with power."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,23 +42,30 @@ def test_a_bias_lets_the_rotation_decay_over_its_depth_scale(
     """Ordered phase: 1/ξ_G is the rate, extrapolated to infinite width, and 3 % less or more
     bias would not be."""
     how = {"components": k, "algebra": algebra}
-    network = theory.feedforward(TANH, weight_variance, bias_variance, depth=120, **how)
+    first, last = 4, 34
+    network = theory.feedforward(TANH, weight_variance, bias_variance, depth=last, **how)
     generator = theory.plane_generator(network)
-    x = sigprop.pair_inputs(jax.random.key(1), turned(generator, 0.05).T, 16)
 
-    def scale(bias_variance):
+    @eqx.filter_jit
+    def predicted(bias_variance):
         body = theory.layer(TANH, weight_variance, bias_variance, **how)
-        sectors = theory.sectors(body, theory.predict(body).length)
-        return float(sectors.depth_scale_goldstone.value)
+        length = theory.predict(body).length
+        return length.value, theory.sectors(body, length).depth_scale_goldstone.value
+
+    scale = lambda bias_variance: float(predicted(jnp.asarray(bias_variance))[1])
+    # From the fixed point on, and so close that the correlation stays 1.
+    q = predicted(jnp.asarray(bias_variance))[0]
+    size = jnp.sqrt((q - bias_variance) / weight_variance)
+    x = size * sigprop.pair_inputs(jax.random.key(1), turned(generator, 0.05).T, 16)
 
     def measured(width, replicas):
         sample = sigprop.sample_ensemble(
             network, x, width=width, replicas=replicas, explicit_weights=False
         )
         cross = np.asarray(sample.samples.moments.covariance)[:, :, 0, 1]
-        return rate_of_rotation(cross, generator, 20, 120)
+        return rate_of_rotation(cross, generator, first, last)
 
-    (narrow, narrow_error), (wide, wide_error) = measured(128, 512), measured(256, 512)
+    (narrow, narrow_error), (wide, wide_error) = measured(256, 1000), measured(512, 1000)
     rate, error = 2 * wide - narrow, np.hypot(2 * wide_error, narrow_error)
     exact = 1 / scale(bias_variance)
     assert abs(rate - exact) < 4 * error, (rate, exact, error)

@@ -1,0 +1,334 @@
+"""The random factors of an input-output Jacobian, read from the description.
+
+Notation: J = ∏ W_l D_l with D_l the derivative of the l-th nonlinearity, a diagonal matrix of
+slopes; m = M(λ) = Σ_k m_k/λ^k the moment function of JJᵀ and S its S-transform. At infinite
+width the factors are free of each other, so all that matters of D is the law of D² over the
+units, and all that matters of W its variance and whether it is Gaussian or orthogonal.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, assert_never
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from theory._activations import Activation, Componentwise, Radial
+from theory._architecture import (
+    Affine,
+    Part,
+    Pointwise,
+    Reading,
+    components,
+    interpret,
+)
+from theory._mean_field import MeanField
+from theory._moment_integrals import features, floored, grading
+from theory._moments import PostActivation, PreActivation, given_moments, per_component
+from theory._quadrature import Resolution, half_line
+from theory._radial_moments import chi_nodes
+
+
+class SlopeLaw(eqx.Module):
+    """The law of D² over the units of a layer, as values and their probabilities.
+
+    Atoms are exact; a continuous law stands on quadrature nodes, whose sums are as accurate as
+    the quadrature for functions that are smooth on the scale of their spacing.
+    """
+
+    square: Float[Array, "*laws nodes"]
+    probability: Float[Array, "*laws nodes"]
+
+    @property
+    def mass_at_zero(self) -> Float[Array, "*laws"]:
+        return jnp.sum(jnp.where(self.square == 0, self.probability, 0.0), axis=-1)
+
+    def padded(self, nodes: int) -> "SlopeLaw":
+        """The same law on more nodes, of probability zero."""
+        width = [(0, 0)] * (self.square.ndim - 1) + [(0, nodes - self.square.shape[-1])]
+        return SlopeLaw(jnp.pad(self.square, width, mode="edge"), jnp.pad(self.probability, width))
+
+
+def _constant_slopes(activation: Componentwise) -> bool:
+    """Whether φ is linear between its kinks, as far as a few points tell.
+
+    Decided from the structure alone, with a generic value for every parameter of φ.
+    """
+    kinks = activation.kinks
+    edges = [(kinks[0] if kinks else 0.0) - 100.0, *kinks, (kinks[-1] if kinks else 0.0) + 100.0]
+    fractions = np.array([0.003, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.997])
+    places = np.stack([a + (b - a) * fractions for a, b in itertools.pairwise(edges)])
+    with jax.ensure_compile_time_eval():
+        generic = jax.tree.map(
+            lambda leaf: jnp.full(leaf.shape, 0.37, leaf.dtype) if eqx.is_array(leaf) else leaf,
+            activation,
+        )
+        _, slope = generic.with_slope(jnp.asarray(places, jnp.result_type(float)))
+        if isinstance(slope, Tracer):
+            return False
+        slope = np.asarray(slope)
+    return bool(np.all(slope == slope[:, :1]))
+
+
+def _atoms(activation: Componentwise, root: Float[Array, ""]) -> SlopeLaw:
+    """Of a φ that is linear between its kinks: one atom for each piece."""
+    kinks = list(activation.kinks)
+    middle = [(a + b) / 2 for a, b in itertools.pairwise(kinks)]
+    inside = [kinks[0] - 1.0, *middle, kinks[-1] + 1.0] if kinks else [1.0]
+    _, slope = activation.with_slope(jnp.asarray(inside, root.dtype))
+    # P(u > k), of the smaller tail, so that small probabilities keep their digits.
+    at = jnp.asarray(kinks, root.dtype) / root
+    end = jnp.zeros(1, root.dtype)
+    above = jnp.concatenate([end + 1, jax.scipy.special.ndtr(-at), end])
+    below = jnp.concatenate([end, jax.scipy.special.ndtr(at), end + 1])
+    left = above[:-1] < 0.5
+    probability = jnp.where(left, above[:-1] - above[1:], below[1:] - below[:-1])
+    return SlopeLaw(slope**2, probability)
+
+
+def slope_law(
+    activation: Activation, length: Float[Array, ""], k: int, how: Resolution
+) -> SlopeLaw:
+    """The law of D² for pre-activations N(0, q) per component.
+
+    Convention: a radial φ(z) = g(|z|) z/|z| of k components has the gain a = g'(r) along z and
+    b = g(r)/r across it, so D² has the law (1/k) law(a²) + (1 − 1/k) law(b²).
+    """
+    root = jnp.sqrt(floored(length))
+    match activation:
+        case Componentwise():
+            if _constant_slopes(activation):
+                return _atoms(activation, root)
+            width = grading(activation.scale, root, how)
+            z, weight = half_line(features(activation.kinks, root), width, how)
+            if activation.parity is None:
+                z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight])
+            _, slope = activation.with_slope(root * z)
+            square, probability = slope**2, weight
+        case Radial():
+            rho, weight = chi_nodes(activation, root, k, how)
+            along, across = activation.gains(root * rho)
+            square = jnp.concatenate([along**2, across**2])
+            probability = jnp.concatenate([weight / k, weight * (1 - 1 / k)])
+        case _:
+            assert_never(activation)
+    return SlopeLaw(square, probability / jnp.sum(probability))
+
+
+class _Weights(eqx.Module):
+    """Note of an affine layer."""
+
+    log_variance: Float[Array, ""]
+    gaussian: Float[Array, ""]
+
+
+class _Slopes(eqx.Module):
+    """Note of a nonlinearity: the law of D², and the same by another rule at a length that is
+    wrong by its error."""
+
+    law: SlopeLaw
+    check: SlopeLaw
+
+
+class _Factors(Reading[Any]):
+    """Mean-field lengths of one input, and what each leaf contributes to its Jacobian."""
+
+    order: int = eqx.field(static=True)
+
+    def affine(self, node: Affine, state: PreActivation | PostActivation):
+        if node.width is not None:
+            raise ValueError(
+                "`network`: the spectrum is that of square layers; an Affine has the fixed "
+                f"width {node.width}"
+            )
+        after, _ = MeanField().affine(node, state)
+        variance = node.weights.variance
+        gaussian = float(node.weights.distribution == "gaussian")
+        return after, _Weights(jnp.log(variance), jnp.full_like(variance, gaussian))
+
+    def pointwise(self, node: Pointwise, state: PreActivation | PostActivation):
+        after, _ = MeanField().pointwise(node, state)
+        k = state.value.covariance.shape[-1]
+        q = per_component(state.value.covariance[0, 0])
+        error = per_component(state.error.covariance[0, 0])
+        law = slope_law(node.activation, q, k, Resolution(self.order))
+        # No node in common with the first rule, and shorter tails.
+        other = Resolution(7 * self.order // 8, 2.6, 8.5)
+        return after, _Slopes(law, slope_law(node.activation, q + error, k, other))
+
+    def add(self, skip: Any, branch: Any):
+        raise TypeError(
+            "`network`: the Jacobian spectrum is that of a chain of layers, a product of free "
+            "matrices; a Residual adds matrices, which is not predicted"
+        )
+
+    def boundary(self, state: PreActivation | PostActivation):
+        return MeanField().boundary(state)
+
+
+SAFETY = 5.0
+"""Errors are this many times the difference between the two rules."""
+
+
+class JacobianFactors(eqx.Module):
+    """What the spectrum of a Jacobian at infinite width depends on.
+
+    Made by `jacobian_factors`. Leading axes over sweeps come from `jax.vmap`.
+    """
+
+    log_variance: Float[Array, "*batch"]
+    """Σ log σ_w² over the weight matrices."""
+    gaussian: Float[Array, "*batch"]
+    """The number of Gaussian weight matrices; the others are orthogonal."""
+    count: Float[Array, "*batch laws"]
+    """How many layers have each law of D²."""
+    law: SlopeLaw
+    """The different laws, shape [laws, nodes]."""
+    check: SlopeLaw
+    """The same by another rule, and at lengths that are wrong by their error."""
+
+    def repeated(self, depth: Any) -> "JacobianFactors":
+        """The factors of `depth` such networks in a row, all at the same lengths.
+
+        `depth` may be traced and is the way to sweep over depths: one turn at its fixed point,
+        repeated.
+        """
+        depth = jnp.asarray(depth, self.count.dtype)
+        return JacobianFactors(
+            self.log_variance * depth,
+            self.gaussian * depth,
+            self.count * depth,
+            self.law,
+            self.check,
+        )
+
+
+def checked(factors: JacobianFactors) -> JacobianFactors:
+    """The same, by the other rule."""
+    return eqx.tree_at(lambda f: f.law, factors, factors.check)
+
+
+def by_both(fn: Callable[[JacobianFactors], Any], factors: JacobianFactors) -> tuple[Any, Any]:
+    """A function of the factors by one rule and by the other, compiled once."""
+    nodes = max(factors.law.square.shape[-1], factors.check.square.shape[-1])
+    laws = (factors.law.padded(nodes), factors.check.padded(nodes))
+    stacked = jax.tree.map(lambda *tables: jnp.stack(tables), *laws)
+    found = jax.vmap(lambda law: fn(eqx.tree_at(lambda f: f.law, factors, law)))(stacked)
+    one, other = (jax.tree.map(lambda a, i=i: a[i], found) for i in range(2))
+    return one, other
+
+
+def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> JacobianFactors:
+    """Read from a description what the spectrum of its Jacobian depends on.
+
+    Convention: `network` may be any chain of Affine, Pointwise and Repeat. Every leaf is one
+    factor: `feedforward(φ, ..., depth=L)` is J = W_L D_L ⋯ W_1 D_1 W_0, with L nonlinearities
+    and L + 1 weight matrices; `repeat(layer(φ, ...), L)` is W_L D_L ⋯ W_1 D_1, with L of each.
+    All layers are square.
+
+    Parameters
+    ----------
+    network
+        The description.
+    length
+        Per component, of what goes in: the input of a network that begins with an Affine,
+        the pre-activations (at the fixed point: q*) of one that begins with a nonlinearity.
+        Later lengths follow from mean-field theory.
+    order
+        Nodes per panel of the quadrature over the units. Shallow networks and orthogonal
+        weights resolve the law of D² more finely, and need more.
+
+    Raises
+    ------
+    TypeError
+        If the network has residual branches.
+    ValueError
+        If the length is negative or a layer has a width of its own.
+
+    Notes
+    -----
+    Layers of the same length are joined, where lengths are known numbers and not traced.
+
+    References
+    ----------
+    Voiculescu (1987), multiplication of certain non-commuting random variables, theorem 2.6.
+    Pennington, Schoenholz and Ganguli (2017), arXiv 1711.04735, eqs. 12-16.
+    """
+    if not isinstance(length, Tracer) and not (np.isfinite(length) and np.all(length >= 0)):
+        raise ValueError(f"`length`: must be finite and at least 0; got {length}")
+    return _read(network, length, order)
+
+
+def _read(network: Part, length: Any, order: int) -> JacobianFactors:
+    notes = _interpreted(network, length, order)
+    # Factors that are free of each other commute as far as the spectrum goes: the notes of
+    # equal layers need not be kept in order.
+    is_note = lambda note: isinstance(note, _Weights | _Slopes)
+    found = jax.tree.leaves(notes, is_leaf=is_note)
+    weights = [note for note in found if isinstance(note, _Weights)]
+    slopes = [note for note in found if isinstance(note, _Slopes)]
+    zero = jnp.zeros((), jnp.result_type(float))
+    log_variance = sum((jnp.sum(note.log_variance) for note in weights), zero)
+    gaussian = sum((jnp.sum(note.gaussian) for note in weights), zero)
+    law = _joined([note.law for note in slopes])
+    check = _joined([note.check for note in slopes])
+    count = jnp.full(law.square.shape[0], 1.0, zero.dtype)
+    if not isinstance(law.square, Tracer):
+        first, numbers = _distinct(law)
+        count = jnp.asarray(numbers, zero.dtype)
+        law, check = jax.tree.map(lambda table: table[first], (law, check))
+    return JacobianFactors(log_variance, gaussian, count, law, check)
+
+
+def _joined(laws: list[SlopeLaw]) -> SlopeLaw:
+    """All laws, shape [laws, nodes]; without any, that of a linear layer."""
+    if not laws:
+        one = jnp.ones((1, 1), jnp.result_type(float))
+        return SlopeLaw(one, one)
+    flat = [jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), law) for law in laws]
+    nodes = max(law.square.shape[-1] for law in flat)
+    return jax.tree.map(lambda *tables: jnp.concatenate(tables), *(e.padded(nodes) for e in flat))
+
+
+@eqx.filter_jit
+def _interpreted(network: Part, length: Any, order: int) -> Any:
+    dtype = jnp.result_type(float)
+    q = jnp.asarray(length, dtype)
+    k = components(network)
+    moments = given_moments((q * jnp.eye(k, dtype=dtype))[None, None])
+    zero = jax.tree.map(jnp.zeros_like, moments)
+    if _begins_with_pointwise(network):
+        state = PreActivation(moments, zero)
+    else:
+        state = PostActivation(moments, zero, jnp.zeros((1, k), dtype))
+    return interpret(network, _Factors(order), state)[1]
+
+
+def _begins_with_pointwise(part: Part) -> bool:
+    leaf = lambda node: isinstance(node, Affine | Pointwise)
+    return isinstance(jax.tree.leaves(part, is_leaf=leaf)[0], Pointwise)
+
+
+def _distinct(law: SlopeLaw) -> tuple[np.ndarray, np.ndarray]:
+    """Places of laws that differ by more than rounding, and how often each is there."""
+    square, probability = np.asarray(law.square), np.asarray(law.probability)
+    mean = lambda values: np.sum(probability * values, axis=1)
+    signature = np.stack([mean(square), mean(square**2), mean(np.sqrt(square))], axis=1)
+    # Sorted, equal laws are neighbours, save where the first moments of different ones agree.
+    order = np.lexsort(np.round(signature, 12).T)
+    first, numbers = [order[0]], [1]
+    for i in order[1:]:
+        same = all(
+            np.allclose(table[i], table[first[-1]], rtol=1e-12, atol=1e-15)
+            for table in (square, probability)
+        )
+        if same:
+            numbers[-1] += 1
+        else:
+            first.append(i)
+            numbers.append(1)
+    return np.array(first), np.array(numbers, float)

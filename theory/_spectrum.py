@@ -1,0 +1,282 @@
+"""Singular values of the input-output Jacobian at infinite width.
+
+Notation: s_i the singular values of J, λ = s_i² the eigenvalues of JJᵀ, x = log λ. See
+`theory._jacobian` for the factors and `theory._branch` for the equation that is solved.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from theory._architecture import Part
+from theory._branch import (
+    Axis,
+    Branch,
+    Solution,
+    mean_angle,
+    negative_axis,
+    share,
+    softplus,
+    solve,
+    solve_again,
+    wide,
+)
+from theory._edges import Edges, spectrum_edges
+from theory._jacobian import SAFETY, JacobianFactors, checked, jacobian_factors
+from theory._jacobian_moments import SpectrumMoments, jacobian_moments
+from theory._moment_integrals import epsilon
+from theory._status import Estimate, Status, as_estimate, replace_where
+
+_CLOSER = 40
+"""Steps towards a quantile; the last ones are of Newton's method."""
+
+
+class Distribution(eqx.Module):
+    """The law of log s at given places."""
+
+    density: Estimate
+    """Per unit of log s, of all singular values: its integral is 1 − mass at zero, less the
+    atoms that orthogonal weights leave in shallow networks of piecewise linear φ."""
+    cumulative: Estimate
+    """The fraction of singular values up to s, those that are zero included."""
+
+
+class _Points(eqx.Module):
+    density: Float[Array, " points"]
+    slope: Float[Array, " points"]
+    """∂density/∂x."""
+    cumulative: Float[Array, " points"]
+    error: Float[Array, " points"]
+    """Of x."""
+    rounding: Float[Array, ""]
+    """Of cumulative."""
+    found: Bool[Array, " points"]
+
+
+def _read(
+    factors: JacobianFactors, axis: Axis, x: Float[Array, " points"], at: Solution
+) -> _Points:
+    s = share(at.branch.nu)
+    # log s_i = x/2 has twice the density of x.
+    density = 2 / math.pi * s.imag
+    slope = 2 / math.pi * (s * (1 - s) / at.rate).imag
+    rounding = epsilon(x) * (8 + 4 * jnp.sum(factors.count) + 4 * factors.gaussian)
+    # Outside of the table there is nothing that could be told from rounding.
+    first, last = axis.log_size[0], axis.log_size[-1]
+    inside = (x >= first) & (x <= last)
+    beyond = jnp.where(x < first, jnp.max(factors.law.mass_at_zero), 1.0)
+    return _Points(
+        jnp.where(inside, density, 0.0),
+        jnp.where(inside, slope, 0.0),
+        jnp.where(inside, 1 - _above(factors, at.branch), beyond),
+        at.error,
+        rounding,
+        at.found | ~inside,
+    )
+
+
+def _look_at(
+    factors: JacobianFactors, axis: Axis, x: Float[Array, " points"]
+) -> tuple[_Points, Solution]:
+    at = solve(factors, axis, jnp.clip(x, axis.log_size[0], axis.log_size[-1]))
+    return _read(factors, axis, x, at), at
+
+
+def _look_twice(
+    factors: JacobianFactors, axis: Axis, x: Float[Array, " points"]
+) -> tuple[_Points, _Points]:
+    """By both rules."""
+    one, at = _look_at(factors, axis, x)
+    other = checked(factors)
+    inner = jnp.clip(x, axis.log_size[0], axis.log_size[-1])
+    return one, _read(other, axis, x, solve_again(other, at.branch, inner))
+
+
+def _above(factors: JacobianFactors, at: Branch) -> Float[Array, " points"]:
+    """The fraction of eigenvalues above λ: Im E log(1 − μ/λ)/π, μ the eigenvalues.
+
+    ∂ E log(1 − μ/λ)/∂ log λ = M, whose integral over solutions is explicit:
+    E log(1 − μ/λ) = (1 − c + g) softplus(ν) − g s + Σ c_l E log(1 − d/w_l).
+    """
+    angle = mean_angle(factors.law, at.omega)
+    c, g = jnp.sum(factors.count), factors.gaussian
+    total = (1 - c + g) * softplus(at.nu).imag - g * share(at.nu).imag
+    return (total + jnp.sum(wide(factors.count, angle) * angle, axis=0)) / math.pi
+
+
+@eqx.filter_jit
+def singular_value_distribution(
+    factors: JacobianFactors,
+    log_singular_values: Float[Array, " points"],
+    *,
+    tolerance: float = 1e-6,
+) -> Distribution:
+    """Density and cumulative distribution of the singular values of J.
+
+    Convention: everything is in x = log s, so that no depth over- or underflows; the density
+    of s itself is density/s.
+
+    Parameters
+    ----------
+    factors
+        Of `jacobian_factors`.
+    log_singular_values
+        Natural logarithms of the singular values s to look at.
+    tolerance
+        Absolute error beyond which a value is INACCURATE.
+
+    Returns
+    -------
+    Distribution
+        NOT_CONVERGED where the equation is not solved to rounding.
+
+    Accuracy
+    --------
+    The solution is followed from λ < 0, where all is real and monotone, around the half circle
+    to λ > 0, and is the physical one wherever it solves the equation in the half-plane, where
+    there is only one. Errors are 5 times the difference from another quadrature rule, and what
+    rounding of log λ changes. Where orthogonal weights leave an atom, or the law of a single
+    smooth layer, the density is not that of a smooth law and its error is infinite.
+
+    References
+    ----------
+    Pennington, Schoenholz and Ganguli (2018), The emergence of spectral universality in deep
+    networks, eqs. 9-14.
+    """
+
+    one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
+    density, cumulative = _point_errors(one, other)
+    singular = (factors.gaussian == 0) & (jnp.sum(factors.count) <= 1)
+    density = jnp.where(singular, jnp.inf, density)
+    found = one.found & other.found
+    return Distribution(
+        _status(found, one.density, density, tolerance),
+        _status(found, one.cumulative, cumulative, tolerance),
+    )
+
+
+def _point_errors(one: _Points, other: _Points) -> tuple[Array, Array]:
+    """Of density and cumulative."""
+    shift = jnp.abs(one.slope) * one.error
+    # Near an edge the density is the root of the distance from it.
+    shift = jnp.minimum(shift, jnp.sqrt(2 * one.density * shift))
+    # Where one of two oscillating differences vanishes, the other does not.
+    rules = jnp.abs(one.density - other.density) + jnp.abs(one.cumulative - other.cumulative)
+    density = SAFETY * rules + 2 * shift + epsilon(rules)
+    return density, SAFETY * rules + one.density * one.error + one.rounding
+
+
+def _status(found: Array, value: Array, error: Array, tolerance: float) -> Estimate:
+    estimate = as_estimate(value, error, tolerance, jnp.ones_like(value))
+    status = jnp.where(found, estimate.status, jnp.int8(Status.NOT_CONVERGED))
+    return Estimate(value, jnp.where(found, error, jnp.inf), status)
+
+
+@eqx.filter_jit
+def singular_value_quantiles(
+    factors: JacobianFactors, fractions: Float[Array, " fractions"], *, tolerance: float = 1e-6
+) -> Estimate:
+    """log s of the singular values below which given fractions of all lie.
+
+    Parameters
+    ----------
+    factors
+        Of `jacobian_factors`.
+    fractions
+        Strictly between 0 and 1; others are INVALID.
+    tolerance
+        Absolute error of log s beyond which a value is INACCURATE.
+
+    Returns
+    -------
+    Estimate
+        −inf where the fraction is within the mass at zero.
+
+    Accuracy
+    --------
+    The error is that of the cumulative distribution over the density, so that it grows towards
+    the edges and is infinite in a gap, where the quantile jumps.
+    """
+    axis = negative_axis(factors)
+    nodes = axis.log_size
+    seen = _look_at(factors, axis, nodes)[0].cumulative
+    seen = jax.lax.cummax(seen.at[-1].set(1.0))
+    mass = jnp.max(factors.law.mass_at_zero)
+    place = jnp.clip(jnp.searchsorted(seen, fractions), 1, nodes.size - 1)
+    low, high = nodes[place - 1], nodes[place]
+
+    def closer(turn, state):
+        low, high, x = state
+        point, _ = _look_at(factors, axis, x)
+        beyond = point.cumulative > fractions
+        low, high = jnp.where(beyond, low, x), jnp.where(beyond, x, high)
+        rate = jnp.where(point.density > 0, point.density, 1e-300)
+        new = x + 2 * (fractions - point.cumulative) / rate
+        # Newton's method where it stays in the bracket, which some of the first steps halve.
+        halves = (turn % 3 == 2) & (turn < _CLOSER // 2)
+        inside = (new > low) & (new < high) & ~halves
+        return low, high, jnp.where(inside, new, (low + high) / 2)
+
+    start = (low, high, (low + high) / 2)
+    _, _, x = jax.lax.fori_loop(0, _CLOSER, closer, start)
+    one, other = _look_twice(factors, axis, x)
+    _, error = _point_errors(one, other)
+    error = (error + jnp.abs(one.cumulative - fractions)) / one.density
+    x, found = x / 2, one.found & other.found
+    estimate = _status(found, x, error, tolerance)
+    none = fractions <= mass
+    estimate = Estimate(
+        jnp.where(none, -jnp.inf, estimate.value),
+        jnp.where(none, 0.0, estimate.error),
+        jnp.where(none, jnp.int8(Status.OK), estimate.status),
+    )
+    return replace_where((fractions <= 0) | (fractions >= 1), Status.INVALID, estimate)
+
+
+class Spectrum(eqx.Module):
+    """What is known of the spectrum of a network's Jacobian in a few numbers."""
+
+    factors: JacobianFactors
+    edges: Edges
+    moments: SpectrumMoments
+    mass_at_zero: Estimate
+    """The fraction of singular values that are exactly zero: the largest of any layer's
+    fraction of dead units."""
+
+
+def jacobian_spectrum(
+    network: Part, length: Any, *, order: int = 128, moments: int = 4
+) -> Spectrum:
+    """Edges, moments and mass at zero of the singular values of J, with its factors.
+
+    Parameters
+    ----------
+    network, length, order
+        As for `jacobian_factors`, which says what is counted as depth.
+    moments
+        The highest moment of JJᵀ.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `jacobian_factors`.
+    """
+    factors = jacobian_factors(network, length, order=order)
+    return spectrum_summary(factors, moments=moments)
+
+
+@eqx.filter_jit
+def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
+    """The same from the factors; map over them with `jax.vmap`."""
+    mass, other = (jnp.max(law.mass_at_zero) for law in (factors.law, factors.check))
+    # Without any weights, or slopes, all singular values are zero and there is nothing else.
+    dead = (factors.log_variance == -jnp.inf) | (mass >= 1 - epsilon(mass))
+    mass, other = jnp.where(dead, 1.0, mass), jnp.where(dead, 1.0, other)
+    error = SAFETY * jnp.abs(mass - other) + epsilon(mass)
+    edges, found = spectrum_edges(factors), jacobian_moments(factors, order=moments)
+    edges, found = replace_where(dead, Status.ABSENT, (edges, found))
+    return Spectrum(factors, edges, found, as_estimate(mass, error, 1e-8, jnp.ones_like(mass)))
