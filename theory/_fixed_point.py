@@ -263,18 +263,20 @@ def _zero_point(seen: Survey, tolerance: float) -> tuple[LengthPoint, Array, Arr
     """The fixed point q* = 0, whether the map has it, and its stability."""
     rate = seen.multiplier[0]
     zero = jnp.zeros_like(rate)
+    # The map is a power of the shortest lengths (1, or more where φ'(0) = 0, down to underflow)
+    # or a constant (power 0).
+    power = rate * jnp.exp(-seen.growth[0])
     point = LengthPoint(
         as_estimate(zero, zero, tolerance),
-        as_estimate(rate, rate * seen.noise[0], tolerance),
+        as_estimate(jnp.where(power > 1.5, 0.0, rate), rate * seen.noise[0], tolerance),
         as_estimate(seen.slope[0], seen.slope_error[0], tolerance),
     )
-    # The map is linear at the shortest lengths (h' = 0) or constant (h' = −1).
-    linear = jnp.abs(rate * jnp.exp(-seen.growth[0]) - 1) < 0.5
+    there = ~(power <= 0.5) & ~jnp.isnan(seen.growth[0])
     # At λ = 1 the first growth that can be told from zero decides.
     told = jnp.abs(seen.growth) > seen.noise
     first = jnp.argmax(told)
     falls = jnp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
-    return point, linear, jnp.where(told[first], falls, Stability.NEUTRAL)
+    return point, there, jnp.where(told[first], falls, Stability.NEUTRAL)
 
 
 class Attractor(eqx.Module):

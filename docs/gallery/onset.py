@@ -53,7 +53,7 @@ def scalar(panels, k, algebra, widths, points, networks):
         at = np.array(points)[above]
         panels[1].errorbar(at, found[above, 2], found[above, 3], **style)
     panels[0].set(ylabel=r"$\alpha N\langle q\rangle$")
-    panels[1].set(ylabel=r"$\mathrm{Var}\,q/\langle q\rangle^2$", yscale="log", xscale="log")
+    panels[1].set(ylabel=r"$\mathrm{Var}\,q/\langle q\rangle^2$", yscale="log", xlim=(1.0, None))
 
 
 def matrices(panel, k, widths, points, networks):
@@ -75,10 +75,9 @@ def exponents(panel):
         found = theory.sector_diagram(build, {"weight_variance": 1 + t})
         panel.loglog(t, found["length"], color=colour, label=f"$q^*$, $k={k}$")
         panel.loglog(t, found["order_parameter"], "--", color=colour, label=f"$m$, $k={k}$")
-    for power, place in ((1.0, 0.12), (0.5, 2.2)):
+    for power, place, text in ((1.0, 0.12, r"$\propto t$"), (0.5, 2.5, r"$\propto t^{1/2}$")):
         panel.loglog(t[:20], place * t[:20] ** power, color="0.6", lw=0.8)
-        at = t[10]
-        panel.text(at, 0.45 * place * at**power, rf"$\propto t^{{{power:g}}}$", color="0.4")
+        panel.text(t[3], (0.25 if power == 1 else 1.9) * place * t[3] ** power, text, color="0.4")
     panel.set(xlabel=r"$t=\sigma_w^2-1$", ylabel=r"length $q^*$, order parameter $m$")
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
+from scipy import integrate, optimize
 
 import theory
 from theory import Status, WeightLaw
@@ -76,6 +77,32 @@ def test_a_bias_gives_the_goldstone_modes_a_depth_scale():
     assert abs(found.depth_scale_goldstone.value - xi) <= found.depth_scale_goldstone.error
     # a single complex number has no shear
     assert found.symmetric_traceless.status == Status.ABSENT
+
+
+def test_profiles_that_rise_and_fall_have_several_fixed_points():
+    """g = 2r³/(1 + r⁴) has no slope at 0: zero is stable beside a finite length, and between
+    them lies an unstable one. Roots and slopes of the map by scipy's adaptive quadrature."""
+    k, weight_variance = 3, 6.0
+    fn = lambda r: 2 * r**3 / (1 + r**4)
+
+    def mapped(q):
+        density = lambda r: (
+            np.sqrt(2 / np.pi) * r**2 * np.exp(-(r**2) / 2) * fn(np.sqrt(q) * r) ** 2
+        )
+        return weight_variance * integrate.quad(density, 0, 40, epsabs=1e-14, limit=200)[0] / k
+
+    found = hastily(theory.fixed_points)(
+        body(k, weight_variance, phi=theory.radial(fn, scale=0.5, name="rise and fall"))
+    )
+    stability = [theory.Stability(int(s)).name for s in found.stability[:3]]
+    assert stability == ["STABLE", "UNSTABLE", "STABLE"]
+    assert np.all(np.isnan(found.length.value[3:]))
+    brackets = ((1e-3, 0.3), (0.3, 10.0))
+    exact = [optimize.brentq(lambda q: mapped(q) - q, *pair, xtol=1e-14) for pair in brackets]
+    for place, q in enumerate(exact, 1):
+        assert abs(found.length.value[place] - q) <= found.length.error[place] + 1e-11 * q
+        rate = (mapped(q * 1.0001) - mapped(q * 0.9999)) / (2e-4 * q)
+        assert float(found.multiplier.value[place]) == pytest.approx(rate, rel=1e-5)
 
 
 def test_the_symmetric_phase_has_no_length_and_one_multiplier():
