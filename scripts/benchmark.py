@@ -1,12 +1,13 @@
 """Speed as ratios, side by side in one run: the phase diagram, and the simulation.
 
-    python scripts/benchmark.py [--points 24] [--map-points 2] [--repeats 5]
+    python scripts/benchmark.py [--points 24] [--map-points 2] [--repeats 5] [--only units]
 
 The diagram: q*, χ, c*, ξ of tanh on 64×64 points, σ_w² from .5 to 4 and σ_b² from .001 to .5,
 against (a) a fixed-point loop with scipy's `quad` at each point and, for c*, with `dblquad`
 (from c = 0, until c moves by less than 1e-8), both on a sample of the points, and (b) a
 Gauss-Hermite grid of 128 nodes with Newton's method, for q* and χ. The simulation: seconds per
-layer against the matrix product and the random numbers that it cannot do without.
+layer against the matrix product and the random numbers that it cannot do without. Units:
+networks of k components against the scalar one with as many real numbers, and a diagram of O(4).
 """
 
 import argparse
@@ -191,31 +192,96 @@ def simulation_row(width, replicas, depth, repeats):
     return total, free, random, matrix, total / (random + matrix)
 
 
+def units_rows(size, replicas, depth, repeats):
+    """Microseconds per layer and network, with and without weights, for units of several
+    components and the same number of real numbers in a layer."""
+    cases = (("scalar", 1, "real"), ("O(2)", 2, "real"), ("U(1)", 2, "complex"))
+    cases = (*cases, ("O(4)", 4, "real"), ("Sp(1)", 4, "quaternion"), ("O(16)", 16, "real"))
+    rows = []
+    for name, k, algebra in cases:
+        phi = theory.radial("tanh") if k > 1 else TANH
+        network = theory.feedforward(phi, 2.0, components=k, algebra=algebra, depth=depth)
+        gram = jnp.eye(2)
+        x = sigprop.gram_inputs(jax.random.key(0), gram, 4 * k + 12, components=k)
+        x = x.astype(jnp.float32)
+
+        def run(explicit, network=network, x=x, width=size // k):
+            return sigprop.sample_ensemble(
+                network, x, width=width, replicas=replicas, explicit_weights=explicit
+            ).samples
+
+        times = []
+        for explicit in (True, False):
+            run(explicit)
+            seconds, _ = timed(lambda e=explicit: run(e), repeats)
+            times.append(seconds / (replicas * (depth + 1)))
+        rows.append((name, *times))
+    return rows
+
+
+def sector_seconds(repeats):
+    """A 256×256 diagram by sector of O(4): first call, and warm."""
+    phi = theory.radial("tanh")
+
+    def build(weight_variance, bias_variance):
+        return theory.layer(phi, weight_variance, bias_variance, components=4)
+
+    axes = {
+        "weight_variance": np.linspace(0.5, 4.0, 256),
+        "bias_variance": np.linspace(0.0, 0.5, 256),
+    }
+    start = time.perf_counter()
+    theory.sector_diagram(build, axes)
+    cold = time.perf_counter() - start
+    return cold, timed(lambda: theory.sector_diagram(build, axes), repeats)[0]
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Speed as ratios, side by side in one run.")
     parser.add_argument("--points", type=int, default=24, help="points for scipy's quad")
     parser.add_argument("--map-points", type=int, default=2, help="points for scipy's dblquad")
     parser.add_argument("--repeats", type=int, default=5)
+    parts = ("diagram", "simulation", "units")
+    parser.add_argument("--only", choices=parts, help="one part instead of all")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
     print(
         f"{platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
     )
-    rows = diagram_rows(options.points, options.map_points, options.repeats)
-    print("\n| diagram 64×64, tanh | seconds | ratio |\n|---|---|---|")
-    for what, seconds, ratio in rows:
-        print(f"| {what} | {seconds:.3g} | {ratio:.3g} |")
-    print(
-        "\n| width | explicit weights, µs per layer and network | random numbers | product "
-        "| ratio to their sum | without weights |\n|---|---|---|---|---|---|"
-    )
-    for width, replicas in [(128, 64), (256, 32), (512, 16), (1024, 8)]:
-        total, free, random, matrix, ratio = simulation_row(width, replicas, 50, options.repeats)
+    wanted = parts if options.only is None else (options.only,)
+    if "diagram" in wanted:
+        rows = diagram_rows(options.points, options.map_points, options.repeats)
+        print("\n| diagram 64×64, tanh | seconds | ratio |\n|---|---|---|")
+        for what, seconds, ratio in rows:
+            print(f"| {what} | {seconds:.3g} | {ratio:.3g} |")
+    if "simulation" in wanted:
         print(
-            f"| {width} | {total * 1e6:.0f} | {random * 1e6:.0f} | {matrix * 1e6:.0f} "
-            f"| {ratio:.2f} | {free * 1e6:.0f} |"
+            "\n| width | explicit weights, µs per layer and network | random numbers | product "
+            "| ratio to their sum | without weights |\n|---|---|---|---|---|---|"
         )
+        for width, replicas in [(128, 64), (256, 32), (512, 16), (1024, 8)]:
+            total, free, random, matrix, ratio = simulation_row(
+                width, replicas, 50, options.repeats
+            )
+            print(
+                f"| {width} | {total * 1e6:.0f} | {random * 1e6:.0f} | {matrix * 1e6:.0f} "
+                f"| {ratio:.2f} | {free * 1e6:.0f} |"
+            )
+    if "units" in wanted:
+        print(
+            "\n| 512 real numbers per layer | explicit weights, µs per layer and network "
+            "| ratio to scalar | without weights | ratio |\n|---|---|---|---|---|"
+        )
+        rows = units_rows(512, 16, 50, options.repeats)
+        for name, explicit, free in rows:
+            ratios = explicit / rows[0][1], free / rows[0][2]
+            print(
+                f"| {name} | {explicit * 1e6:.0f} | {ratios[0]:.2f} | {free * 1e6:.0f} "
+                f"| {ratios[1]:.2f} |"
+            )
+        cold, warm = sector_seconds(options.repeats)
+        print(f"\nO(4), 256×256 points by sector: {warm:.2f} s warm, {cold:.1f} s at first")
 
 
 if __name__ == "__main__":
