@@ -15,13 +15,6 @@ TANH = theory.radial("tanh")
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
 
-def pair(k, cross, width):
-    """Two inputs of covariance 1 over their units, with the cross-covariance given."""
-    one, other = sigprop.gram_inputs(jax.random.key(1), jnp.eye(2), width * k, components=k)
-    rest = np.linalg.cholesky(np.eye(k) - cross.T @ cross + 1e-14 * np.eye(k))
-    return jnp.stack([one, one @ cross + other @ rest.T])
-
-
 def phase(cross):
     """The angle of the rotation in cross-covariances [..., 2, 2]."""
     turn, along = cross[..., 1, 0] - cross[..., 0, 1], cross[..., 0, 0] + cross[..., 1, 1]
@@ -45,7 +38,7 @@ def order_parameter(panel, width, replicas, depth):
         build = lambda weight_variance, k=k: theory.layer(TANH, weight_variance, components=k)
         diagram = theory.sector_diagram(build, {"weight_variance": fine})
         panel.plot(fine, diagram["length"], color=colour, label=f"O({k})")
-        x = pair(k, np.zeros((k, k)), 16).astype(jnp.float32)
+        x = sigprop.pair_inputs(jax.random.key(1), np.zeros((k, k)), 16).astype(jnp.float32)
         for w in coarse:
             network = theory.feedforward(TANH, w, components=k, depth=depth)
             moments = sigprop.sample_ensemble(
@@ -78,7 +71,7 @@ def through_depth(panels, width, replicas, depth):
     """Size and angle of the cross-covariance of two inputs, U(1), with and without bias."""
     angle = 0.8
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    x = pair(2, 0.9 * turn, 16)
+    x = sigprop.pair_inputs(jax.random.key(1), 0.9 * turn, 16)
     for bias, colour, marker in ((0.0, BLUE, "o"), (0.045, VERMILLION, "s")):
         network = theory.feedforward(TANH, 2.25, bias, components=2, algebra="complex", depth=depth)
         exact = theory.propagate(network, x).value

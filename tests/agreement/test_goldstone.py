@@ -107,7 +107,7 @@ def test_generic_differences_grow_while_rotations_stay():
 @pytest.mark.slow
 @pytest.mark.parametrize(("k", "algebra"), GROUPS)
 def test_500_layers_agree_in_every_group(k, algebra):
-    """Two generic inputs with a bias, at widths 64 to 512: lengths, correlations, slopes."""
+    """Two generic inputs with a bias, at widths 64 to 1024: lengths, correlations, slopes."""
     network = theory.feedforward(TANH, 1.5, 0.02, components=k, algebra=algebra, depth=500)
     x = sigprop.gram_inputs(
         jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16, components=k
@@ -115,8 +115,8 @@ def test_500_layers_agree_in_every_group(k, algebra):
     comparison = sigprop.compare(
         network,
         x,
-        widths=(64, 128, 256, 512),
-        replicas=(1500, 1200, 800, 500),
+        widths=(64, 128, 256, 512, 1024),
+        replicas=(1500, 1200, 800, 500, 250),
         gradients=False,
         explicit_weights=False,
     )

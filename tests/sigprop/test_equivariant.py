@@ -66,19 +66,10 @@ def test_radial_tangents_are_derivatives():
     np.testing.assert_allclose(at_zero, t[:1], rtol=1e-12)
 
 
-def related_inputs(k, algebra, cross, width=32):
-    """Two inputs with Σ = 1 and a given cross-covariance, exactly."""
-    gram = jnp.eye(2)
-    pair = sigprop.gram_inputs(jax.random.key(5), gram, width * k, components=k)
-    one, other = pair[0], pair[1]
-    rest = jnp.linalg.cholesky(jnp.eye(k) - cross.T @ cross)
-    return jnp.stack([one, one @ cross + other @ rest.T])
-
-
 @pytest.mark.parametrize(("k", "algebra"), [(2, "real"), (4, "quaternion")])
 def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, algebra):
     cross = 0.7 * rotation(k, algebra, 6)
-    x = related_inputs(k, algebra, cross)
+    x = sigprop.pair_inputs(jax.random.key(5), cross, 32)
     moments = theory.signal_moments(x)
     np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-12)
     net = network(k, algebra, 2.0, 0.3, depth=4)
@@ -221,7 +212,7 @@ def test_relative_rotations_are_conserved_to_rounding_in_every_group(k, algebra,
 
 def test_the_length_sets_in_above_one():
     """Below σ_w² = 1 it decays at any width; above, networks agree with q* up to 1/N."""
-    x = related_inputs(2, "real", jnp.zeros((2, 2))).astype(jnp.float32)
+    x = sigprop.pair_inputs(jax.random.key(5), jnp.zeros((2, 2)), 32).astype(jnp.float32)
 
     def length(weight_variance, width):
         net = network(2, "real", weight_variance, depth=200)
