@@ -1,4 +1,5 @@
-"""The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone` and `demo`.
+"""The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone`, `spectrum` and
+`demo`.
 
 What a command does stands in `sigprop._commands` and `sigprop._demo`, imported only when it
 runs, so that help and mistakes need not wait for JAX.
@@ -235,6 +236,49 @@ def goldstone(
     network = Network(activation, weight_variance, bias_variance, symmetry=symmetry)
     run = Run(depth, (width,), (replicas,), seed, dtype)
     return _commands.goldstone(network, run, output, json)
+
+
+@app.command
+def spectrum(
+    *,
+    activation: Activation,
+    weight_variance: WeightVariance,
+    bias_variance: BiasVariance,
+    depth: Annotated[int, Parameter(help="Layers L, at least 1, in J = W_L D_L ... W_1 D_1.")],
+    weights: Weights = "gaussian",
+    symmetry: Symmetry = None,
+    start_length: Annotated[
+        float | None,
+        Parameter(
+            help="Length q_0 > 0 of the pre-activations that go in. By default all layers are at "
+            "the fixed point q* reached from 1; or q_0 = 1, where q* is 0 or infinite."
+        ),
+    ] = None,
+    theory_only: Annotated[bool, Parameter(negative="", help="Draw no networks.")] = False,
+    width: Annotated[int, Parameter(help="Units per layer.")] = 256,
+    replicas: Annotated[int, Parameter(help="Networks, at least 2.")] = 20,
+    dtype: Dtype = "float64",
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Predict and measure all singular values of the input-output Jacobian J.
+
+    J = W_L D_L ... W_1 D_1 has a weight matrix W and a diagonal matrix D of slopes φ' in each
+    of its layers. Printed: the edges of the singular values, moments of JJᵀ, the fraction of
+    singular values that are zero, the exponents log s/L of infinitely many layers at the fixed
+    point, and with a symmetry the squared gains along its generators; each with error and status.
+
+    Then networks of one width are drawn, all their singular values computed to full relative
+    accuracy, and compared. Writes spectrum.png, .pdf and .zarr. Networks differ from theory by
+    O(L/N) as well as by their standard errors.
+    """
+    from sigprop import _spectrum_command
+    from sigprop._requests import Network, Run
+
+    network = Network(activation, weight_variance, bias_variance, weights, symmetry=symmetry)
+    run = Run(depth, (width,), (replicas,), seed, dtype)
+    return _spectrum_command.spectrum(network, run, start_length, theory_only, output, json)
 
 
 @app.command

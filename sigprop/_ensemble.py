@@ -55,7 +55,8 @@ def _sample_block(network, inputs, key, indices, width, gradients, explicit_weig
 def _jacobian_block(network, inputs, key, indices, width, precision):
     def one(index):
         key_ = jax.random.fold_in(key, index)
-        return sample_jacobian(network, inputs, key_, width=width, precision=precision)
+        x = inputs if inputs.ndim == 3 else inputs[index]
+        return sample_jacobian(network, x, key_, width=width, precision=precision)
 
     return jax.lax.map(one, indices)
 
@@ -154,7 +155,7 @@ def sample_ensemble(
 
 def sample_jacobians(
     network: Part,
-    inputs: Float[Array, "1 width_in k"],
+    inputs: Float[Array, "*networks 1 width_in k"],
     *,
     width: int,
     replicas: int,
@@ -163,6 +164,13 @@ def sample_jacobians(
     progress: Progress | None = None,
 ) -> JacobianSample:
     """Log singular values of the input-output Jacobians of `replicas` networks.
+
+    Parameters
+    ----------
+    network, width, replicas, seed, precision, progress
+        As in `sample_ensemble`.
+    inputs
+        One input for all networks, or with a leading axis one for each.
 
     Returns
     -------
@@ -173,6 +181,11 @@ def sample_jacobians(
     check_count("replicas", replicas)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = jnp.asarray(inputs)
+    if inputs.ndim == 4 and len(inputs) != replicas:
+        raise ValueError(
+            f"`inputs`: must be one input, or one for each of {replicas} networks; "
+            f"got {len(inputs)}"
+        )
     network = cast(network, inputs.dtype)
     return _in_blocks(
         lambda indices: _jacobian_block(network, inputs, key, indices, width, precision),

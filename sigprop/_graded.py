@@ -1,6 +1,7 @@
 """All singular values of a deep product to full relative accuracy, whatever its condition."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -67,6 +68,13 @@ def start(frame: Float[Array, "rows p"]) -> Graded:
     p = frame.shape[1]
     eye, zero = jnp.eye(p, dtype=frame.dtype), jnp.zeros((p, p), jnp.float32)
     return Graded(frame, jnp.zeros(p, frame.dtype), eye, zero, zero)
+
+
+def generic_frame(size: int, dtype: Any) -> Float[Array, "{size} {size}"]:
+    """A fixed random orthonormal frame: whatever the factors map to zero shows in the last
+    columns, where `step` looks for it."""
+    gaussian = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    return jnp.linalg.qr(gaussian)[0]
 
 
 def step(state: Graded, product: Float[Array, "rows p"], *, last: bool = False) -> Graded:
@@ -177,9 +185,7 @@ def product_log_singular_values(
 @eqx.filter_jit
 def _product_spectrum(factors, tolerance) -> ProductSpectrum:
     layers, n, _ = factors.shape
-    # A generic frame: whatever the factors map to zero shows in the last columns.
-    gaussian = jax.random.normal(jax.random.key(0), (n, n), factors.dtype)
-    state = start(jnp.linalg.qr(gaussian)[0])
+    state = start(generic_frame(n, factors.dtype))
 
     def turn(carry, factor):
         state, product, since, cadence = carry

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sigprop._graded import Graded, finish, start, step
+from sigprop._graded import Graded, finish, generic_frame, start, step
 from sigprop._network import FiniteNetwork, Signals
 from theory import Affine, Part, Pointwise, Reading, interpret
 
@@ -136,7 +136,7 @@ def sample_jacobian(
     if n != 1:
         raise ValueError(f"`inputs`: a Jacobian is taken at one input; got {n}")
     size = width_in * k
-    graded = start(jnp.eye(size, dtype=inputs.dtype))
+    graded = start(generic_frame(size, inputs.dtype))
     signals = Signals(
         inputs, graded.frame.reshape(1, width_in, k, size), jnp.zeros(1, inputs.dtype)
     )

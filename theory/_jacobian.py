@@ -301,14 +301,15 @@ def _interpreted(network: Part, length: Any, order: int) -> Any:
     k = components(network)
     moments = given_moments((q * jnp.eye(k, dtype=dtype))[None, None])
     zero = jax.tree.map(jnp.zeros_like, moments)
-    if _begins_with_pointwise(network):
+    if begins_with_pointwise(network):
         state = PreActivation(moments, zero)
     else:
         state = PostActivation(moments, zero, jnp.zeros((1, k), dtype))
     return interpret(network, _Factors(order), state)[1]
 
 
-def _begins_with_pointwise(part: Part) -> bool:
+def begins_with_pointwise(part: Part) -> bool:
+    """Whether what goes in are pre-activations."""
     leaf = lambda node: isinstance(node, Affine | Pointwise)
     return isinstance(jax.tree.leaves(part, is_leaf=leaf)[0], Pointwise)
 

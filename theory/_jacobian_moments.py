@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from theory._architecture import Part, check_count
+from theory._architecture import Part, along_depth, check_count, interpret
 from theory._branch import log_lambda, negative_solution
-from theory._jacobian import SAFETY, JacobianFactors, by_both
-from theory._mean_field import propagate
+from theory._jacobian import SAFETY, JacobianFactors, begins_with_pointwise, by_both
+from theory._mean_field import MeanField, propagate
 from theory._moment_integrals import epsilon
-from theory._moments import Moments, signal_moments
+from theory._moments import Moments, PreActivation, signal_moments
 from theory._status import Estimate, Status, as_estimate, replace_where
 from theory._symmetry import generators, symmetry
 
@@ -65,6 +65,21 @@ class SpectrumMoments(eqx.Module):
     """log m_1: the logarithm of the mean squared singular value."""
     ratios: Estimate
     """m_k/m_1^k for k = 1, 2, …, exact at any depth."""
+
+    @property
+    def values(self) -> Estimate:
+        """m_k = m_1^k (m_k/m_1^k) themselves, to a relative 1e-8; INFINITE where they overflow."""
+        log, ratio = self.log_mean, self.ratios
+        k = jnp.arange(1, ratio.value.shape[-1] + 1, dtype=ratio.value.dtype)
+        each = lambda x: x[..., None] * k.reshape(*(1,) * x.ndim, -1)
+        value = jnp.exp(each(log.value)) * ratio.value
+        grown = jnp.expm1(each(log.error))
+        error = value * (grown + (1 + grown) * ratio.error / ratio.value)
+        found = as_estimate(value, error, 1e-8)
+        # Absent where m_1 is.
+        status = jnp.where(ratio.status > Status.INACCURATE, ratio.status, found.status)
+        found = Estimate(value, error, status)
+        return replace_where(value == jnp.inf, Status.INFINITE, found)
 
 
 @eqx.filter_jit
@@ -156,7 +171,8 @@ def goldstone_gains(network: Part, inputs: Float[Array, "1 width k"] | Moments) 
     network
         The description, without bias.
     inputs
-        One input, shape [1, width, components], or its moments.
+        One input, shape [1, width, components], or its moments; of a network that begins with
+        a nonlinearity, the pre-activations.
 
     Returns
     -------
@@ -172,8 +188,12 @@ def goldstone_gains(network: Part, inputs: Float[Array, "1 width k"] | Moments) 
     if symmetry(network).explicit:
         raise ValueError("`network`: a bias breaks the symmetry; its gains need bias_variance 0")
     basis = jnp.asarray(generators(network))
-    after = propagate(network, inputs)
     before = inputs if isinstance(inputs, Moments) else signal_moments(inputs)
+    if begins_with_pointwise(network):
+        state = PreActivation(before, jax.tree.map(jnp.zeros_like, before))
+        after = along_depth(interpret(network, MeanField(), state)[1])
+    else:
+        after = propagate(network, inputs)
     measure = lambda m: jnp.einsum("aji,ajk,ki->a", basis, basis, m, precision="highest")
     start = measure(before.covariance[0, 0])
     value = measure(after.value.covariance[-1, 0, 0]) / start

@@ -201,6 +201,83 @@ def test_goldstone(command, tmp_path):
         assert (tmp_path / "o2" / f"goldstone{suffix}").stat().st_size > 10_000
 
 
+SPECTRUM = ["spectrum", "--activation", "relu", "--weight-variance", "2", "--bias-variance", "0"]
+
+
+@pytest.mark.parametrize(
+    "weights, ratio, edge", [("gaussian", 17, 43.549), ("orthogonal", 9, 20.372)]
+)
+def test_predicted_spectrum(command, weights, ratio, edge):
+    argv = [*SPECTRUM, "--weights", weights, "--depth", "8", "--theory-only", "--json"]
+    code, out, err = command(*argv)
+    found = strict_json(out)
+    assert (code, err) == (0, "")
+    upper, lower = found["edges"]["upper"], found["edges"]["lower"]
+    assert upper["value"] ** 2 == pytest.approx(edge, abs=5e-4)
+    # λ_+ = min over m > 0 of (1 + m)/m (m + 1/2)^8 2^8, over (1 + m)^8 without Gaussian factors
+    m = np.geomspace(1e-3, 10, 200_001)
+    curve = (1 + m) / m * (2 * m + 1) ** 8 / (1 if weights == "gaussian" else (1 + m) ** 8)
+    assert upper["value"] == pytest.approx(np.sqrt(curve.min()), rel=1e-8)
+    assert 0 < upper["error"] < 1e-10
+    assert (lower["value"], upper["status"]) == (0, "ok")
+    assert found["edges"]["log_lower"] == {"value": None, "error": 0, "status": "infinite"}
+    first, second, *more = (each["value"] for each in found["moments"])
+    assert (first, second, len(more)) == (pytest.approx(1), pytest.approx(ratio), 2)
+    assert found["mass_at_zero"]["value"] == pytest.approx(0.5, abs=1e-12)
+    # ½ log(2t − 1) for Gaussian weights, ½ log(2 − 1/t) for orthogonal ones
+    for each in found["lyapunov_quantiles"]:
+        t = each["fraction"]
+        if t <= 0.5:
+            assert (each["value"], each["status"]) == (None, "infinite")
+        else:
+            limit = 2 * t - 1 if weights == "gaussian" else 2 - 1 / t
+            assert each["value"] == pytest.approx(np.log(limit) / 2, abs=1e-10)
+
+
+def test_predicted_spectrum_with_a_symmetry(command):
+    argv = ["spectrum", "--activation", "tanh", "--weight-variance", "2.25", "--theory-only"]
+    argv = [*argv, "--symmetry", "O(3)", "--depth", "5", "--json"]
+    code, out, _ = command(*argv, "--bias-variance", "0")
+    found = strict_json(out)
+    assert code == 0
+    assert 3 * found["length"] == pytest.approx(1.2359339066, rel=1e-10)
+    # at the fixed point rotations neither grow nor shrink
+    gains = [each["value"] for each in found["goldstone_gains"]]
+    assert gains == pytest.approx([1, 1, 1], abs=1e-10)
+    assert found["lyapunov_quantiles"][-1]["value"] == pytest.approx(np.log(1.0793993015) / 2)
+    assert found["moments"][0]["value"] == pytest.approx(1.0793993015**5, rel=1e-9)
+    code, out, _ = command(*argv, "--bias-variance", "0.1")
+    assert strict_json(out)["goldstone_gains"] is None
+
+
+def test_spectrum(command, tmp_path):
+    argv = [*SPECTRUM, "--depth", "3", "--width", "24", "--replicas", "40", "--json"]
+    code, out, err = command(*argv, "--output", "here")
+    told = strict_json(out)
+    assert (code, err) == (0, "")
+    names = {f"spectrum.{end}" for end in ("png", "pdf", "zarr")}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == names
+    assert_figure("here/spectrum.png")
+    sampled = told["sampled"]
+    assert sampled["numerical_error"] < 1e-9
+    # relu: |Jv|² has mean |v|² exactly, at any width
+    first = sampled["moments_over_theory"][0]
+    assert abs(first["mean"] - 1) < 5 * first["standard_error"]
+    # no fewer zeros than in the layer with the most of them, half a unit's deviation more
+    assert 0.5 < sampled["mass_at_zero"]["mean"] < 0.7
+    data = sigprop.read_dataset("here/spectrum.zarr")
+    assert data["log_singular_value"].shape == (40, 24)
+    total = lambda name: float((data[name] * data[f"{name.split('_d')[0]}_width"]).sum())
+    assert total("bin_density_mean") == pytest.approx(1 - sampled["mass_at_zero"]["mean"])
+    assert total("bin_density_theory") == pytest.approx(0.5, abs=1e-9)
+    assert total("log_bin_density_theory") == pytest.approx(0.5 * 0.99, abs=1e-6)
+    curve, density = data["curve"].values, data["density_theory"].values
+    assert np.trapezoid(density, curve) == pytest.approx(0.5 * 0.99, abs=1e-3)
+    assert np.all(data["density_theory_status"] <= 1)
+    asked = json.loads(data.attrs["parameters"])
+    assert (asked["depth"], asked["width"]) == (3, 24)
+
+
 PREDICT, COMPARE = ["predict", *POINT], ["compare", *POINT, *SMALL]
 DIAGRAM = ["phase-diagram", "--activation", "erf", *AXES]
 MISTAKES = {
@@ -219,6 +296,15 @@ MISTAKES = {
     "no continuous group": (["goldstone", "--symmetry", "O(1)"], "--symmetry: must be continuous"),
     "shallow": (["goldstone", "--depth", "5"], "--depth: must be a whole number of at least 20"),
     "one network": (["goldstone", "--replicas", "1"], "--replicas: must be"),
+    "no layers": ([*SPECTRUM, "--depth", "0", "--theory-only"], "--depth: must be a whole"),
+    "no networks": ([*SPECTRUM, "--depth", "3", "--replicas", "1"], "--replicas: must be"),
+    "no units": ([*SPECTRUM, "--depth", "3", "--width", "0"], "--width: must be"),
+    "no depth": (SPECTRUM, "--depth"),
+    "start of a spectrum": (
+        [*SPECTRUM, "--depth", "3", "--start-length", "-1"],
+        "--start-length: must be",
+    ),
+    "spectrum output": ([*SPECTRUM, "--depth", "3", "--output", "file"], "--output: must be"),
     "images of vectors": ([*COMPARE, "--symmetry", "O(2)", "--inputs", "digits"], "--inputs"),
     "missing option": (["predict", "--activation", "erf"], "--weight-variance"),
     "not a number": (replaced("--bias-variance", "small", PREDICT), "--bias-variance"),

@@ -276,6 +276,26 @@ def test_streamed_layers_of_a_residual_network():
     assert found.status == Status.OK
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_dead_units_in_front_are_counted(separate):
+    """A nonlinearity that comes first makes zero columns among the others."""
+    network = theory.repeat(theory.layer(theory.activation("relu"), 2.0), 2)
+    x = jax.random.normal(jax.random.key(3), (2, 1, N, 1))
+    given = x if separate else x[0]
+    found = sigprop.sample_jacobians(network, given, width=N, replicas=2)
+    for r in range(2):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), N), r)
+        drawn = sigprop.DrawnNetwork(network, key, N)
+        jacobian = jax.jacobian(drawn)(x[r] if separate else x[0]).reshape(N, N)
+        exact = np.linalg.svd(jacobian, compute_uv=False)
+        alive = int(np.sum(exact > 1e-12))
+        assert 0 < alive < N
+        assert found.zeros[r] == N - alive
+        np.testing.assert_allclose(
+            found.log_singular_values[r, :alive], np.log(exact[:alive]), atol=1e-10
+        )
+
+
 def test_narrow_and_wide_layers():
     tanh = Pointwise(theory.activation("tanh"))
     x = jax.random.normal(KEY, (1, 20, 1))

@@ -88,6 +88,19 @@ def test_linear_gaussian_edges_and_moments(depth):
     assert np.all(moments.ratios.error < 1e-10 * exact)
 
 
+def test_moments_themselves_and_their_overflow():
+    for variance in (1.3, 1e30):
+        factors = theory.jacobian_factors(theory.affine(variance), 1.0).repeated(9)
+        found = jacobian_moments(factors, order=4).values
+        log = [k * 9 * math.log(variance) + math.log(binom(k * 10, k - 1) / k) for k in range(1, 5)]
+        with np.errstate(over="ignore"):
+            exact = np.exp(log)
+        fits = np.isfinite(exact)
+        assert np.all(abs(found.value - exact)[fits] <= found.error[fits])
+        assert np.all(found.error[fits] < 1e-10 * exact[fits])
+        assert found.status.tolist() == [Status.OK if f else Status.INFINITE for f in fits]
+
+
 def test_published_edges():
     for phi, law, variance, bias, length, expected, digits in [
         (LINEAR, "gaussian", 1.0, 0.0, 1.0, 23.092, 5e-4),
@@ -227,6 +240,10 @@ def test_equivariant_bulk_and_goldstone_gains():
     final = theory.propagate(network, theory.given_moments(jnp.eye(3)[None, None]))
     q = theory.length(final.value)[-1, 0]
     assert np.all(abs(gains.value - q) <= gains.error + 1e-14)
+    # from the pre-activations of the first layer on, of length 1.5²
+    turns = repeat(theory.layer(phi, 1.5**2, components=3), 5)
+    rest = theory.goldstone_gains(turns, theory.given_moments(1.5**2 * jnp.eye(3)[None, None]))
+    np.testing.assert_allclose(rest.value * 1.5**2, gains.value, rtol=1e-12)
     biased = theory.feedforward(phi, 1.5**2, 0.1, depth=5, components=3)
     with pytest.raises(ValueError, match="bias"):
         theory.goldstone_gains(biased, theory.given_moments(jnp.eye(3)[None, None]))
