@@ -173,8 +173,8 @@ def probe(
     jacobian = _jacobian(anatomy, x, dense_limit, tolerance, jax.random.fold_in(key, 1))
     check = None
     if description is not None:
-        check, note = _check_description(description, anatomy, signals, x, out, networks)
-        notes += [] if note is None else [note]
+        check, why = _check_description(description, anatomy, signals, x, out, networks)
+        notes += why
     finite = jnp.all(jnp.isfinite(out.reshape(len(x), -1)), axis=1)
     moments = _moments(out)
     for count, what in (
@@ -193,6 +193,9 @@ def probe(
         check,
         tuple(notes),
     )
+
+
+_predicted = eqx.filter_jit(propagate)
 
 
 @eqx.filter_jit
@@ -366,22 +369,22 @@ def _check_description(
     x: Array,
     out: Array,
     networks: int,
-) -> tuple[DescriptionCheck, str | None]:
+) -> tuple[DescriptionCheck, list[str]]:
     k = components(description)
     inputs = x.reshape(len(x), -1, k)
     exact = jnp.asarray(inputs, float)
-    predicted = propagate(description, exact)
+    predicted = _predicted(description, exact)
     boundaries = predicted.value.log_gain.shape[0]
     at = _boundaries(anatomy, signals, boundaries)
     if signals is None or at is None:
         moments, last = _moments(out), slice(-1, None)
         own_length, own_correlation = length(moments)[None], correlation(moments)[None]
         sizes = tuple[int, ...]()
-        at, note = (), "description: held against the outputs alone"
+        at, notes = (), ["description: held against the outputs alone"]
     else:
         own_length = jnp.stack([signals.length[i] for i in at])
         own_correlation = jnp.stack([signals.correlation[i] for i in at])
-        sizes, last, note = tuple(signals.sizes[i] for i in at), slice(None), None
+        sizes, last, notes = tuple(signals.sizes[i] for i in at), slice(None), []
     # A length is per real component in both.
     at_last = jax.tree.map(lambda leaf: leaf[last], predicted)
     found = DescriptionCheck(
@@ -397,15 +400,13 @@ def _check_description(
         0,
     )
     if networks == 0:
-        return found, note
+        return found, notes
     reason = _cannot_draw(sizes, inputs)
     if reason is not None:
-        return found, f"description: no networks were drawn, {reason}"
+        return found, [*notes, f"description: no networks were drawn, {reason}"]
     width = sizes[:1][0] // k
     drawn = sample_ensemble(description, inputs, width=width, replicas=networks)
     moments = drawn.samples.moments
-    if moments.covariance.shape[1] != len(at):
-        return found, note
     length_z = _standardised(own_length, length(moments))
     correlation_z = _standardised(own_correlation, correlation(moments))
     both = jnp.concatenate([z.reshape(networks + 1, -1) for z in (length_z, correlation_z)], axis=1)
@@ -423,7 +424,7 @@ def _check_description(
         correlation_z[0],
         p_value,
         networks,
-    ), note
+    ), notes
 
 
 def _standardised(own: Array, others: Array) -> Array:
