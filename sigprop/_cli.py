@@ -293,6 +293,59 @@ def demo(*, output: Output = None, json: Json = False) -> int:
     return run_demo(output, json)
 
 
+@app.command
+def probe(
+    target: Annotated[
+        str,
+        Parameter(
+            help="FILE.py:NAME, where NAME is a function or an equinox module of one input, a "
+            "Flax nnx module, or a pair (linen module, variables). The file is run."
+        ),
+    ],
+    *,
+    inputs: Annotated[
+        str,
+        Parameter(
+            help="gram (two inputs of length 1 and correlation 0.5), digits (scikit-learn's, "
+            "64 pixels, mean length 1), or a .npy file with a leading axis over inputs."
+        ),
+    ] = "digits",
+    input_count: Annotated[int, Parameter(help="Inputs to take of digits or of a file.")] = 8,
+    input_width: Annotated[int, Parameter(help="Entries of an input of gram.")] = 64,
+    layers: Annotated[
+        str | None, Parameter(help="Name in the file of a list of layers that compose to NAME.")
+    ] = None,
+    description: Annotated[
+        str | None,
+        Parameter(help="Name in the file of the description that the network is drawn from."),
+    ] = None,
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Measure signals, gradients and the Jacobian of any network in a Python file.
+
+    Prints lengths, exact zeros and gradients layer by layer, where layers can be told apart,
+    and the singular values of the Jacobian at each input with their errors; with a description
+    also the rank of this network among networks drawn from it. Writes probe.png, .pdf and .zarr.
+    """
+    from sigprop._probe_command import probe_network
+
+    return probe_network(
+        target,
+        inputs,
+        input_count,
+        input_width,
+        layers,
+        description,
+        dtype,
+        seed,
+        output,
+        json,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (disagreement) or 2 (bad input)."""
     tokens = sys.argv[1:] if argv is None else list(argv)

@@ -47,10 +47,10 @@ class _Streaming(Reading[_Columns]):
         if not self.network.in_branch:
             state = _factorised(state)
         state = self._behind(state, self.network.affine(node, state.signals)[0])
-        rows, columns = _matrix(state.signals).shape
-        # A layer that is narrower than those before it leaves fewer directions.
-        narrower = rows < columns and not self.network.in_branch
-        return (_factorised(state) if narrower else state), None
+        # A layer of another width needs a frame of another shape; a narrower one leaves fewer
+        # directions.
+        changed = len(_matrix(state.signals)) != len(state.graded.frame)
+        return (_factorised(state) if changed and not self.network.in_branch else state), None
 
     def pointwise(self, node: Pointwise, state: _Columns):
         return self._behind(state, self.network.pointwise(node, state.signals)[0]), None
@@ -86,8 +86,7 @@ def _factorised(state: _Columns) -> _Columns:
         signals = Signals(state.signals.values, tangents, state.signals.log_gain)
         return _Columns(signals, graded, jnp.ones((), bool))
 
-    rows, columns = _matrix(state.signals).shape
-    if rows < columns:
+    if len(_matrix(state.signals)) != len(state.graded.frame):
         return work(state)
     if isinstance(state.clean, np.ndarray):
         return state
