@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import sigprop
 import theory
 
-DEPTHS = {8: "#0072B2", 64: "#D55E00"}
+DEPTHS = {8: "#0072B2", 32: "#D55E00"}
 # tanh at χ = 1 with σ_b² = 0.05; relu at σ_w² = 2.
 NETWORKS = {"tanh": (1.76095463960674, 0.05, 0.570047881640764), "relu": (2.0, 0.0, 1.0)}
 BINS = 36
@@ -56,7 +56,7 @@ def spectrum(panel, name, weights, width, replicas):
     panel.set_ylim(bottom=0)
 
 
-def main(output: str = "docs/figures/jacobian.png", width: int = 256, replicas: int = 4) -> None:
+def main(output: str = "docs/figures/jacobian.png", width: int = 128, replicas: int = 8) -> None:
     """Write the figure."""
     jax.config.update("jax_enable_x64", True)
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
