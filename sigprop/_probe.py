@@ -204,7 +204,7 @@ def _outputs(call: Callable, x: Array) -> Array:
 
 
 def _moments(out: Float[Array, "n *shape"]) -> Any:
-    return given_moments(gram_matrix(out.reshape(len(out), -1, 1)))
+    return given_moments(gram_matrix(out.astype(float).reshape(len(out), -1, 1)))
 
 
 def _layer_signals(anatomy: Anatomy, x: Array, key: Array) -> LayerSignals | None:
@@ -237,16 +237,18 @@ def _passed(layers: list[Callable], x: Array, key: Array) -> tuple[list[Array], 
             out, back = jax.vjp(layer, outs[-1])
             outs.append(out)
             backs.append(back)
-        gradient, log = jax.random.normal(key, outs[-1].shape, x.dtype), jnp.zeros((), x.dtype)
+        # A layer may change the dtype; the gradient follows it, its size is summed in one.
+        gradient = jax.random.normal(key, outs[-1].shape, outs[-1].dtype)
         gradient = gradient / jnp.linalg.norm(gradient)
+        log = jnp.zeros((), float)
         logs = [log]
         for back in reversed(backs):
             (gradient,) = back(gradient)
             size = jnp.max(jnp.abs(gradient))
-            gradient = gradient / jnp.where(size > 0, size, 1).astype(x.dtype)
+            gradient = gradient / jnp.where(size > 0, size, jnp.ones_like(size))
             norm = jnp.linalg.norm(gradient)
-            log = log + 2 * (jnp.log(size) + jnp.log(norm))
-            gradient = gradient / jnp.where(norm > 0, norm, 1).astype(x.dtype)
+            log = log + 2 * (jnp.log(size) + jnp.log(norm)).astype(float)
+            gradient = gradient / jnp.where(norm > 0, norm, jnp.ones_like(norm))
             logs.append(log)
         return outs, jnp.stack(logs[::-1])
 

@@ -274,25 +274,41 @@ def probe_figure(dataset: "xr.Dataset") -> "Figure":
     """Lengths and gradients by layer, and singular values, of every input."""
     from matplotlib.figure import Figure
 
-    from sigprop._plots import BLUE, VERMILLION, WIDTH, styled
+    from sigprop._plots import BLUE, VERMILLION, WIDTH, styled, write_caption
 
+    points: dict[str, Any] = {"color": BLUE, "ls": "", "marker": "o", "ms": 2, "mew": 0}
     with styled():
-        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         lengths, gradients, values = figure.subplots(1, 3)
         if "length" in dataset:
-            lengths.plot(dataset["length"], color=BLUE, lw=0.8)
+            lengths.plot(dataset["length"], **points)
             if "boundary_layer" in dataset.coords:
                 at = dataset["boundary_layer"]
-                lengths.plot(at, dataset["predicted_length"], "_", color=VERMILLION, ms=6)
+                lengths.plot(at, dataset["predicted_length"], color=VERMILLION, lw=0.8)
         if np.any(dataset.get("length", np.zeros(1)) > 0):
             lengths.set_yscale("log")
-        lengths.set(xlabel="layer", ylabel="length $q_l$", title="(a)")
+        lengths.set(xlabel="layer", ylabel="length $q_l$")
         if "log_gradient" in dataset:
             logs = dataset["log_gradient"].values / math.log(10)
-            gradients.plot(np.where(np.isfinite(logs), logs, np.nan), color=BLUE, lw=0.8)
-        gradients.set(xlabel="layer", ylabel=r"$\log_{10}|g_l|^2/|g_L|^2$", title="(b)")
+            gradients.plot(np.where(np.isfinite(logs), logs, np.nan), **points)
+        gradients.set(xlabel="layer", ylabel=r"$\log_{10}\,|g_l|^2/|g_L|^2$")
         logs = dataset["log_singular_value"].values / math.log(10)
         index = np.arange(1, logs.shape[1] + 1)
-        values.plot(index, np.where(np.isfinite(logs), logs, np.nan).T, color=BLUE, lw=0.8)
-        values.set(xlabel="index $i$", ylabel=r"$\log_{10}s_i$", title="(c)")
+        values.plot(index, np.where(np.isfinite(logs), logs, np.nan).T, **points)
+        values.set(xlabel="index $i$", ylabel=r"$\log_{10}\,s_i$")
+        for letter, panel in zip("abc", (lengths, gradients, values), strict=True):
+            panel.set_title(f"({letter})", loc="left")
+        write_caption(figure, _caption(dataset))
     return figure
+
+
+def _caption(dataset: "xr.Dataset") -> str:
+    inputs, shape = dataset.sizes["input"], f"{dataset.attrs['rows']} x {dataset.attrs['columns']}"
+    text = (
+        f"Points: one network at {inputs} inputs. (a) Mean square of every layer's outputs, "
+        f"(b) squared gradient of a random linear loss, (c) singular values of the {shape} "
+        "Jacobian."
+    )
+    if "boundary_layer" in dataset.coords:
+        text += " Lines: mean-field theory of the description, one for each input."
+    return text

@@ -87,7 +87,15 @@ def test_readme_shows_every_kind_of_command():
     shown = {
         line.partition("sigprop ")[2].split()[0] for page, line in COMMANDS if page == "README.md"
     }
-    assert shown == {"predict", "phase-diagram", "compare", "demo"}
+    assert shown == {
+        "predict",
+        "phase-diagram",
+        "goldstone",
+        "compare",
+        "spectrum",
+        "probe",
+        "demo",
+    }
 
 
 def test_json_contract_of_the_quickstart():

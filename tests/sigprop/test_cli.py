@@ -529,8 +529,8 @@ class TestCompare:
         with pytest.raises(Reached):
             command(*argv, "--symmetry", "U(2)", "--input-correlation", "0.5")
         ((inputs, _),) = reached
-        assert inputs.shape == (2, 8, 4)
-        cross = np.einsum("ui,uj->ij", *inputs) / 8
+        assert inputs.shape == (2, 16, 4)
+        cross = np.einsum("ui,uj->ij", *inputs) / 16
         np.testing.assert_allclose(cross, 0.5 * np.eye(4), atol=1e-6)
 
     @pytest.mark.parametrize("source, width", [("digits", 64), ("images", 6)])

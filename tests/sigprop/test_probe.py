@@ -221,6 +221,13 @@ class TestLayers:
         logs = found.jacobian.log_singular_values
         np.testing.assert_allclose(logs, exact[0] / 2, rtol=1e-5)
 
+    def test_layers_of_another_dtype(self):
+        """Parameters in float64, inputs in float32, as a script with mixed precision has them."""
+        layers = [lambda x: 3 * x.astype(jnp.float64), lambda x: x / 2]
+        found = sigprop.probe(compose(layers), X.astype("float32"), layers=layers)
+        exact = np.log([2.25, 0.25, 1.0])
+        np.testing.assert_allclose(found.layers.log_gradient[:, 0], exact, rtol=0, atol=1e-6)
+
     def test_layers_that_are_another_network(self):
         layers = as_layers(weights())
         with pytest.raises(ValueError, match="`layers`: must give, one after the other"):
