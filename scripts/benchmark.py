@@ -25,6 +25,7 @@ from scipy import integrate
 
 import sigprop
 import theory
+from theory._architecture import Algebra
 
 TANH = theory.activation("tanh")
 POOL = ThreadPoolExecutor(2)
@@ -195,8 +196,14 @@ def simulation_row(width, replicas, depth, repeats):
 def units_rows(size, replicas, depth, repeats):
     """Microseconds per layer and network, with and without weights, for units of several
     components and the same number of real numbers in a layer."""
-    cases = (("scalar", 1, "real"), ("O(2)", 2, "real"), ("U(1)", 2, "complex"))
-    cases = (*cases, ("O(4)", 4, "real"), ("Sp(1)", 4, "quaternion"), ("O(16)", 16, "real"))
+    cases: tuple[tuple[str, int, Algebra], ...] = (
+        ("scalar", 1, "real"),
+        ("O(2)", 2, "real"),
+        ("U(1)", 2, "complex"),
+        ("O(4)", 4, "real"),
+        ("Sp(1)", 4, "quaternion"),
+        ("O(16)", 16, "real"),
+    )
     rows = []
     for name, k, algebra in cases:
         phi = theory.radial("tanh") if k > 1 else TANH
