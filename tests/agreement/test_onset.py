@@ -31,7 +31,8 @@ def test_the_curvature_is_what_the_length_map_has():
         assert (1 - square / q) / q == pytest.approx(
             float(theory.onset_curvature(TANH, k)), rel=3e-3
         )
-    assert theory.onset_curvature(theory.activation("erf")) == pytest.approx(np.pi / 2)
+    # E erf(z)² = (2/π) asin(2q/(1 + 2q)) = (4/π)(q − 2q² + …)
+    assert theory.onset_curvature(theory.activation("erf")) == pytest.approx(2)
     for wrong in (theory.activation("relu"), theory.activation("gelu"), theory.radial("threshold")):
         with pytest.raises(ValueError, match="`activation`"):
             theory.onset_curvature(wrong)
