@@ -209,6 +209,17 @@ def idx_inputs(
         If there are no such files, they are damaged, `count` is not between 1 and the number of
         images, or `length` is not positive.
     """
+    pixels, labels = read_images(path, split)
+    chosen = _choose(key, count, len(pixels))
+    white = 255 if pixels.dtype == np.uint8 else 1
+    inputs = _normalise(pixels, chosen, white=white, centre=centre, length=length)
+    return inputs, None if labels is None else jnp.asarray(labels[chosen], dtype=int)
+
+
+def read_images(
+    path: str | PathLike[str], split: Literal["train", "test"] = "train"
+) -> tuple[Num[np.ndarray, "images width"], Int[np.ndarray, " images"] | None]:
+    """All images and labels of IDX files as they stand there; see `idx_inputs`."""
     if split not in _IDX_SPLITS:
         raise ValueError(f"`split`: must be one of {', '.join(_IDX_SPLITS)}; got {split}")
     images, label_file = Path(path), None
@@ -225,15 +236,12 @@ def idx_inputs(
     if pixels.ndim < 2 or pixels.size == 0:
         raise ValueError(f"{images}: must hold images; got an array of shape {pixels.shape}")
     pixels = pixels.reshape(len(pixels), -1)
-    chosen = _choose(key, count, len(pixels))
-    white = 255 if pixels.dtype == np.uint8 else 1
-    inputs = _normalise(pixels, chosen, white=white, centre=centre, length=length)
     if label_file is None:
-        return inputs, None
+        return pixels, None
     labels = read_idx(label_file)
     if labels.shape != pixels.shape[:1]:
         raise ValueError(f"{label_file}: must hold {len(pixels)} labels; got shape {labels.shape}")
-    return inputs, jnp.asarray(labels[chosen], dtype=int)
+    return pixels, labels
 
 
 def read_idx(path: str | PathLike[str]) -> Shaped[np.ndarray, "..."]:

@@ -1,0 +1,34 @@
+from ._classifier import Classifier, cross_entropy, parameter_count
+from ._data import Images, load_images
+from ._diagnostics import Diagnostics, diagnose, rotations
+from ._model import (
+    HeldNetwork,
+    Parameters,
+    apply_parameters,
+    draw_parameters,
+    without_zero_biases,
+)
+from ._study import Architecture, Member, Study, read_study
+from ._train import study_dataset, train
+
+__all__ = [
+    "Architecture",
+    "Classifier",
+    "Diagnostics",
+    "HeldNetwork",
+    "Images",
+    "Member",
+    "Parameters",
+    "Study",
+    "apply_parameters",
+    "cross_entropy",
+    "diagnose",
+    "draw_parameters",
+    "load_images",
+    "parameter_count",
+    "read_study",
+    "rotations",
+    "study_dataset",
+    "train",
+    "without_zero_biases",
+]

@@ -1,0 +1,121 @@
+"""Deep classifiers: a described interior between two ordinary dense layers."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from sigprop.experiments._model import HeldNetwork, draw_parameters, without_zero_biases
+from theory import Part, WeightLaw, along_depth, interpret
+from theory._architecture import components
+
+
+class Classifier(eqx.Module):
+    """Linear(pixels → features), the interior, Linear(features → classes).
+
+    The two end maps have biases and no symmetry; they are initialised uniformly in
+    ±1/√fan_in, as PyTorch and Equinox do.
+    """
+
+    interior: Part = eqx.field(converter=without_zero_biases)
+    pixels: int = eqx.field(static=True)
+    features: int = eqx.field(static=True)
+    """Real numbers in a hidden layer, width · k."""
+    classes: int = eqx.field(static=True)
+    precision: str = eqx.field(static=True, default="highest")
+
+    def __check_init__(self):
+        if self.features % self.components:
+            raise ValueError(
+                f"`features`: must be a multiple of the {self.components} components of a "
+                f"unit; got {self.features}"
+            )
+
+    @property
+    def components(self) -> int:
+        """Real components of a unit."""
+        return components(self.interior)
+
+    @property
+    def width(self) -> int:
+        """Units of a hidden layer."""
+        return self.features // self.components
+
+    def draw(
+        self, key: Key[Array, ""], gain: float | Float[Array, ""] = 1.0, dtype: Any = jnp.float32
+    ) -> dict[str, Any]:
+        """The parameters at initialisation, the weight variances times gain²."""
+        keys = [jax.random.fold_in(key, i) for i in range(3)]
+        is_law = lambda node: isinstance(node, WeightLaw)
+        louder = lambda node: (
+            eqx.tree_at(lambda law: law.variance, node, node.variance.astype(dtype) * gain**2)
+            if is_law(node)
+            else node
+        )
+        interior = draw_parameters(
+            jax.tree.map(louder, self.interior, is_leaf=is_law),
+            keys[1],
+            fan_in=self.width,
+            width=self.width,
+            components=self.components,
+            dtype=dtype,
+        )
+        return {
+            "read_in": _linear(keys[0], self.pixels, self.features, dtype),
+            "interior": interior,
+            "read_out": _linear(keys[2], self.features, self.classes, dtype),
+        }
+
+    def hidden(
+        self,
+        parameters: dict[str, Any],
+        x: Float[Array, "n pixels"],
+        probes: Float[Array, "turns n width k"] | None = None,
+        keep: bool = False,
+    ) -> tuple[Float[Array, "n width k"], Float[Array, "layers n width k"] | None]:
+        """The last hidden state, and if `keep` the signals behind every layer."""
+        first = self._affine(parameters["read_in"], x)
+        state = first.reshape(len(x), self.width, self.components)
+        reading = HeldNetwork(parameters["interior"], probes, keep, self.precision)
+        last, notes = interpret(self.interior, reading, state)
+        return last, along_depth(notes)
+
+    def logits(
+        self, parameters: dict[str, Any], x: Float[Array, "n pixels"]
+    ) -> Float[Array, "n classes"]:
+        """Scores of the classes."""
+        return self.read_out(parameters, self.hidden(parameters, x)[0])
+
+    def read_out(
+        self, parameters: dict[str, Any], hidden: Float[Array, "n width k"]
+    ) -> Float[Array, "n classes"]:
+        """Scores from the last hidden state."""
+        return self._affine(parameters["read_out"], hidden.reshape(len(hidden), -1))
+
+    def _affine(self, parameters: tuple[Array, Array], x: Array) -> Array:
+        weights, bias = parameters
+        return jnp.matmul(x, weights.T, precision=self.precision) + bias[None]
+
+
+def parameter_count(parameters: Any) -> int:
+    """Real numbers in the parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
+
+
+def cross_entropy(
+    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+) -> Float[Array, " n"]:
+    """−log of the probability of the label."""
+    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=1) - chosen
+
+
+def _linear(key: Key[Array, ""], fan_in: int, fan_out: int, dtype: Any) -> tuple[Array, Array]:
+    bound = 1 / math.sqrt(fan_in)
+    draw = lambda i, shape: jax.random.uniform(
+        jax.random.fold_in(key, i), shape, dtype, -bound, bound
+    )
+    return draw(0, (fan_out, fan_in)), draw(1, (fan_out,))

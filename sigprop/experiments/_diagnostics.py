@@ -1,0 +1,81 @@
+"""What training does to the signals and gradients of a classifier."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sigprop.experiments._classifier import Classifier, cross_entropy
+
+
+class Diagnostics(eqx.Module):
+    """Of one network at n inputs, behind each of the turns of its `Repeat`."""
+
+    order_parameter: Float[Array, ""]
+    """Mean over units and inputs of |h| in the last hidden state, which is E g(r) for a
+    radial activation. (Divided by √k it would be per real component.)"""
+    similarity: Float[Array, " turns"]
+    """Mean cosine of the states of two different inputs."""
+    spread: Float[Array, " turns"]
+    """Standard deviation over inputs, over the root mean square of the state."""
+    log_gradient: Float[Array, " turns"]
+    """log of the mean over inputs of |∂loss/∂z_l|, the loss of one input."""
+    charge: Float[Array, " generators"]
+    """Root mean square over inputs of Q_A = Σ_units ⟨∂loss/∂z, A z⟩ behind the last turn."""
+    charge_drift: Float[Array, " generators"]
+    """Largest change of Q_A over depth, over the largest |∂loss/∂z_l| |A z_l|, over inputs:
+    rounding for an equivariant network."""
+
+
+def diagnose(
+    classifier: Classifier,
+    parameters: dict[str, Any],
+    x: Float[Array, "n pixels"],
+    labels: Int[Array, " n"],
+    generators: Float[Any, "generators k k"],
+) -> Diagnostics:
+    """Measure the states and gradients of a network on a batch of inputs."""
+    n, k = len(x), classifier.components
+    last, kept = classifier.hidden(parameters, x, keep=True)
+    assert kept is not None
+    states = kept[1:]  # the first affine map is not behind a turn
+
+    def loss(probes):
+        hidden, _ = classifier.hidden(parameters, x, probes)
+        return jnp.sum(cross_entropy(classifier.read_out(parameters, hidden), labels))
+
+    gradients = jax.grad(loss)(jnp.zeros_like(states))
+    sizes = jnp.sqrt(jnp.sum(gradients**2, axis=(2, 3)))
+    flat = states.reshape(len(states), n, -1)
+    norms = jnp.linalg.norm(flat, axis=2, keepdims=True)
+    unit = flat / jnp.where(norms > 0, norms, 1)
+    # The mean over pairs of different inputs, from the square of the sum of unit vectors.
+    total = jnp.sum(jnp.sum(unit, axis=1) ** 2, axis=1)
+    similarity = (total - n) / (n * (n - 1))
+    deviation = jnp.sqrt(jnp.mean(jnp.var(flat, axis=1), axis=1))
+    spread = deviation / jnp.sqrt(jnp.mean(flat**2, axis=(1, 2)))
+    a = jnp.asarray(generators, x.dtype).reshape(-1, k, k)
+    turned = jnp.einsum("apq,lnuq->lanup", a, states, precision="highest")
+    charges = jnp.einsum("lnup,lanup->lan", gradients, turned, precision="highest")
+    bound = sizes[:, None] * jnp.sqrt(jnp.sum(turned**2, axis=(3, 4)))
+    drift = jnp.max(jnp.abs(charges - charges[-1:]), axis=0) / jnp.max(bound, axis=0)
+    return Diagnostics(
+        jnp.mean(jnp.sqrt(jnp.sum(last**2, axis=2))),
+        similarity,
+        spread,
+        jnp.log(jnp.mean(sizes, axis=1)),
+        jnp.sqrt(jnp.mean(charges[-1] ** 2, axis=1)),
+        jnp.max(drift, axis=1),
+    )
+
+
+def rotations(components: int) -> Float[np.ndarray, "generators k k"]:
+    """The generators of SO(k), ½k(k − 1) of them; charges of their subgroup are among them."""
+    rows, columns = np.triu_indices(components, 1)
+    result = np.zeros((len(rows), components, components))
+    result[np.arange(len(rows)), rows, columns] = -1
+    result[np.arange(len(rows)), columns, rows] = 1
+    return result

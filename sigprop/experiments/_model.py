@@ -1,0 +1,181 @@
+"""A description with weights that are kept: parameters to train."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Key
+
+from sigprop._weights import draw_weights
+from theory import Affine, Part, Pointwise, Reading, WeightLaw, interpret
+from theory._architecture import check_count
+
+
+class Parameters(eqx.Module):
+    """What an `Affine` has drawn."""
+
+    weights: Float[Array, "*layers fan_out fan_in tables"]
+    """The real numbers w_a of w = Σ_a w_a e_a (see `theory.WeightLaw`)."""
+    bias: Float[Array, "*layers fan_out k"] | None
+    """None where the description has no bias, which would break a symmetry."""
+
+
+class _Drawing(Reading[Array]):
+    """Notes the parameters of every `Affine`; the state is a unit's worth of zeros."""
+
+    key: Key[Array, "*layers"]
+    width: int = eqx.field(static=True)
+
+    def affine(self, node: Affine, state: Array):
+        fan_in, k = state.shape
+        fan_out = self.width if node.width is None else node.width
+        weights_key, bias_key = (jax.random.fold_in(self.key, i) for i in range(2))
+        weights = draw_weights(node.weights, weights_key, fan_out, fan_in, state.dtype)
+        bias = None
+        if node.bias_variance is not None:
+            deviation = jnp.sqrt(node.bias_variance).astype(state.dtype)
+            bias = deviation * jax.random.normal(bias_key, (fan_out, k), state.dtype)
+        return jnp.zeros((fan_out, k), state.dtype), Parameters(weights, bias)
+
+    def pointwise(self, node: Pointwise, state: Array):
+        return state, None
+
+    def add(self, skip: Array, branch: Array):
+        return skip, None
+
+    def child(self, index: int) -> "_Drawing":
+        return _Drawing(jax.random.fold_in(self.key, index), self.width)
+
+    def inside_branch(self) -> "_Drawing":
+        return self.child(0)
+
+    def layers(self, depth: int) -> "_Drawing":
+        keys = jax.vmap(lambda layer: jax.random.fold_in(self.key, layer))(jnp.arange(depth))
+        return _Drawing(keys, self.width)
+
+
+def without_zero_biases(network: Part) -> Part:
+    """The description with None for every bias variance that is known to be zero."""
+
+    def bare(node):
+        if not isinstance(node, Affine):
+            return node
+        variance: Any = node.bias_variance
+        if variance is None or isinstance(variance, Tracer) or np.any(np.asarray(variance)):
+            return node
+        return eqx.tree_at(lambda a: a.bias_variance, node, None)
+
+    return jax.tree.map(bare, network, is_leaf=lambda node: isinstance(node, Affine))
+
+
+class HeldNetwork(Reading[Float[Array, "n width k"]]):
+    """A network with given parameters; the state is the signals of n inputs."""
+
+    parameters: Any
+    """As `draw_parameters` gives them."""
+    probes: Float[Array, "*turns n width k"] | None = None
+    """Added to the signals behind every turn of the outermost `Repeat`: zeros, whose
+    gradient is the backward signal there."""
+    keep: bool = eqx.field(static=True, default=False)
+    """Note the signals behind every `Affine` and sum."""
+    precision: str = eqx.field(static=True, default="highest")
+
+    def _at(self, parameters: Any, probes: Any) -> "HeldNetwork":
+        return HeldNetwork(parameters, probes, self.keep, self.precision)
+
+    def affine(self, node: Affine, state: Array):
+        out = apply_weights(node.weights, self.parameters.weights, state, self.precision)
+        if self.parameters.bias is not None:
+            out = out + self.parameters.bias[None]
+        return out, out if self.keep else None
+
+    def pointwise(self, node: Pointwise, state: Array):
+        return node.activation(state), None
+
+    def add(self, skip: Array, branch: Array):
+        return skip + branch, skip + branch if self.keep else None
+
+    def child(self, index: int) -> "HeldNetwork":
+        return self._at(self.parameters[index], self.probes)
+
+    def inside_branch(self) -> "HeldNetwork":
+        return HeldNetwork(self.parameters[0], None, False, self.precision)
+
+    def layers(self, depth: int) -> "HeldNetwork":
+        return self._at(self.parameters.notes, self.probes)
+
+    def boundary(self, state: Array) -> Array:
+        return state if self.probes is None else state + self.probes
+
+
+def apply_weights(
+    law: WeightLaw,
+    weights: Float[Array, "fan_out fan_in tables"],
+    x: Float[Array, "n fan_in k"],
+    precision: str = "highest",
+) -> Float[Array, "n fan_out k_out"]:
+    """W x for every input, by one real matrix product.
+
+    Real weights act on whole vectors; the others become one matrix of fan_out·k_out rows, which
+    has as many multiplications as the lifted product of the sampler, or fewer.
+    """
+    n, fan_in, k = x.shape
+    if law.algebra == "real":
+        return jnp.einsum("oi,nik->nok", weights[..., 0], x, precision=precision)
+    table = jnp.asarray(law.table, x.dtype)
+    blocks = jnp.einsum("oia,apq->opiq", weights, table, precision="highest")
+    out_k = table.shape[1]
+    matrix = blocks.reshape(len(weights) * out_k, fan_in * k)
+    out = jnp.matmul(x.reshape(n, fan_in * k), matrix.T, precision=precision)
+    return out.reshape(n, len(weights), out_k)
+
+
+def draw_parameters(
+    network: Part,
+    key: Key[Array, ""],
+    *,
+    fan_in: int,
+    width: int,
+    components: int,
+    dtype: Any = jnp.float32,
+) -> Any:
+    """Draw the parameters of a network and keep them.
+
+    Parameters
+    ----------
+    network
+        The description. Parts whose bias variance is zero have no bias.
+    key
+        The same key and width give the weights of `sigprop.DrawnNetwork`.
+    fan_in, width, components
+        Units of the input and of a layer, and real components of a unit.
+
+    Returns
+    -------
+    A tree that mirrors the description, of `Parameters`.
+
+    Raises
+    ------
+    ValueError
+        If a number of units is not a whole number of at least 1.
+    """
+    check_count("fan_in", fan_in)
+    check_count("width", width)
+    reading = _Drawing(jax.random.fold_in(key, 0), width)
+    start = jnp.zeros((fan_in, components), dtype)
+    _, notes = interpret(without_zero_biases(network), reading, start)
+    return notes
+
+
+def apply_parameters(
+    network: Part,
+    parameters: Any,
+    x: Float[Array, "n fan_in k"],
+    *,
+    precision: str = "highest",
+) -> Float[Array, "n width k"]:
+    """The network with these parameters, at n inputs."""
+    return interpret(network, HeldNetwork(parameters, precision=precision), x)[0]

@@ -1,0 +1,191 @@
+"""A training study as data: what is trained, on what, and how."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from theory import Part
+
+Mixing = Literal["real", "complex", "quaternion", "dense"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The interior of a deep classifier.
+
+    The gain σ_w of a study is the square root of the weight variance, so that σ_w = 1 is the
+    transition of every architecture with φ'(0) = 1; unless `same_entries`.
+    """
+
+    name: str
+    components: int = 1
+    """Real components k of a unit."""
+    mixing: Mixing = "real"
+    """What weights between units are: numbers of this algebra, or any k×k matrix (dense)."""
+    activation: str = "radial tanh"
+    """ "radial PROFILE" of whole units, or the name of an activation of every real component."""
+    weights: Literal["gaussian", "orthogonal"] = "gaussian"
+    residual: bool = False
+    same_entries: bool = False
+    """Dense weights whose entries have the variance of the entries of real weights between
+    units of k components at the same gain, as in the code released with Iqbal et al. 2026:
+    their weight variance is k σ_w²."""
+    features: int | None = None
+    """Real numbers in a hidden layer, if not those of the study."""
+
+    def interior(self, depth: int) -> "Part":
+        """W, then φ and W in turn, then φ: `depth` of each, at gain 1."""
+        import theory
+        from theory._architecture import Affine, Chain, Pointwise, Residual, affine, repeat
+
+        kind, _, profile = self.activation.partition(" ")
+        phi = theory.radial(profile) if kind == "radial" else theory.activation(self.activation)
+        variance = self.components if self.same_entries else 1.0
+        law: Affine = affine(
+            variance, weights=self.weights, components=self.components, algebra=self.mixing
+        )
+        turn: Part = Chain((Pointwise(phi), law))
+        body = Residual(turn) if self.residual else turn
+        return Chain((law, repeat(body, depth - 1), Pointwise(phi)))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Classifiers trained from every gain at every learning rate, from several seeds."""
+
+    architectures: tuple[Architecture, ...]
+    data: str = "digits"
+    """"digits" (scikit-learn's), or a folder of IDX files (MNIST, Fashion-MNIST)."""
+    depth: int = 100
+    features: int = 64
+    gains: tuple[float, ...] = (1.2,)
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = 5
+    batch: int = 256
+    optimiser: Literal["adam", "sgd"] = "adam"
+    records: int = 12
+    """How often the networks are measured: at steps in geometric progression, and at the end."""
+    precision: str = "highest"
+    """Of matrix products."""
+    train_count: int | None = None
+    """Images to train on, None for all."""
+
+    def __post_init__(self):
+        names = [a.name for a in self.architectures]
+        checks: list[tuple[bool, str, str, Any]] = [
+            (len(names) > 0, "architectures", "hold at least one", names),
+            (len(set(names)) == len(names), "architectures", "have different names", names),
+            (self.depth >= 2, "depth", "be a whole number of at least 2", self.depth),
+            (self.epochs >= 1, "epochs", "be a whole number of at least 1", self.epochs),
+            (self.batch >= 2, "batch", "be a whole number of at least 2", self.batch),
+            (self.records >= 2, "records", "be a whole number of at least 2", self.records),
+            (_positive(self.gains), "gains", "be positive, at least one", self.gains),
+            (
+                _positive(self.learning_rates),
+                "learning_rates",
+                "be positive, at least one",
+                self.learning_rates,
+            ),
+            (
+                len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds),
+                "seeds",
+                "be different, at least one",
+                self.seeds,
+            ),
+            (self.optimiser in ("adam", "sgd"), "optimiser", "be adam or sgd", self.optimiser),
+        ]
+        for architecture in self.architectures:
+            size = architecture.features or self.features
+            checks.append(
+                (
+                    size >= 1 and size % architecture.components == 0,
+                    "features",
+                    f"be a multiple of the components of {architecture.name}",
+                    size,
+                )
+            )
+        for good, name, what, value in checks:
+            if not good:
+                raise ValueError(f"`{name}`: must {what}; got {value}")
+
+    @property
+    def members(self) -> "list[Member]":
+        """Every network of the study, in the order of its axes."""
+        return [
+            Member(self, architecture, gain, rate, seed)
+            for architecture in self.architectures
+            for gain in self.gains
+            for rate in self.learning_rates
+            for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a study."""
+
+    study: Study
+    architecture: Architecture
+    gain: float
+    learning_rate: float
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """A name made of everything that decides the result: the axes of the study left out."""
+        study = dataclasses.asdict(self.study)
+        for axis in ("architectures", "gains", "learning_rates", "seeds"):
+            del study[axis]
+        content = {
+            "study": study,
+            "architecture": dataclasses.asdict(self.architecture),
+            "member": (self.gain, self.learning_rate, self.seed),
+        }
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_study(path: str | PathLike[str]) -> Study:
+    """A study from a TOML file, whose names are the fields of `Study` and `Architecture`.
+
+    Raises
+    ------
+    ValueError
+        Names what cannot be read, an unknown field, or one out of range.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: must be a readable TOML file; got {error}") from error
+    architectures = content.pop("architecture", [])
+    if not isinstance(architectures, list):
+        raise ValueError(f"{path}: `architecture`: must be tables [[architecture]]")
+    built = tuple(_build(Architecture, each, path) for each in architectures)
+    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+    return _build(Study, {**lists, "architectures": built}, path)
+
+
+def _build(kind: Any, values: dict[str, Any], path: Path) -> Any:
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f"{path}: `{name}`: must be one of {', '.join(sorted(known))}; got {name}"
+            )
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _positive(values: tuple[float, ...]) -> bool:
+    return len(values) > 0 and all(math.isfinite(v) and v > 0 for v in values)

@@ -1,0 +1,406 @@
+"""Training many classifiers at once, in pieces that stop and resume."""
+
+import functools
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import xarray as xr
+from jaxtyping import Array, Float, Int
+
+from sigprop._store import provenance, read_dataset, write_dataset
+from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
+from sigprop.experiments._data import Images, load_images
+from sigprop.experiments._diagnostics import Diagnostics, diagnose, rotations
+from sigprop.experiments._study import Architecture, Member, Study
+
+Progress = Callable[[int, int], None]
+
+_PROBED = 256
+"""Test images on which states and gradients are measured."""
+_TEST_BLOCK = 1000
+_SAVING = threading.Lock()
+"""Orbax counts its operations for the whole process."""
+REASONS = {0: "", 1: "the loss was not finite", 2: "a gradient was not finite"}
+
+
+class Progressing(eqx.Module):
+    """One network on its way: everything that the rest of its training depends on."""
+
+    parameters: Any
+    moments: Any
+    """The optimiser's."""
+    step: Int[Array, ""]
+    failed: Int[Array, ""]
+    """A key of `REASONS`; if not 0, the network stays as it was before that step."""
+    loss: Float[Array, ""]
+    """Of the last batch."""
+
+
+class Record(eqx.Module):
+    """What is measured of a network at one step."""
+
+    step: Int[Array, ""]
+    failed: Int[Array, ""]
+    batch_loss: Float[Array, ""]
+    test_loss: Float[Array, ""]
+    test_accuracy: Float[Array, ""]
+    diagnostics: Diagnostics
+
+
+def classifier_of(study: Study, architecture: Architecture, images: Images) -> Classifier:
+    """The network that an architecture makes on these images, at gain 1."""
+    return Classifier(
+        architecture.interior(study.depth),
+        images.train.shape[1],
+        architecture.features or study.features,
+        images.classes,
+        study.precision,
+    )
+
+
+def optimiser_of(study: Study) -> optax.GradientTransformation:
+    """The direction of a step of unit learning rate."""
+    return optax.scale_by_adam() if study.optimiser == "adam" else optax.identity()
+
+
+def record_steps(study: Study, images: Images) -> list[int]:
+    """When the networks are measured: before training, and from step 1 in geometric progression."""
+    total = steps_per_epoch(study, images) * study.epochs
+    steps = np.geomspace(1, total, study.records - 1).round().astype(int)
+    return [0, *(int(step) for step in np.unique(steps))]
+
+
+def steps_per_epoch(study: Study, images: Images) -> int:
+    """Whole batches in the images to train on."""
+    if study.batch > len(images.train):
+        raise ValueError(
+            f"`batch`: must be at most {len(images.train)}, the images to train on; "
+            f"got {study.batch}"
+        )
+    return len(images.train) // study.batch
+
+
+def start(classifier: Classifier, study: Study, gain: Array, seed: Array) -> Progressing:
+    """A network at initialisation."""
+    parameters = classifier.draw(jax.random.fold_in(jax.random.key(0), seed), gain)
+    zero = jnp.zeros((), jnp.int32)
+    return Progressing(
+        parameters, optimiser_of(study).init(parameters), zero, zero, jnp.float32(jnp.nan)
+    )
+
+
+def advance(
+    classifier: Classifier,
+    study: Study,
+    images: Images,
+    state: Progressing,
+    rate: Float[Array, ""],
+    seed: Int[Array, ""],
+    stop: Int[Array, ""],
+) -> Progressing:
+    """Train to step `stop`, in the epoch of the first step.
+
+    A step whose loss or gradient is not finite is not taken, and none after it.
+    """
+    optimiser = optimiser_of(study)
+    per_epoch = steps_per_epoch(study, images)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), seed), state.step // per_epoch)
+    order = jax.random.permutation(key, len(images.train))
+
+    def loss_of(parameters, chosen):
+        logits = classifier.logits(parameters, images.train[chosen])
+        return jnp.mean(cross_entropy(logits, images.train_labels[chosen]))
+
+    def turn(state: Progressing) -> Progressing:
+        at = state.step % per_epoch * study.batch
+        chosen = jax.lax.dynamic_slice_in_dim(order, at, study.batch)
+        loss, gradient = jax.value_and_grad(loss_of)(state.parameters, chosen)
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)]
+        good = jnp.isfinite(functools.reduce(jnp.add, squares))
+        failed = jnp.where(jnp.isfinite(loss), jnp.where(good, 0, 2), 1).astype(jnp.int32)
+        with jax.numpy_dtype_promotion("standard"):  # as optax needs it
+            direction, moments = optimiser.update(gradient, state.moments)
+        moved = jax.tree.map(lambda p, d: p - rate * d, state.parameters, direction)
+        parameters, moments = jax.tree.map(
+            lambda old, new: jnp.where(failed == 0, new, old),
+            (state.parameters, state.moments),
+            (moved, moments),
+        )
+        return Progressing(parameters, moments, state.step + 1, failed, loss)
+
+    going = lambda state: (state.step < stop) & (state.failed == 0)
+    return jax.lax.while_loop(going, turn, state)
+
+
+def measure(classifier: Classifier, images: Images, state: Progressing) -> Record:
+    """Test a network, and look at its states and gradients."""
+    images_in = len(images.test)
+    blocks = -(-images_in // _TEST_BLOCK)
+    size = -(-images_in // blocks)
+    pad = blocks * size - images_in
+    x = jnp.pad(images.test, ((0, pad), (0, 0))).reshape(blocks, size, -1)
+    y = jnp.pad(images.test_labels, (0, pad), constant_values=-1).reshape(blocks, size)
+
+    def test(block):
+        x, y = block
+        logits = classifier.logits(state.parameters, x)
+        counted = y >= 0
+        loss = cross_entropy(logits, jnp.maximum(y, 0))
+        right = jnp.argmax(logits, axis=1).astype(y.dtype) == y
+        return jnp.sum(jnp.where(counted, loss, 0)), jnp.sum(right & counted)
+
+    losses, right = jax.lax.map(test, (x, y))
+    probed = min(_PROBED, images_in)
+    found = diagnose(
+        classifier,
+        state.parameters,
+        images.test[:probed],
+        images.test_labels[:probed],
+        rotations(classifier.components),
+    )
+    mean = lambda total: jnp.sum(total).astype(jnp.float32) / images_in
+    return Record(state.step, state.failed, state.loss, mean(losses), mean(right), found)
+
+
+@eqx.filter_jit
+def _start(classifier, study, gains, seeds, each):
+    one = lambda gain, seed: start(classifier, study, gain, seed)
+    return each(one, gains, seeds)
+
+
+@eqx.filter_jit
+def _advance(classifier, study, images, states, rates, seeds, stop, each):
+    one = lambda state, rate, seed: advance(classifier, study, images, state, rate, seed, stop)
+    return each(one, states, rates, seeds)
+
+
+@eqx.filter_jit
+def _measure(classifier, images, states, each):
+    return each(lambda state: measure(classifier, images, state), states)
+
+
+def one_by_one(fn: Callable, *leading: Any) -> Any:
+    """The function on every member, one after the other: on a CPU."""
+    return jax.lax.map(lambda member: fn(*member), leading)
+
+
+def side_by_side(fn: Callable, *leading: Any) -> Any:
+    """The function on every member at once: on an accelerator."""
+    return jax.vmap(fn)(*leading)
+
+
+def train(
+    study: Study,
+    folder: str | Path,
+    *,
+    members_at_once: int | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Train every network of a study, or what of it is missing in a folder.
+
+    Parameters
+    ----------
+    study
+        What to train.
+    folder
+        Holds one Zarr store for every network that is ready, and checkpoints of those that are
+        not, after every epoch. A run that is stopped, however it is stopped, goes on from there
+        and ends with the same bits.
+    members_at_once
+        Networks in one compiled program: by default 1 on a CPU, where two programs run at a
+        time, and 64 elsewhere. It can change the last bits on an accelerator.
+    progress
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    xr.Dataset
+        As `study_dataset`.
+
+    Raises
+    ------
+    ValueError
+        If data are missing, or the folder cannot be written.
+    """
+    folder = Path(folder).resolve()
+    images = load_images(study.data, study.train_count)
+    stops = record_steps(study, images)
+    on_cpu = jax.default_backend() == "cpu"
+    size = members_at_once or (1 if on_cpu else 64)
+    chunks: list[list[Member]] = []
+    for architecture in study.architectures:
+        own = [m for m in study.members if m.architecture == architecture]
+        chunks += [own[i : i + size] for i in range(0, len(own), size)]
+    total, done = len(study.members) * stops[-1], 0
+
+    def note(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if progress is not None:
+            progress(done, total)
+
+    def run(chunk: list[Member]) -> None:
+        if all(_finished(folder, member) for member in chunk):
+            note(len(chunk) * stops[-1])
+        else:
+            _train_chunk(folder, chunk, images, stops, size, on_cpu, note)
+
+    try:
+        (folder / "networks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"`folder`: must be writable; got {error.strerror}, {folder}") from error
+    with ThreadPoolExecutor(2 if on_cpu else 1) as pool:
+        list(pool.map(run, chunks))
+    return study_dataset(study, folder)
+
+
+def _train_chunk(
+    folder: Path,
+    chunk: list[Member],
+    images: Images,
+    stops: list[int],
+    size: int,
+    on_cpu: bool,
+    note: Callable[[int], None],
+) -> None:
+    """Train some networks of one architecture, from their last checkpoint on."""
+    study, architecture = chunk[0].study, chunk[0].architecture
+    padded = chunk + [chunk[-1]] * (size - len(chunk))
+    each = one_by_one if on_cpu else side_by_side
+    gains = jnp.array([m.gain for m in padded], jnp.float32)
+    rates = jnp.array([m.learning_rate for m in padded], jnp.float32)
+    seeds = jnp.array([m.seed for m in padded], jnp.int32)
+    classifier = classifier_of(study, architecture, images)
+    per_epoch = steps_per_epoch(study, images)
+    epochs = list(range(per_epoch, stops[-1] + 1, per_epoch))
+    whole = "-".join((chunk[0].key, chunk[-1].key))
+    checkpoints = folder / "checkpoints" / whole
+    states = _start(classifier, study, gains, seeds, each)
+    blank = jax.eval_shape(lambda s: _measure(classifier, images, s, each), states)
+    records = jax.tree.map(lambda leaf: np.full((len(stops), *leaf.shape), -1, leaf.dtype), blank)
+    at = 0
+    how = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(checkpoints, options=how) as manager:
+        latest = manager.latest_step()
+        if latest is not None:
+            full, empty = _full_and_empty((states, records))
+            found = manager.restore(latest, args=ocp.args.StandardRestore(full))
+            states, records = _joined((states, records), found, empty)
+            at = latest
+            note(len(chunk) * at)
+        for stop in sorted({*stops, *epochs}):
+            if stop < at or (stop == at and latest is not None):
+                continue
+            if stop > at:
+                states = _advance(
+                    classifier, study, images, states, rates, seeds, jnp.int32(stop), each
+                )
+                jax.block_until_ready(states)
+                note(len(chunk) * (stop - at))
+                at = stop
+            if stop in stops:
+                found = _measure(classifier, images, states, each)
+                place = stops.index(stop)
+                records = jax.tree.map(
+                    lambda all_, one, p=place: _placed(all_, np.asarray(one), p), records, found
+                )
+            if stop in epochs:
+                full, _ = _full_and_empty((states, records))
+                with _SAVING:
+                    manager.save(stop, args=ocp.args.StandardSave(full))
+    count = parameter_count(jax.tree.map(lambda leaf: leaf[0], states.parameters))
+    for index, member in enumerate(chunk):
+        own = jax.tree.map(lambda leaf, i=index: leaf[:, i], records)
+        dataset = _member_dataset(own, count)
+        write_dataset(
+            dataset, _store(folder, member), provenance=provenance(seed=member.seed, member=member)
+        )
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _full_and_empty(tree: Any) -> tuple[list[Any], list[Any]]:
+    """The leaves of a tree with and without entries: Orbax saves none of the latter."""
+    leaves = jax.tree.leaves(tree)
+    return [x for x in leaves if x.size], [x for x in leaves if not x.size]
+
+
+def _joined(like: Any, full: list[Any], empty: list[Any]) -> Any:
+    leaves, structure = jax.tree.flatten(like)
+    parts = iter(full), iter(empty)
+    return jax.tree.unflatten(structure, [next(parts[0 if x.size else 1]) for x in leaves])
+
+
+def _placed(every: np.ndarray, one: np.ndarray, place: int) -> np.ndarray:
+    result = np.array(every)
+    result[place] = one
+    return result
+
+
+def _store(folder: Path, member: Member) -> Path:
+    return folder / "networks" / f"{member.key}.zarr"
+
+
+def _finished(folder: Path, member: Member) -> bool:
+    return (_store(folder, member) / "zarr.json").is_file()
+
+
+def _member_dataset(records: Record, parameters: int) -> xr.Dataset:
+    found = records.diagnostics
+    return xr.Dataset(
+        {
+            "failed": ("record", np.asarray(records.failed)),
+            "batch_loss": ("record", np.asarray(records.batch_loss)),
+            "test_loss": ("record", np.asarray(records.test_loss)),
+            "test_accuracy": ("record", np.asarray(records.test_accuracy)),
+            "order_parameter": ("record", np.asarray(found.order_parameter)),
+            "similarity": (("record", "turn"), np.asarray(found.similarity)),
+            "spread": (("record", "turn"), np.asarray(found.spread)),
+            "log_gradient": (("record", "turn"), np.asarray(found.log_gradient)),
+            "charge": (("record", "generator"), np.asarray(found.charge)),
+            "charge_drift": (("record", "generator"), np.asarray(found.charge_drift)),
+            "parameters": ((), parameters),
+        },
+        {"step": ("record", np.asarray(records.step))},
+    )
+
+
+def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
+    """What is ready of a study, with axes architecture, gain, learning_rate, seed and record.
+
+    Networks that are missing are NaN, and `ready` says 0. Generators are those of the largest
+    units, NaN where a network has fewer.
+    """
+    folder = Path(folder).resolve()
+    axes = {
+        "architecture": [a.name for a in study.architectures],
+        "gain": list(study.gains),
+        "learning_rate": list(study.learning_rates),
+        "seed": list(study.seeds),
+    }
+    pieces = []
+    for member in study.members:
+        place = (member.architecture.name, member.gain, member.learning_rate, member.seed)
+        here = {name: [value] for name, value in zip(axes, place, strict=True)}
+        if not _finished(folder, member):
+            continue
+        found = read_dataset(_store(folder, member))
+        own = found.drop_vars("step").assign(ready=((), 1), record_step=found["step"].variable)
+        pieces.append(own.drop_attrs().expand_dims(here))
+    if not pieces:
+        raise ValueError(f"`folder`: must hold networks of this study; got none in {folder}")
+    joined = xr.combine_by_coords(
+        pieces, join="outer", combine_attrs="drop", coords="minimal", compat="no_conflicts"
+    )
+    assert isinstance(joined, xr.Dataset)
+    joined = joined.reindex(axes)
+    return joined.assign(ready=joined["ready"].fillna(0).astype(int))

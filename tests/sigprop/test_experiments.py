@@ -1,0 +1,287 @@
+"""Networks with weights that are kept, and their training."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import sigprop
+import theory
+from sigprop.experiments import (
+    Architecture,
+    Classifier,
+    Study,
+    apply_parameters,
+    cross_entropy,
+    diagnose,
+    draw_parameters,
+    load_images,
+    parameter_count,
+    read_study,
+    rotations,
+    study_dataset,
+    train,
+)
+from sigprop.experiments._train import advance, start
+
+KEY = jax.random.key(3)
+TANH = theory.activation("tanh")
+RADIAL = theory.radial("tanh")
+
+CASES = {
+    "scalar": lambda: theory.feedforward(TANH, 1.5, 0.1, depth=3),
+    "orthogonal": lambda: theory.feedforward(TANH, 1.5, depth=3, weights="orthogonal"),
+    "residual": lambda: theory.feedforward(TANH, 1.5, 0.1, depth=3, residual=True),
+    "O(3)": lambda: theory.feedforward(RADIAL, 1.5, depth=3, components=3),
+    "U(2)": lambda: theory.feedforward(RADIAL, 1.5, depth=3, components=4, algebra="complex"),
+    "Sp(1)": lambda: theory.feedforward(RADIAL, 1.5, depth=3, components=4, algebra="quaternion"),
+    "dense": lambda: theory.feedforward(RADIAL, 1.5, 0.1, depth=3, components=2, algebra="dense"),
+}
+
+
+class TestHeldWeights:
+    @pytest.mark.parametrize("name", CASES)
+    def test_the_network_that_the_sampler_draws(self, name):
+        network = CASES[name]()
+        k = theory._architecture.components(network)
+        x = jax.random.normal(jax.random.key(1), (3, 5, k))
+        drawn = sigprop.DrawnNetwork(network, KEY, 6)
+        how = {"fan_in": 5, "width": 6, "components": k, "dtype": x.dtype}
+        parameters = draw_parameters(network, KEY, **how)
+        np.testing.assert_allclose(apply_parameters(network, parameters, x), drawn(x), rtol=1e-12)
+
+    def test_no_bias_where_the_description_has_none(self):
+        how = {"fan_in": 5, "width": 6, "components": 1}
+        for bias, count in ((0.0, 30 + 3 * 36), (0.1, 36 + 3 * 42)):
+            network = theory.feedforward(TANH, 1.5, bias, depth=3)
+            assert parameter_count(draw_parameters(network, KEY, **how)) == count
+
+    def test_equivariance_survives_any_weights(self):
+        network = CASES["U(2)"]()
+        parameters = draw_parameters(network, KEY, fan_in=5, width=6, components=4, dtype=float)
+        parameters = jax.tree.map(lambda w: w + jnp.sin(1e3 * w), parameters)
+        x = jax.random.normal(jax.random.key(1), (3, 5, 4))
+        turns = jax.vmap(jax.scipy.linalg.expm)(jnp.asarray(theory.generators(network)))
+        plain = apply_parameters(network, parameters, x)
+        for turn in turns:
+            turned = apply_parameters(network, parameters, x @ turn.T)
+            np.testing.assert_allclose(turned, plain @ turn.T, atol=1e-12)
+
+
+def classifier(architecture, depth=6, features=12):
+    return Classifier(architecture.interior(depth), 64, features, 10)
+
+
+O2 = Architecture("O(2)", 2)
+DENSE = Architecture("dense", 2, "dense")
+
+
+class TestDiagnostics:
+    def found(self, architecture, count=8):
+        images = load_images("digits")
+        built = classifier(architecture)
+        parameters = built.draw(KEY, 1.5, dtype=jnp.float64)
+        x = images.test[:count].astype(float)
+        labels = images.test_labels[:count]
+        return built, parameters, x, labels, diagnose(built, parameters, x, labels, rotations(2))
+
+    def test_against_explicit_sums(self):
+        built, parameters, x, labels, found = self.found(O2)
+        last, kept = built.hidden(parameters, x, keep=True)
+        states = np.asarray(kept)[1:].reshape(5, 8, 12)
+        cosines = []
+        for state in states:
+            unit = state / np.linalg.norm(state, axis=1, keepdims=True)
+            pairs = [unit[a] @ unit[b] for a in range(8) for b in range(a)]
+            cosines.append(np.mean(pairs))
+        np.testing.assert_allclose(found.similarity, cosines, rtol=1e-10)
+        np.testing.assert_allclose(
+            found.order_parameter, np.mean(np.linalg.norm(last, axis=2)), rtol=1e-12
+        )
+
+        # The gradient at the last turn, by the layers that follow it.
+        def behind(z, label):
+            logits = built.read_out(parameters, RADIAL(z[None]))
+            return cross_entropy(logits, label[None])[0]
+
+        gradients = jax.vmap(jax.grad(behind))(kept[-1], labels)
+        sizes = np.linalg.norm(gradients.reshape(8, -1), axis=1)
+        np.testing.assert_allclose(found.log_gradient[-1], np.log(sizes.mean()), rtol=1e-10)
+        charges = jnp.einsum("nup,pq,nuq->n", gradients, rotations(2)[0], kept[-1])
+        np.testing.assert_allclose(found.charge[0], np.sqrt(np.mean(charges**2)), rtol=1e-10)
+
+    def test_charge_is_conserved_by_symmetry_alone(self):
+        assert np.all(self.found(O2)[-1].charge_drift < 1e-14)
+        assert np.all(self.found(DENSE)[-1].charge_drift > 0.1)
+
+
+STUDY = Study(
+    (O2, DENSE),
+    depth=5,
+    features=12,
+    gains=(1.2,),
+    learning_rates=(1e-3, 1e-2),
+    seeds=(0, 1),
+    epochs=12,
+    records=4,
+    train_count=512,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, train(STUDY, folder)
+
+
+class TestTraining:
+    def test_it_learns(self, trained):
+        _, found = trained
+        assert found["test_accuracy"].dims == (
+            "architecture",
+            "gain",
+            "learning_rate",
+            "seed",
+            "record",
+        )
+        assert np.all(found["ready"] == 1)
+        assert np.all(found["failed"] == 0)
+        last = found["test_accuracy"].isel(record=-1).sel(learning_rate=1e-2)
+        assert np.all(last > 0.5)
+        assert np.all(found["test_accuracy"].isel(record=0) < 0.3)
+        np.testing.assert_array_equal(found["record_step"][0, 0, 0, 0], [0, 1, 5, 24])
+
+    def test_first_step_by_hand(self):
+        """One Adam step moves every parameter by the learning rate against its gradient's sign."""
+        images = load_images("digits", 512)
+        built = classifier(O2, 5)
+        state = start(built, STUDY, jnp.float32(1.2), jnp.int32(0))
+        after = advance(built, STUDY, images, state, jnp.float32(1e-3), jnp.int32(0), jnp.int32(1))
+        assert int(after.step) == 1
+        moved = jax.tree.map(lambda a, b: b - a, state.parameters, after.parameters)
+        weights = moved["read_in"][0]
+        np.testing.assert_allclose(np.abs(weights[weights != 0]), 1e-3, rtol=2e-2)
+        # Against the gradient on the batch whose loss it reports.
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), 0), 0)
+        chosen = jax.random.permutation(key, 512)[:256]
+
+        def loss_of(parameters):
+            logits = built.logits(parameters, images.train[chosen])
+            return jnp.mean(cross_entropy(logits, images.train_labels[chosen]))
+
+        loss, gradient = jax.value_and_grad(loss_of)(state.parameters)
+        assert float(after.loss) == pytest.approx(float(loss), rel=1e-5)
+        clear = np.abs(gradient["read_out"][0]) > 1e-5
+        signs = -np.sign(gradient["read_out"][0])
+        np.testing.assert_array_equal(np.sign(moved["read_out"][0])[clear], signs[clear])
+
+    def test_extension_reuses_what_is_ready(self, trained):
+        folder, found = trained
+        stores = {p: p.stat().st_mtime_ns for p in (folder / "networks").iterdir()}
+        wider = dataclasses.replace(STUDY, seeds=(0, 1, 2), architectures=(O2,))
+        seen = []
+        more = train(wider, folder, progress=lambda done, total: seen.append((done, total)))
+        assert all(p.stat().st_mtime_ns == then for p, then in stores.items())
+        assert len(list((folder / "networks").iterdir())) == len(stores) + 2
+        xr.testing.assert_identical(
+            more.sel(seed=[0, 1], architecture=["O(2)"]).drop_vars("generator", errors="ignore"),
+            found.sel(architecture=["O(2)"]).drop_vars("generator", errors="ignore"),
+        )
+        assert seen[-1] == (6 * 24, 6 * 24)
+
+    def test_a_network_that_fails_leaves_the_others(self, tmp_path):
+        study = dataclasses.replace(
+            STUDY,
+            architectures=(Architecture("relu", activation="relu"),),
+            learning_rates=(1e-3, 1e18),
+            optimiser="sgd",
+            seeds=(0,),
+        )
+        found = train(study, tmp_path)
+        failed = found["failed"].values[0, 0, :, 0]
+        assert np.all(failed[0] == 0)
+        assert failed[1, -1] > 0
+        # It stays where it was before the step that failed.
+        assert found["record_step"].values[0, 0, 1, 0, -1] < 24
+        assert np.all(np.isfinite(found["test_loss"].values[0, 0, 0]))
+
+    def test_nothing_is_there(self, tmp_path):
+        with pytest.raises(ValueError, match="`folder`: must hold networks of this study"):
+            study_dataset(STUDY, tmp_path)
+        with pytest.raises(ValueError, match=r"`path`: must be a folder with .*apt install"):
+            train(dataclasses.replace(STUDY, data=str(tmp_path / "none")), tmp_path)
+
+
+KILLED = """
+import sys
+from sigprop.experiments import Architecture, Study, train
+study = Study((Architecture("O(2)", 2),), depth=5, features=12, learning_rates=(1e-2,), seeds=(0,),
+              epochs=20, batch=64, records=6)
+train(study, sys.argv[1], progress=lambda done, total: print(done, flush=True))
+"""
+
+
+def test_a_killed_study_resumes_with_the_same_bits(tmp_path):
+    def printed(folder, enough=None):
+        """What a run prints, killed once `enough` steps are done."""
+        command = [sys.executable, "-W", "ignore", "-c", KILLED, str(folder)]
+        lines = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(int(line))
+                if enough is not None and lines[-1] >= enough:
+                    process.send_signal(signal.SIGKILL)
+                    break
+        return lines
+
+    ready = lambda name: list((tmp_path / name / "networks").glob("*.zarr"))
+    printed(tmp_path / "whole")
+    printed(tmp_path / "cut", enough=200)
+    assert not ready("cut")
+    assert printed(tmp_path / "cut")[0] >= 100  # it went on from a checkpoint
+    one, two = (sigprop.read_dataset(*ready(name)) for name in ("whole", "cut"))
+    xr.testing.assert_identical(one.drop_attrs(), two.drop_attrs())
+
+
+class TestStudy:
+    def test_toml(self, tmp_path):
+        path = tmp_path / "study.toml"
+        path.write_text(
+            'depth = 20\ngains = [1.2, 1.5]\n[[architecture]]\nname = "O(4)"\ncomponents = 4\n'
+        )
+        study = read_study(path)
+        assert study.depth == 20
+        assert study.gains == (1.2, 1.5)
+        assert study.architectures == (Architecture("O(4)", 4),)
+        assert len(study.members) == 2 * 3 * 3
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("depht = 3", "`depht`: must be one of"),
+            ("depth = 1\n[[architecture]]\nname = 'a'", "`depth`: must be"),
+            ("gains = [-1.0]\n[[architecture]]\nname = 'a'", "`gains`: must be positive"),
+            ("", "`architectures`: must hold at least one"),
+            ("depth = ", "must be a readable TOML file"),
+            ("[[architecture]]\nname = 'a'\ncomponents = 3", "`features`: must be a multiple"),
+        ],
+    )
+    def test_mistakes(self, tmp_path, text, message):
+        path = tmp_path / "study.toml"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_study(path)
+
+    def test_names_depend_on_the_result_alone(self):
+        one = STUDY.members[0]
+        wider = dataclasses.replace(STUDY, gains=(1.2, 1.4), seeds=(0, 5))
+        assert wider.members[0].key == one.key
+        assert dataclasses.replace(STUDY, depth=6).members[0].key != one.key
+        assert len({m.key for m in STUDY.members}) == len(STUDY.members)
