@@ -346,6 +346,36 @@ def probe(
     )
 
 
+@app.command
+def train(
+    study: Annotated[
+        Path,
+        Parameter(
+            help="A TOML file with the fields of sigprop.experiments.Study and a table "
+            "[[architecture]] for each architecture."
+        ),
+    ],
+    *,
+    output: Output = None,
+    only_show: Annotated[bool, Parameter(negative="", help="Train nothing.")] = False,
+    json: Json = False,
+) -> int:
+    """Train a study: classifiers of several architectures, gains, learning rates and seeds.
+
+    Whatever is ready in the output folder (by default runs/ and the name of the file) is not
+    trained again, and what was interrupted goes on from the end of its last epoch. Prints the
+    best and worst learning rate of every architecture and gain. Writes study.png, .pdf and
+    .zarr, and a Zarr store for every network.
+    """
+    try:
+        from sigprop.experiments._train_command import train_study
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"train: needs the extra packages of sigprop[train]; got none named {error.name}"
+        ) from error
+    return train_study(study, output, only_show, json)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (disagreement) or 2 (bad input)."""
     tokens = sys.argv[1:] if argv is None else list(argv)

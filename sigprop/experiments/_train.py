@@ -370,7 +370,10 @@ def _member_dataset(records: Record, parameters: int) -> xr.Dataset:
             "charge_drift": (("record", "generator"), np.asarray(found.charge_drift)),
             "parameters": ((), parameters),
         },
-        {"step": ("record", np.asarray(records.step))},
+        {
+            "step": ("record", np.asarray(records.step)),
+            "generator": np.arange(found.charge.shape[1]),
+        },
     )
 
 
@@ -388,6 +391,7 @@ def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
         "seed": list(study.seeds),
     }
     pieces = []
+    generators = max(1, *(len(rotations(a.components)) for a in study.architectures))
     for member in study.members:
         place = (member.architecture.name, member.gain, member.learning_rate, member.seed)
         here = {name: [value] for name, value in zip(axes, place, strict=True)}
@@ -395,7 +399,8 @@ def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
             continue
         found = read_dataset(_store(folder, member))
         own = found.drop_vars("step").assign(ready=((), 1), record_step=found["step"].variable)
-        pieces.append(own.drop_attrs().expand_dims(here))
+        own = own.drop_attrs().reindex(generator=np.arange(generators))
+        pieces.append(own.expand_dims(here))
     if not pieces:
         raise ValueError(f"`folder`: must hold networks of this study; got none in {folder}")
     joined = xr.combine_by_coords(
