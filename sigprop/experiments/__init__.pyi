@@ -1,5 +1,5 @@
 from ._classifier import Classifier, cross_entropy, parameter_count
-from ._data import Images, load_images
+from ._data import Labelled, copy_task, load_images, permuted
 from ._diagnostics import Diagnostics, diagnose, rotations
 from ._model import (
     HeldNetwork,
@@ -8,6 +8,7 @@ from ._model import (
     draw_parameters,
     without_zero_biases,
 )
+from ._recurrent import SequenceClassifier
 from ._study import Architecture, Member, Study, read_study
 from ._train import study_dataset, train
 
@@ -16,17 +17,20 @@ __all__ = [
     "Classifier",
     "Diagnostics",
     "HeldNetwork",
-    "Images",
+    "Labelled",
     "Member",
     "Parameters",
+    "SequenceClassifier",
     "Study",
     "apply_parameters",
+    "copy_task",
     "cross_entropy",
     "diagnose",
     "draw_parameters",
     "load_images",
     "parameter_count",
     "read_study",
+    "permuted",
     "rotations",
     "study_dataset",
     "train",

@@ -64,9 +64,9 @@ class Classifier(eqx.Module):
             dtype=dtype,
         )
         return {
-            "read_in": _linear(keys[0], self.pixels, self.features, dtype),
+            "read_in": draw_linear(keys[0], self.pixels, self.features, dtype),
             "interior": interior,
-            "read_out": _linear(keys[2], self.features, self.classes, dtype),
+            "read_out": draw_linear(keys[2], self.features, self.classes, dtype),
         }
 
     def hidden(
@@ -106,14 +106,18 @@ def parameter_count(parameters: Any) -> int:
 
 
 def cross_entropy(
-    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+    logits: Float[Array, "n *answers classes"], labels: Int[Array, "n *answers"]
 ) -> Float[Array, " n"]:
-    """−log of the probability of the label."""
-    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - chosen
+    """−log of the probability of the label, the mean over answers where there are several."""
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    each = jax.nn.logsumexp(logits, axis=-1) - chosen
+    return jnp.mean(each.reshape(len(each), -1), axis=1)
 
 
-def _linear(key: Key[Array, ""], fan_in: int, fan_out: int, dtype: Any) -> tuple[Array, Array]:
+def draw_linear(
+    key: Key[Array, ""], fan_in: int, fan_out: int, dtype: Any
+) -> tuple[Float[Array, "fan_out fan_in"], Float[Array, " fan_out"]]:
+    """Weights and bias of an ordinary dense map, uniform in ±1/√fan_in."""
     bound = 1 / math.sqrt(fan_in)
     draw = lambda i, shape: jax.random.uniform(
         jax.random.fold_in(key, i), shape, dtype, -bound, bound

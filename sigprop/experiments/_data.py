@@ -1,4 +1,4 @@
-"""Labelled images for training studies."""
+"""What training studies learn: images, at once or pixel by pixel, and copying after a delay."""
 
 from typing import NamedTuple
 
@@ -11,20 +11,24 @@ from sigprop._inputs import digits_inputs, read_images
 
 _DIGITS = 1797
 _TESTED = 360
+_SYMBOLS, TOKENS = 8, 10
+_BLANK, _GO = _SYMBOLS, _SYMBOLS + 1
 
 
-class Images(NamedTuple):
-    """Pixels in [0, 1] in float32, and labels."""
+class Labelled(NamedTuple):
+    """Numbers in float32, and labels: several for each where there are several answers."""
 
-    train: Float[Array, "train pixels"]
-    train_labels: Int[Array, " train"]
-    test: Float[Array, "test pixels"]
-    test_labels: Int[Array, " test"]
-    classes: int = 10
+    train: Float[Array, "train numbers"]
+    train_labels: Int[Array, "train *answers"]
+    test: Float[Array, "test numbers"]
+    test_labels: Int[Array, "test *answers"]
+    classes: int
+    inputs: int
+    """How many of the numbers come in at one step, where they are read as a sequence."""
 
 
-def load_images(source: str, train_count: int | None = None) -> Images:
-    """Images to train and to test on.
+def load_images(source: str, train_count: int | None = None) -> Labelled:
+    """Images to train and to test on, with pixels in [0, 1].
 
     Parameters
     ----------
@@ -61,6 +65,45 @@ def load_images(source: str, train_count: int | None = None) -> Images:
     white = 255 if train.dtype == np.uint8 else 1
     as_pixels = lambda x: jnp.asarray(np.asarray(x, np.float32) / np.float32(white))
     as_labels = lambda y: jnp.asarray(y, jnp.int32)
-    return Images(
-        as_pixels(train), as_labels(train_labels), as_pixels(test), as_labels(test_labels)
+    return Labelled(
+        as_pixels(train),
+        as_labels(train_labels),
+        as_pixels(test),
+        as_labels(test_labels),
+        classes=10,
+        inputs=1,
     )
+
+
+def permuted(images: Labelled) -> Labelled:
+    """The same images with their pixels in one random order, always the same."""
+    order = np.random.default_rng(0).permutation(images.train.shape[1])
+    return images._replace(train=images.train[:, order], test=images.test[:, order])
+
+
+def copy_task(delay: int, train_count: int = 10_000, test_count: int = 1000) -> Labelled:
+    """Ten tokens, to be repeated after a delay that differs from sequence to sequence.
+
+    A sequence has `delay` + 20 steps, each one of ten symbols, one-hot: blanks, ten tokens out
+    of eight, between 1 and `delay` blanks, the signal to go, nine blanks. The answers at the
+    last ten steps are the tokens. Chance is 1/8.
+
+    References
+    ----------
+    Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016, section 4.1 (the form with a
+    fixed delay).
+    """
+    if delay < 1:
+        raise ValueError(f"`delay`: must be at least 1; got {delay}")
+    rng = np.random.default_rng(delay)
+    count = train_count + test_count
+    tokens = rng.integers(0, _SYMBOLS, (count, TOKENS))
+    waits = rng.integers(1, delay + 1, count)
+    steps = np.full((count, delay + 2 * TOKENS), _BLANK)
+    rows = np.arange(count)[:, None]
+    steps[rows, (delay - waits)[:, None] + np.arange(TOKENS)] = tokens
+    steps[:, delay + TOKENS] = _GO
+    numbers = np.eye(_SYMBOLS + 2, dtype=np.float32)[steps].reshape(count, -1)
+    x, y = jnp.asarray(numbers), jnp.asarray(tokens, jnp.int32)
+    cut = train_count
+    return Labelled(x[:cut], y[:cut], x[cut:], y[cut:], _SYMBOLS, _SYMBOLS + 2)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sigprop.experiments._classifier import Classifier, cross_entropy
+from sigprop.experiments._recurrent import SequenceClassifier
 
 
 class Diagnostics(eqx.Module):
@@ -31,10 +32,10 @@ class Diagnostics(eqx.Module):
 
 
 def diagnose(
-    classifier: Classifier,
+    classifier: Classifier | SequenceClassifier,
     parameters: dict[str, Any],
-    x: Float[Array, "n pixels"],
-    labels: Int[Array, " n"],
+    x: Float[Array, "n numbers"],
+    labels: Int[Array, "n *answers"],
     generators: Float[Any, "generators k k"],
 ) -> Diagnostics:
     """Measure the states and gradients of a network on a batch of inputs."""
@@ -63,7 +64,7 @@ def diagnose(
     bound = sizes[:, None] * jnp.sqrt(jnp.sum(turned**2, axis=(3, 4)))
     drift = jnp.max(jnp.abs(charges - charges[-1:]), axis=0) / jnp.max(bound, axis=0)
     return Diagnostics(
-        jnp.mean(jnp.sqrt(jnp.sum(last**2, axis=2))),
+        jnp.mean(jnp.sqrt(jnp.sum(last**2, axis=-1))),
         similarity,
         spread,
         jnp.log(jnp.mean(sizes, axis=1)),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from theory import Part
+    from theory import Activation, Part, WeightLaw
 
 Mixing = Literal["real", "complex", "quaternion", "dense"]
 
@@ -39,18 +39,30 @@ class Architecture:
     their weight variance is k σ_w²."""
     features: int | None = None
     """Real numbers in a hidden layer, if not those of the study."""
+    cell: Literal["deep", "rnn", "gru"] = "deep"
+    """A deep network, or a recurrent one that reads its input step by step."""
+
+    @property
+    def phi(self) -> "Activation":
+        """The nonlinearity."""
+        import theory
+
+        kind, _, profile = self.activation.partition(" ")
+        return theory.radial(profile) if kind == "radial" else theory.activation(self.activation)
+
+    @property
+    def law(self) -> "WeightLaw":
+        """The law of the hidden weights at gain 1."""
+        from theory import WeightLaw
+
+        variance = self.components if self.same_entries else 1.0
+        return WeightLaw(variance, self.weights, self.components, self.mixing)
 
     def interior(self, depth: int) -> "Part":
         """W, then φ and W in turn, then φ: `depth` of each, at gain 1."""
-        import theory
-        from theory._architecture import Affine, Chain, Pointwise, Residual, affine, repeat
+        from theory import Affine, Chain, Pointwise, Residual, repeat
 
-        kind, _, profile = self.activation.partition(" ")
-        phi = theory.radial(profile) if kind == "radial" else theory.activation(self.activation)
-        variance = self.components if self.same_entries else 1.0
-        law: Affine = affine(
-            variance, weights=self.weights, components=self.components, algebra=self.mixing
-        )
+        phi, law = self.phi, Affine(self.law, 0.0)
         turn: Part = Chain((Pointwise(phi), law))
         body = Residual(turn) if self.residual else turn
         return Chain((law, repeat(body, depth - 1), Pointwise(phi)))
@@ -62,7 +74,12 @@ class Study:
 
     architectures: tuple[Architecture, ...]
     data: str = "digits"
-    """"digits" (scikit-learn's), or a folder of IDX files (MNIST, Fashion-MNIST)."""
+    """ "digits" (scikit-learn's), a folder of IDX files (MNIST, Fashion-MNIST), or "copy": ten
+    tokens to be repeated after a delay, for recurrent cells."""
+    permuted: bool = False
+    """Take the pixels in a random order: it matters to recurrent cells."""
+    delay: int = 25
+    """Longest delay of the copy task."""
     depth: int = 100
     features: int = 64
     gains: tuple[float, ...] = (1.2,)
@@ -110,6 +127,15 @@ class Study:
                     "features",
                     f"be a multiple of the components of {architecture.name}",
                     size,
+                )
+            )
+            deep = architecture.cell == "deep"
+            checks.append(
+                (
+                    not (deep and self.data == "copy"),
+                    "data",
+                    f"be images for {architecture.name}, which reads all numbers at once",
+                    self.data,
                 )
             )
         for good, name, what, value in checks:

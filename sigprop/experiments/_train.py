@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -19,14 +19,16 @@ from jaxtyping import Array, Float, Int
 
 from sigprop._store import provenance, read_dataset, write_dataset
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
-from sigprop.experiments._data import Images, load_images
+from sigprop.experiments._data import Labelled, copy_task, load_images, permuted
 from sigprop.experiments._diagnostics import Diagnostics, diagnose, rotations
+from sigprop.experiments._recurrent import SequenceClassifier
 from sigprop.experiments._study import Architecture, Member, Study
 
 Progress = Callable[[int, int], None]
+Model: TypeAlias = Classifier | SequenceClassifier
 
 _PROBED = 256
-"""Test images on which states and gradients are measured."""
+"""Test data on which states and gradients are measured."""
 _TEST_BLOCK = 1000
 _SAVING = threading.Lock()
 """Orbax counts its operations for the whole process."""
@@ -54,16 +56,34 @@ class Record(eqx.Module):
     batch_loss: Float[Array, ""]
     test_loss: Float[Array, ""]
     test_accuracy: Float[Array, ""]
+    """Right answers."""
+    test_success: Float[Array, ""]
+    """Inputs all of whose answers are right."""
     diagnostics: Diagnostics
 
 
-def classifier_of(study: Study, architecture: Architecture, images: Images) -> Classifier:
-    """The network that an architecture makes on these images, at gain 1."""
-    return Classifier(
-        architecture.interior(study.depth),
-        images.train.shape[1],
-        architecture.features or study.features,
-        images.classes,
+def load_data(study: Study) -> Labelled:
+    """What a study learns."""
+    if study.data == "copy":
+        return copy_task(study.delay, study.train_count or 10_000)
+    images = load_images(study.data, study.train_count)
+    return permuted(images) if study.permuted else images
+
+
+def model_of(study: Study, architecture: Architecture, data: Labelled) -> Model:
+    """The network that an architecture makes for these data, at gain 1."""
+    features = architecture.features or study.features
+    if architecture.cell == "deep":
+        interior, numbers = architecture.interior(study.depth), data.train.shape[1]
+        return Classifier(interior, numbers, features, data.classes, study.precision)
+    return SequenceClassifier(
+        architecture.law,
+        architecture.phi,
+        architecture.cell,
+        data.inputs,
+        features,
+        data.classes,
+        None if data.train_labels.ndim == 1 else data.train_labels.shape[1],
         study.precision,
     )
 
@@ -73,24 +93,23 @@ def optimiser_of(study: Study) -> optax.GradientTransformation:
     return optax.scale_by_adam() if study.optimiser == "adam" else optax.identity()
 
 
-def record_steps(study: Study, images: Images) -> list[int]:
+def record_steps(study: Study, data: Labelled) -> list[int]:
     """When the networks are measured: before training, and from step 1 in geometric progression."""
-    total = steps_per_epoch(study, images) * study.epochs
+    total = steps_per_epoch(study, data) * study.epochs
     steps = np.geomspace(1, total, study.records - 1).round().astype(int)
     return [0, *(int(step) for step in np.unique(steps))]
 
 
-def steps_per_epoch(study: Study, images: Images) -> int:
+def steps_per_epoch(study: Study, data: Labelled) -> int:
     """Whole batches in the images to train on."""
-    if study.batch > len(images.train):
+    if study.batch > len(data.train):
         raise ValueError(
-            f"`batch`: must be at most {len(images.train)}, the images to train on; "
-            f"got {study.batch}"
+            f"`batch`: must be at most {len(data.train)}, the images to train on; got {study.batch}"
         )
-    return len(images.train) // study.batch
+    return len(data.train) // study.batch
 
 
-def start(classifier: Classifier, study: Study, gain: Array, seed: Array) -> Progressing:
+def start(classifier: Model, study: Study, gain: Array, seed: Array) -> Progressing:
     """A network at initialisation."""
     parameters = classifier.draw(jax.random.fold_in(jax.random.key(0), seed), gain)
     zero = jnp.zeros((), jnp.int32)
@@ -100,9 +119,9 @@ def start(classifier: Classifier, study: Study, gain: Array, seed: Array) -> Pro
 
 
 def advance(
-    classifier: Classifier,
+    classifier: Model,
     study: Study,
-    images: Images,
+    data: Labelled,
     state: Progressing,
     rate: Float[Array, ""],
     seed: Int[Array, ""],
@@ -113,13 +132,13 @@ def advance(
     A step whose loss or gradient is not finite is not taken, and none after it.
     """
     optimiser = optimiser_of(study)
-    per_epoch = steps_per_epoch(study, images)
+    per_epoch = steps_per_epoch(study, data)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), seed), state.step // per_epoch)
-    order = jax.random.permutation(key, len(images.train))
+    order = jax.random.permutation(key, len(data.train))
 
     def loss_of(parameters, chosen):
-        logits = classifier.logits(parameters, images.train[chosen])
-        return jnp.mean(cross_entropy(logits, images.train_labels[chosen]))
+        logits = classifier.logits(parameters, data.train[chosen])
+        return jnp.mean(cross_entropy(logits, data.train_labels[chosen]))
 
     def turn(state: Progressing) -> Progressing:
         at = state.step % per_epoch * study.batch
@@ -142,34 +161,37 @@ def advance(
     return jax.lax.while_loop(going, turn, state)
 
 
-def measure(classifier: Classifier, images: Images, state: Progressing) -> Record:
+def measure(classifier: Model, data: Labelled, state: Progressing) -> Record:
     """Test a network, and look at its states and gradients."""
-    images_in = len(images.test)
-    blocks = -(-images_in // _TEST_BLOCK)
-    size = -(-images_in // blocks)
-    pad = blocks * size - images_in
-    x = jnp.pad(images.test, ((0, pad), (0, 0))).reshape(blocks, size, -1)
-    y = jnp.pad(images.test_labels, (0, pad), constant_values=-1).reshape(blocks, size)
+    count = len(data.test)
+    blocks = -(-count // _TEST_BLOCK)
+    size = -(-count // blocks)
+    pad = blocks * size - count
+    x = jnp.pad(data.test, ((0, pad), (0, 0))).reshape(blocks, size, -1)
+    answers = data.test_labels.shape[1:]
+    y = jnp.pad(data.test_labels, [(0, pad)] + [(0, 0)] * len(answers))
+    y = y.reshape(blocks, size, *answers)
+    counted = (jnp.arange(blocks * size) < count).reshape(blocks, size)
 
     def test(block):
-        x, y = block
+        x, y, counted = block
         logits = classifier.logits(state.parameters, x)
-        counted = y >= 0
-        loss = cross_entropy(logits, jnp.maximum(y, 0))
-        right = jnp.argmax(logits, axis=1).astype(y.dtype) == y
-        return jnp.sum(jnp.where(counted, loss, 0)), jnp.sum(right & counted)
+        right = jnp.argmax(logits, axis=-1).astype(y.dtype) == y
+        right = right.reshape(size, -1).astype(jnp.float32)
+        each = (cross_entropy(logits, y), jnp.mean(right, axis=1), jnp.min(right, axis=1))
+        return [jnp.sum(jnp.where(counted, values, 0)) for values in each]
 
-    losses, right = jax.lax.map(test, (x, y))
-    probed = min(_PROBED, images_in)
+    sums = jax.lax.map(test, (x, y, counted))
+    loss, accuracy, success = (jnp.sum(total).astype(jnp.float32) / count for total in sums)
+    probed = min(_PROBED, count)
     found = diagnose(
         classifier,
         state.parameters,
-        images.test[:probed],
-        images.test_labels[:probed],
+        data.test[:probed],
+        data.test_labels[:probed],
         rotations(classifier.components),
     )
-    mean = lambda total: jnp.sum(total).astype(jnp.float32) / images_in
-    return Record(state.step, state.failed, state.loss, mean(losses), mean(right), found)
+    return Record(state.step, state.failed, state.loss, loss, accuracy, success, found)
 
 
 @eqx.filter_jit
@@ -179,14 +201,14 @@ def _start(classifier, study, gains, seeds, each):
 
 
 @eqx.filter_jit
-def _advance(classifier, study, images, states, rates, seeds, stop, each):
-    one = lambda state, rate, seed: advance(classifier, study, images, state, rate, seed, stop)
+def _advance(classifier, study, data, states, rates, seeds, stop, each):
+    one = lambda state, rate, seed: advance(classifier, study, data, state, rate, seed, stop)
     return each(one, states, rates, seeds)
 
 
 @eqx.filter_jit
-def _measure(classifier, images, states, each):
-    return each(lambda state: measure(classifier, images, state), states)
+def _measure(classifier, data, states, each):
+    return each(lambda state: measure(classifier, data, state), states)
 
 
 def one_by_one(fn: Callable, *leading: Any) -> Any:
@@ -233,8 +255,8 @@ def train(
         If data are missing, or the folder cannot be written.
     """
     folder = Path(folder).resolve()
-    images = load_images(study.data, study.train_count)
-    stops = record_steps(study, images)
+    data = load_data(study)
+    stops = record_steps(study, data)
     on_cpu = jax.default_backend() == "cpu"
     size = members_at_once or (1 if on_cpu else 64)
     chunks: list[list[Member]] = []
@@ -253,7 +275,7 @@ def train(
         if all(_finished(folder, member) for member in chunk):
             note(len(chunk) * stops[-1])
         else:
-            _train_chunk(folder, chunk, images, stops, size, on_cpu, note)
+            _train_chunk(folder, chunk, data, stops, size, on_cpu, note)
 
     try:
         (folder / "networks").mkdir(parents=True, exist_ok=True)
@@ -267,7 +289,7 @@ def train(
 def _train_chunk(
     folder: Path,
     chunk: list[Member],
-    images: Images,
+    data: Labelled,
     stops: list[int],
     size: int,
     on_cpu: bool,
@@ -280,13 +302,13 @@ def _train_chunk(
     gains = jnp.array([m.gain for m in padded], jnp.float32)
     rates = jnp.array([m.learning_rate for m in padded], jnp.float32)
     seeds = jnp.array([m.seed for m in padded], jnp.int32)
-    classifier = classifier_of(study, architecture, images)
-    per_epoch = steps_per_epoch(study, images)
+    classifier = model_of(study, architecture, data)
+    per_epoch = steps_per_epoch(study, data)
     epochs = list(range(per_epoch, stops[-1] + 1, per_epoch))
     whole = "-".join((chunk[0].key, chunk[-1].key))
     checkpoints = folder / "checkpoints" / whole
     states = _start(classifier, study, gains, seeds, each)
-    blank = jax.eval_shape(lambda s: _measure(classifier, images, s, each), states)
+    blank = jax.eval_shape(lambda s: _measure(classifier, data, s, each), states)
     records = jax.tree.map(lambda leaf: np.full((len(stops), *leaf.shape), -1, leaf.dtype), blank)
     at = 0
     how = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
@@ -303,13 +325,13 @@ def _train_chunk(
                 continue
             if stop > at:
                 states = _advance(
-                    classifier, study, images, states, rates, seeds, jnp.int32(stop), each
+                    classifier, study, data, states, rates, seeds, jnp.int32(stop), each
                 )
                 jax.block_until_ready(states)
                 note(len(chunk) * (stop - at))
                 at = stop
             if stop in stops:
-                found = _measure(classifier, images, states, each)
+                found = _measure(classifier, data, states, each)
                 place = stops.index(stop)
                 records = jax.tree.map(
                     lambda all_, one, p=place: _placed(all_, np.asarray(one), p), records, found
@@ -362,6 +384,7 @@ def _member_dataset(records: Record, parameters: int) -> xr.Dataset:
             "batch_loss": ("record", np.asarray(records.batch_loss)),
             "test_loss": ("record", np.asarray(records.test_loss)),
             "test_accuracy": ("record", np.asarray(records.test_accuracy)),
+            "test_success": ("record", np.asarray(records.test_success)),
             "order_parameter": ("record", np.asarray(found.order_parameter)),
             "similarity": (("record", "turn"), np.asarray(found.similarity)),
             "spread": (("record", "turn"), np.asarray(found.spread)),

@@ -16,13 +16,16 @@ import theory
 from sigprop.experiments import (
     Architecture,
     Classifier,
+    SequenceClassifier,
     Study,
     apply_parameters,
+    copy_task,
     cross_entropy,
     diagnose,
     draw_parameters,
     load_images,
     parameter_count,
+    permuted,
     read_study,
     rotations,
     study_dataset,
@@ -251,6 +254,91 @@ def test_a_killed_study_resumes_with_the_same_bits(tmp_path):
     xr.testing.assert_identical(one.drop_attrs(), two.drop_attrs())
 
 
+class TestSequences:
+    def cell(self, kind, components=2, mixing="complex", activation="radial tanh"):
+        architecture = Architecture("cell", components, mixing, activation, cell=kind)
+        return SequenceClassifier(architecture.law, architecture.phi, kind, 3, 8, 5, answers=2)
+
+    @pytest.mark.parametrize("kind", ["rnn", "gru"])
+    def test_a_rotation_of_the_state_goes_through_a_step(self, kind):
+        """Without input. Of the dense cell it does not."""
+        turn = jnp.array([[0.6, -0.8], [0.8, 0.6]])
+        h = jax.random.normal(KEY, (4, 4, 2))
+        silence = jnp.zeros((4, 3))
+        for mixing, kept in (("complex", True), ("dense", False)):
+            model = self.cell(kind, mixing=mixing)
+            parameters = model.draw(KEY, 1.5, dtype=float)
+            weights, bias = parameters["read_in"]
+            parameters["read_in"] = (weights, jnp.zeros_like(bias))
+            step = lambda h, m=model, p=parameters: m.step(p, h, silence)
+            gap = np.max(np.abs(step(h @ turn.T) - step(h) @ turn.T))
+            assert (gap < 1e-14) == kept
+
+    def test_scalar_gru_written_out(self):
+        """Gates of the state itself, as in Cho et al. 2014, their equations 5 to 8."""
+        architecture = Architecture("gru", activation="tanh", cell="gru")
+        model = SequenceClassifier(architecture.law, architecture.phi, "gru", 3, 8, 5)
+        parameters = model.draw(KEY, dtype=float)
+        h, x = jax.random.normal(KEY, (4, 8)), jax.random.normal(jax.random.key(9), (4, 3))
+        found = model.step(parameters, h[..., None], x)[..., 0]
+        gates, gate_bias = parameters["gates"]
+        into, bias = parameters["read_in"]
+        sigmoid = jax.nn.sigmoid
+        u, r = jnp.split(sigmoid(jnp.concatenate([h, x], 1) @ gates.T + gate_bias[None]), 2, 1)
+        new = jnp.tanh((r * h) @ parameters["recurrent"][..., 0].T + x @ into.T + bias[None])
+        np.testing.assert_allclose(found, (1 - u) * h + u * new, rtol=1e-12)
+
+    def test_probes_hold_the_gradient_of_every_step(self):
+        model = self.cell("rnn")
+        parameters = model.draw(KEY, 1.5, dtype=float)
+        x = jax.random.normal(KEY, (2, 12))
+        read, states = model.hidden(parameters, x, keep=True)
+        assert states.shape == (5, 2, 4, 2)
+        np.testing.assert_array_equal(read, jnp.moveaxis(states[-2:], 0, 1))
+        nudge = jnp.zeros_like(states[1:]).at[1, 0, 2, 1].set(1e-6)
+        loss = lambda probes: jnp.sum(jnp.sin(model.hidden(parameters, x, probes)[0]))
+        slope = jax.grad(loss)(jnp.zeros_like(nudge))[1, 0, 2, 1]
+        assert float(loss(nudge) - loss(-nudge)) / 2e-6 == pytest.approx(float(slope), rel=1e-6)
+
+    def test_copy_task(self):
+        data = copy_task(7, 50, 20)
+        steps = np.argmax(np.asarray(data.train).reshape(50, 27, 10), axis=2)
+        for row, answer in zip(steps, np.asarray(data.train_labels), strict=True):
+            (shown,) = np.nonzero(row < 8)
+            np.testing.assert_array_equal(row[shown], answer)
+            assert np.all(np.diff(shown) == 1)
+            assert row[17] == 9
+            assert np.sum(row == 9) == 1
+        waits = 16 - np.array([np.nonzero(row < 8)[0][-1] for row in steps])
+        assert set(waits) == set(range(1, 8))
+        with pytest.raises(ValueError, match="`delay`"):
+            copy_task(0)
+
+    def test_pixels_in_another_order_are_the_same_pixels(self):
+        plain = load_images("digits", 20)
+        mixed = permuted(plain)
+        assert np.any(np.asarray(mixed.train) != np.asarray(plain.train))
+        np.testing.assert_array_equal(np.sort(mixed.test, axis=1), np.sort(plain.test, axis=1))
+
+    def test_learning(self, tmp_path):
+        study = Study(
+            (Architecture("gru", activation="tanh", cell="gru"),),
+            data="copy",
+            delay=1,
+            features=48,
+            gains=(1.0,),
+            learning_rates=(1e-2,),
+            seeds=(0,),
+            epochs=3,
+            batch=64,
+            records=3,
+            train_count=3200,
+        )
+        found = train(study, tmp_path)["test_accuracy"].values.ravel()
+        assert found[0] < 0.2
+        assert found[-1] > 0.3  # chance is 1/8
+
+
 class TestStudy:
     def test_toml(self, tmp_path):
         path = tmp_path / "study.toml"
@@ -270,6 +358,7 @@ class TestStudy:
             ("depth = 1\n[[architecture]]\nname = 'a'", "`depth`: must be"),
             ("gains = [-1.0]\n[[architecture]]\nname = 'a'", "`gains`: must be positive"),
             ("", "`architectures`: must hold at least one"),
+            ("data = 'copy'\n[[architecture]]\nname = 'a'", "`data`: must be images"),
             ("depth = ", "must be a readable TOML file"),
             ("[[architecture]]\nname = 'a'\ncomponents = 3", "`features`: must be a multiple"),
         ],

@@ -1,0 +1,130 @@
+"""Trainable recurrent networks, equivariant or not, that read sequences."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sigprop._weights import draw_weights
+from sigprop.experiments._classifier import draw_linear
+from sigprop.experiments._model import apply_weights
+from theory import Activation, WeightLaw
+
+Kind = Literal["rnn", "gru"]
+
+
+class SequenceClassifier(eqx.Module):
+    """h_t = φ(W h_{t−1} + U x_t + b), read out at the last steps; or its gated version.
+
+    W is shared over time, with the law of a description: it commutes with the symmetry.
+    U, b and the read-out are ordinary dense maps and break it.
+
+    A "gru" has gates u, r in (0, 1) for every unit:
+    h_t = (1 − u) h_{t−1} + u φ(W (r h_{t−1}) + U x_t + b), where the gates are dense functions
+    of x_t and of what is invariant in h_{t−1}: the norms of its units. With one component they
+    are functions of h_{t−1} itself, as in Cho et al. 2014.
+    """
+
+    law: WeightLaw
+    activation: Activation
+    kind: Kind = eqx.field(static=True)
+    inputs: int = eqx.field(static=True)
+    """Numbers that come in at one step; a sequence is the rows of [steps, inputs]."""
+    features: int = eqx.field(static=True)
+    """Real numbers in h."""
+    classes: int = eqx.field(static=True)
+    answers: int | None = eqx.field(static=True, default=None)
+    """How many last steps are read, each on its own; None: the last, without an axis for it."""
+    precision: str = eqx.field(static=True, default="highest")
+
+    @property
+    def components(self) -> int:
+        """Real components of a unit."""
+        return self.law.components
+
+    @property
+    def width(self) -> int:
+        """Units of h."""
+        return self.features // self.components
+
+    def draw(
+        self, key: Key[Array, ""], gain: float | Float[Array, ""] = 1.0, dtype: Any = jnp.float32
+    ) -> dict[str, Any]:
+        """The parameters at initialisation, the variance of W times gain²."""
+        keys = [jax.random.fold_in(key, i) for i in range(4)]
+        weights = draw_weights(self.law, keys[1], self.width, self.width, dtype)
+        parameters = {
+            "read_in": draw_linear(keys[0], self.inputs, self.features, dtype),
+            "recurrent": jnp.asarray(gain, dtype) * weights,
+            "read_out": draw_linear(keys[2], self.features, self.classes, dtype),
+        }
+        if self.kind == "gru":
+            gates = self.width + self.inputs
+            parameters["gates"] = draw_linear(keys[3], gates, 2 * self.width, dtype)
+        return parameters
+
+    def hidden(
+        self,
+        parameters: dict[str, Any],
+        x: Float[Array, "n numbers"],
+        probes: Float[Array, "turns n width k"] | None = None,
+        keep: bool = False,
+    ) -> tuple[Any, Float[Array, "layers n width k"] | None]:
+        """The states that are read, and if `keep` the states behind every step.
+
+        The first of the latter is that before the first step, all zeros, so that turns are
+        counted as in a deep network.
+        """
+        n = len(x)
+        sequence = jnp.moveaxis(x.reshape(n, -1, self.inputs), 0, 1)
+        shape = (n, self.width, self.components)
+
+        def turn(h, here):
+            x_t, probe = here
+            after = self.step(parameters, h, x_t)
+            after = after if probe is None else after + probe
+            return after, after
+
+        start = jnp.zeros(shape, x.dtype)
+        _, states = jax.lax.scan(turn, start, (sequence, probes))
+        read = states[-1] if self.answers is None else jnp.moveaxis(states[-self.answers :], 0, 1)
+        return read, jnp.concatenate([start[None], states]) if keep else None
+
+    def step(
+        self,
+        parameters: dict[str, Any],
+        h: Float[Array, "n width k"],
+        x_t: Float[Array, "n inputs"],
+    ) -> Float[Array, "n width k"]:
+        """The state after one step."""
+        drive = self._affine(parameters["read_in"], x_t).reshape(h.shape)
+        if self.kind == "rnn":
+            return self.activation(self._turned(parameters, h) + drive)
+        seen = h[..., 0] if self.components == 1 else _sizes(h)
+        gates = self._affine(parameters["gates"], jnp.concatenate([seen, x_t], axis=1))
+        update, reset = jnp.split(jax.nn.sigmoid(gates)[..., None], 2, axis=1)
+        new = self.activation(self._turned(parameters, reset * h) + drive)
+        return (1 - update) * h + update * new
+
+    def logits(self, parameters: dict[str, Any], x: Float[Array, "n numbers"]) -> Array:
+        """Scores of the classes, [n, classes] or [n, answers, classes]."""
+        return self.read_out(parameters, self.hidden(parameters, x)[0])
+
+    def read_out(self, parameters: dict[str, Any], hidden: Array) -> Array:
+        """Scores from the states that are read."""
+        return self._affine(parameters["read_out"], hidden.reshape(*hidden.shape[:-2], -1))
+
+    def _turned(self, parameters: dict[str, Any], h: Array) -> Array:
+        return apply_weights(self.law, parameters["recurrent"], h, self.precision)
+
+    def _affine(self, parameters: tuple[Array, Array], x: Array) -> Array:
+        weights, bias = parameters
+        out = jnp.matmul(x, weights.T, precision=self.precision)
+        return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
+
+
+def _sizes(h: Float[Array, "n width k"]) -> Float[Array, "n width"]:
+    """|h_i|, with a derivative at 0."""
+    return jnp.sqrt(jnp.maximum(jnp.sum(h**2, axis=-1), jnp.finfo(h.dtype).tiny))
