@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, Shaped
 
 # The third byte of an IDX file names the type of its elements.
 _IDX_TYPES = {
@@ -218,7 +218,7 @@ def idx_inputs(
 
 def read_images(
     path: str | PathLike[str], split: Literal["train", "test"] = "train"
-) -> tuple[Num[np.ndarray, "images width"], Int[np.ndarray, " images"] | None]:
+) -> tuple[Num[np.ndarray, "images width"], Integer[np.ndarray, " images"] | None]:
     """All images and labels of IDX files as they stand there; see `idx_inputs`."""
     if split not in _IDX_SPLITS:
         raise ValueError(f"`split`: must be one of {', '.join(_IDX_SPLITS)}; got {split}")

@@ -275,7 +275,7 @@ class TestSequences:
             assert (gap < 1e-14) == kept
 
     def test_scalar_gru_written_out(self):
-        """Gates of the state itself, as in Cho et al. 2014, their equations 5 to 8."""
+        """Gates of the state itself, as in Cho et al. 2014 (whose z is 1 − u)."""
         architecture = Architecture("gru", activation="tanh", cell="gru")
         model = SequenceClassifier(architecture.law, architecture.phi, "gru", 3, 8, 5)
         parameters = model.draw(KEY, dtype=float)

@@ -241,7 +241,8 @@ def test_missing_images_are_refused(tmp_path):
 def test_unfit_images_are_refused(tmp_path):
     write_images(tmp_path, np.zeros((3, 2, 2), "u1"), np.zeros(2, "u1"))
     assert "must hold 3 labels; got shape (2,)" in refusal(idx_inputs, KEY, tmp_path, 1)
+    write_images(tmp_path, np.zeros((3, 2, 2), "u1"), np.zeros(3, "u1"))
     assert refusal(idx_inputs, KEY, tmp_path, 4).startswith("`count`: must be between 1 and 3")
     assert "all pixels are equal" in refusal(idx_inputs, KEY, tmp_path, 1, length=1.0)
     labels = tmp_path / "train-labels-idx1-ubyte"
-    assert "must hold images; got an array of shape (2,)" in refusal(idx_inputs, KEY, labels, 1)
+    assert "must hold images; got an array of shape (3,)" in refusal(idx_inputs, KEY, labels, 1)
