@@ -190,12 +190,19 @@ def compare(
     finite, with 2 on bad input. Writes comparison.png, .pdf and .zarr.
     """
     from sigprop import _commands
-    from sigprop._requests import Inputs, Network, Run, whole_numbers
+    from sigprop._requests import (
+        MOST_REPLICAS,
+        MOST_WIDTH,
+        Inputs,
+        Network,
+        Run,
+        whole_numbers,
+    )
 
     run = Run(
         depth,
-        whole_numbers("--widths", widths, 1),
-        whole_numbers("--replicas", replicas, 2),
+        whole_numbers("--widths", widths, 1, MOST_WIDTH),
+        whole_numbers("--replicas", replicas, 2, MOST_REPLICAS),
         seed,
         dtype,
         gradients,

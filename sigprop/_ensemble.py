@@ -14,8 +14,11 @@ from sigprop._jacobian import JacobianSample, sample_jacobian
 from sigprop._network import Sample, cast, outer_depth, sample_network
 from theory import Part
 from theory._architecture import check_count
+from theory._moments import check_signals
 
 Progress = Callable[[int, int], None]
+MOST_UNITS = 46_340
+"""Units of a layer with explicit weights."""
 
 
 class Ensemble(eqx.Module):
@@ -137,9 +140,17 @@ def sample_ensemble(
     """
     check_count("width", width)
     check_count("replicas", replicas, 2)
+    if explicit_weights and width > MOST_UNITS:
+        raise ValueError(
+            f"`width`: must be at most {MOST_UNITS} with explicit weights, which are then 2³¹ "
+            f"numbers per layer; got {width}"
+        )
     turns = outer_depth(network)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = jnp.asarray(inputs)
+    check_signals("inputs", inputs)
+    if not np.all(np.isfinite(inputs)):
+        raise ValueError("`inputs`: must be finite; got an infinite or undefined entry")
     network = cast(network, inputs.dtype)
     how = (width, gradients, explicit_weights, precision)
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.

@@ -234,13 +234,15 @@ def read_images(
             )
     pixels = read_idx(images)
     if pixels.ndim < 2 or pixels.size == 0:
-        raise ValueError(f"{images}: must hold images; got an array of shape {pixels.shape}")
+        raise ValueError(f"`path`: {images} must hold images; got an array of shape {pixels.shape}")
     pixels = pixels.reshape(len(pixels), -1)
     if label_file is None:
         return pixels, None
     labels = read_idx(label_file)
     if labels.shape != pixels.shape[:1]:
-        raise ValueError(f"{label_file}: must hold {len(pixels)} labels; got shape {labels.shape}")
+        raise ValueError(
+            f"`path`: {label_file} must hold {len(pixels)} labels; got shape {labels.shape}"
+        )
     return pixels, labels
 
 
@@ -258,22 +260,24 @@ def read_idx(path: str | PathLike[str]) -> Shaped[np.ndarray, "..."]:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: must be a readable IDX file; got {error}") from error
+        raise ValueError(f"`path`: {path} must be a readable IDX file; got {error}") from error
     magic = content[:4]
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or magic[3] == 0:
         raise ValueError(
-            f"{path}: must begin with the magic number of an IDX file (two zero bytes, an element"
-            f" type, a number of axes); got {magic.hex(' ') or 'nothing'}"
+            f"`path`: {path} must begin with the magic number of an IDX file (two zero bytes,"
+            f" an element type, a number of axes); got {magic.hex(' ') or 'nothing'}"
         )
     dtype, axes = _IDX_TYPES[magic[2]], magic[3]
     start = 4 + 4 * axes
     if len(content) < start:
-        raise ValueError(f"{path}: must have a header of {start} bytes; got {len(content)} bytes")
+        raise ValueError(
+            f"`path`: {path} must have a header of {start} bytes; got {len(content)} bytes"
+        )
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
     expected = start + prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise ValueError(
-            f"{path}: must have {expected} bytes for shape {shape} of {dtype};"
+            f"`path`: {path} must have {expected} bytes for shape {shape} of {dtype};"
             f" got {len(content)} bytes"
         )
     return (

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 2000
 """Values along one axis of a phase diagram."""
+MOST_DEPTH = 100_000
+MOST_WIDTH = 46_340
+"""A weight matrix then has 2³¹ numbers."""
+MOST_REPLICAS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,15 @@ class Run:
                 f"--replicas: must be one number or one for each of {len(self.widths)} widths; "
                 f"got {len(self.replicas)}"
             )
+        self.check_depth()
         self.check_seed()
+
+    def check_depth(self) -> None:
+        """Raise `BadInput` unless every layer can be measured."""
+        if not 1 <= self.depth <= MOST_DEPTH:
+            raise BadInput(
+                f"--depth: must be a whole number from 1 to {MOST_DEPTH}; got {self.depth}"
+            )
 
     def check_seed(self) -> None:
         """Raise `BadInput` unless the seed fits in 32 bits."""
@@ -202,15 +214,16 @@ def check_positive(option: str, value: float) -> None:
         raise BadInput(f"{option}: must be finite and above 0; got {value}")
 
 
-def whole_numbers(option: str, text: str, lowest: int) -> tuple[int, ...]:
+def whole_numbers(option: str, text: str, lowest: int, highest: int) -> tuple[int, ...]:
     """The whole numbers in a text such as "64,128,256"."""
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < lowest:
+    if not numbers or min(numbers) < lowest or max(numbers) > highest:
         raise BadInput(
-            f"{option}: must be whole numbers of at least {lowest} with commas between; got {text}"
+            f"{option}: must be whole numbers from {lowest} to {highest} with commas between; "
+            f"got {text}"
         )
     return numbers
 

@@ -57,8 +57,22 @@ def check_count(name: str, value: Any, lowest: int = 1) -> None:
         raise ValueError(f"`{name}`: must be a whole number of at least {lowest}; got {value!r}")
 
 
-def _as_float(value: Any) -> Array:
-    return jnp.asarray(value, dtype=jnp.result_type(float, jnp.asarray(value).dtype))
+def check_positive(name: str, value: Any) -> None:
+    """Raise a `ValueError` that names the field unless it is finite and > 0, or traced."""
+    if not isinstance(value, Tracer) and not 0 < value < np.inf:
+        raise ValueError(f"`{name}`: must be finite and above 0; got {value}")
+
+
+def _floats(name: str) -> Callable[[Any], Array]:
+    """The converter of a field of real numbers."""
+
+    def convert(value: Any) -> Array:
+        try:
+            return jnp.asarray(value, dtype=jnp.result_type(float, jnp.asarray(value).dtype))
+        except (TypeError, ValueError):
+            raise ValueError(f"`{name}`: must hold real numbers; got {value!r}") from None
+
+    return convert
 
 
 class WeightLaw(eqx.Module):
@@ -79,7 +93,7 @@ class WeightLaw(eqx.Module):
     Sp(k/4), or nothing but the sign.
     """
 
-    variance: Float[Array, "*layers"] = eqx.field(converter=_as_float)
+    variance: Float[Array, "*layers"] = eqx.field(converter=_floats("weight_variance"))
     distribution: Distribution = eqx.field(static=True, default="gaussian")
     components: int = eqx.field(static=True, default=1)
     algebra: Algebra = eqx.field(static=True, default="real")
@@ -126,7 +140,7 @@ class Affine(eqx.Module):
     """
 
     weights: WeightLaw
-    bias_variance: Float[Array, "*layers"] = eqx.field(converter=_as_float)
+    bias_variance: Float[Array, "*layers"] = eqx.field(converter=_floats("bias_variance"))
     width: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
@@ -353,8 +367,13 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
     ------
     TypeError
         If the body of a `Repeat`, or a residual branch, gives back another kind or shape of
-        state than it takes.
+        state than it takes; or if `part` is not a node.
     """
+    if not isinstance(part, Part):
+        raise TypeError(
+            "`part`: must be an Affine, Pointwise, Chain, Residual or Repeat; got "
+            f"{type(part).__name__}"
+        )
     match part:
         case Affine():
             return reading.affine(part, state)

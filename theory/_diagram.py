@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import lazy_loader
 import numpy as np
 
-from theory._architecture import Part, Pointwise, components
+from theory._architecture import Part, Pointwise, check_positive, components
 from theory._fixed_point import Attractor, LengthPoint, attractor
 from theory._phase import Phase, Prediction, complete, depth_scale, is_allowed, phase_of
 from theory._status import Estimate, Status, replace_where
@@ -126,9 +126,9 @@ def phase_diagram(
     Raises
     ------
     ValueError
-        If an axis is empty or not one-dimensional.
+        If an axis is empty or not one-dimensional, or `start` or `tolerance` not above 0.
     """
-    grids, flat = _grid(axes)
+    grids, flat = _grid(axes, start, tolerance)
     prediction = _over_blocks(build, flat, start, tolerance, progress)
     found = {name: getattr(prediction, name) for name in QUANTITIES}
     dataset = _as_dataset(found, QUANTITIES, grids, start, tolerance)
@@ -167,7 +167,7 @@ def sector_diagram(
         `phase`, and `symmetry_phase`: symmetric (q* = 0), broken spontaneously, or broken
         explicitly by a bias.
     """
-    grids, flat = _grid(axes)
+    grids, flat = _grid(axes, start, tolerance)
     found, phase, symmetry_phase = _in_blocks(
         flat, lambda points: _sectors_of(build, points, start, tolerance), progress
     )
@@ -199,8 +199,12 @@ def _sectors_of(build, points, start, tolerance):
     return jax.vmap(one)(points)
 
 
-def _grid(axes: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The axes, checked, and all their combinations in one row."""
+def _grid(
+    axes: Mapping[str, Any], start: float, tolerance: float
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The axes and all their combinations in one row; everything is checked."""
+    check_positive("start", start)
+    check_positive("tolerance", tolerance)
     grids = {}
     for name, values in axes.items():
         grid = np.asarray(values, dtype=float)

@@ -15,6 +15,7 @@ from theory._moments import (
     Moments,
     PostActivation,
     PreActivation,
+    check_signals,
     given_moments,
     per_component,
     signal_moments,
@@ -254,6 +255,11 @@ def propagate(
         `value` and `error`, each a `Moments` with a leading axis over depth: one entry
         behind every `Affine` and every residual sum, pre-activations all.
 
+    Raises
+    ------
+    ValueError
+        If the inputs do not have three axes.
+
     Accuracy
     --------
     `error` is a first-order bound: quadrature and rounding of each layer, carried on by the
@@ -270,6 +276,7 @@ def propagate(
             inputs, _zero_error(inputs), jnp.zeros((n, k), inputs.covariance.dtype)
         )
     else:
+        check_signals("inputs", inputs)
         state = input_state(inputs)
     _, notes = interpret(network, MeanField(order), state)
     return along_depth(notes)

@@ -53,6 +53,15 @@ def gram_matrix(a: Float[Array, "n width k"]) -> Float[Array, "n n k k"]:
     return jnp.einsum("aui,buj->abij", a, a, precision="highest") / a.shape[1]
 
 
+def check_signals(name: str, signals: Array) -> None:
+    """Raise a `ValueError` that names the field unless it has one axis for each of these."""
+    if signals.ndim != 3:
+        raise ValueError(
+            f"`{name}`: must have the shape [inputs, width, components], the last 1 for real "
+            f"units; got {list(signals.shape)}"
+        )
+
+
 def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
     """The covariance and separation of given signals, with isotropic unit tangents.
 

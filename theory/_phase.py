@@ -11,7 +11,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from theory._activations import Activation, Radial
-from theory._architecture import Affine, Part, Pointwise, Reading, interpret
+from theory._architecture import (
+    Affine,
+    Part,
+    Pointwise,
+    Reading,
+    check_count,
+    check_positive,
+    interpret,
+)
 from theory._expectation import single_moments
 from theory._fixed_point import Attractor, attractor, stable_correlation
 from theory._moment_integrals import frozen
@@ -157,6 +165,11 @@ def predict(
     Prediction
         Scalars; `jax.vmap` and `jax.grad` apply (fixed points by implicit differentiation).
 
+    Raises
+    ------
+    ValueError
+        If `start` or `tolerance` is not above 0, or `order` below 8.
+
     Accuracy
     --------
     Errors hold quadrature, rounding and their propagation to first order. Near criticality
@@ -166,6 +179,9 @@ def predict(
     ----------
     Poole et al. 2016 (fixed points); Schoenholz et al. 2017 (depth scales).
     """
+    check_positive("start", start)
+    check_positive("tolerance", tolerance)
+    check_count("order", order, 8)
     return _predict(body, start, tolerance, order)
 
 

@@ -192,7 +192,7 @@ DAMAGED = {
 def test_damaged_idx_is_refused(tmp_path, content, expected):
     path = tmp_path / "images"
     path.write_bytes(content)
-    assert refusal(read_idx, path).startswith(f"{path}: {expected}")
+    assert refusal(read_idx, path).startswith(f"`path`: {path} {expected}")
 
 
 def write_images(folder, images, labels=None, *, stem="train", dash="-"):

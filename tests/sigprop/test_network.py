@@ -206,12 +206,15 @@ def test_deep_chaos_neither_overflows_nor_loses_its_tangent_in_float32():
         ({"width": 0, "replicas": 2}, "width"),
         ({"width": 4, "replicas": 1}, "replicas"),
         ({"width": 2.5, "replicas": 2}, "width"),
+        ({"width": 10**9, "replicas": 2}, "width"),
+        ({"width": 4, "replicas": 2, "inputs": jnp.ones((2, 12))}, "inputs"),
+        ({"width": 4, "replicas": 2, "inputs": jnp.full((2, 12, 1), jnp.nan)}, "inputs"),
     ],
 )
 def test_bad_ensembles_name_the_field(arguments, field):
     network = theory.feedforward(TANH, 1.5, depth=2)
     with pytest.raises(Exception, match=field):
-        sigprop.sample_ensemble(network, inputs(), **arguments)
+        sigprop.sample_ensemble(network, **{"inputs": inputs(), **arguments})
 
 
 def test_gradients_need_a_repeat():

@@ -74,6 +74,12 @@ def test_nothing_noted_gives_no_series():
         (lambda: theory.affine(float("nan")), "weight_variance"),
         (lambda: theory.affine(1.0, -0.1), "bias_variance"),
         (lambda: theory.affine(1.0, float("inf")), "bias_variance"),
+        (lambda: theory.affine("much"), "weight_variance"),
+        (lambda: theory.affine(1.0, None), "bias_variance"),
+        (lambda: theory.predict(theory.affine(1.0), start=-1.0), "start"),
+        (lambda: theory.predict(theory.affine(1.0), tolerance=float("nan")), "tolerance"),
+        (lambda: theory.predict(theory.affine(1.0), order=0), "order"),
+        (lambda: inspect.unwrap(theory.propagate)(theory.affine(1.0), jnp.ones((2, 8))), "inputs"),
         (lambda: theory.affine(1.0, components=0), "components"),
         (lambda: theory.affine(1.0, width=0), "width"),
         (lambda: theory.repeat(theory.affine(1.0), 0), "depth"),
@@ -94,6 +100,11 @@ def test_an_unknown_weight_law_is_refused():
     make = inspect.unwrap(theory.affine)
     with pytest.raises((ValueError, TypeCheckError), match="gaussian"):
         make(1.0, weights="cauchy")
+
+
+def test_only_a_description_is_interpreted():
+    with pytest.raises((TypeError, TypeCheckError), match="part"):
+        inspect.unwrap(interpret)(TANH, Trace(jnp.array(0)), jnp.array(1.0))
 
 
 def test_a_residual_branch_must_end_in_an_affine():
