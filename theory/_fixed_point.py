@@ -65,11 +65,10 @@ def one_turn(
         s = q * x
         covariance = jnp.array([[q, q - s], [q - s, q]])
         separation = jnp.array([[jnp.zeros_like(s), s], [s, jnp.zeros_like(s)]])
-    # Isotropic units: the correlation is that of every component.
-    eye = jnp.eye(components(body), dtype=q.dtype)[None, None]
-    moments = given_moments(covariance[..., None, None] * eye, separation[..., None, None] * eye)
+    # Isotropic units: one component stands for all k of them.
+    moments = given_moments(covariance[..., None, None], separation[..., None, None])
     zero = jax.tree.map(jnp.zeros_like, moments)
-    reading = MeanField(order, equal_lengths=True, errors=errors)
+    reading = MeanField(order, equal_lengths=True, errors=errors, components=components(body))
     after, _ = interpret(body, reading, PreActivation(moments, zero))
     if not isinstance(after, PreActivation):
         raise TypeError(

@@ -36,21 +36,30 @@ class MeanField(Reading[Any]):
     errors: bool = eqx.field(static=True, default=True)
     """Carry error estimates; without them they stay zero, at a third of the cost."""
     in_branch: bool = eqx.field(static=True, default=False)
+    components: int | None = eqx.field(static=True, default=None)
+    """k of isotropic units. The matrices of the state then stand for k×k ones: multiples of 1
+    for what the inputs have, and for tangents whatever commutes with the weights. So a 1×1
+    matrix does for the trace, and a 2×2 one for any sector, at the cost of scalar units."""
 
     def inside_branch(self) -> "MeanField":
-        return MeanField(self.order, self.equal_lengths, self.errors, True)
+        return MeanField(self.order, self.equal_lengths, self.errors, True, self.components)
 
     def affine(self, node: Affine, state: PreActivation | PostActivation):
         law, table = node.weights, node.weights.table
-        if table.shape[2] != state.value.tangent.shape[-1]:
+        size = state.value.tangent.shape[-1]
+        if table.shape[2] != (self.components or size):
             raise TypeError(
                 f"`components`: the weights act on units of {table.shape[2]} components; the "
-                f"signal has {state.value.tangent.shape[-1]}"
+                f"signal has {self.components or size}"
             )
+        variance = law.entry_variance
+        if self.components is not None:
+            # Σ_a e_a X e_aᵀ = X Σ_a e_a e_aᵀ for an X that commutes with the table.
+            variance, table = law.variance, np.eye(size)[None]
 
         def weigh(moments: Moments, table: Array) -> Moments:
             def through(matrix):
-                return law.entry_variance * jnp.einsum("aij,...jk,alk->...il", table, matrix, table)
+                return variance * jnp.einsum("aij,...jk,alk->...il", table, matrix, table)
 
             moved = (through(moments.covariance), through(moments.separation))
             return Moments(*moved, through(moments.tangent), moments.log_gain)
@@ -77,9 +86,13 @@ class MeanField(Reading[Any]):
             case Componentwise():
                 return _componentwise(node.activation, state, self), None
             case Radial():
-                how = {"order": self.order, "errors": self.errors}
                 after = radial_field(
-                    node.activation, state, equal_lengths=self.equal_lengths, **how
+                    node.activation,
+                    state,
+                    components=self.components,
+                    order=self.order,
+                    equal_lengths=self.equal_lengths,
+                    errors=self.errors,
                 )
                 return after, None
             case _:

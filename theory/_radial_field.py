@@ -36,9 +36,15 @@ class _Inputs(NamedTuple):
 
 
 def radial_field(
-    activation: Radial, state: PreActivation, *, order: int, equal_lengths: bool, errors: bool
+    activation: Radial,
+    state: PreActivation,
+    *,
+    components: int | None,
+    order: int,
+    equal_lengths: bool,
+    errors: bool,
 ) -> PostActivation:
-    """The moments behind a radial activation.
+    """The moments behind a radial activation; `components` as in `MeanField`.
 
     Accuracy
     --------
@@ -47,15 +53,16 @@ def radial_field(
     leaves out. D_a itself is carried to first order; what it does to pairs is in the error.
     """
     before = state.value
-    n, k = before.tangent.shape[1:3]
+    n, size = before.tangent.shape[1:3]
+    k = components or size
     own = _own(before.covariance)
     q = per_component(own)
-    bend = own - q[:, None, None] * jnp.eye(k, dtype=q.dtype)[None]
+    bend = own - q[:, None, None] * jnp.eye(size, dtype=q.dtype)[None]
     m, local = jax.vmap(lambda q: radial_moments(activation, q, k, order=order))(q)
     lopsided = jnp.sqrt(jnp.sum(bend**2, axis=(1, 2))) / jax.vmap(floored)(q)
     inputs = _Inputs(own, q, lopsided, m, local)
 
-    square = m.square[:, None, None] * jnp.eye(k, dtype=q.dtype)[None]
+    square = m.square[:, None, None] * jnp.eye(size, dtype=q.dtype)[None]
     square = square + m.anisotropy[:, None, None] * bend
     tangent = jax.vmap(_by_sector)(
         _own(before.tangent), m.trace, m.symmetric_traceless, m.antisymmetric
@@ -73,7 +80,7 @@ def radial_field(
         terms = 2 * order
         expand = jax.vmap(lambda q: series(activation, q, k, terms=terms))
         a = jnp.broadcast_to(expand(q[:1]), (n, terms)) if equal_lengths else expand(q)
-        one_pair = lambda i, j: _pair(before, q, a, i, j, equal_lengths)
+        one_pair = lambda i, j: _pair(before, q, a, i, j, equal_lengths, k)
         pairs, delta = jax.vmap(one_pair)(rows, columns)
 
         def put(whole: Moments, parts: tuple[Array, Array, Array]) -> Moments:
@@ -88,10 +95,10 @@ def radial_field(
         value = put(value, pairs)
         if errors:
             error = put(error, _pair_errors(inputs, a, pairs, delta, state, rows, columns))
-    return PostActivation(value, error, jnp.zeros((n, k), q.dtype))
+    return PostActivation(value, error, jnp.zeros((n, size), q.dtype))
 
 
-def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bool):
+def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bool, k: int):
     """E φ(u)φ(v)ᵀ, E (φ(u) − φ(v))(φ(u) − φ(v))ᵀ/2, E φ'(u) T φ'(v)ᵀ, and δ."""
     root = jnp.sqrt(jnp.maximum(q, jnp.finfo(q.dtype).tiny))
     one = jnp.eye(before.tangent.shape[-1], dtype=q.dtype)
@@ -101,7 +108,7 @@ def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bo
     delta = (before.separation[i, j] - unlike * one - (cross - cross.T) / 2) / scale
     # By Price's theorem E φ' T φ'ᵀ is the derivative of the product along T.
     along = -before.tangent[i, j] / scale
-    moved, rate = jax.jvp(lambda d: cross_moments(a[i], a[j], d), (delta,), (along,))
+    moved, rate = jax.jvp(lambda d: cross_moments(a[i], a[j], d, k), (delta,), (along,))
     gap = (moved.lost + moved.lost.T) / 2 + jnp.sum((a[i] - a[j]) ** 2) / 2 * one
     return (moved.product, gap, rate.product), delta
 

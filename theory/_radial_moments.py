@@ -64,9 +64,21 @@ def _panels(
 
 
 def _log_density(rho: Array, k: int) -> Array:
-    """log of the density of ρ, ρ² ~ χ²_k."""
-    constant = (1 - k / 2) * math.log(2) - math.lgamma(k / 2)
-    return constant + (k - 1) * jnp.log(rho) - rho * rho / 2
+    """log of the density of ρ, ρ² ~ χ²_k.
+
+    From the mode √(k − 1) on: written out, terms of size k log k would cancel at every node.
+    """
+    n = np.arange(k / 2 - 1, 0, -1, dtype=np.longdouble)  # Γ(k/2) is their product, or √π times
+    constant = (1 - k / 2) * np.log(np.longdouble(2)) - np.sum(np.log(n))
+    constant = constant - np.log(np.longdouble(np.pi)) / 2 * (k % 2)
+    if k == 1:
+        return float(constant) - rho * rho / 2
+    mode = math.sqrt(k - 1)
+    peak = float(constant + (k - 1) / 2 * (np.log(np.longdouble(k - 1)) - 1))
+    u = (rho - mode) / mode
+    near = jnp.abs(u) < 0.5
+    log = jnp.where(near, jnp.log1p(jnp.where(near, u, 0.0)), jnp.log(rho / mode))
+    return peak + (k - 1) * (log - u - u * u / 2)
 
 
 def chi_nodes(
@@ -159,14 +171,19 @@ class CrossMoments(eqx.Module):
 
 
 def cross_moments(
-    one: Float[Array, " terms"], other: Float[Array, " terms"], delta: Float[Array, "k k"]
+    one: Float[Array, " terms"],
+    other: Float[Array, " terms"],
+    delta: Float[Array, "k k"],
+    components: int | None = None,
 ) -> CrossMoments:
     """The series for two inputs with coefficients A_n, A_n' and C = 1 − δ.
 
-    All is computed from δ, so that small differences keep their relative accuracy.
+    All is computed from δ, so that small differences keep their relative accuracy. With more
+    `components`, δ is one of equal blocks along the diagonal, and so are the results.
     """
-    terms, k = one.size, delta.shape[0]
-    eye = jnp.eye(k, dtype=delta.dtype)
+    terms, k = one.size, components or delta.shape[0]
+    eye = jnp.eye(delta.shape[0], dtype=delta.dtype)
+    blocks = k / delta.shape[0]
     c = eye - delta
     m = c.T @ c
     shift = delta + delta.T - delta.T @ delta  # 1 − CᵀC
@@ -174,7 +191,7 @@ def cross_moments(
     # d_m = tr(1 − (CᵀC)^m), m = 1 … terms
     def power(gap, _):
         gap = gap + (eye - gap) @ shift
-        return gap, jnp.trace(gap)
+        return gap, blocks * jnp.trace(gap)
 
     _, gaps = jax.lax.scan(power, jnp.zeros_like(c), None, length=terms)
 

@@ -6,7 +6,6 @@ the projection onto the matrices that commute with the table, so that dimensions
 """
 
 import enum
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -269,23 +268,28 @@ def sectors(body: Part, length: Estimate, *, tolerance: float = 1e-10, order: in
     found = [p.activation for p in _pointwise(body)]
     if not found or not all(isinstance(phi, Radial) for phi in found):
         raise TypeError("`body`: sectors need radial activations (theory.radial)")
-    law = _laws(body)[-1]
-    directions, present = _directions(law)
-    return _sectors(body, length, jnp.asarray(directions), present, found[0], tolerance, order)
+    law = max(_laws(body), key=lambda law: len(law.table))
+    symmetric, antisymmetric = commutant_dimensions(law)
+    present = np.array([antisymmetric > 0, True, symmetric > 1])
+    return _sectors(body, length, present, found[0], tolerance, order)
+
+
+_DIRECTIONS = np.array([[[0, 1], [-1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]]])
+"""A rotation, the identity and a shear: one matrix of each sector."""
 
 
 @eqx.filter_jit
-def _sectors(body, length, directions, present, phi, tolerance, order) -> Sectors:
+def _sectors(body, length, present, phi, tolerance, order) -> Sectors:
     k = components(body)
     finite, zero = jnp.isfinite(length.value), length.value == 0
     q = jnp.where(finite, jnp.where(zero, SHORTEST, length.value), 1.0)
     q_error = frozen(jnp.where(finite, length.error, jnp.inf))
 
     def gains(q, tangent):
-        moments = given_moments((q * jnp.eye(k, dtype=q.dtype))[None, None])
+        moments = given_moments((q * jnp.eye(2, dtype=q.dtype))[None, None])
         moments = eqx.tree_at(lambda m: m.tangent, moments, tangent[None, None])
         zero = jax.tree.map(jnp.zeros_like, moments)
-        after, _ = interpret(body, MeanField(order), PreActivation(moments, zero))
+        after, _ = interpret(body, MeanField(order, components=k), PreActivation(moments, zero))
         along = lambda m: jnp.sum(tangent * m[0, 0]) / jnp.sum(tangent**2)
         # Every entry of the error bounds its norm.
         bound = jnp.max(after.error.tangent[0, 0]) / jnp.linalg.norm(tangent)
@@ -297,7 +301,7 @@ def _sectors(body, length, directions, present, phi, tolerance, order) -> Sector
         estimate = as_estimate(value, frozen(local + jnp.abs(rate) * q_error), tolerance)
         return replace_where(~finite | ~there, Status.ABSENT, estimate)
 
-    each = jax.vmap(multiplier)(directions.astype(q.dtype), jnp.asarray(present))
+    each = jax.vmap(multiplier)(jnp.asarray(_DIRECTIONS, q.dtype), jnp.asarray(present))
     goldstone, trace, shear = (jax.tree.map(lambda e, i=i: e[i], each) for i in range(3))
     marginal = jnp.abs(goldstone.value - 1) <= tolerance + goldstone.error
     m, m_error = radial_moments(phi, q, k, order=order)
@@ -313,24 +317,6 @@ def _sectors(body, length, directions, present, phi, tolerance, order) -> Sector
         depth_scale(goldstone, marginal, tolerance),
         replace_where(~finite, Status.ABSENT, order_parameter),
     )
-
-
-def _directions(law: WeightLaw) -> tuple[np.ndarray, np.ndarray]:
-    """A generator, the identity and a shear that commute with the weights, and which exist."""
-    k, table = law.components, law.table
-    any_matrix = np.random.default_rng(0).normal(size=(k, k))
-    kept = np.einsum("aij,jk,alk->il", table, any_matrix, table) / (np.sum(table**2) / k)
-    turn, shear = (kept - kept.T) / 2, (kept + kept.T) / 2
-    shear = shear - np.trace(shear) / k * np.eye(k)
-    symmetric, antisymmetric = commutant_dimensions(law)
-    present = np.array([antisymmetric > 0, True, symmetric > 1])
-    matrices = [turn, np.eye(k), shear]
-    scale = math.sqrt(k)
-    unit = [
-        m * scale / np.linalg.norm(m) if there else np.eye(k)
-        for m, there in zip(matrices, present, strict=True)
-    ]
-    return np.stack(unit), present
 
 
 def _leaves(part: Part, kind: Any) -> list[Any]:
