@@ -41,7 +41,8 @@ class Componentwise(eqx.Module):
     closed_form_of: Callable[[Any], ClosedForm] | None = eqx.field(static=True, default=None)
     """Makes the closed form from `fn`, and so from the one copy of its parameters."""
 
-    def __call__(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
+        """φ(z), wherever the components of a unit are."""
         return self.fn(z)
 
     def with_slope(
@@ -79,9 +80,9 @@ class Radial(eqx.Module):
     name: str = eqx.field(static=True)
     """For text and file names."""
 
-    def __call__(self, z: Float[Array, "*units k"]) -> Float[Array, "*units k"]:
-        r = _norm(z)
-        return self.profile(r) / r * z
+    def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
+        """φ(z), where `axis` holds the components of a unit."""
+        return _turned_radially(self.profile, z, axis=axis)
 
     def gains(
         self, r: Float[Array, "*shape"]
@@ -101,10 +102,34 @@ class Radial(eqx.Module):
         return across * z, across[..., None] * (tangents - radial) + along[..., None] * radial
 
 
-def _norm(z: Float[Array, "*units k"]) -> Float[Array, "*units 1"]:
+def _norm(z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*ones"]:
     """|z|, kept from zero so that g(r)/r is g'(0) there and derivatives are finite."""
-    square = jnp.sum(z * z, axis=-1, keepdims=True)
+    square = jnp.sum(z * z, axis=axis, keepdims=True)
     return jnp.sqrt(jnp.maximum(square, jnp.finfo(z.dtype).tiny))
+
+
+@eqx.filter_custom_jvp
+def _turned_radially(profile: Callable, z: Array, *, axis: int) -> Float[Array, "*shape"]:
+    """g(|z|) z/|z|, with a derivative that takes one division and one evaluation of g."""
+    r = _norm(z, axis)
+    return profile(r) / r * z
+
+
+@_turned_radially.def_jvp
+def _(primals, tangents, *, axis):
+    (profile, z), (moved, t) = primals, tangents
+    r = _norm(z, axis)
+    value, slope = jax.jvp(profile, (r,), (jnp.ones_like(r),))
+    inverse = 1 / r
+    across = value * inverse
+    out, change = across * z, jnp.zeros_like(z)
+    if t is not None:
+        bend = (slope - across) * inverse * inverse
+        change = across * t + bend * jnp.sum(z * t, axis=axis, keepdims=True) * z
+    if jax.tree.leaves(moved):
+        rate = eqx.filter_jvp(lambda profile: profile(r), (profile,), (moved,))[1]
+        change = change + rate * inverse * z
+    return out, change
 
 
 Activation: TypeAlias = Componentwise | Radial

@@ -77,11 +77,14 @@ class Classifier(eqx.Module):
         keep: bool = False,
     ) -> tuple[Float[Array, "n width k"], Float[Array, "layers n width k"] | None]:
         """The last hidden state, and if `keep` the signals behind every layer."""
-        first = self._affine(parameters["read_in"], x)
-        state = first.reshape(len(x), self.width, self.components)
+        weights, bias = parameters["read_in"]
+        first = jnp.matmul(weights, x.T, precision=self.precision) + bias[:, None]
+        state = first.reshape(self.width, self.components, len(x))
+        probes = None if probes is None else jnp.moveaxis(probes, 1, -1)
         reading = HeldNetwork(parameters["interior"], probes, keep, self.precision)
         last, notes = interpret(self.interior, reading, state)
-        return last, along_depth(notes)
+        kept = along_depth(notes)
+        return jnp.moveaxis(last, -1, 0), None if kept is None else jnp.moveaxis(kept, -1, 1)
 
     def logits(
         self, parameters: dict[str, Any], x: Float[Array, "n pixels"]
@@ -93,11 +96,9 @@ class Classifier(eqx.Module):
         self, parameters: dict[str, Any], hidden: Float[Array, "n width k"]
     ) -> Float[Array, "n classes"]:
         """Scores from the last hidden state."""
-        return self._affine(parameters["read_out"], hidden.reshape(len(hidden), -1))
-
-    def _affine(self, parameters: tuple[Array, Array], x: Array) -> Array:
-        weights, bias = parameters
-        return jnp.matmul(x, weights.T, precision=self.precision) + bias[None]
+        weights, bias = parameters["read_out"]
+        flat = hidden.reshape(len(hidden), -1)
+        return jnp.matmul(flat, weights.T, precision=self.precision) + bias[None]
 
 
 def parameter_count(parameters: Any) -> int:

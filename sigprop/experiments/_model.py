@@ -71,12 +71,17 @@ def without_zero_biases(network: Part) -> Part:
     return jax.tree.map(bare, network, is_leaf=lambda node: isinstance(node, Affine))
 
 
-class HeldNetwork(Reading[Float[Array, "n width k"]]):
-    """A network with given parameters; the state is the signals of n inputs."""
+class HeldNetwork(Reading[Float[Array, "width k n"]]):
+    """A network with given parameters; the state is the signals of n inputs.
+
+    Inputs come last, so that every layer is one matrix product without transposed copies, and
+    every turn of a `Repeat` keeps nothing but the state before it: its activations are found
+    again on the way back, which is faster than to fetch them from memory.
+    """
 
     parameters: Any
     """As `draw_parameters` gives them."""
-    probes: Float[Array, "*turns n width k"] | None = None
+    probes: Float[Array, "*turns width k n"] | None = None
     """Added to the signals behind every turn of the outermost `Repeat`: zeros, whose
     gradient is the backward signal there."""
     keep: bool = eqx.field(static=True, default=False)
@@ -89,11 +94,11 @@ class HeldNetwork(Reading[Float[Array, "n width k"]]):
     def affine(self, node: Affine, state: Array):
         out = apply_weights(node.weights, self.parameters.weights, state, self.precision)
         if self.parameters.bias is not None:
-            out = out + self.parameters.bias[None]
+            out = out + self.parameters.bias[..., None]
         return out, out if self.keep else None
 
     def pointwise(self, node: Pointwise, state: Array):
-        return node.activation(state), None
+        return node.activation(state, axis=-2), None
 
     def add(self, skip: Array, branch: Array):
         return skip + branch, skip + branch if self.keep else None
@@ -110,27 +115,33 @@ class HeldNetwork(Reading[Float[Array, "n width k"]]):
     def boundary(self, state: Array) -> Array:
         return state if self.probes is None else state + self.probes
 
+    def loop(self, turn, state, layers, depth):
+        keep = jax.checkpoint_policies.dots_saveable
+        turn = jax.checkpoint(turn, prevent_cse=False, policy=keep)
+        return super().loop(turn, state, layers, depth)
+
 
 def apply_weights(
     law: WeightLaw,
     weights: Float[Array, "fan_out fan_in tables"],
-    x: Float[Array, "n fan_in k"],
+    x: Float[Array, "fan_in k n"],
     precision: str = "highest",
-) -> Float[Array, "n fan_out k_out"]:
+) -> Float[Array, "fan_out k_out n"]:
     """W x for every input, by one real matrix product.
 
     Real weights act on whole vectors; the others become one matrix of fan_out·k_out rows, which
     has as many multiplications as the lifted product of the sampler, or fewer.
     """
-    n, fan_in, k = x.shape
+    fan_in, k, n = x.shape
     if law.algebra == "real":
-        return jnp.einsum("oi,nik->nok", weights[..., 0], x, precision=precision)
+        out = jnp.matmul(weights[..., 0], x.reshape(fan_in, k * n), precision=precision)
+        return out.reshape(-1, k, n)
     table = jnp.asarray(law.table, x.dtype)
     blocks = jnp.einsum("oia,apq->opiq", weights, table, precision="highest")
     out_k = table.shape[1]
     matrix = blocks.reshape(len(weights) * out_k, fan_in * k)
-    out = jnp.matmul(x.reshape(n, fan_in * k), matrix.T, precision=precision)
-    return out.reshape(n, len(weights), out_k)
+    out = jnp.matmul(matrix, x.reshape(fan_in * k, n), precision=precision)
+    return out.reshape(len(weights), out_k, n)
 
 
 def draw_parameters(
@@ -178,4 +189,6 @@ def apply_parameters(
     precision: str = "highest",
 ) -> Float[Array, "n width k"]:
     """The network with these parameters, at n inputs."""
-    return interpret(network, HeldNetwork(parameters, precision=precision), x)[0]
+    state = jnp.moveaxis(x, 0, -1)
+    reading = HeldNetwork(parameters, precision=precision)
+    return jnp.moveaxis(interpret(network, reading, state)[0], -1, 0)

@@ -78,19 +78,21 @@ class SequenceClassifier(eqx.Module):
         counted as in a deep network.
         """
         n = len(x)
-        sequence = jnp.moveaxis(x.reshape(n, -1, self.inputs), 0, 1)
-        shape = (n, self.width, self.components)
+        sequence = jnp.moveaxis(x.reshape(n, -1, self.inputs), 0, -1)
+        probes = None if probes is None else jnp.moveaxis(probes, 1, -1)
 
         def turn(h, here):
             x_t, probe = here
-            after = self.step(parameters, h, x_t)
+            after = self.turn(parameters, h, x_t)
             after = after if probe is None else after + probe
             return after, after
 
-        start = jnp.zeros(shape, x.dtype)
+        start = jnp.zeros((self.width, self.components, n), x.dtype)
         _, states = jax.lax.scan(turn, start, (sequence, probes))
-        read = states[-1] if self.answers is None else jnp.moveaxis(states[-self.answers :], 0, 1)
-        return read, jnp.concatenate([start[None], states]) if keep else None
+        last = states[-1] if self.answers is None else states[-self.answers :]
+        read = jnp.moveaxis(last, -1, 0)
+        every = jnp.concatenate([start[None], states]) if keep else None
+        return read, None if every is None else jnp.moveaxis(every, -1, 1)
 
     def step(
         self,
@@ -99,13 +101,22 @@ class SequenceClassifier(eqx.Module):
         x_t: Float[Array, "n inputs"],
     ) -> Float[Array, "n width k"]:
         """The state after one step."""
-        drive = self._affine(parameters["read_in"], x_t).reshape(h.shape)
+        return jnp.moveaxis(self.turn(parameters, jnp.moveaxis(h, 0, -1), x_t.T), -1, 0)
+
+    def turn(
+        self,
+        parameters: dict[str, Any],
+        h: Float[Array, "width k n"],
+        x_t: Float[Array, "inputs n"],
+    ) -> Float[Array, "width k n"]:
+        """The same with inputs last, as it is fast."""
+        drive = self._into(parameters["read_in"], x_t).reshape(h.shape)
         if self.kind == "rnn":
-            return self.activation(self._turned(parameters, h) + drive)
-        seen = h[..., 0] if self.components == 1 else _sizes(h)
-        gates = self._affine(parameters["gates"], jnp.concatenate([seen, x_t], axis=1))
-        update, reset = jnp.split(jax.nn.sigmoid(gates)[..., None], 2, axis=1)
-        new = self.activation(self._turned(parameters, reset * h) + drive)
+            return self.activation(self._turned(parameters, h) + drive, axis=-2)
+        seen = h[:, 0] if self.components == 1 else _sizes(h)
+        gates = self._into(parameters["gates"], jnp.concatenate([seen, x_t]))
+        update, reset = jnp.split(jax.nn.sigmoid(gates)[:, None], 2)
+        new = self.activation(self._turned(parameters, reset * h) + drive, axis=-2)
         return (1 - update) * h + update * new
 
     def logits(self, parameters: dict[str, Any], x: Float[Array, "n numbers"]) -> Array:
@@ -114,17 +125,19 @@ class SequenceClassifier(eqx.Module):
 
     def read_out(self, parameters: dict[str, Any], hidden: Array) -> Array:
         """Scores from the states that are read."""
-        return self._affine(parameters["read_out"], hidden.reshape(*hidden.shape[:-2], -1))
+        weights, bias = parameters["read_out"]
+        flat = hidden.reshape(*hidden.shape[:-2], -1)
+        out = jnp.matmul(flat, weights.T, precision=self.precision)
+        return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
 
     def _turned(self, parameters: dict[str, Any], h: Array) -> Array:
         return apply_weights(self.law, parameters["recurrent"], h, self.precision)
 
-    def _affine(self, parameters: tuple[Array, Array], x: Array) -> Array:
+    def _into(self, parameters: tuple[Array, Array], x: Array) -> Array:
         weights, bias = parameters
-        out = jnp.matmul(x, weights.T, precision=self.precision)
-        return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
+        return jnp.matmul(weights, x, precision=self.precision) + bias[:, None]
 
 
-def _sizes(h: Float[Array, "n width k"]) -> Float[Array, "n width"]:
+def _sizes(h: Float[Array, "width k n"]) -> Float[Array, "width n"]:
     """|h_i|, with a derivative at 0."""
-    return jnp.sqrt(jnp.maximum(jnp.sum(h**2, axis=-1), jnp.finfo(h.dtype).tiny))
+    return jnp.sqrt(jnp.maximum(jnp.sum(h**2, axis=-2), jnp.finfo(h.dtype).tiny))
