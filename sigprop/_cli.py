@@ -363,6 +363,10 @@ def train(
         ),
     ],
     *,
+    data: Annotated[
+        str | None, Parameter(help="A folder of IDX files, or digits, instead of the study's.")
+    ] = None,
+    depth: Annotated[int | None, Parameter(help="Layers, instead of the study's.")] = None,
     output: Output = None,
     only_show: Annotated[bool, Parameter(negative="", help="Train nothing.")] = False,
     json: Json = False,
@@ -380,7 +384,8 @@ def train(
         raise BadInput(
             f"train: needs the extra packages of sigprop[train]; got none named {error.name}"
         ) from error
-    return train_study(study, output, only_show, json)
+    instead = {"data": data, "depth": depth}
+    return train_study(study, instead, output, only_show, json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 from ._classifier import Classifier, cross_entropy, parameter_count
 from ._data import Labelled, copy_task, load_images, permuted
 from ._diagnostics import Diagnostics, diagnose, rotations
+from ._measures import MEASURES, Measured
 from ._model import (
     HeldNetwork,
     Parameters,
@@ -10,7 +11,7 @@ from ._model import (
 )
 from ._recurrent import SequenceClassifier
 from ._study import Architecture, Member, Study, read_study
-from ._train import study_dataset, train
+from ._train import Model, study_dataset, train
 
 __all__ = [
     "Architecture",
@@ -18,7 +19,10 @@ __all__ = [
     "Diagnostics",
     "HeldNetwork",
     "Labelled",
+    "MEASURES",
+    "Measured",
     "Member",
+    "Model",
     "Parameters",
     "SequenceClassifier",
     "Study",
@@ -29,8 +33,8 @@ __all__ = [
     "draw_parameters",
     "load_images",
     "parameter_count",
-    "read_study",
     "permuted",
+    "read_study",
     "rotations",
     "study_dataset",
     "train",

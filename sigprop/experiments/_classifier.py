@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop.experiments._model import HeldNetwork, draw_parameters, without_zero_biases
-from theory import Part, WeightLaw, along_depth, interpret
+from theory import Chain, Part, Repeat, WeightLaw, along_depth, interpret
 from theory._architecture import components
 
 
@@ -85,6 +85,14 @@ class Classifier(eqx.Module):
         last, notes = interpret(self.interior, reading, state)
         kept = along_depth(notes)
         return jnp.moveaxis(last, -1, 0), None if kept is None else jnp.moveaxis(kept, -1, 1)
+
+    def turns(self, parameters: dict[str, Any]) -> tuple[Repeat, Any]:
+        """The part of the interior that repeats, and its parameters."""
+        assert isinstance(self.interior, Chain)
+        for part, own in zip(self.interior.parts, parameters["interior"], strict=True):
+            if isinstance(part, Repeat):
+                return part, own
+        raise ValueError("`interior`: must repeat a turn; got none")
 
     def logits(
         self, parameters: dict[str, Any], x: Float[Array, "n pixels"]

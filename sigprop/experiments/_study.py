@@ -7,7 +7,7 @@ import math
 import tomllib
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class Study:
     """How often the networks are measured: at steps in geometric progression, and at the end."""
     precision: str = "highest"
     """Of matrix products."""
+    measures: tuple[str, ...] = ("signals",)
+    """What is measured beside loss and accuracy: names in `MEASURES`."""
     train_count: int | None = None
     """Images to train on, None for all."""
 
@@ -166,21 +168,39 @@ class Member:
 
     @property
     def key(self) -> str:
-        """A name made of everything that decides the result: the axes of the study left out."""
-        study = dataclasses.asdict(self.study)
+        """A name made of everything that decides the result.
+
+        Fields at their defaults are left out, so that a new field renames nothing; so are the
+        axes of the study, the name of the architecture, and where a folder of data lies.
+        """
+        study = _chosen(self.study)
         for axis in ("architectures", "gains", "learning_rates", "seeds"):
-            del study[axis]
+            study.pop(axis, None)
+        study["data"] = PurePath(self.study.data).name
+        architecture = _chosen(self.architecture)
+        architecture.pop("name")
         content = {
             "study": study,
-            "architecture": dataclasses.asdict(self.architecture),
+            "architecture": architecture,
             "member": (self.gain, self.learning_rate, self.seed),
         }
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_study(path: str | PathLike[str]) -> Study:
+def _chosen(fields: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults."""
+    return {
+        field.name: getattr(fields, field.name)
+        for field in dataclasses.fields(fields)
+        if getattr(fields, field.name) != field.default
+    }
+
+
+def read_study(path: str | PathLike[str], **instead: Any) -> Study:
     """A study from a TOML file, whose names are the fields of `Study` and `Architecture`.
+
+    Keywords take the place of what the file says.
 
     Raises
     ------
@@ -197,7 +217,7 @@ def read_study(path: str | PathLike[str]) -> Study:
         raise ValueError(f"{path}: `architecture`: must be tables [[architecture]]")
     built = tuple(_build(Architecture, each, path) for each in architectures)
     lists = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
-    return _build(Study, {**lists, "architectures": built}, path)
+    return _build(Study, {**lists, "architectures": built, **instead}, path)
 
 
 def _build(kind: Any, values: dict[str, Any], path: Path) -> Any:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -15,20 +15,33 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from sigprop._store import provenance, read_dataset, write_dataset
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
 from sigprop.experiments._data import Labelled, copy_task, load_images, permuted
-from sigprop.experiments._diagnostics import Diagnostics, diagnose, rotations
+from sigprop.experiments._measures import MEASURES, Measured
 from sigprop.experiments._recurrent import SequenceClassifier
 from sigprop.experiments._study import Architecture, Member, Study
 
 Progress = Callable[[int, int], None]
-Model: TypeAlias = Classifier | SequenceClassifier
+
+
+class Model(Protocol):
+    """What a study trains. Modules with these methods are enough for loss and accuracy; each of
+    `MEASURES` says what else it calls."""
+
+    def draw(self, key: Key[Array, ""], gain: Any = 1.0) -> Any:
+        """The parameters at initialisation, a pytree of arrays in float32."""
+        ...
+
+    def logits(self, parameters: Any, x: Float[Array, "n numbers"]) -> Array:
+        """Scores of the classes, [n, classes] or [n, answers, classes]."""
+        ...
+
 
 _PROBED = 256
-"""Test data on which states and gradients are measured."""
+"""Test data on which `MEASURES` look."""
 _TEST_BLOCK = 1000
 _SAVING = threading.Lock()
 """Orbax counts its operations for the whole process."""
@@ -59,7 +72,7 @@ class Record(eqx.Module):
     """Right answers."""
     test_success: Float[Array, ""]
     """Inputs all of whose answers are right."""
-    diagnostics: Diagnostics
+    measured: dict[str, Measured]
 
 
 def load_data(study: Study) -> Labelled:
@@ -70,7 +83,9 @@ def load_data(study: Study) -> Labelled:
     return permuted(images) if study.permuted else images
 
 
-def model_of(study: Study, architecture: Architecture, data: Labelled) -> Model:
+def model_of(
+    study: Study, architecture: Architecture, data: Labelled
+) -> Classifier | SequenceClassifier:
     """The network that an architecture makes for these data, at gain 1."""
     features = architecture.features or study.features
     if architecture.cell == "deep":
@@ -109,9 +124,14 @@ def steps_per_epoch(study: Study, data: Labelled) -> int:
     return len(data.train) // study.batch
 
 
+def initial(classifier: Model, gain: Array, seed: Array) -> Any:
+    """The parameters before training."""
+    return classifier.draw(jax.random.fold_in(jax.random.key(0), seed), gain)
+
+
 def start(classifier: Model, study: Study, gain: Array, seed: Array) -> Progressing:
     """A network at initialisation."""
-    parameters = classifier.draw(jax.random.fold_in(jax.random.key(0), seed), gain)
+    parameters = initial(classifier, gain, seed)
     zero = jnp.zeros((), jnp.int32)
     return Progressing(
         parameters, optimiser_of(study).init(parameters), zero, zero, jnp.float32(jnp.nan)
@@ -161,8 +181,15 @@ def advance(
     return jax.lax.while_loop(going, turn, state)
 
 
-def measure(classifier: Model, data: Labelled, state: Progressing) -> Record:
-    """Test a network, and look at its states and gradients."""
+def measure(
+    classifier: Model,
+    study: Study,
+    data: Labelled,
+    state: Progressing,
+    gain: Float[Array, ""],
+    seed: Int[Array, ""],
+) -> Record:
+    """Test a network, and measure what the study asks for."""
     count = len(data.test)
     blocks = -(-count // _TEST_BLOCK)
     size = -(-count // blocks)
@@ -184,13 +211,12 @@ def measure(classifier: Model, data: Labelled, state: Progressing) -> Record:
     sums = jax.lax.map(test, (x, y, counted))
     loss, accuracy, success = (jnp.sum(total).astype(jnp.float32) / count for total in sums)
     probed = min(_PROBED, count)
-    found = diagnose(
-        classifier,
-        state.parameters,
-        data.test[:probed],
-        data.test_labels[:probed],
-        rotations(classifier.components),
-    )
+    before = initial(classifier, gain, seed)
+    found: dict[str, Measured] = {}
+    for name in study.measures:
+        found |= MEASURES[name](
+            classifier, state.parameters, before, data.test[:probed], data.test_labels[:probed]
+        )
     return Record(state.step, state.failed, state.loss, loss, accuracy, success, found)
 
 
@@ -207,8 +233,9 @@ def _advance(classifier, study, data, states, rates, seeds, stop, each):
 
 
 @eqx.filter_jit
-def _measure(classifier, data, states, each):
-    return each(lambda state: measure(classifier, data, state), states)
+def _measure(classifier, study, data, states, gains, seeds, each):
+    one = lambda state, gain, seed: measure(classifier, study, data, state, gain, seed)
+    return each(one, states, gains, seeds)
 
 
 def one_by_one(fn: Callable, *leading: Any) -> Any:
@@ -308,7 +335,8 @@ def _train_chunk(
     whole = "-".join((chunk[0].key, chunk[-1].key))
     checkpoints = folder / "checkpoints" / whole
     states = _start(classifier, study, gains, seeds, each)
-    blank = jax.eval_shape(lambda s: _measure(classifier, data, s, each), states)
+    look = lambda states: _measure(classifier, study, data, states, gains, seeds, each)
+    blank = jax.eval_shape(look, states)
     records = jax.tree.map(lambda leaf: np.full((len(stops), *leaf.shape), -1, leaf.dtype), blank)
     at = 0
     how = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
@@ -331,7 +359,7 @@ def _train_chunk(
                 note(len(chunk) * (stop - at))
                 at = stop
             if stop in stops:
-                found = _measure(classifier, data, states, each)
+                found = look(states)
                 place = stops.index(stop)
                 records = jax.tree.map(
                     lambda all_, one, p=place: _placed(all_, np.asarray(one), p), records, found
@@ -377,7 +405,16 @@ def _finished(folder: Path, member: Member) -> bool:
 
 
 def _member_dataset(records: Record, parameters: int) -> xr.Dataset:
-    found = records.diagnostics
+    measured = {
+        name: (("record", *one.axes), np.asarray(one.values))
+        for name, one in records.measured.items()
+    }
+    sizes = {
+        axis: size
+        for axes, values in measured.values()
+        for axis, size in zip(axes, values.shape, strict=True)
+    }
+    del sizes["record"]
     return xr.Dataset(
         {
             "failed": ("record", np.asarray(records.failed)),
@@ -385,17 +422,12 @@ def _member_dataset(records: Record, parameters: int) -> xr.Dataset:
             "test_loss": ("record", np.asarray(records.test_loss)),
             "test_accuracy": ("record", np.asarray(records.test_accuracy)),
             "test_success": ("record", np.asarray(records.test_success)),
-            "order_parameter": ("record", np.asarray(found.order_parameter)),
-            "similarity": (("record", "turn"), np.asarray(found.similarity)),
-            "spread": (("record", "turn"), np.asarray(found.spread)),
-            "log_gradient": (("record", "turn"), np.asarray(found.log_gradient)),
-            "charge": (("record", "generator"), np.asarray(found.charge)),
-            "charge_drift": (("record", "generator"), np.asarray(found.charge_drift)),
             "parameters": ((), parameters),
+            **measured,
         },
         {
             "step": ("record", np.asarray(records.step)),
-            "generator": np.arange(found.charge.shape[1]),
+            **{axis: np.arange(size) for axis, size in sizes.items()},
         },
     )
 
@@ -403,8 +435,8 @@ def _member_dataset(records: Record, parameters: int) -> xr.Dataset:
 def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
     """What is ready of a study, with axes architecture, gain, learning_rate, seed and record.
 
-    Networks that are missing are NaN, and `ready` says 0. Generators are those of the largest
-    units, NaN where a network has fewer.
+    Networks that are missing are NaN, and `ready` says 0. Axes of what is measured have the
+    size of the largest, NaN where a network has less.
     """
     folder = Path(folder).resolve()
     axes = {
@@ -413,8 +445,7 @@ def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
         "learning_rate": list(study.learning_rates),
         "seed": list(study.seeds),
     }
-    pieces = []
-    generators = max(1, *(len(rotations(a.components)) for a in study.architectures))
+    pieces, sizes = [], {}
     for member in study.members:
         place = (member.architecture.name, member.gain, member.learning_rate, member.seed)
         here = {name: [value] for name, value in zip(axes, place, strict=True)}
@@ -422,12 +453,19 @@ def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
             continue
         found = read_dataset(_store(folder, member))
         own = found.drop_vars("step").assign(ready=((), 1), record_step=found["step"].variable)
-        own = own.drop_attrs().reindex(generator=np.arange(generators))
-        pieces.append(own.expand_dims(here))
+        for axis, size in own.sizes.items():
+            sizes[axis] = max(size, sizes.get(axis, 0))
+        pieces.append(own.drop_attrs().expand_dims(here))
     if not pieces:
         raise ValueError(f"`folder`: must hold networks of this study; got none in {folder}")
+    del sizes["record"]
+    whole = {axis: np.arange(size) for axis, size in sizes.items()}
     joined = xr.combine_by_coords(
-        pieces, join="outer", combine_attrs="drop", coords="minimal", compat="no_conflicts"
+        [piece.reindex(whole) for piece in pieces],
+        join="outer",
+        combine_attrs="drop",
+        coords="minimal",
+        compat="no_conflicts",
     )
     assert isinstance(joined, xr.Dataset)
     joined = joined.reindex(axes)

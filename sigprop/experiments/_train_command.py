@@ -22,11 +22,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "os^vDPX"
 
 
-def train_study(path: Path, output: Path | None, only_show: bool, json: bool) -> int:
-    """Train a study that stands in a TOML file."""
+def train_study(
+    path: Path, instead: dict[str, Any], output: Path | None, only_show: bool, json: bool
+) -> int:
+    """Train a study that stands in a TOML file, with some of its fields replaced."""
     set_up()
     try:
-        study = read_study(path)
+        chosen = {name: value for name, value in instead.items() if value is not None}
+        study = read_study(path, **chosen)
     except ValueError as error:
         raise BadInput(str(error)) from error
     if output is None:

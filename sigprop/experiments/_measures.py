@@ -1,0 +1,110 @@
+"""What a study can measure of its networks beside loss and accuracy, by name."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sigprop._goldstone import certify
+from sigprop._graded import product_log_singular_values
+from sigprop.experiments._diagnostics import diagnose, rotations
+from sigprop.experiments._model import apply_parameters
+
+_LOOKED_AT = 2
+"""Test inputs whose Jacobians are taken."""
+
+
+class Measured(eqx.Module):
+    """One quantity: an array, and the names of its axes."""
+
+    values: Array
+    axes: tuple[str, ...] = eqx.field(static=True, default=())
+
+
+Measure = Callable[..., dict[str, Measured]]
+"""(model, parameters, initial, x, labels) ↦ quantities by name. `initial` holds the parameters
+before training; x and labels are up to 256 test data. Called inside one compiled program."""
+
+
+def signals(model, parameters, initial, x, labels) -> dict[str, Measured]:
+    """States, gradients and conserved charges: `diagnose`."""
+    found = diagnose(model, parameters, x, labels, rotations(model.components))
+    turn, generator = ("turn",), ("generator",)
+    return {
+        "order_parameter": Measured(found.order_parameter),
+        "similarity": Measured(found.similarity, turn),
+        "spread": Measured(found.spread, turn),
+        "log_gradient": Measured(found.log_gradient, turn),
+        "charge": Measured(found.charge, generator),
+        "charge_drift": Measured(found.charge_drift, generator),
+    }
+
+
+def classes(model, parameters, initial, x, labels) -> dict[str, Measured]:
+    """`class_similarity`: the mean cosine of the mean states of two classes, at every turn."""
+    states = model.hidden(parameters, x, keep=True)[1][1:]
+    return {
+        "class_similarity": Measured(class_similarity(states, labels, model.classes), ("turn",))
+    }
+
+
+def class_similarity(
+    states: Float[Array, "turns n width k"], labels: Int[Array, " n"], count: int
+) -> Float[Array, " turns"]:
+    """The mean cosine of the mean states of two classes that are there."""
+    member = jax.nn.one_hot(labels, count, dtype=states.dtype, axis=0)
+    sums = jnp.einsum("cn,lnuk->lcuk", member, states, precision="highest")
+    flat = sums.reshape(*sums.shape[:2], -1)
+    norms = jnp.linalg.norm(flat, axis=2, keepdims=True)
+    unit = flat / jnp.where(norms > 0, norms, 1)
+    there = jnp.sum(norms[..., 0] > 0, axis=1).astype(states.dtype)
+    total = jnp.sum(jnp.sum(unit, axis=1) ** 2, axis=1)
+    return (total - there) / (there * (there - 1))
+
+
+def jacobian(model, parameters, initial, x, labels) -> dict[str, Measured]:
+    """The Jacobian of all turns of a deep classifier in float64, at two inputs.
+
+    `log_singular_values`; `effective_rank` exp(−Σ p log p), p the shares of their squares in the
+    sum; `exponents`, the QR diagonals over depth; and of the Goldstone identity the
+    `certificate_residual` and the rounding that it may claim.
+    """
+    exact = jnp.result_type(float)
+    parameters = jax.tree.map(lambda leaf: leaf.astype(exact), parameters)
+    x = x[:_LOOKED_AT].astype(exact)
+    turns, held = model.turns(parameters)
+    states = model.hidden(parameters, x, keep=True)[1]
+    arrays, structure = eqx.partition((turns.body, held.notes), eqx.is_array)
+
+    def factor(leaves, z):
+        body, own = eqx.combine(leaves, structure)
+        turn = lambda flat: apply_parameters(body, own, flat.reshape(1, *z.shape)).reshape(-1)
+        return jax.jacfwd(turn)(z.reshape(-1))
+
+    def spectrum(path):
+        return product_log_singular_values(jax.vmap(factor)(arrays, path[:-1]))
+
+    found = jax.lax.map(spectrum, jnp.moveaxis(states, 1, 0))
+    logs = found.log_singular_values
+    share = jax.nn.softmax(2 * logs, axis=1)
+    rank = jnp.exp(jnp.sum(jax.scipy.special.entr(share), axis=1))
+    axes = ("input", "direction")
+    measured = {
+        "log_singular_values": Measured(logs, axes),
+        "effective_rank": Measured(rank, ("input",)),
+        "exponents": Measured(found.lyapunov, axes),
+    }
+    generators = rotations(model.components)
+    if len(generators):
+        inside = lambda z: apply_parameters(turns, held, z)
+        proved = jax.lax.map(lambda z: certify(inside, z[None], generators), states[0])
+        axes = ("input", "generator")
+        measured["certificate_residual"] = Measured(proved.residual, axes)
+        measured["certificate_claim"] = Measured(proved.claim, axes)
+    return measured
+
+
+MEASURES: dict[str, Measure] = {"signals": signals, "classes": classes, "jacobian": jacobian}
+"""By the names that stand in a study."""
