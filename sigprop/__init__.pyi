@@ -1,3 +1,4 @@
+from ._alignment_null import Null, cosine_null, overlap_null
 from ._compare import (
     OBSERVABLES,
     Cells,
@@ -9,6 +10,18 @@ from ._compare import (
     contributions,
     extrapolate,
     judge,
+)
+from ._continuity import (
+    Continuity,
+    Spectra,
+    continuity,
+    frobenius_cosines,
+    gram_cosines,
+    layer_remarks,
+    mean_alignment,
+    neighbours,
+    rotation_drift,
+    spectra,
 )
 from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
 from ._exponents import Exponents, sample_exponents
@@ -30,12 +43,14 @@ from ._network import (
     sample_network,
 )
 from ._probe import DescriptionCheck, JacobianReport, LayerSignals, Probe, probe
+from ._singular import LeadingVectors, leading_vectors
 from ._store import provenance, read_dataset, write_dataset
 
 __all__ = [
     "Cells",
     "Certificate",
     "Comparison",
+    "Continuity",
     "DescriptionCheck",
     "DrawnNetwork",
     "Ensemble",
@@ -45,6 +60,8 @@ __all__ = [
     "JacobianSample",
     "LayerSignals",
     "LeadingValues",
+    "LeadingVectors",
+    "Null",
     "OBSERVABLES",
     "Observable",
     "Power",
@@ -52,19 +69,29 @@ __all__ = [
     "ProductSpectrum",
     "Sample",
     "Signals",
+    "Spectra",
     "SpectrumEstimate",
     "backward_charges",
     "certify",
     "compare",
     "comparison_dataset",
+    "continuity",
     "contributions",
+    "cosine_null",
     "digits_inputs",
     "estimate_spectrum",
     "extrapolate",
+    "frobenius_cosines",
+    "gram_cosines",
     "gram_inputs",
     "idx_inputs",
     "judge",
+    "layer_remarks",
     "leading_singular_values",
+    "leading_vectors",
+    "mean_alignment",
+    "neighbours",
+    "overlap_null",
     "pair_gram",
     "pair_inputs",
     "probe",
@@ -72,10 +99,12 @@ __all__ = [
     "provenance",
     "read_dataset",
     "read_idx",
+    "rotation_drift",
     "sample_ensemble",
     "sample_exponents",
     "sample_jacobian",
     "sample_jacobians",
     "sample_network",
+    "spectra",
     "write_dataset",
 ]
