@@ -106,6 +106,9 @@ def diagram_rows(points, map_points, repeats):
     theory.phase_diagram(build, axes)
     cold = time.perf_counter() - start
     warm, diagram = timed(lambda: theory.phase_diagram(build, axes), repeats)
+    lengths = lambda: theory.phase_diagram(build, axes, correlations=False)
+    lengths()
+    short, _ = timed(lengths, repeats)
     w, b = np.meshgrid(WEIGHTS, BIASES, indexing="ij")
 
     chosen = np.random.default_rng(0).choice(w.size, points, replace=False)
@@ -140,6 +143,7 @@ def diagram_rows(points, map_points, repeats):
     return [
         ("our diagram, warm (q*, χ, c*, ξ, errors)", warm, 1.0),
         ("our diagram, first call with compilation", cold, cold / warm),
+        ("our diagram without correlations: q*, χ, λ, ξ_q, errors", short, short / warm),
         (f"quad, q* and χ only (from {points} points)", slow, slow / warm),
         (
             f"the same with dblquad for c* (from {map_points})",

@@ -15,8 +15,16 @@ import numpy as np
 
 from theory._architecture import Part, Pointwise, check_positive, components
 from theory._fixed_point import Attractor, LengthPoint, attractor
-from theory._phase import Phase, Prediction, complete, depth_scale, is_allowed, phase_of
-from theory._status import Estimate, Status, replace_where
+from theory._phase import (
+    Phase,
+    Prediction,
+    at_length,
+    complete,
+    is_allowed,
+    phase_of,
+    settled,
+)
+from theory._status import Estimate, Status
 from theory._symmetry import SymmetryPhase, sectors, symmetry_phase_of
 
 if TYPE_CHECKING:
@@ -47,26 +55,43 @@ QUANTITIES = {
 }
 
 
-@functools.cache
-def _reach() -> Callable[..., Attractor]:
-    """Makes the function that finds where the length goes at every point of a block."""
+def _reach(build, points, start, tolerance):
+    """Where the length goes at every point of a block."""
+    one = lambda point: attractor(build(**point), start=start, tolerance=tolerance)
+    return jax.vmap(one)(points)
 
-    def reach(build, points, start, tolerance):
-        one = lambda point: attractor(build(**point), start=start, tolerance=tolerance)
-        return jax.vmap(one)(points)
 
-    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
-    return jit(reach, compiler_options=hasty_options())
+def _finish(build, points, reached, tolerance, order):
+    """Predictions, from there."""
+
+    # One point after the other: its integrals then stay in cache, and none waits for another.
+    def one(each):
+        point, there = each
+        return complete(build(**point), there, tolerance, order)
+
+    return jax.lax.map(one, (points, reached))
 
 
 _HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_LIGHT = {"xla_backend_optimization_level": 2, "xla_cpu_use_fusion_emitters": False}
+_MANY = 4096
+"""Points beyond which it pays to compile with every optimisation."""
 
 
 def hasty_options() -> dict[str, Any]:
     """Compiler options for what costs more to compile than to run: a third of the time."""
+    return _known(_HASTY)
+
+
+def light_options() -> dict[str, Any]:
+    """Half the time to compile, for code that runs 1.6 times as long."""
+    return _known(_LIGHT)
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
     if jax.default_backend() != "cpu":
         return {}
-    return {name: value for name, value in _HASTY.items() if _is_option(name, value)}
+    return {name: value for name, value in options.items() if _is_option(name, value)}
 
 
 @functools.cache
@@ -79,14 +104,11 @@ def _is_option(name: str, value: Any) -> bool:
     return True
 
 
-@eqx.filter_jit
-def _finish(build, points, reached, tolerance, order):
-    # One point after the other: its integrals then stay in cache, and none waits for another.
-    def one(each):
-        point, there = each
-        return complete(build(**point), there, tolerance, order)
-
-    return jax.lax.map(one, (points, reached))
+@functools.cache
+def _program(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
+    """The function, compiled with these options."""
+    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
+    return jit(fn, compiler_options=options() if options else None)
 
 
 def phase_diagram(
@@ -95,6 +117,7 @@ def phase_diagram(
     *,
     start: float = 1.0,
     tolerance: float = 1e-10,
+    correlations: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> "xr.Dataset":
     """Mean-field predictions over the grid of two (or one, or more) parameters.
@@ -112,6 +135,9 @@ def phase_diagram(
         Length of the typical input.
     tolerance
         Relative error beyond which a value is INACCURATE.
+    correlations
+        False leaves out c* and ξ_c and all their integrals over two variables: phase, q*, χ,
+        λ and ξ_q then take a twentieth of the time.
     progress
         Called with (points done, points in all).
 
@@ -129,10 +155,17 @@ def phase_diagram(
         If an axis is empty or not one-dimensional, or `start` or `tolerance` not above 0.
     """
     grids, flat = _grid(axes, start, tolerance)
-    prediction = _over_blocks(build, flat, start, tolerance, progress)
-    found = {name: getattr(prediction, name) for name in QUANTITIES}
-    dataset = _as_dataset(found, QUANTITIES, grids, start, tolerance)
-    return _with_flags(dataset, "phase", prediction.phase, Phase)
+    if correlations:
+        prediction = _over_blocks(build, flat, start, tolerance, progress)
+        found = {name: getattr(prediction, name) for name in QUANTITIES}
+        phase = prediction.phase
+    else:
+        lengths = _program(_lengths, light_options)
+        run = lambda points: lengths(build, points, start, tolerance)
+        found, phase = _in_blocks(flat, run, progress)
+    names = {name: text for name, text in QUANTITIES.items() if name in found}
+    dataset = _as_dataset(found, names, grids, start, tolerance)
+    return _with_flags(dataset, "phase", phase, Phase)
 
 
 SECTOR_QUANTITIES = {
@@ -176,6 +209,17 @@ def sector_diagram(
     return _with_flags(dataset, "symmetry_phase", symmetry_phase, SymmetryPhase)
 
 
+def _lengths(build, points, start, tolerance):
+    def one(point):
+        body = build(**point)
+        reached = attractor(body, start=start, tolerance=tolerance)
+        allowed = is_allowed(body)
+        found = settled(at_length(reached, tolerance), allowed)
+        return found, phase_of(reached, allowed, tolerance)
+
+    return jax.vmap(one)(points)
+
+
 @eqx.filter_jit
 def _sectors_of(build, points, start, tolerance):
     def one(point):
@@ -183,18 +227,12 @@ def _sectors_of(build, points, start, tolerance):
         order = 40 if components(body) <= _FEW else 64
         reached = attractor(body, start=start, tolerance=tolerance, order=order)
         allowed = is_allowed(body)
-        length, multiplier = reached.point.length, reached.point.multiplier
+        length = reached.point.length
         split = sectors(body, length, tolerance=tolerance, order=order)
-        marginal = jnp.abs(jnp.abs(multiplier.value) - 1) <= tolerance + multiplier.error
-        found = {
-            "length": length,
-            "multiplier": multiplier,
-            "depth_scale_length": depth_scale(multiplier, marginal, tolerance),
-            **{f.name: getattr(split, f.name) for f in dataclasses.fields(split)},
-        }
+        found = at_length(reached, tolerance)
+        found |= {f.name: getattr(split, f.name) for f in dataclasses.fields(split)}
         phase = phase_of(reached, allowed, tolerance)
-        found = replace_where(~allowed, Status.INVALID, found)
-        return found, phase, symmetry_phase_of(body, length, allowed)
+        return settled(found, allowed), phase, symmetry_phase_of(body, length, allowed)
 
     return jax.vmap(one)(points)
 
@@ -247,22 +285,27 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
     starts = range(0, size, block)
 
     points = functools.partial(_block_of, flat, block=block)
+    many = size > _MANY
+    find = _program(_reach, light_options if many else hasty_options)
+    complete_from = _program(_finish, None if many else light_options)
 
     def reach(first):
-        return jax.block_until_ready(_reach()(build, points(first), start, tolerance))
+        return jax.block_until_ready(find(build, points(first), start, tolerance))
 
     shapes = {name: jnp.zeros(()) for name in flat}
     kinked = _has_kinks(eqx.filter_eval_shape(build, **shapes))
 
     def finish(first, there, order):
-        done = _finish(build, points(first), there, tolerance, order)
+        done = complete_from(build, points(first), there, tolerance, order)
         return jax.tree.map(np.asarray, done)
 
     with ThreadPoolExecutor(_cores()) as pool:
-        # While the first block compiles, so does what comes after it, at the order that most
-        # diagrams need. The other blocks then run side by side.
+        # While what comes first is traced, compiled and run, what comes after it compiles, at
+        # the order that most diagrams need. The other blocks then run side by side.
         likely = max(_ORDERS[0][1], _KINKED if kinked else 0)
-        ahead = pool.submit(finish, starts[0], _nowhere(block), likely)
+        nowhere = _nowhere(block)
+        lowered = complete_from.lower(build, points(starts[0]), nowhere, tolerance, likely)
+        ahead = pool.submit(lowered.compile)
         reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
         lengths = [np.asarray(r.point.length.value) for r in reached]
         longest = max((np.max(q[np.isfinite(q)], initial=0.0) for q in lengths), default=0.0)

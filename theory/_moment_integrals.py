@@ -102,6 +102,24 @@ def grading(scale: float, root: Scalar, how: Resolution) -> Scalar:
     return stop_gradient(how.stretch * scale / root)
 
 
+@jax.custom_jvp
+def sums(*terms: Float[Array, "..."]) -> tuple[Scalar, ...]:
+    """The sum of all entries of each of several arrays of one shape, in one reduction.
+
+    What the terms share is computed once, and compiled once. For a few terms, sums apart are
+    twice as fast, since XLA vectorises only those.
+    """
+    zero = jnp.zeros((), terms[0].dtype)
+    add = lambda some, more: tuple(a + b for a, b in zip(some, more, strict=True))
+    axes = tuple(range(terms[0].ndim))
+    return tuple(jax.lax.reduce(terms, (zero,) * len(terms), add, axes))
+
+
+@sums.defjvp
+def _sums_of_changes(terms, changes):
+    return sums(*terms), tuple(jnp.sum(change) for change in changes)
+
+
 def single_quadrature(
     activation: Componentwise, q: Scalar, how: Resolution, *, bounds: bool = False
 ) -> Any:
@@ -115,11 +133,12 @@ def single_quadrature(
     f, df = activation.with_slope(root * z)
     mean = jnp.zeros_like(f) if activation.parity == "odd" else f
     terms = (mean, f * f, df * df, f * df * z / root)
-    values = SingleMoments(*(jnp.sum(weight * y) for y in terms))
+    terms = [weight * y for y in terms]
     if not bounds:
-        return values
-    sizes = SingleMoments(*(jnp.sum(weight * jnp.abs(y)) for y in terms))
-    return values, sizes, sizes
+        return SingleMoments(*map(jnp.sum, terms))
+    both = sums(*terms, *map(jnp.abs, terms))
+    sizes = SingleMoments(*both[4:])
+    return SingleMoments(*both[:4]), sizes, sizes
 
 
 def single_closed(activation: Componentwise, q: Scalar) -> SingleMoments:
@@ -236,8 +255,8 @@ def pair_quadrature(
     s, t, gap = (jnp.stack(jnp.broadcast_arrays(*each)) for each in zip(*turns, strict=True))
     weight = weight / len(turns)
 
-    def total(y):
-        return jnp.sum(weight * jnp.sum(y, axis=0))
+    def weighed(*terms):
+        return [weight * jnp.sum(y, axis=0) for y in terms]
 
     t = sign_v * t
     u, v = root_a * s, root_b * t
@@ -250,7 +269,7 @@ def pair_quadrature(
     apart = jnp.where(apart == 0, 1, apart)
     gap = root_a * gap if equal else root_a * gap + (q_a - q_b) / (root_a + root_b) * t
     rise = jnp.where(close, trapezoid, (fu - fv) / apart) * gap
-    product, distance, slope = total(fu * fv), total(rise**2 / 2), sign_slope * total(du * dv)
+    terms = (fu * fv, rise**2 / 2, sign_slope * du * dv)
     if bounds:
         middle = activation.with_slope((u + v) / 2)[1]
         bent, lost = jnp.abs(trapezoid - middle), lost / jnp.abs(apart)
@@ -258,13 +277,14 @@ def pair_quadrature(
         # A bound, where rounding elsewhere is typical: it needs less of the caller's margin.
         doubt = jnp.abs(rise) + doubt * jnp.abs(gap) / (8 * eps)
         jump = jnp.sqrt(jnp.maximum(floor - x, 0)) / eps * (du**2 + dv**2)
-        sizes = PairErrors(total(jnp.abs(fu * fv)), distance, total(jnp.abs(du * dv)))
-        rounding = PairErrors(
-            sizes.product, total(jnp.abs(rise) * doubt), sizes.slope + total(jump)
-        )
+        sizes = (jnp.abs(fu * fv), jnp.abs(du * dv))
+        all_of_it = sums(*weighed(*terms, *sizes, jnp.abs(rise) * doubt, jump))
+        product, distance, slope, product_size, slope_size, doubt, jump = all_of_it
+        sizes = PairErrors(product_size, distance, slope_size)
+        rounding = PairErrors(product_size, doubt, slope_size + jump)
         return PairErrors(product, distance, slope), sizes, rounding
     by_u, by_v = du * s / (2 * root_a), dv * t / (2 * root_b)  # φ'(u)u / 2q_a, and of v
-    rates = [total(y) for y in (by_u * fv, by_v * fu, by_u * rise, -by_v * rise)]
+    rates = sums(*weighed(by_u * fv, by_v * fu, by_u * rise, -by_v * rise))
     if equal:
         rates = [(rates[i] + rates[i + 1]) / 2 for i in (0, 0, 2, 2)]
-    return PairMoments(product, distance, slope, *rates)
+    return PairMoments(*map(jnp.sum, weighed(*terms)), *rates)

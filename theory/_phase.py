@@ -22,7 +22,7 @@ from theory._architecture import (
 )
 from theory._expectation import single_moments
 from theory._fixed_point import Attractor, attractor, stable_correlation
-from theory._moment_integrals import frozen
+from theory._moment_integrals import Tree, frozen
 from theory._radial_moments import radial_moments
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, replace_where
@@ -117,31 +117,42 @@ def phase_of(reached: Attractor, allowed: Array, tolerance: float) -> Int[Array,
     return jnp.where(known, phase, Phase.UNKNOWN).astype(jnp.int8)
 
 
-def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Prediction:
+def _scale_of(multiplier: Estimate, tolerance: float) -> Estimate:
+    marginal = jnp.abs(jnp.abs(multiplier.value) - 1) <= tolerance + multiplier.error
+    return depth_scale(multiplier, marginal, tolerance)
+
+
+def at_length(reached: Attractor, tolerance: float) -> dict[str, Estimate]:
+    """The fields of a `Prediction` that follow from the length alone."""
     point = reached.point
-    pair = stable_correlation(body, point, tolerance=tolerance, order=order)
-    chi = point.slope
+    scale = replace_where(reached.divergent, Status.ABSENT, _scale_of(point.multiplier, tolerance))
+    return {
+        "length": point.length,
+        "slope": point.slope,
+        "multiplier": point.multiplier,
+        "depth_scale_length": scale,
+    }
+
+
+def settled(found: Tree, allowed: Array) -> Tree:
+    """Nothing is silently NaN: a value that is not a number has a status that says so."""
+    lost = lambda e: jnp.isnan(e.value) & (e.status <= Status.INACCURATE)
+    found = replace_where(lost, Status.NOT_CONVERGED, found)
+    return replace_where(~allowed, Status.INVALID, found)
+
+
+def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Prediction:
+    pair = stable_correlation(body, reached.point, tolerance=tolerance, order=order)
     allowed = is_allowed(body)
-
-    def marginal(m: Estimate):
-        return jnp.abs(jnp.abs(m.value) - 1) <= tolerance + m.error
-
-    scale_length = depth_scale(point.multiplier, marginal(point.multiplier), tolerance)
     prediction = Prediction(
-        length=point.length,
-        slope=chi,
+        **at_length(reached, tolerance),
         correlation=pair.correlation,
         separation=pair.separation,
-        multiplier=point.multiplier,
         correlation_slope=pair.slope,
-        depth_scale_length=replace_where(reached.divergent, Status.ABSENT, scale_length),
-        depth_scale_correlation=depth_scale(pair.slope, marginal(pair.slope), tolerance),
+        depth_scale_correlation=_scale_of(pair.slope, tolerance),
         phase=phase_of(reached, allowed, tolerance),
     )
-    # Nothing is silently NaN: a value that is not a number has a status that says so.
-    lost = lambda e: jnp.isnan(e.value) & (e.status <= Status.INACCURATE)
-    prediction = replace_where(lost, Status.NOT_CONVERGED, prediction)
-    return replace_where(~allowed, Status.INVALID, prediction)
+    return settled(prediction, allowed)
 
 
 def predict(

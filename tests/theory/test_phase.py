@@ -127,6 +127,16 @@ def test_a_diagram_holds_what_single_points_say_and_no_bad_point_costs_it():
             assert gap <= estimate.error + diagram[f"{name}_error"].values[i, j]
         assert diagram["phase"].values[i, j] == point.phase
     assert diagram["phase"].attrs["flag_meanings"].split()[Phase.CHAOTIC] == "chaotic"
+    assert_short_diagram_is_part_of(diagram)
+
+
+def assert_short_diagram_is_part_of(diagram):
+    """Without correlations there is less in a diagram, and nothing else."""
+    axes = {name: diagram[name].values for name in diagram.dims}
+    short = theory.phase_diagram(build, axes, correlations=False)
+    assert len(short) == 3 * 4 + 1
+    for name in set(short) - {"length_error", "slope_error", "multiplier_error"}:
+        np.testing.assert_allclose(short[name], diagram[name], rtol=1e-12, atol=1e-14)
 
 
 def test_options_that_the_compiler_does_not_have_are_left_out(monkeypatch):
