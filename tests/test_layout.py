@@ -2,6 +2,10 @@
 
 import ast
 import importlib
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +60,26 @@ def test_public_surface_is_what_it_says(name):
     assert public <= set(package.__all__)
     for key in package.__all__:
         getattr(package, key)
+
+
+SLOW_KINDS = [pytest.param(k, marks=pytest.mark.slow) for k in ("Affine", "Chain", "Repeat")]
+
+
+@pytest.mark.parametrize("kind", ["Residual", *SLOW_KINDS])
+def test_the_type_checker_names_a_kind_of_node_that_the_fold_leaves_out(kind, tmp_path):
+    """A new kind of node rests on this: every reading that lacks it is named."""
+    source = (ROOT / "theory" / "_architecture.py").read_text(encoding="utf-8")
+    fold = source.index("def interpret(")
+    arm = re.compile(rf"        case {kind}\(.*?(?=        case )", re.DOTALL)
+    damaged, count = arm.subn("", source[fold:], count=1)
+    assert count == 1
+    shutil.copytree(ROOT / "theory", tmp_path / "theory", ignore=lambda *_: {"__pycache__"})
+    changed = tmp_path / "theory" / "_architecture.py"
+    changed.write_text(source[:fold] + damaged, encoding="utf-8")
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(changed)]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f'Type "{kind}" is not assignable to type "Never"' in found.stdout
+    assert "1 error," in found.stdout
 
 
 def test_readme_gives_the_test_command():

@@ -31,6 +31,7 @@ from theory._architecture import (
     layer,
     repeat,
 )
+from theory._describe import describe
 from theory._diagram import phase_diagram, sector_diagram
 from theory._edges import Edges, spectrum_edges
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
@@ -128,6 +129,7 @@ __all__ = [
     "correlation",
     "critical_line",
     "critical_points",
+    "describe",
     "distance",
     "feedforward",
     "fixed_points",

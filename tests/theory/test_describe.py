@@ -1,0 +1,84 @@
+"""The recursion in words says what the mean field does."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import theory
+from theory import Chain, Pointwise, Repeat
+
+TANH = theory.activation("tanh")
+
+
+def lines(network, **options):
+    return theory.describe(network, **options).splitlines()
+
+
+def test_a_deep_network_is_its_first_layer_and_one_turn():
+    assert lines(theory.feedforward(TANH, 1.5, 0.05, depth=50)) == [
+        "z = W x + b",
+        "q = 1.5 |x|²/N + 0.05",
+        "50 times:",
+        "  z' = W tanh(z) + b",
+        "  q' = 1.5 E tanh(√q ζ)² + 0.05",
+        "  χ = 1.5 E tanh'(√q ζ)²",
+        "W: Gaussian weights, E |W_ij|² = σ_w²/N",
+    ]
+
+
+def test_factors_of_one_and_missing_biases_are_left_out():
+    network = theory.feedforward(TANH, 1.0, depth=3, residual=True, weights="orthogonal")
+    assert lines(network, latex=True) == [
+        "z = W x",
+        "q = |x|^2/N",
+        "3 times:",
+        r"  z' = z + W \tanh(z)",
+        r"  q' = q + \mathbb{E}\,\tanh(\sqrt{q}\,\zeta)^2",
+        r"  \chi = 1 + \mathbb{E}\,\tanh'(\sqrt{q}\,\zeta)^2",
+        r"W: orthogonal weights, \mathbb{E}\,|W_{ij}|^2 = \sigma_w^2/N",
+    ]
+
+
+def test_a_schedule_shows_its_ends_and_a_read_out_follows():
+    body = theory.layer(TANH, jnp.linspace(1.2, 2.4, 7), jnp.full(7, 0.05))
+    read_out = (Pointwise(theory.activation("relu")), theory.affine(2.0, width=10))
+    told = lines(Chain((theory.affine(1.2), Repeat(body, 7), *read_out)))
+    assert told[2:4] == ["7 times, at first:", "  z' = W tanh(z) + b"]
+    assert "and at last:" in told
+    assert "  q' = 2.4 E tanh(√q ζ)² + 0.05" in told
+    assert told[-4:-1] == ["z' = W relu(z)", "q' = 2 E relu(√q ζ)²", "χ = 2 E relu'(√q ζ)²"]
+
+
+def test_units_of_several_components_share_their_length():
+    phi = theory.radial("tanh")
+    told = lines(theory.layer(phi, 2.0, 0.1, components=4, algebra="quaternion"))
+    assert told[1] == "q' = 2 E |tanh(√q ζ)|²/4 + 0.1"
+    assert told[-1].startswith("W: quaternion Gaussian weights between units of 4 real components")
+
+
+BODIES = [
+    theory.layer(TANH, 1.5, 0.05),
+    theory.layer(TANH, 1.5, 0.05, residual=True),
+    Chain((*theory.layer(TANH, 1.3, 0.2).parts, theory.affine(0.7, 0.1))),
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_the_formula_of_the_length_gives_what_the_mean_field_gives(body):
+    """The text is evaluated, with a Gauss-Legendre rule that the library does not have."""
+    (formula,) = (line for line in lines(body) if line.startswith("q' = "))
+    z, weight = np.polynomial.legendre.leggauss(200)
+    z, weight = 10 * z, 10 * weight * np.exp(-50 * z**2) / np.sqrt(2 * np.pi)
+    code = re.sub(r"E tanh\(√q ζ\)²", "square", formula.removeprefix("q' = "))
+    code = re.sub(r"(?<=\d) (?=[(s])", " * ", code)
+    q = 0.8
+    square = float(np.sum(weight * np.tanh(np.sqrt(q) * z) ** 2))
+    told = eval(code, {"q": q, "square": square})
+    start = theory.given_moments(jnp.full((1, 1, 1, 1), q))
+    zero = jax.tree.map(jnp.zeros_like, start)
+    state = theory.PreActivation(start, zero)
+    after, _ = theory.interpret(body, theory.MeanField(errors=False), state)
+    np.testing.assert_allclose(told, theory.length(after.value)[0], rtol=1e-12)
