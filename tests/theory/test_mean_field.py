@@ -12,6 +12,7 @@ import pytest
 import theory
 from theory import along_depth, given_moments
 from theory._diagram import hasty_options
+from theory._moments import log_tangent
 
 TANH = theory.activation("tanh")
 RELU = theory.activation("relu")
@@ -91,39 +92,44 @@ def test_one_minus_c_keeps_its_relative_accuracy_below_rounding(x, equal, tolera
     np.testing.assert_allclose(gap[1:] / gap[:-1], chi, rtol=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("activation", "variances", "depth", "number", "tolerance"),
-    [
-        # tanh at (1, 0): 2 l q_l -> 1, with logarithmic corrections
-        ("tanh", (1.0, 0.0), 20000, lambda q, x, layer: 2 * layer * q, 1e-3),
-        # tanh on the critical line: l (1 - c_l) -> kappa
-        (
-            "tanh",
-            (1.76095463960674, 0.05),
-            20000,
-            lambda q, x, layer: layer * x / 6.17112614217,
-            1e-3,
-        ),
-    ],
-)
-@pytest.mark.slow
-def test_algebraic_rates_at_criticality(activation, variances, depth, number, tolerance):
-    network = theory.feedforward(theory.activation(activation), *variances, depth=depth)
-    after = propagate(network, pair(0.57, 0.5)).value
-    q = np.asarray(theory.length(after)[:, 0])
-    x = np.asarray(theory.distance(after)[:, 0, 1]) / q
-    seen = number(q, x, np.arange(depth + 1))
-    # The leading correction is (log l)/l: its coefficient from two depths takes it out.
-    far, near = depth, depth // 2
-    a = np.array(
-        [
-            [1, np.log(far) / far, 1 / far],
-            [1, np.log(near) / near, 1 / near],
-            [1, np.log(near / 2) / (near / 2), 2 / near],
-        ]
-    )
-    limit = np.linalg.solve(a, seen[[far, near, near // 2]])[0]
-    assert abs(limit - 1) < tolerance
+def at_one_length(body, depth, start, order=64):
+    """The moments behind each of `depth` turns of a body, for inputs of one length."""
+    reading = theory.MeanField(order, equal_lengths=True, errors=False)
+    state = theory.PreActivation(start, jax.tree.map(jnp.zeros_like, start))
+    _, notes = eqx.filter_jit(theory.interpret)(theory.repeat(body, depth), reading, state)
+    return along_depth(notes).value
+
+
+def limit(series, terms):
+    """The coefficient of the first of several terms, from as many depths, each half the last."""
+    places = len(series) // 2 ** np.arange(len(terms))
+    matrix = np.stack([term(places.astype(float)) for term in terms], axis=1)
+    return np.linalg.solve(matrix, np.asarray(series)[places - 1])[0]
+
+
+ALGEBRAIC = [
+    np.ones_like,
+    lambda n: np.log(n) / n,
+    lambda n: 1 / n,
+    lambda n: np.log(n) ** 2 / n**2,
+    lambda n: np.log(n) / n**2,
+    lambda n: 1 / n**2,
+]
+"""How x' = x − a x² + b x³ + … decays: l x_l in powers of (log l)/l and of 1/l."""
+
+
+def test_tanh_at_its_critical_point_without_bias_shrinks_as_one_over_twice_the_depth():
+    after = at_one_length(theory.layer(TANH, 1.0), 2048, moments([[1.0]]))
+    layer = np.arange(1.0, 2049.0)
+    assert abs(limit(2 * layer * theory.length(after)[:, 0], ALGEBRAIC) - 1) < 1e-7
+
+
+def test_tanh_on_its_critical_line_loses_angles_as_one_over_depth():
+    """l (1 − c_l) -> κ = 6.17112614217."""
+    q = 0.570047881640764
+    after = at_one_length(theory.layer(TANH, 1.76095463960674, 0.05), 2048, pair(q, 0.5), 32)
+    x = theory.distance(after)[:, 0, 1] / theory.length(after)[:, 0]
+    assert abs(limit(np.arange(1.0, 2049.0) * x, ALGEBRAIC) / 6.17112614217 - 1) < 1e-4
 
 
 def test_relu_at_its_critical_point_loses_angles_as_one_over_depth_squared():
@@ -137,17 +143,17 @@ def test_relu_at_its_critical_point_loses_angles_as_one_over_depth_squared():
 @pytest.mark.parametrize(
     ("variances", "rate"), [((1.0, 0.0), 1.0638), ((1.0, 1.0), 0.75225), ((2.0, 0.5), 1.34567)]
 )
-@pytest.mark.slow
 def test_residual_tanh_grows_linearly_and_its_gradient_as_exp_root_depth(variances, rate):
     """q_l/l -> σ_w² + σ_b²; log(gradient gain)/√l -> (8/3) σ_w²/√(2π(σ_w² + σ_b²))."""
-    depth = 40000
-    network = theory.feedforward(TANH, *variances, depth=depth, residual=True)
-    after = propagate(network, moments([[1.0]]))
-    q = theory.length(after.value)[:, 0]
-    assert abs((q[-1] - q[depth // 2]) / (depth / 2) / sum(variances) - 1) < 0.01
-    gain = np.asarray(after.value.log_gain[:, 0])
-    slope = (gain[-1] - gain[depth // 4]) / (np.sqrt(depth) - np.sqrt(depth / 4))
-    assert abs(slope / rate - 1) < 0.01
+    body = theory.layer(TANH, *variances, residual=True)
+    after = at_one_length(body, 16384, moments([[1.0]]))
+    lengths = [lambda n: n, np.sqrt, np.log, np.ones_like]
+    q = limit(theory.length(after)[:, 0], lengths)
+    assert abs(q / sum(variances) - 1) < 1e-5
+    gains = [np.sqrt, np.log, np.ones_like, lambda n: 1 / np.sqrt(n)]
+    gain = limit(log_tangent(after)[:, 0], [*gains, lambda n: np.log(n) / np.sqrt(n)])
+    assert abs(gain / (8 / 3 * variances[0] / np.sqrt(2 * np.pi * sum(variances))) - 1) < 1e-5
+    assert abs(gain - rate) < 6e-5
 
 
 def test_two_components_mix_only_where_the_weights_allow():
