@@ -16,20 +16,25 @@ def draw_weights(
     """The real numbers w_a of w = Σ_a w_a e_a for every pair of units.
 
     Convention: variance σ_w²/fan_in per unit pair (see `WeightLaw`). "orthogonal" draws a
-    Haar-distributed matrix, of which a rectangular layer takes the leading rows or columns,
-    scaled to the same second moment.
+    Haar-distributed orthogonal, unitary or symplectic matrix (WW† = 1 over the algebra), of
+    which a rectangular layer takes the leading rows or columns, scaled to the same second moment.
+
+    References
+    ----------
+    Mezzadri 2007 (arXiv math-ph/0609050): Haar matrices from QR decompositions of Gaussian ones.
     """
     tables = law.table.shape[0]
     scale = jnp.sqrt(law.entry_variance / fan_in).astype(dtype)
     if law.distribution == "gaussian":
         return scale * jax.random.normal(key, (fan_out, fan_in, tables), dtype)
-    if tables != 1:
-        raise NotImplementedError("orthogonal weights need a table of one matrix")
     larger, smaller = max(fan_out, fan_in), min(fan_out, fan_in)
-    q = _haar_frame(key, larger, smaller, dtype)
-    q = q if fan_out >= fan_in else q.T
-    # An entry of a Haar matrix of size `larger` has variance 1/larger.
-    return (scale * jnp.sqrt(jnp.asarray(larger, dtype)) * q)[:, :, None]
+    frames = {1: _haar_frame, 2: _haar_unitary, 4: _haar_symplectic}
+    q = frames[tables](key, larger, smaller, dtype).reshape(larger, smaller, tables)
+    if fan_out < fan_in:
+        conjugate = jnp.array([1, -1, -1, -1], dtype)[:tables]
+        q = jnp.swapaxes(q, 0, 1) * conjugate[None, None]
+    # |entry|² of a Haar matrix of size `larger` has the mean 1/larger.
+    return scale * jnp.sqrt(jnp.asarray(larger * tables, dtype)) * q
 
 
 def _haar_frame(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
@@ -37,11 +42,32 @@ def _haar_frame(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Arr
     return _orthonormal(jax.random.normal(key, (rows, columns), dtype))
 
 
+def _haar_unitary(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
+    """The same over the complex numbers; real and imaginary parts along the last axis."""
+    re, im = jax.random.normal(key, (2, rows, columns), dtype)
+    q = _orthonormal(jax.lax.complex(re, im))
+    return jnp.stack([q.real, q.imag], axis=-1)
+
+
+def _haar_symplectic(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
+    """The same over the quaternions; a, b, c, d of a + bi + cj + dk along the last axis."""
+    a, b, c, d = jax.random.normal(key, (4, rows, columns), dtype)
+    one, other = jax.lax.complex(a, b), jax.lax.complex(c, d)
+    # As 2×2 complex matrices. Their Gram-Schmidt process is that of the quaternions, since the
+    # second column of a quaternion is orthogonal to the first and of the same length.
+    top = jnp.stack([one, other], axis=-1)
+    bottom = jnp.stack([-other.conj(), one.conj()], axis=-1)
+    pairs = jnp.stack([top, bottom], axis=1).reshape(2 * rows, 2 * columns)
+    q = _orthonormal(pairs).reshape(rows, 2, columns, 2)[:, 0]
+    return jnp.stack([q[..., 0].real, q[..., 0].imag, q[..., 1].real, q[..., 1].imag], axis=-1)
+
+
 def _orthonormal(columns: Array) -> Array:
     """The frame that Gram and Schmidt make; of Gaussian columns it is uniformly distributed."""
     q, r = jnp.linalg.qr(columns)
-    # Householder reflections make the first entries negative: the signs of R take that back.
-    return q * jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(q.dtype)[None]
+    # Householder reflections give R's diagonal signs or phases: Q takes them back.
+    phase = jax.lax.sign(jnp.diagonal(r))
+    return q * jnp.where(phase == 0, jnp.ones_like(phase), phase)[None]
 
 
 def product(
@@ -76,7 +102,9 @@ def product(
     else:
         orthogonal = law.distribution == "orthogonal"
         if orthogonal and tables != 1:
-            raise NotImplementedError("orthogonal weights need a table of one matrix")
+            raise ValueError(
+                f"`explicit_weights`: must be True for orthogonal {law.algebra} weights; got False"
+            )
         scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
         out = scale * jnp.asarray(_conditioned(fan_out, orthogonal, precision, lifted, key))
     return out.reshape(fan_out, k_out, columns)

@@ -82,10 +82,10 @@ class WeightLaw(eqx.Module):
     e_a of `table`; it acts on the k components of a unit.
 
     Convention: `variance` is σ_w². The w_a are centred with variance
-    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k), independent ("gaussian"), or entries of a
-    Haar-distributed orthogonal matrix with that second moment ("orthogonal"; a truncated
-    one where the layer is not square). So the length per real component is multiplied by
-    σ_w², whatever the table.
+    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k), independent ("gaussian"), or together a matrix with
+    that second moment that is Haar-distributed and orthogonal over the algebra, that is
+    orthogonal, unitary or symplectic ("orthogonal"; a truncated one where the layer is not
+    square). So the length per real component is multiplied by σ_w², whatever the table.
 
     The `algebra` says what the weights are: real numbers, complex ones (the k components are
     k/2 complex numbers), quaternions (k/4 of them), or "dense", a full k×k matrix between any
@@ -104,8 +104,10 @@ class WeightLaw(eqx.Module):
         if self.algebra not in get_args(Algebra):
             known = ", ".join(get_args(Algebra))
             raise ValueError(f"`algebra`: must be one of {known}; got {self.algebra!r}")
-        if self.distribution == "orthogonal" and self.algebra != "real":
-            raise ValueError(f"`weights`: orthogonal ones must be real; got {self.algebra}")
+        if self.distribution == "orthogonal" and self.algebra == "dense":
+            raise ValueError(
+                "`weights`: orthogonal ones must be real, complex or quaternion; got dense"
+            )
         size = 1 if self.algebra == "dense" else _UNITS[self.algebra].shape[1]
         if self.components % size:
             raise ValueError(

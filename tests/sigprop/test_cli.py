@@ -285,10 +285,8 @@ MISTAKES = {
     "unknown option": ([*PREDICT, "--depth", "3"], "--depth"),
     "no such group": ([*PREDICT, "--symmetry", "SO(3)"], "--symmetry"),
     "group of nothing": ([*PREDICT, "--symmetry", "O(0)"], "--symmetry"),
-    "unitary weights": (
-        [*PREDICT, "--symmetry", "U(2)", "--weights", "orthogonal"],
-        "--weights",
-    ),
+    "no such quaternions": ([*PREDICT, "--symmetry", "Sp(1.5)"], "--symmetry"),
+    "half a group": ([*PREDICT, "--symmetry", "U(1"], "--symmetry"),
     "profile that does not vanish": (
         ["predict", *POINT[2:], "--activation", "sigmoid", "--symmetry", "O(2)"],
         "--activation",

@@ -15,10 +15,9 @@ KEY = jax.random.key(11)
 GROUPS = [(2, "real"), (4, "real"), (2, "complex"), (4, "complex"), (4, "quaternion")]
 
 
-def network(k, algebra, weight_variance=2.25, bias_variance=0.0, depth=8):
-    return theory.feedforward(
-        TANH, weight_variance, bias_variance, depth=depth, components=k, algebra=algebra
-    )
+def network(k, algebra, weight_variance=2.25, bias_variance=0.0, depth=8, **how):
+    how = {"depth": depth, "components": k, "algebra": algebra, **how}
+    return theory.feedforward(TANH, weight_variance, bias_variance, **how)
 
 
 def run(net, x, width):
@@ -43,6 +42,8 @@ def test_rotated_inputs_give_rotated_outputs(k, algebra):
     net = network(k, algebra)
     out = run(net, x, 10)
     np.testing.assert_allclose(run(net, turn(x), 10), turn(out), atol=1e-12)
+    haar = network(k, algebra, weights="orthogonal")
+    np.testing.assert_allclose(run(haar, turn(x), 10), turn(run(haar, x, 10)), atol=1e-12)
     # a rotation that the weights do not commute with, and a bias, break it
     if algebra != "real":
         other = rotation(k, "real", 4)
@@ -80,6 +81,24 @@ def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, al
         replicas=(12000, 12000, 12000, 8000),
         gradients=False,
         explicit_weights=False,
+    )
+    assert comparison.agrees, comparison.largest_z
+    hidden = [p for p in comparison.power if "body" in p.leaf]
+    assert len(hidden) == 2
+    assert all(p.rejected for p in hidden), hidden
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "algebra"), [(2, "complex"), (4, "quaternion")])
+def test_unitary_and_symplectic_weights_agree_with_theory(k, algebra):
+    cross = 0.7 * rotation(k, algebra, 6)
+    x = sigprop.pair_inputs(jax.random.key(5), cross, 32)
+    comparison = sigprop.compare(
+        network(k, algebra, 2.0, 0.3, depth=4, weights="orthogonal"),
+        x,
+        widths=(12, 16, 24, 32),
+        replicas=(40000, 30000, 20000, 20000),
+        gradients=False,
     )
     assert comparison.agrees, comparison.largest_z
     hidden = [p for p in comparison.power if "body" in p.leaf]
@@ -149,6 +168,26 @@ def test_the_certificate_sees_an_activation_that_is_not_radial():
     x = jax.random.normal(KEY, (1, 6, 2))
     found = sigprop.certify(fn, x, theory.generators(network(2, "real")))
     assert not np.any(found.holds)
+
+
+def test_the_certificate_of_a_function_of_ones_own():
+    """Weights shared by all layers and a gate: equivariant, and no description made it."""
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.normal(size=(12, 12)) / np.sqrt(12)) for _ in range(2))
+
+    def fn(x, shift=0.0):
+        for _ in range(6):
+            gate = jax.nn.sigmoid(jnp.sum(jnp.einsum("ij,njc->nic", second, x) ** 2, -1))
+            x = jnp.einsum("ij,njc->nic", first, x) * gate[..., None] + shift
+        return x / jnp.sqrt(jnp.mean(x**2))
+
+    x = jax.random.normal(KEY, (1, 12, 3))
+    a = theory.generators(network(3, "real"))
+    found = sigprop.certify(fn, x, a)
+    assert np.all(found.holds)
+    assert np.max(found.claim) < 1e-12
+    np.testing.assert_allclose(found.gain, found.expected_gain, rtol=1e-12)
+    assert not np.any(sigprop.certify(lambda x: fn(x, 1e-9), x, a).holds)
 
 
 @pytest.mark.parametrize(("sigma", "depth"), [(1.1, 30), (1.5, 100), (1.5, 500)])

@@ -51,21 +51,23 @@ def test_the_standard_error_is_the_spread_over_networks():
     np.testing.assert_allclose(claimed / spread, 1, atol=0.2)
 
 
-def test_zero_exponents_are_told_by_alignment_and_not_by_size():
-    """σ_w = 1.5, 32 units: O(3) protects three; O(2) one, beside an accident near zero."""
-    for k, protected in ((3, 3), (2, 1)):
-        network = theory.feedforward(TANH, 2.25, components=k, depth=4000)
-        found = exponents(network, inputs(32, k), KEY, 12, 32, explicit=True)
-        own = np.asarray(found.alignment)
-        assert np.sum(own > 0.99) == protected
-        assert np.all((own > 0.99) | (own < 0.01))
-        assert np.max(np.abs(found.values[own > 0.99])) < 1e-3
-        assert np.max(found.outside) < 1e-3
-        assert np.max(np.abs(found.expected)) < 1e-3
-        if k == 2:
-            accident = np.argmin(np.where(own > 0.99, np.inf, np.abs(found.values)))
-            assert abs(found.values[accident]) < 3e-3
-            assert own[accident] < 0.01
+@pytest.mark.parametrize(
+    ("k", "protected"), [(3, 3), (2, 1), pytest.param(4, 6, marks=pytest.mark.slow)]
+)
+def test_zero_exponents_are_told_by_alignment_and_not_by_size(k, protected):
+    """σ_w = 1.5, 32 units: O(3) protects three, O(4) six; O(2) one, beside an accident."""
+    network = theory.feedforward(TANH, 2.25, components=k, depth=4000)
+    found = exponents(network, inputs(32, k), KEY, 12, 32, explicit=True)
+    own = np.asarray(found.alignment)
+    assert np.sum(own > 0.99) == protected
+    assert np.all((own > 0.99) | (own < 0.01))
+    assert np.max(np.abs(found.values[own > 0.99])) < 1e-3
+    assert np.max(found.outside) < 1e-3
+    assert np.max(np.abs(found.expected)) < 1e-3
+    if k == 2:
+        accident = np.argmin(np.where(own > 0.99, np.inf, np.abs(found.values)))
+        assert abs(found.values[accident]) < 3e-3
+        assert own[accident] < 0.01
 
 
 def test_a_bias_leaves_no_exponent_at_zero():
@@ -93,7 +95,13 @@ def test_the_identity_survives_chaos_outside_the_leading_directions(dtype, bound
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("k", "algebra", "count"),
-    [(2, "real", 160), (2, "complex", 160), (4, "real", 128), (4, "complex", 128)],
+    [
+        (2, "real", 160),
+        (2, "complex", 160),
+        (4, "real", 128),
+        (4, "complex", 128),
+        (4, "quaternion", 128),
+    ],
 )
 def test_wide_networks_need_as_many_directions_as_grow(k, algebra, count):
     """Width 1024, 500 layers, float64: 1e-9 once every growing direction is taken out."""

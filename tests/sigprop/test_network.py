@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import sigprop
 import theory
@@ -45,23 +46,43 @@ def test_weights_have_the_stated_second_moment(distribution):
     assert 0.03 * expected > 2 * error
 
 
+ALGEBRAS = [(1, "real"), (2, "complex"), (4, "quaternion")]
+
+
+@pytest.mark.parametrize(("k", "algebra"), ALGEBRAS)
 @pytest.mark.parametrize(("fan_out", "fan_in"), [(40, 40), (60, 40), (40, 60)])
-def test_orthogonal_weights_are_orthogonal(fan_out, fan_in):
-    w = draw_weights(WeightLaw(2.0, "orthogonal"), KEY, fan_out, fan_in, jnp.float64)[..., 0]
+def test_orthogonal_weights_are_orthogonal(fan_out, fan_in, k, algebra):
+    law = WeightLaw(2.0, "orthogonal", k, algebra)
+    w = draw_weights(law, KEY, fan_out, fan_in, jnp.float64)
+    w = jnp.einsum("oia,apq->opiq", w, law.table).reshape(k * fan_out, k * fan_in)
     gram = w @ w.T if fan_out <= fan_in else w.T @ w
     larger = max(fan_out, fan_in)
     np.testing.assert_allclose(gram, 2.0 * larger / fan_in * np.eye(len(gram)), atol=1e-12)
 
 
-def test_orthogonal_weights_are_haar():
-    """tr(Q) of a Haar matrix has mean 0 and variance 1; without the sign fix it has not."""
-    keys = jax.random.split(KEY, 4000)
-    law = WeightLaw(1.0, "orthogonal")
-    traces = jax.lax.map(
-        lambda key: jnp.trace(draw_weights(law, key, 6, 6, jnp.float64)[..., 0]), keys
-    )
-    assert abs(np.mean(traces)) < 5 / np.sqrt(4000)
-    assert abs(np.var(traces) - 1) < 5 * np.sqrt(2 / 4000)
+@pytest.mark.parametrize(("k", "algebra"), ALGEBRAS)
+def test_orthogonal_weights_are_haar(k, algebra):
+    """Re tr Q of a Haar matrix has mean 0 and variance 1/k in O(n), U(n) and Sp(n), which it has
+    not without the sign fix; |entry|² is a Beta variable with k/2 and k (n − 1)/2."""
+    n, draws = 6, 4000
+    law = WeightLaw(1.0, "orthogonal", k, algebra)
+    draw = lambda key: draw_weights(law, key, n, n, jnp.float64)
+    w = np.asarray(jax.lax.map(draw, jax.random.split(KEY, draws)))
+    traces = np.trace(w[..., 0], axis1=1, axis2=2)
+    assert abs(np.mean(traces)) < 5 / np.sqrt(k * draws)
+    assert abs(k * np.var(traces) - 1) < 5 * np.sqrt(2 / draws)
+    square = np.sum(w**2, axis=-1).reshape(draws, -1)
+    beta = scipy.stats.beta(k / 2, k * (n - 1) / 2)
+    for power in (1, 2):
+        exact, spread = beta.moment(power), beta.moment(2 * power) - beta.moment(power) ** 2
+        z = (np.mean(square**power, axis=0) - exact) / np.sqrt(spread / draws)
+        assert np.max(np.abs(z)) < 5
+
+
+def test_unitary_weights_without_matrices_are_refused():
+    law = WeightLaw(1.0, "orthogonal", 2, "complex")
+    with pytest.raises(ValueError, match="`explicit_weights`: must be True"):
+        product(law, KEY, jnp.ones((4, 2, 1)), 4, explicit=False)
 
 
 def test_a_product_is_the_drawn_matrix_times_the_vectors():

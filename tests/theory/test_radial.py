@@ -12,8 +12,11 @@ from scipy import integrate, optimize
 
 import theory
 from theory import Status, WeightLaw
+from theory._architecture import interpret
 from theory._diagram import hasty_options
 from theory._fixed_point import attractor
+from theory._mean_field import MeanField
+from theory._moments import PreActivation
 from theory._radial_moments import cross_moments, radial_moments, series
 from theory._symmetry import commutant_dimensions
 
@@ -247,6 +250,25 @@ def test_what_the_series_leaves_out_is_bounded_by_parseval():
             assert left < 1e-13 + e.square
 
 
+# components → the factor per layer of a small overlap without bias at σ_w = 1.5, its depth scale
+FROZEN = [(2, 0.9565, 22.5), (4, 0.9704, 33.3), (24, 0.9930, 142)]
+
+
+@pytest.mark.parametrize(("k", "factor", "scale"), FROZEN)
+def test_small_overlaps_decay_as_a_whole_with_their_orientation_frozen(k, factor, scale):
+    q = float(at_the_fixed_point(body(k, 2.25))[0].value)
+    a = series(TANH, jnp.asarray(q), k, terms=64)
+    small = 1e-6 * random_contraction(k, 1)
+    after = 2.25 * np.asarray(cross_moments(a, a, jnp.asarray(np.eye(k) - small)).product) / q
+    seen = np.sum(after * small) / np.sum(small**2)
+    np.testing.assert_allclose(after, seen * small, atol=1e-9 * np.max(small))
+    assert seen == pytest.approx(factor, abs=5e-5)
+    assert -1 / np.log(seen) == pytest.approx(scale, abs=0.5 if scale == 142 else 0.05)
+    # (σ_w E r g/(k q))²
+    r = np.sqrt(q) * np.linalg.norm(np.random.default_rng(0).normal(size=(10**6, k)), axis=1)
+    assert seen == pytest.approx((1.5 * np.mean(r * np.tanh(r)) / (k * q)) ** 2, rel=5e-3)
+
+
 @pytest.mark.parametrize(("k", "algebra"), [(3, "real"), (4, "complex"), (4, "quaternion")])
 def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     """Two inputs related by a generic C: its polar factor survives 60 layers, C itself decays."""
@@ -390,6 +412,40 @@ def test_predictions_of_equivariant_networks():
         assert abs(a.value - b.value) <= a.error + b.error, field
 
 
+@pytest.mark.parametrize("algebra", ["real", "quaternion"])
+def test_one_component_stands_for_all_of_an_isotropic_unit(algebra):
+    """Fixed points are found from 1×1 matrices: they say what 4×4 ones say."""
+    k, q, x = 4, 0.6, 0.3
+    turn = body(k, 2.0, 0.1, algebra)
+
+    def after(size, components):
+        covariance = jnp.array([[q, q - q * x], [q - q * x, q]])[..., None, None]
+        moments = theory.given_moments(covariance * jnp.eye(size)[None, None])
+        zero = jax.tree.map(jnp.zeros_like, moments)
+        reading = MeanField(equal_lengths=True, components=components)
+        return interpret(turn, reading, PreActivation(moments, zero))[0]
+
+    whole, one = after(k, None), after(1, k)
+    for name in ("covariance", "separation", "tangent"):
+        expected = np.asarray(getattr(one.value, name)) * np.eye(k)
+        np.testing.assert_allclose(getattr(whole.value, name), expected, rtol=1e-13, atol=1e-15)
+        assert np.all(getattr(one.error, name)[..., 0, 0] <= getattr(whole.error, name)[..., 0, 0])
+
+
+def test_64_components_are_as_accurate_as_one():
+    turn = body(64, 2.25, 0.0, "complex")
+    assert theory.symmetry(turn).group == "U(32)"
+    point = hastily(theory.predict)(turn)
+    for name in ("length", "slope", "correlation", "correlation_slope", "depth_scale_correlation"):
+        assert getattr(point, name).status == Status.OK, name
+    found = hastily(theory.sectors)(turn, point.length)
+    # large k: φ is g(√(k q)) z/√(k q), up to 1/k
+    assert abs(found.goldstone.value - 1) <= found.goldstone.error < 1e-12
+    assert point.slope.value == pytest.approx(float(found.trace.value), rel=1e-13)
+    square = by_mpmath(lambda x: mp.tanh(mp.sqrt(point.length.value.item()) * x) ** 2, 64)
+    assert abs(point.length.value - 2.25 * float(square) / 64) <= 3 * point.length.error
+
+
 def test_the_chaos_line_of_an_equivariant_network():
     """σ_b²/q* = σ_w² E(a − b)²/k on χ = 1."""
     line = theory.critical_line(TANH, [0.1, 1.0], components=3)
@@ -434,7 +490,7 @@ def test_gradients_of_the_multipliers():
         (lambda: theory.affine(1.0, components=3, algebra="complex"), ValueError, "components"),
         (lambda: theory.affine(1.0, components=6, algebra="quaternion"), ValueError, "components"),
         (
-            lambda: theory.affine(1.0, components=2, algebra="complex", weights="orthogonal"),
+            lambda: theory.affine(1.0, components=2, algebra="dense", weights="orthogonal"),
             ValueError,
             "weights",
         ),
