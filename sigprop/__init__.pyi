@@ -45,6 +45,17 @@ from ._network import (
 from ._probe import DescriptionCheck, JacobianReport, LayerSignals, Probe, probe
 from ._singular import LeadingVectors, leading_vectors
 from ._store import provenance, read_dataset, write_dataset
+from ._sweep import Sweep, read_sweep_file
+from ._sweep_run import (
+    SweepProgress,
+    SweepRun,
+    SweepStatus,
+    merge_sweeps,
+    read_sweep,
+    run_sweep,
+    sweep_status,
+)
+from ._sweep_summary import summarise_sweep
 
 __all__ = [
     "Cells",
@@ -71,6 +82,10 @@ __all__ = [
     "Signals",
     "Spectra",
     "SpectrumEstimate",
+    "Sweep",
+    "SweepProgress",
+    "SweepRun",
+    "SweepStatus",
     "backward_charges",
     "certify",
     "compare",
@@ -90,6 +105,7 @@ __all__ = [
     "leading_singular_values",
     "leading_vectors",
     "mean_alignment",
+    "merge_sweeps",
     "neighbours",
     "overlap_null",
     "pair_gram",
@@ -99,12 +115,17 @@ __all__ = [
     "provenance",
     "read_dataset",
     "read_idx",
+    "read_sweep",
+    "read_sweep_file",
     "rotation_drift",
+    "run_sweep",
     "sample_ensemble",
     "sample_exponents",
     "sample_jacobian",
     "sample_jacobians",
     "sample_network",
     "spectra",
+    "summarise_sweep",
+    "sweep_status",
     "write_dataset",
 ]
