@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from sigprop._network import FiniteNetwork, Signals, cast
-from theory import Affine, Part, Pointwise, Reading, along_depth, generators, interpret
+from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, generators, interpret
 from theory._architecture import check_count
 
 _BLOCKS = 16
@@ -63,6 +63,9 @@ class _Following(Reading[_Frame]):
 
     def pointwise(self, node: Pointwise, state: _Frame):
         return self._with(state, self.network.pointwise(node, state.signals)[0]), None
+
+    def normalise(self, node: Normalise, state: _Frame):
+        return self._with(state, self.network.normalise(node, state.signals)[0]), None
 
     def add(self, skip: _Frame, branch: _Frame):
         signals, note = self.network.add(skip.signals, branch.signals)

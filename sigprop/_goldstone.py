@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, cast, outer_depth, start_at
-from theory import Affine, Pointwise, Reading, interpret
+from theory import Affine, Normalise, Pointwise, Reading, interpret
 
 _COPIES = 4
 """Evaluations at inputs that differ by rounding."""
@@ -125,6 +125,9 @@ class _Turned(Reading[Signals]):
 
     def pointwise(self, node: Pointwise, state: Signals):
         return self.network.pointwise(node, state)
+
+    def normalise(self, node: Normalise, state: Signals):
+        return self.network.normalise(node, state)
 
     def add(self, skip: Signals, branch: Signals):
         return self.network.add(skip, branch)[0], None

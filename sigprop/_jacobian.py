@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sigprop._graded import Graded, finish, generic_frame, start, step
 from sigprop._network import FiniteNetwork, Signals
-from theory import Affine, Part, Pointwise, Reading, interpret
+from theory import Affine, Normalise, Part, Pointwise, Reading, interpret
 
 
 class JacobianSample(eqx.Module):
@@ -54,6 +54,9 @@ class _Streaming(Reading[_Columns]):
 
     def pointwise(self, node: Pointwise, state: _Columns):
         return self._behind(state, self.network.pointwise(node, state.signals)[0]), None
+
+    def normalise(self, node: Normalise, state: _Columns):
+        return self._behind(state, self.network.normalise(node, state.signals)[0]), None
 
     def add(self, skip: _Columns, branch: _Columns):
         state = self._behind(skip, self.network.add(skip.signals, branch.signals)[0])

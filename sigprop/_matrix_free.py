@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, cast
-from theory import Affine, Pointwise, Reading, Status, interpret
+from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
 from theory._architecture import check_count
 
 _ROUNDING = 8.0
@@ -107,6 +107,9 @@ class _Referenced(Reading[Signals]):
 
     def pointwise(self, node: Pointwise, state: Signals):
         return self.network.pointwise(node, state)
+
+    def normalise(self, node: Normalise, state: Signals):
+        return self.network.normalise(node, state)
 
     def add(self, skip: Signals, branch: Signals):
         return self.network.add(skip, branch)[0], None

@@ -11,6 +11,7 @@ from sigprop._weights import product
 from theory import (
     Affine,
     Moments,
+    Normalise,
     Part,
     Pointwise,
     Reading,
@@ -83,6 +84,12 @@ class FiniteNetwork(Reading[Signals]):
     def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
         values, tangents = node.activation.push(state.values, state.tangents)
         return Signals(values, tangents, state.log_gain), None
+
+    def normalise(self, node: Normalise, state: Signals) -> tuple[Signals, None]:
+        whole = lambda x: node(x, (1, 2))
+        push = lambda tangent: jax.jvp(whole, (state.values,), (tangent,))[1]
+        tangents = jax.vmap(push, in_axes=-1, out_axes=-1)(state.tangents)
+        return Signals(whole(state.values), tangents, state.log_gain), None
 
     def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Moments | None]:
         state = Signals(skip.values + branch.values, skip.tangents + branch.tangents, skip.log_gain)
@@ -281,6 +288,9 @@ class _OuterDepth(Reading[int]):
         return state, None
 
     def pointwise(self, node, state):
+        return state, None
+
+    def normalise(self, node, state):
         return state, None
 
     def add(self, skip, branch):

@@ -17,6 +17,7 @@ from theory._activations import (
 from theory._architecture import (
     Affine,
     Chain,
+    Normalise,
     Part,
     Pointwise,
     Reading,
@@ -101,6 +102,7 @@ __all__ = [
     "JacobianFactors",
     "MeanField",
     "Moments",
+    "Normalise",
     "OnsetLaw",
     "Part",
     "Phase",

@@ -164,6 +164,31 @@ class Pointwise(eqx.Module):
             )
 
 
+class Normalise(eqx.Module):
+    """x ↦ (x − m)/√(v + ε) over all real numbers of a layer, for every input alone; no gain.
+
+    "layer" takes the mean m and the variance v, "rms" m = 0 and the mean square.
+
+    References
+    ----------
+    Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
+    """
+
+    kind: Literal["layer", "rms"] = eqx.field(static=True, default="layer")
+    epsilon: float = eqx.field(static=True, default=1e-5)
+
+    def __check_init__(self):
+        if self.kind not in ("layer", "rms"):
+            raise ValueError(f"`kind`: must be layer or rms; got {self.kind!r}")
+        check_variance("epsilon", self.epsilon)
+
+    def __call__(self, x: Float[Array, "*shape"], axes: tuple[int, ...]) -> Float[Array, "*shape"]:
+        """Normalised over the axes that hold the numbers of a layer."""
+        if self.kind == "layer":
+            x = x - jnp.mean(x, axis=axes, keepdims=True)
+        return x / jnp.sqrt(jnp.mean(x * x, axis=axes, keepdims=True) + self.epsilon)
+
+
 class Chain(eqx.Module):
     """One part after the other, first part first."""
 
@@ -213,7 +238,7 @@ class Repeat(eqx.Module):
                 )
 
 
-Part: TypeAlias = Affine | Pointwise | Chain | Residual | Repeat
+Part: TypeAlias = Affine | Pointwise | Normalise | Chain | Residual | Repeat
 
 
 def affine(
@@ -338,6 +363,10 @@ class Reading(eqx.Module, Generic[State]):
         """φ."""
 
     @abc.abstractmethod
+    def normalise(self, node: Normalise, state: State) -> tuple[State, Any]:
+        """(x − m)/√(v + ε)."""
+
+    @abc.abstractmethod
     def add(self, skip: State, branch: State) -> tuple[State, Any]:
         """h + branch(h), where the branch ends in a fresh `Affine`."""
 
@@ -381,6 +410,8 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             return reading.affine(part, state)
         case Pointwise():
             return reading.pointwise(part, state)
+        case Normalise():
+            return reading.normalise(part, state)
         case Chain(parts=parts):
             notes = []
             for index, member in enumerate(parts):

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import (
     Affine,
+    Normalise,
     Part,
     Pointwise,
     Reading,
@@ -160,6 +161,13 @@ class _Factors(Reading[Any]):
         other = Resolution(7 * self.order // 8, 2.6, 8.5)
         return after, _Slopes(law, slope_law(node.activation, q + error, k, other))
 
+    def normalise(self, node: Normalise, state: PreActivation | PostActivation):
+        """1/σ, but for the one or two directions of the layer that it takes out."""
+        before = jnp.diagonal(per_component(state.value.tangent))[0]
+        after, _ = MeanField().normalise(node, state)
+        shrunk = jnp.diagonal(per_component(after.value.tangent))[0] / before
+        return after, _Weights(jnp.log(shrunk), jnp.zeros_like(shrunk))
+
     def add(self, skip: Any, branch: Any):
         raise TypeError(
             "`network`: the Jacobian spectrum is that of a chain of layers, a product of free "
@@ -225,9 +233,10 @@ def by_both(fn: Callable[[JacobianFactors], Any], factors: JacobianFactors) -> t
 def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> JacobianFactors:
     """Read from a description what the spectrum of its Jacobian depends on.
 
-    Convention: `network` may be any chain of Affine, Pointwise and Repeat. Every leaf is one
-    factor: `feedforward(φ, ..., depth=L)` is J = W_L D_L ⋯ W_1 D_1 W_0, with L nonlinearities
-    and L + 1 weight matrices; `repeat(layer(φ, ...), L)` is W_L D_L ⋯ W_1 D_1, with L of each.
+    Convention: `network` may be any chain of Affine, Pointwise, Normalise and Repeat. Every leaf
+    is one factor: `feedforward(φ, ..., depth=L)` is J = W_L D_L ⋯ W_1 D_1 W_0, with L
+    nonlinearities and L + 1 weight matrices; `repeat(layer(φ, ...), L)` is W_L D_L ⋯ W_1 D_1,
+    with L of each.
     All layers are square.
 
     Parameters

@@ -9,7 +9,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory._activations import Componentwise, Radial
-from theory._architecture import Affine, Part, Pointwise, Reading, along_depth, interpret
+from theory._architecture import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Reading,
+    along_depth,
+    interpret,
+)
 from theory._expectation import pair_moments, single_moments, slope_rate
 from theory._moments import (
     Moments,
@@ -20,6 +28,7 @@ from theory._moments import (
     per_component,
     signal_moments,
 )
+from theory._normalised import normalised_moments
 from theory._radial_field import radial_field
 
 
@@ -97,6 +106,15 @@ class MeanField(Reading[Any]):
                 return after, None
             case _:
                 assert_never(node.activation)
+
+    def normalise(self, node: Normalise, state: PreActivation | PostActivation):
+        n, _, k, _ = state.value.covariance.shape
+        behind = isinstance(state, PostActivation)
+        mean = state.mean if behind else jnp.zeros((n, k), state.value.covariance.dtype)
+        value, error, mean = normalised_moments(node, state.value, state.error, mean)
+        error = _rounded(value, error) if self.errors else _zero_error(value)
+        state = PostActivation(value, error, mean) if behind else PreActivation(value, error)
+        return state, None
 
     def add(self, skip: PreActivation, branch: PreActivation):
         def total(a: Moments, b: Moments) -> Moments:

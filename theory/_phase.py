@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from theory._activations import Activation, Radial
 from theory._architecture import (
     Affine,
+    Normalise,
     Part,
     Pointwise,
     Reading,
@@ -80,6 +81,9 @@ class _Allowed(Reading[Any]):
     def pointwise(self, node: Pointwise, state):
         for leaf in jax.tree.leaves(eqx.filter(node.activation, eqx.is_inexact_array)):
             state = state & jnp.all(jnp.isfinite(leaf))
+        return state, None
+
+    def normalise(self, node: Normalise, state):
         return state, None
 
     def add(self, skip, branch):

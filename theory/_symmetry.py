@@ -19,6 +19,7 @@ from theory._activations import Radial
 from theory._architecture import (
     Affine,
     Algebra,
+    Normalise,
     Part,
     Pointwise,
     Reading,
@@ -113,6 +114,11 @@ class _Seen(Reading[_Found]):
         at = (state.components, state.algebra)
         return _Found(*at, state.odd and odd, state.rotates and rotates), None
 
+    def normalise(self, node: Normalise, state: _Found):
+        # The mean over components is a direction that rotations move.
+        kept = state.rotates and (node.kind == "rms" or state.components == 1)
+        return _Found(state.components, state.algebra, state.odd, kept), None
+
     def add(self, skip: _Found, branch: _Found):
         return branch, None
 
@@ -173,6 +179,9 @@ class _Biased(Reading[Any]):
         return state | jnp.any(node.bias_variance > 0), None
 
     def pointwise(self, node: Pointwise, state):
+        return state, None
+
+    def normalise(self, node: Normalise, state):
         return state, None
 
     def add(self, skip, branch):

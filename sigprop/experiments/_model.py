@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from sigprop._weights import draw_weights
-from theory import Affine, Part, Pointwise, Reading, WeightLaw, interpret
+from theory import Affine, Normalise, Part, Pointwise, Reading, WeightLaw, interpret
 from theory._architecture import check_count
 
 
@@ -41,6 +41,9 @@ class _Drawing(Reading[Array]):
         return jnp.zeros((fan_out, k), state.dtype), Parameters(weights, bias)
 
     def pointwise(self, node: Pointwise, state: Array):
+        return state, None
+
+    def normalise(self, node: Normalise, state: Array):
         return state, None
 
     def add(self, skip: Array, branch: Array):
@@ -99,6 +102,9 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
     def pointwise(self, node: Pointwise, state: Array):
         return node.activation(state, axis=-2), None
+
+    def normalise(self, node: Normalise, state: Array):
+        return node(state, (0, 1)), None
 
     def add(self, skip: Array, branch: Array):
         return skip + branch, skip + branch if self.keep else None

@@ -33,6 +33,8 @@ class Architecture:
     """ "radial PROFILE" of whole units, or the name of an activation of every real component."""
     weights: Literal["gaussian", "orthogonal"] = "gaussian"
     residual: bool = False
+    normalisation: Literal["none", "layer", "rms"] = "none"
+    """In front of every activation, without gain."""
     same_entries: bool = False
     """Dense weights whose entries have the variance of the entries of real weights between
     units of k components at the same gain, as in the code released with Iqbal et al. 2026:
@@ -60,12 +62,13 @@ class Architecture:
 
     def interior(self, depth: int) -> "Part":
         """W, then φ and W in turn, then φ: `depth` of each, at gain 1."""
-        from theory import Affine, Chain, Pointwise, Residual, repeat
+        from theory import Affine, Chain, Normalise, Pointwise, Residual, repeat
 
         phi, law = self.phi, Affine(self.law, 0.0)
-        turn: Part = Chain((Pointwise(phi), law))
+        normalise = () if self.normalisation == "none" else (Normalise(self.normalisation),)
+        turn: Part = Chain((*normalise, Pointwise(phi), law))
         body = Residual(turn) if self.residual else turn
-        return Chain((law, repeat(body, depth - 1), Pointwise(phi)))
+        return Chain((law, repeat(body, depth - 1), *normalise, Pointwise(phi)))
 
 
 @dataclass(frozen=True)

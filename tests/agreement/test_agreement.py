@@ -61,6 +61,23 @@ def test_other_architectures_agree_too(name, variances, options):
     assert_agreement_with_power(comparison)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_normalised_branches_agree_too(kind):
+    parts = (theory.Normalise(kind), theory.Pointwise(theory.activation("gelu")))
+    branch = theory.Chain((*parts, theory.affine(1.2, 0.5)))
+    network = theory.Chain((theory.affine(1.2, 0.5), theory.repeat(theory.Residual(branch), 4)))
+    comparison = sigprop.compare(
+        network,
+        inputs(),
+        widths=WIDTHS,
+        replicas=(30000, 30000, 25000, 20000),
+        gradients=False,
+        explicit_weights=False,
+    )
+    assert_agreement_with_power(comparison)
+
+
 SCALES = jnp.array([3.0, 3.0, 0.1])[:, None, None]
 
 

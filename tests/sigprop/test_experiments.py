@@ -41,6 +41,9 @@ CASES = {
     "scalar": lambda: theory.feedforward(TANH, 1.5, 0.1, depth=3),
     "orthogonal": lambda: theory.feedforward(TANH, 1.5, depth=3, weights="orthogonal"),
     "residual": lambda: theory.feedforward(TANH, 1.5, 0.1, depth=3, residual=True),
+    "normalised": lambda: Architecture(
+        "n", activation="tanh", residual=True, normalisation="layer"
+    ).interior(4),
     "O(3)": lambda: theory.feedforward(RADIAL, 1.5, depth=3, components=3),
     "U(2)": lambda: theory.feedforward(RADIAL, 1.5, depth=3, components=4, algebra="complex"),
     "Sp(1)": lambda: theory.feedforward(RADIAL, 1.5, depth=3, components=4, algebra="quaternion"),

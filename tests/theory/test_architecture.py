@@ -27,6 +27,9 @@ class Trace(Reading[jax.Array]):
     def pointwise(self, node, state):
         return state + 1, None
 
+    def normalise(self, node, state):
+        return state, None
+
     def add(self, skip, branch):
         return skip + branch, skip + branch
 

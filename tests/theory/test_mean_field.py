@@ -191,3 +191,61 @@ def test_moments_are_differentiable_in_the_variances():
     by_w = (final(w + h, b) - final(w - h, b)) / (2 * h)
     by_b = (final(w, b + h) - final(w, b - h)) / (2 * h)
     np.testing.assert_allclose(gradient, (by_w, by_b), rtol=1e-8)
+
+
+class TestNormalisation:
+    """Behind relu, against the closed form of Cho and Saul 2009 (eq. 5, n = 1)."""
+
+    GRAM = np.array([[2.0, 0.6], [0.6, 0.5]])
+
+    def moments(self, kind):
+        relu = theory.Pointwise(theory.activation("relu"))
+        node = theory.Normalise(kind, 0.1)
+        network = theory.Chain((theory.affine(1.0), relu, node, theory.affine(1.0)))
+        start = theory.given_moments(jnp.asarray(self.GRAM)[..., None, None])
+        found = jax.tree.map(lambda leaf: leaf[-1], theory.propagate(network, start))
+        one = lambda moments: jax.tree.map(lambda leaf: leaf[..., 0, 0], moments)
+        drop = lambda moments: eqx.tree_at(lambda m: m.log_gain, moments, moments.tangent)
+        return one(drop(found.value)), one(drop(found.error))
+
+    def expected(self, kind):
+        q = np.sqrt(np.diag(self.GRAM))
+        angle = np.arccos(np.clip(self.GRAM / np.outer(q, q), -1, 1))
+        product = np.sin(angle) + (np.pi - angle) * np.cos(angle)
+        product *= np.outer(q, q) / (2 * np.pi)
+        mean = q / np.sqrt(2 * np.pi) if kind == "layer" else 0 * q
+        centred = product - np.outer(mean, mean)
+        size = np.sqrt(np.diag(centred) + 0.1)
+        return centred / np.outer(size, size), np.outer(size, size)
+
+    @pytest.mark.parametrize("kind", ["layer", "rms"])
+    def test_closed_form(self, kind):
+        value, error = self.moments(kind)
+        expected, _ = self.expected(kind)
+        gap = np.abs(value.covariance - expected)
+        assert np.all(gap <= error.covariance)
+        assert np.all(error.covariance < 1e-10)
+        own = np.diag(expected)
+        apart = (own[:, None] + own[None]) / 2 - expected
+        assert np.all(np.abs(value.separation - apart) <= error.separation + 1e-15)
+
+    def test_a_generic_tangent_is_divided_by_sigma(self):
+        value, _ = self.moments("rms")
+        np.testing.assert_allclose(np.diag(value.tangent), 0.5 / np.diag(self.expected("rms")[1]))
+
+    def test_symmetry(self):
+        """The mean over components is a direction that rotations move."""
+        phi = theory.Pointwise(theory.radial("tanh"))
+        for kind, group in (("rms", "O(3)"), ("layer", "1")):
+            parts = (theory.affine(1.0, components=3), theory.Normalise(kind), phi)
+            assert theory.symmetry(theory.Chain(parts)).group == group
+
+    def test_jacobian_factors(self):
+        parts = (theory.affine(1.0), theory.Normalise("rms", 0.0), theory.affine(3.0))
+        found = theory.jacobian_factors(theory.Chain(parts), 2.0)
+        np.testing.assert_allclose(found.log_variance, np.log(3.0 / 2.0))
+        assert found.gaussian == 2
+
+    def test_bad_arguments(self):
+        with pytest.raises(ValueError, match="`epsilon`"):
+            theory.Normalise("rms", -1.0)
