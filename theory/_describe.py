@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,12 +11,10 @@ import numpy as np
 from theory._activations import Activation, Radial
 from theory._architecture import (
     Affine,
-    Chain,
+    Normalise,
     Part,
     Pointwise,
     Reading,
-    Repeat,
-    Residual,
     WeightLaw,
     components,
     interpret,
@@ -24,11 +22,12 @@ from theory._architecture import (
 
 
 class _Told(eqx.Module):
-    """A signal, its length and the slope up to it, as formulas."""
+    """A signal, its length, the slope up to it and its mean, as formulas."""
 
     signal: str = eqx.field(static=True)
     length: str = eqx.field(static=True)
     slope: str = eqx.field(static=True)
+    mean: str = eqx.field(static=True, default="0")
 
 
 _NAMED = _Told("z", "q", "1")
@@ -48,17 +47,31 @@ class _Describe(Reading[_Told]):
         return _Told(signal, length, _times(variance, state.slope)), None
 
     def pointwise(self, node: Pointwise, state: _Told):
-        name = self._name(node.activation)
+        name, phi = self._name(node.activation), node.activation
+        square = self._mean(name, phi, state.length)
         after = _Told(
             f"{name}({state.signal})",
-            self._mean(name, node.activation, state.length),
-            _times(state.slope, self._mean(f"{name}'", node.activation, state.length)),
+            square,
+            _times(state.slope, self._mean(f"{name}'", phi, state.length)),
+            "0" if isinstance(phi, Radial) or phi.parity == "odd" else square[: -len(self._square)],
         )
+        return after, None
+
+    def normalise(self, node: Normalise, state: _Told):
+        kind = "LN" if node.kind == "layer" else "RMS"
+        name = rf"\mathrm{{{kind}}}" if self.latex else kind
+        centred = node.kind == "layer" and state.mean != "0"
+        minus = "-" if self.latex else "−"
+        square = f"{state.length} {minus} ({state.mean}){self._square}" if centred else state.length
+        root = square if node.epsilon == 0 else f"{square} + {_number(node.epsilon)}"
+        length = "1" if node.epsilon == 0 else f"{_factor(square)}/({root})"
+        mean = "0" if node.kind == "layer" or state.mean == "0" else f"{state.mean}/√({root})"
+        after = _Told(f"{name}({state.signal})", length, f"{_factor(state.slope)}/({root})", mean)
         return after, None
 
     def add(self, skip: _Told, branch: _Told):
         pairs = zip(*(vars(told).values() for told in (skip, branch)), strict=True)
-        return _Told(*(f"{a} + {b}" for a, b in pairs)), None
+        return _Told(*(f"{a} + {b}" if b != "0" else a for a, b in pairs)), None
 
     def loop(self, turn: Callable, state: _Told, layers: Any, depth: int):
         told = []
@@ -87,9 +100,13 @@ class _Describe(Reading[_Told]):
         text = activation.name.replace("_", r"\_")
         return known.get(activation.name, rf"\mathrm{{{text}}}")
 
+    @property
+    def _square(self) -> str:
+        return "^2" if self.latex else "²"
+
     def _mean(self, name: str, activation: Activation, length: str) -> str:
         """E φ² over one unit, per real component."""
-        expectation, square = (r"\mathbb{E}\,", "^2") if self.latex else ("E ", "²")
+        expectation, square = r"\mathbb{E}\," if self.latex else "E ", self._square
         if length == "q":
             root = r"\sqrt{q}\,\zeta" if self.latex else "√q ζ"
         else:
@@ -130,7 +147,9 @@ def describe(network: Part, *, latex: bool = False) -> str:
     W: Gaussian weights, E |W_ij|² = σ_w²/N
     """
     reading = _Describe(latex, components(network))
-    inside = not isinstance(_first(network), Affine)  # one turn, from pre-activations
+    acting = (Affine, Pointwise, Normalise)
+    first, *_ = jax.tree.leaves(network, is_leaf=lambda node: isinstance(node, acting))
+    inside = not isinstance(first, Affine)  # one turn, from pre-activations
     start = _NAMED if inside else _Told("x", "|x|^2/N" if latex else "|x|²/N", "1")
     after, notes = interpret(network, reading, start)
     lines = _lines(notes)
@@ -138,19 +157,6 @@ def describe(network: Part, *, latex: bool = False) -> str:
         prime = "'" if inside or lines else ""
         lines += reading.equations(f"z{prime}", f"q{prime}", after)
     return "\n".join([*lines, *_laws(network, latex)])
-
-
-def _first(part: Part) -> Affine | Pointwise:
-    """The node that acts first."""
-    match part:
-        case Affine() | Pointwise():
-            return part
-        case Chain(parts=parts):
-            return _first(parts[0])
-        case Residual(branch=inner) | Repeat(body=inner):
-            return _first(inner)
-        case _:
-            assert_never(part)
 
 
 def _laws(network: Part, latex: bool) -> list[str]:
@@ -189,7 +195,7 @@ def _factor(formula: str) -> str:
     inner = formula
     while "(" in inner or "{" in inner:  # what stands in brackets is no sum outside of them
         inner = re.sub(r"\([^(){}]*\)|\{[^(){}]*\}", "", inner)
-    return f"({formula})" if " + " in inner else formula
+    return f"({formula})" if re.search(" [+−-] ", inner) else formula
 
 
 def _times(a: str, b: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import theory
-from theory import Chain, Pointwise, Repeat
+from theory import Chain, Normalise, Pointwise, Repeat
 
 TANH = theory.activation("tanh")
 
@@ -59,10 +59,24 @@ def test_units_of_several_components_share_their_length():
     assert told[-1].startswith("W: quaternion Gaussian weights between units of 4 real components")
 
 
+def test_layer_norm_takes_out_the_mean_that_there_is():
+    gelu = Pointwise(theory.activation("gelu"))
+    after = Chain((gelu, Normalise("layer", 0.0), theory.affine(1.5)))
+    square = "(E gelu(√q ζ)² − (E gelu(√q ζ))²)"
+    assert lines(after)[:3] == [
+        "z' = W LN(gelu(z))",
+        "q' = 1.5",
+        f"χ = 1.5 E gelu'(√q ζ)²/{square}",
+    ]
+    before = Chain((Normalise("layer", 0.0), gelu, theory.affine(1.5)))
+    assert lines(before)[1] == "q' = 1.5 E gelu(√(1) ζ)²"
+
+
 BODIES = [
     theory.layer(TANH, 1.5, 0.05),
     theory.layer(TANH, 1.5, 0.05, residual=True),
     Chain((*theory.layer(TANH, 1.3, 0.2).parts, theory.affine(0.7, 0.1))),
+    Chain((Pointwise(TANH), Normalise("rms", 0.3), theory.affine(1.3, 0.2))),
 ]
 
 
