@@ -303,8 +303,8 @@ def store_comparison(
     widths = ", ".join(map(str, comparison.widths))
     caption = (
         f"{network.caption}; {inputs.caption}. {counts} networks of width $N$ = {widths} "
-        f"({run.dtype}); the first input or pair is drawn; error bars: $\\pm 1$ standard error; "
-        "grey: error bound of the theory."
+        f"({run.dtype}). The first input or pair is drawn, in deep networks each width at layers "
+        "of its own. Error bars: $\\pm 1$ standard error; grey: error bound of the theory."
     )
     figure = comparison_figure(dataset, caption=caption)
     return [str(store), *out.save_figure(figure, folder, name)]

@@ -83,9 +83,10 @@ def _draw_diagram(
     one, *others = networks.values()
     assert all(other.kind == one.kind for other in others)
     dataset, line = diagram(one, axes, progress=progress)
+    size = " × ".join(str(len(values)) for values in axes.values())
     caption = (
-        f"{one.kind} networks of infinite width: mean-field theory. "
-        "Marked: the networks that are simulated."
+        f"{one.kind} networks of infinite width: mean-field theory at {size} points, fixed points "
+        "reached from length 1. Marked: the networks that are simulated."
     )
     origin = provenance(command="demo", activation=one.activation, start_length=1.0)
     marks = [(n.weight_variance, n.bias_variance, n.symbol) for n in networks.values()]
