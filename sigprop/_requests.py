@@ -56,7 +56,8 @@ class Network:
 
     @property
     def _kind(self) -> str:
-        return f"{self.kind} network, {self.weights} weights"
+        weights = "Gaussian" if self.weights == "gaussian" else self.weights
+        return f"{self.kind} network, {weights} weights"
 
     def layer(self) -> "Part":
         """One turn, for `theory.predict`."""

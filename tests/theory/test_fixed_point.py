@@ -115,19 +115,14 @@ def test_a_half_stable_point_is_one_point_or_two_or_none():
 def test_correlation_fixed_point_of_erf_against_high_precision():
     """c* and its slope from the closed form (Williams 1997), solved in 40 digits."""
     mp.mp.dps = 40
-    w, b = mp.mpf(2), mp.mpf("0.1")
-    q = mp.findroot(lambda q: w * 2 / mp.pi * mp.asin(2 * q / (1 + 2 * q)) + b - q, 1.05)
-    c = mp.findroot(
-        lambda c: w * 2 / mp.pi * mp.asin(2 * q * c / (1 + 2 * q)) + b - q * c, (0.5, 0.7)
-    )
-    r = 2 * q / (1 + 2 * q)
-    slope = w * 2 / mp.pi * r / q / mp.sqrt(1 - (r * c) ** 2)
+    q, c, xi = erf_in_high_precision(mp.mpf(2), mp.mpf(0.1))
+    slope = mp.exp(-1 / xi)
     for phi in (theory.activation("erf"), _without_closed_form("erf")):
         p = hastily(theory.predict)(theory.layer(phi, 2.0, 0.1))
+        assert abs(p.length.value - float(q)) <= p.length.error < 1e-10
         assert abs(p.correlation.value - float(c)) <= p.correlation.error < 1e-10
         assert abs(p.correlation_slope.value - float(slope)) <= p.correlation_slope.error < 1e-10
-        xi = float(-1 / mp.log(slope))
-        assert abs(p.depth_scale_correlation.value - xi) <= p.depth_scale_correlation.error
+        assert abs(p.depth_scale_correlation.value - float(xi)) <= p.depth_scale_correlation.error
 
 
 def _without_closed_form(name):
@@ -169,17 +164,41 @@ def test_fixed_points_differentiate_implicitly(name, w, b):
         np.testing.assert_allclose(jacobian[i], by_difference, rtol=2e-8, atol=1e-9)
 
 
-def test_reverse_mode_and_vmap_agree_with_forward_mode():
+def erf_in_high_precision(w, b):
+    """q*, c* and ξ_c from the closed form (Williams 1997)."""
+    dual = lambda q, c: w * 2 / mp.pi * mp.asin(2 * q * c / (1 + 2 * q)) + b
+    q = mp.findroot(lambda q: dual(q, 1) - q, 1.0)
+    slope = lambda c: w * 4 / mp.pi / (1 + 2 * q) / mp.sqrt(1 - (2 * q * c / (1 + 2 * q)) ** 2)
+    # Deflated by the root at c = 1.
+    chaotic = slope(1) > 1
+    c = mp.findroot(lambda c: (dual(q, c) - q * c) / (1 - c), 0.5) if chaotic else mp.mpf(1)
+    return q, c, -1 / mp.log(slope(c))
+
+
+def test_derivatives_in_both_variances_agree_with_high_precision():
+    """Forward and reverse mode, mapped over ordered and chaotic points."""
     phi = theory.activation("erf")
 
-    def scale(w):
-        return theory.predict(theory.layer(phi, w, 0.1)).depth_scale_correlation.value
+    def numbers(w, b):
+        p = theory.predict(theory.layer(phi, w, b))
+        return jnp.stack([p.length.value, p.correlation.value, p.depth_scale_correlation.value])
 
-    w = jnp.array([1.2, 1.8, 2.5])
-    forward = hastily(jax.vmap(jax.jacfwd(scale)))(w)
-    reverse = hastily(jax.vmap(jax.grad(scale)))(w)
-    np.testing.assert_allclose(forward, reverse, rtol=1e-10)
-    assert np.all(np.isfinite(forward))
+    w = [1.2, 1.8, 2.5]
+    both = (jnp.array(w), jnp.full(3, 0.1))
+    forward = hastily(jax.vmap(jax.jacfwd(numbers, (0, 1))))(*both)
+    reverse = hastily(jax.vmap(jax.jacrev(numbers, (0, 1))))(*both)
+    mp.mp.dps = 40
+    for place in (0, 1):
+        order = (1, 0) if place == 0 else (0, 1)
+        truth = [
+            [
+                float(mp.diff(lambda w, b, i=i: erf_in_high_precision(w, b)[i], (v, 0.1), order))
+                for i in range(3)
+            ]
+            for v in w
+        ]
+        np.testing.assert_allclose(forward[place], truth, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(reverse[place], truth, rtol=1e-9, atol=1e-12)
 
 
 def test_the_identity_of_stein_holds_at_every_fixed_point():

@@ -62,6 +62,18 @@ def test_the_critical_line_of_erf_in_closed_form():
     assert np.all(np.abs(line.bias_variance.value - b) <= line.bias_variance.error + 4e-16 * q)
 
 
+def test_critical_points_of_erf_move_as_its_line_in_closed_form_does():
+    """dq*/dσ_b² and dσ_w²/dσ_b² along χ = 1."""
+    point = lambda b: theory.critical_points(ERF, b)
+    both = lambda b: jnp.stack([point(b).length.value[0], point(b).weight_variance.value[0]])
+    found = jax.jit(jax.vmap(jax.jacrev(both)))(jnp.array([0.01, 0.05, 0.2]))
+    q = np.asarray(jax.vmap(point)(jnp.array([0.01, 0.05, 0.2])).length.value[:, 0])
+    w, dw = np.pi / 4 * np.sqrt(1 + 4 * q), np.pi / 2 / np.sqrt(1 + 4 * q)
+    r, dr = 2 * q / (1 + 2 * q), 2 / (1 + 2 * q) ** 2
+    db = 1 - 2 / np.pi * (dw * np.arcsin(r) + w * dr / np.sqrt(1 - r**2))
+    np.testing.assert_allclose(found, np.stack([1 / db, dw / db], axis=1), rtol=1e-9)
+
+
 def test_the_rate_at_criticality_from_two_expectations():
     """κ = 2 E φ'² / (q E φ''²) = 6.17112614217 for tanh at σ_b² = .05."""
     q = theory.critical_points(TANH, 0.05).length.value[0]
