@@ -53,7 +53,8 @@ Symmetry: TypeAlias = Annotated[
     Parameter(
         help="O(k), U(m) or Sp(m): units of k, 2m or 4m real components with real, complex or "
         "quaternionic weights and the radial activation g(|z|) z/|z|, whose profile g is then "
-        "--activation. Lengths and variances of biases are per real component."
+        "--activation (threshold too, max(|z| - 1, 0)). Lengths and variances of biases are per "
+        "real component."
     ),
 ]
 StartLength: TypeAlias = Annotated[

@@ -166,16 +166,19 @@ def phase_diagram(
     phases = count_flags(dataset["phase"])
     names = [name for name in dataset if f"{name}_status" in dataset]
     statuses = {str(name): count_flags(dataset[f"{name}_status"]) for name in names}
+    found: dict[str, Any] = {"phases": phases, "statuses": statuses}
+    words = ", ".join(f"{count} {phase}" for phase, count in phases.items() if count)
+    if symmetry is not None:
+        found["symmetry_phases"] = split = count_flags(dataset["symmetry_phase"])
+        kinds = (f"{count} {kind}" for kind, count in split.items() if count)
+        words += f"; symmetry: {', '.join(kinds)}"
     if json:
-        out.print_json(
-            {"phases": phases, "statuses": statuses, "files": files, "parameters": asked}
-        )
+        out.print_json({**found, "files": files, "parameters": asked})
         return 0
     columns = [status.replace("_", " ") for status in statuses["length"]]
-    rows = out.table(f"{activation}: {size} points", "", *columns)
+    rows = out.table(f"{network.kind}: {size} points", "", *columns)
     for name, counts in statuses.items():
         rows.add_row(name.replace("_", " "), *map(str, counts.values()))
-    words = ", ".join(f"{count} {phase}" for phase, count in phases.items() if count)
     out.show(rows, f"phases: {words}", f"written to {folder}")
     return 0
 
@@ -418,7 +421,8 @@ def goldstone(network: Network, run: Run, output: Path | None, json: bool) -> in
         write_dataset(dataset, store, provenance=origin)
     caption = (
         f"{network.caption}. Lines: mean-field theory; points: mean over {replicas} networks of "
-        f"{width} units, {run.depth} layers ({run.dtype}), $\\pm 1$ standard error. (a) at layer "
+        f"{width} units, {run.depth} layers ({run.dtype}), $\\pm 1$ standard error, which differ "
+        f"from infinite width by $O(1/{width})$ per layer besides. (a) at layer "
         f"{run.depth}. (b) theory. (c) one network of {NARROW} units and {LONG} layers (float64). "
         "(d, e) two inputs, one turned by 0.8 rad; angles where the overlap is resolved. (f) one "
         "network."

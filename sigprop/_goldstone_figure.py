@@ -47,7 +47,7 @@ def goldstone_figure(dataset: xr.Dataset, *, caption: str = "") -> Figure:
         certificate_panel(panels[1, 2], dataset)
         for letter, panel in zip("abcdef", panels.flat, strict=True):
             panel.set_title(f"({letter})", loc="left")
-        for panel in (panels[0, 1], *panels[1]):
+        for panel in (panels[0, 1], *panels[1, 1:]):
             panel.legend(frameon=False)
         write_caption(figure, caption)
     return figure

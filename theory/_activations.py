@@ -288,6 +288,9 @@ def radial(
             raise ValueError(f"`threshold`: must be a number in (0, inf), got {_short(at)}")
         return Radial(_Threshold(float(at)), (float(at),), _UNIFORM, "threshold")
     if isinstance(profile, str):
+        if profile not in _TABLE:
+            names = ", ".join((*ACTIVATION_NAMES, "threshold"))
+            raise ValueError(f"`profile`: must be one of {names}; got {_short(profile)}")
         g = activation(profile, **parameters)
     else:
         if parameters:

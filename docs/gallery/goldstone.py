@@ -3,6 +3,7 @@
 python docs/gallery/goldstone.py
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,23 +32,34 @@ def phase_with_error(cross):
     return phase(mean), change.std(axis=0, ddof=1) / np.sqrt(len(cross))
 
 
+@eqx.filter_jit
+def profile_means(network, x, keys, width):
+    """The mean of g(|z|) over the units of the last layer of each network."""
+
+    def one(key):
+        drawn = sigprop.DrawnNetwork(network, key, width, explicit_weights=False)
+        return jnp.mean(TANH.profile(jnp.linalg.norm(drawn(x), axis=-1)))
+
+    return jax.lax.map(one, keys)
+
+
 def order_parameter(panel, width, replicas, depth):
-    """Length against weight variance, for O(2) and O(4)."""
+    """m = E g(|z|) against weight variance, for O(2) and O(4)."""
     fine, coarse = np.linspace(0.8, 2.5, 60), np.linspace(0.85, 2.45, 9)
     for k, colour, marker in ((2, BLUE, "o"), (4, VERMILLION, "s")):
         build = lambda weight_variance, k=k: theory.layer(TANH, weight_variance, components=k)
         diagram = theory.sector_diagram(build, {"weight_variance": fine})
-        panel.plot(fine, diagram["length"], color=colour, label=f"O({k})")
-        x = sigprop.pair_inputs(jax.random.key(1), np.zeros((k, k)), 16).astype(jnp.float32)
+        panel.plot(fine, diagram["order_parameter"], color=colour, label=f"O({k})")
+        x = sigprop.pair_inputs(jax.random.key(1), np.zeros((k, k)), 16)[:1].astype(jnp.float32)
         for w in coarse:
             network = theory.feedforward(TANH, w, components=k, depth=depth)
-            moments = sigprop.sample_ensemble(
-                network, x, width=width, replicas=replicas, explicit_weights=False
-            ).samples.moments
-            q = np.asarray(theory.length(moments))[:, -depth // 4 :].mean(axis=(1, 2))
-            error = q.std(ddof=1) / np.sqrt(replicas)
-            panel.errorbar(w, q.mean(), error, fmt=marker, ms=3, color=colour, mfc="white")
-    panel.set(xlabel=r"weight variance $\sigma_w^2$", ylabel=r"length $q^*$ per component")
+            keys = jax.random.split(jax.random.key(2), replicas)
+            m = np.asarray(profile_means(network, x, keys, width))
+            error = m.std(ddof=1) / np.sqrt(replicas)
+            panel.errorbar(w, m.mean(), error, fmt=marker, ms=3, color=colour, mfc="white")
+    panel.set(
+        xlabel=r"weight variance $\sigma_w^2$", ylabel=r"order parameter $m=\mathrm{E}\,g(|z|)$"
+    )
     panel.legend(frameon=False)
 
 
@@ -96,6 +108,7 @@ def through_depth(panels, width, replicas, depth):
         panels[0].errorbar(some, (mean / q)[some], (error / q)[some], **points)
         seen, error = phase_with_error(drawn)
         panels[1].plot(layers, np.abs(phase(expected)), color=colour, label=label)
+        some = some[np.abs(seen[some]) > 2 * error[some]]
         panels[1].errorbar(some, np.abs(seen[some]), error[some], **points)
         if bias:
             # Two inputs at the stable correlation c*, not at coincidence: 1 − σ_b²/(q* c*).

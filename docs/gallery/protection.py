@@ -96,6 +96,8 @@ def decay(panel, width, replicas):
                 b, *rate(np.asarray(cross), generator, 2, last), marker=marker, color=color, **STYLE
             )
     panel.set(xlabel=r"bias variance $\sigma_b^2$", ylabel=r"decay per layer, $1/\xi_G$")
+    panel.set_yticks([0.05, 0.1, 0.2, 0.5], ["0.05", "0.1", "0.2", "0.5"])
+    panel.yaxis.set_minor_formatter("")
 
 
 def edges(panel):
@@ -153,7 +155,7 @@ def rounding(panel, width):
             label=f"{label}, 6 directions taken out",
         )
     panel.axhline(1.0, color="0.7", lw=0.8, zorder=0)
-    panel.set(xlabel="layers $L$", ylabel=r"$|J(Ax)-Af(x)|/|Af(x)|$", ylim=(1e-16, 1e6))
+    panel.set(xlabel="layers $L$", ylabel=r"$|J(Ax)-Af(x)|/|Af(x)|$", ylim=(1e-16, 1e9))
     panel.set_xticks(depths, [str(depth) for depth in depths], minor=False)
     panel.minorticks_off()
 

@@ -164,6 +164,8 @@ def test_phase_diagram_with_a_symmetry(command, tmp_path):
     found = json.loads(out)
     assert code == 0
     assert set(found["statuses"]) == set(theory._diagram.SECTOR_QUANTITIES)
+    split = {"symmetric": 1, "broken": 2, "explicit": 3, "unknown": 0}
+    assert found["symmetry_phases"] == split
     # one complex number cannot be sheared
     assert found["statuses"]["symmetric_traceless"]["absent"] == 6
     assert {Path(f).suffix for f in found["files"]} == {".zarr", ".png", ".pdf"}
