@@ -12,7 +12,18 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from sigprop._network import FiniteNetwork, Signals, cast
-from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, generators, interpret
+from sigprop._shared import Blank
+from theory import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Reading,
+    Stacked,
+    along_depth,
+    generators,
+    interpret,
+)
 from theory._architecture import check_count
 
 _BLOCKS = 16
@@ -59,7 +70,10 @@ class _Following(Reading[_Frame]):
 
     def affine(self, node: Affine, state: _Frame):
         signals, note = self.network.affine(node, state.signals)
-        return self._with(state, signals), None if note is None else state.log_stretch
+        state = self._with(state, signals)
+        if self.network.shared is not None:
+            return state, note
+        return state, None if note is None else state.log_stretch
 
     def pointwise(self, node: Pointwise, state: _Frame):
         return self._with(state, self.network.pointwise(node, state.signals)[0]), None
@@ -70,6 +84,34 @@ class _Following(Reading[_Frame]):
     def add(self, skip: _Frame, branch: _Frame):
         signals, note = self.network.add(skip.signals, branch.signals)
         return self._with(skip, signals), None if note is None else skip.log_stretch
+
+    def through_time(self, turn, state: _Frame, steps: int):
+        """The states of one sequence; what is given back is the last one."""
+        drives = state.signals.values
+        if len(drives) != steps:
+            raise ValueError(f"`x`: must be one sequence of {steps} inputs; got {len(drives)}")
+        frame = state.signals.tangents[:1]
+        columns = (1 + frame.shape[-1]) * max(steps - 1, 1)
+        blank = Blank(
+            self.network.key, self.network.width, columns, self.network.explicit_weights, False
+        )
+        unit = jnp.zeros(drives.shape[1:], drives.dtype)
+        shared = turn(blank, unit, unit)[1]
+
+        def advance(carry, drive):
+            previous, shared = carry
+            still = Signals(drive[None], jnp.zeros_like(frame), previous.signals.log_gain)
+            network = eqx.tree_at(
+                lambda n: n.shared, self.network, shared, is_leaf=lambda x: x is None
+            )
+            here = _Frame(still, previous.log_stretch, previous.triangle)
+            after, (shared, _) = turn(_Following(network), previous, here)
+            return (self.boundary(after), (shared, None)), previous.log_stretch
+
+        first = Signals(drives[:1], frame, state.signals.log_gain[:1])
+        first = self.boundary(self._with(state, first))
+        (last, _), stretch = jax.lax.scan(advance, (first, shared), drives[1:])
+        return last, Stacked(stretch)
 
     def child(self, index: int) -> "_Following":
         return _Following(self.network.child(index))
@@ -105,7 +147,7 @@ def orthonormalised(state: _Frame) -> _Frame:
 
 def sample_exponents(
     network: Part,
-    x: Float[Array, "1 width_in k"],
+    x: Float[Array, "steps width_in k"],
     key: Key[Array, ""],
     *,
     width: int,
@@ -119,9 +161,11 @@ def sample_exponents(
     Parameters
     ----------
     network
-        The description; its outermost `Repeat` should be hundreds of layers deep.
+        The description; its outermost `Repeat` should be hundreds of layers deep, or its
+        `Recurrent` as many steps long, which are then the layers.
     x
-        One input. Its dtype is that of the simulation.
+        One input, or one sequence; only its first input is perturbed. Its dtype is that of the
+        simulation.
     key, width
         As in `sample_network`.
     count
@@ -155,7 +199,8 @@ def sample_exponents(
     Benettin et al. 1980 (the frame); Mo 2026 (arXiv 2605.03338), for the number of exact
     zeros: at least the dimension of what the state breaks.
     """
-    _, width_in, k = x.shape
+    steps, width_in, k = x.shape
+    later, x = x[1:], x[:1]
     a = jnp.asarray(generators(network), x.dtype)
     room = width_in * k - len(a)
     check_count("count", count)
@@ -171,6 +216,11 @@ def sample_exponents(
     start = _Frame(signals, jnp.zeros(columns, x.dtype), jnp.eye(len(a), dtype=x.dtype))
     start = orthonormalised(start)
     start = eqx.tree_at(lambda s: s.log_stretch, start, jnp.zeros_like(start.log_stretch))
+    if steps > 1:
+        still = jnp.zeros((steps - 1, width_in, k, columns), x.dtype)
+        frame = jnp.concatenate([start.signals.tangents, still])
+        whole = Signals(jnp.concatenate([x, later]), frame, jnp.zeros(steps, x.dtype))
+        start = _Frame(whole, start.log_stretch, start.triangle)
     reading = _Following(FiniteNetwork(weights_key, width, None, precision, explicit_weights))
     final, notes = interpret(cast(network, x.dtype), reading, start)
 

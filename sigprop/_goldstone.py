@@ -132,6 +132,11 @@ class _Turned(Reading[Signals]):
     def add(self, skip: Signals, branch: Signals):
         return self.network.add(skip, branch)[0], None
 
+    def through_time(self, turn, state, steps: int):
+        raise TypeError(
+            "`drawn`: charges are those of layers with their own weights, not of a Recurrent"
+        )
+
     def child(self, index: int) -> "_Turned":
         return _Turned(self.network.child(index), self.angles, self.generators)
 

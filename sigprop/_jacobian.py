@@ -62,6 +62,11 @@ class _Streaming(Reading[_Columns]):
         state = self._behind(skip, self.network.add(skip.signals, branch.signals)[0])
         return (state if self.network.in_branch else _factorised(state)), None
 
+    def through_time(self, turn, state, steps: int):
+        raise TypeError(
+            "`network`: singular values are those of a chain of layers, not of a Recurrent"
+        )
+
     def child(self, index: int) -> "_Streaming":
         return _Streaming(self.network.child(index))
 

@@ -114,6 +114,11 @@ class _Referenced(Reading[Signals]):
     def add(self, skip: Signals, branch: Signals):
         return self.network.add(skip, branch)[0], None
 
+    def through_time(self, turn, state, steps: int):
+        raise TypeError(
+            "`fn`: the Jacobian is that of one input, not of the sequences of a Recurrent"
+        )
+
     def child(self, index: int) -> "_Referenced":
         return _Referenced(self.network.child(index))
 

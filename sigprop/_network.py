@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from sigprop._random import normal
+from sigprop._shared import Blank, shared_product, turn_round
 from sigprop._weights import product
 from theory import (
     Affine,
@@ -19,6 +21,7 @@ from theory import (
     interpret,
     signal_moments,
 )
+from theory._architecture import check_sequences, time_steps
 
 
 class Signals(eqx.Module):
@@ -45,27 +48,51 @@ class FiniteNetwork(Reading[Signals]):
     precision: str = eqx.field(static=True, default="highest")
     explicit_weights: bool = eqx.field(static=True, default=True)
     in_branch: bool = eqx.field(static=True, default=False)
+    shared: Any = None
+    """Inside a recurrent body, what its weights are known by (`Shared`), in the order of its
+    notes, which are the same after one more step."""
 
-    def _at(self, key: Any, backward: Any, in_branch: bool) -> "FiniteNetwork":
+    def _at(self, key: Any, backward: Any, in_branch: bool, shared: Any) -> "FiniteNetwork":
         how = (self.precision, self.explicit_weights)
-        return FiniteNetwork(key, self.width, backward, *how, in_branch)
+        return FiniteNetwork(key, self.width, backward, *how, in_branch, shared)
+
+    def _part(self, index: int) -> Any:
+        return None if self.shared is None else self.shared[index]
 
     def child(self, index: int) -> "FiniteNetwork":
-        return self._at(jax.random.fold_in(self.key, index), self.backward, self.in_branch)
+        key = jax.random.fold_in(self.key, index)
+        return self._at(key, self.backward, self.in_branch, self._part(index))
 
     def inside_branch(self) -> "FiniteNetwork":
-        return self._at(jax.random.fold_in(self.key, 0), None, True)
+        return self._at(jax.random.fold_in(self.key, 0), None, True, self._part(0))
 
     def layers(self, depth: int) -> "FiniteNetwork":
         keys = jax.vmap(lambda layer: jax.random.fold_in(self.key, layer))(jnp.arange(depth))
-        return self._at(keys, self.backward, self.in_branch)
+        shared = None if self.shared is None else self.shared.notes
+        return self._at(keys, self.backward, self.in_branch, shared)
 
-    def affine(self, node: Affine, state: Signals) -> tuple[Signals, Moments | None]:
+    def affine(self, node: Affine, state: Signals) -> tuple[Signals, Any]:
         n, fan_in, k, m = state.tangents.shape
         fan_out = self.width if node.width is None else node.width
         # Signals and tangents are columns of one product with the same weights.
         columns = jnp.concatenate([state.values[..., None], state.tangents], axis=-1)
         columns = jnp.moveaxis(columns, 0, -1).reshape(fan_in, k, (1 + m) * n)
+        if self.shared is None:
+            out, bias = self._fresh(node, columns, fan_out)
+            memory = None
+        else:
+            out, memory = shared_product(node.weights, self.shared, columns, self.precision)
+            bias = memory.bias
+        out = jnp.moveaxis(out.reshape(*out.shape[:2], 1 + m, n), -1, 0)
+        values, tangents = out[..., 0] + bias[None], out[..., 1:]
+        if not self.explicit_weights:
+            # What draws the bias must not run again wherever the signals are used.
+            values, tangents = jax.lax.optimization_barrier((values, tangents))
+        state = Signals(values, tangents, state.log_gain)
+        return state, self._note(state) if memory is None else memory
+
+    def _fresh(self, node: Affine, columns: Array, fan_out: int) -> tuple[Array, Array]:
+        """Products with weights, and a bias, of this place alone."""
         out = product(
             node.weights,
             jax.random.fold_in(self.key, 0),
@@ -74,12 +101,9 @@ class FiniteNetwork(Reading[Signals]):
             explicit=self.explicit_weights,
             precision=self.precision,
         )
-        out = jnp.moveaxis(out.reshape(*out.shape[:2], 1 + m, n), -1, 0)
         deviation = jnp.sqrt(node.bias_variance).astype(out.dtype)
-        shape = out.shape[1:3]
-        bias = deviation * jax.random.normal(jax.random.fold_in(self.key, 1), shape, out.dtype)
-        state = Signals(out[..., 0] + bias[None], out[..., 1:], state.log_gain)
-        return state, self._note(state)
+        draw = jax.random.normal if self.explicit_weights else normal
+        return out, deviation * draw(jax.random.fold_in(self.key, 1), out.shape[:2], out.dtype)
 
     def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
         values, tangents = node.activation.push(state.values, state.tangents)
@@ -93,6 +117,39 @@ class FiniteNetwork(Reading[Signals]):
 
     def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Moments | None]:
         state = Signals(skip.values + branch.values, skip.tangents + branch.tangents, skip.log_gain)
+        return state, self._note(state)
+
+    def through_time(self, turn, state: Signals, steps: int) -> tuple[Signals, Moments | None]:
+        inputs, width, k, m = state.tangents.shape
+        n = check_sequences(inputs, steps)
+        if self.shared is not None:
+            raise TypeError("`network`: a recurrent body must not hold a recurrent part itself")
+        drives = jax.tree.map(lambda x: jnp.swapaxes(_split(x, n), 0, 1), state)
+        columns = n * (1 + m) * max(steps - 1, 1)
+        how = (self.width, columns, self.explicit_weights, self.backward is not None)
+        unit = jnp.zeros((width, k), state.values.dtype)
+        _, shared = turn(Blank(self.key, *how), unit, unit)
+
+        def advance(carry, now):
+            previous, shared = carry
+            drive, mark = now
+            drive, previous = _on_one_scale(drive, previous)
+            reading = self._at(self.key, mark, self.in_branch, shared)
+            after, (shared, _) = turn(reading, previous, drive)
+            after = reading.boundary(after)
+            return (after, (shared, None)), after
+
+        marks = self.backward
+        at = lambda i: (jax.tree.map(lambda x: x[i], drives), None if marks is None else marks[i])
+        drive, mark = at(0)
+        first = self._at(self.key, mark, self.in_branch, None).boundary(drive)
+        (last, shared), rest = jax.lax.scan(advance, (first, shared), at(slice(1, None)))
+        if marks is not None and not self.explicit_weights:
+            known = eqx.filter(shared, eqx.is_inexact_array)
+            end = turn_round(last.values, known)
+            rest = eqx.tree_at(lambda s: s.values, rest, rest.values.at[-1:].set(end[None]))
+        state = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), first, rest)
+        state = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(inputs, *x.shape[2:]), state)
         return state, self._note(state)
 
     def boundary(self, state: Signals) -> Signals:
@@ -114,6 +171,22 @@ class FiniteNetwork(Reading[Signals]):
 
     def _note(self, state: Signals) -> Moments | None:
         return None if self.in_branch else measure(state)
+
+
+def _split(x: Array, n: int) -> Array:
+    return x.reshape(n, -1, *x.shape[1:])
+
+
+def _on_one_scale(drive: Signals, state: Signals) -> tuple[Signals, Signals]:
+    """The tangents of both over one scale; a tangent of zero is one on any scale."""
+    moves = jnp.any(drive.tangents != 0, axis=(1, 2, 3))
+    common = jnp.where(moves, jnp.maximum(drive.log_gain, state.log_gain), state.log_gain)
+
+    def moved(of: Signals) -> Signals:
+        factor = jnp.exp(jnp.minimum((of.log_gain - common) / 2, 40))[:, None, None, None]
+        return Signals(of.values, of.tangents * factor, common)
+
+    return moved(drive), moved(state)
 
 
 def _mean_square(tangents: Float[Array, "n width k m"]) -> Float[Array, " n"]:
@@ -222,10 +295,14 @@ def sample_network(
     ValueError
         If there is no room for a tangent beside the inputs: width_in <= k · number of inputs.
     """
-    n, width_in, k = inputs.shape
+    n = len(inputs)
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
-    tangent = _orthogonal_tangent(inputs, tangent_key)[None, ..., None]
-    tangents = jnp.broadcast_to(tangent, (n, width_in, k, 1))
+    steps = time_steps(network)
+    check_sequences(n, steps)
+    # Of a sequence the first input alone is perturbed.
+    first = (jnp.arange(n) % steps == 0).astype(inputs.dtype)[:, None, None, None]
+    tangent = _orthogonal_tangent(inputs[::steps], tangent_key)[None, ..., None]
+    tangents = first * tangent
     start = Signals(inputs, tangents, jnp.zeros(n, inputs.dtype))
 
     def run(marks):
@@ -242,9 +319,13 @@ def sample_network(
         final, notes = run(marks)
         shape = final.values.shape
         direction = jax.random.normal(loss_key, shape, inputs.dtype)
+        # Of a sequence the last state alone counts.
+        last = (jnp.arange(n) % steps == steps - 1).astype(inputs.dtype)[:, None, None]
+        direction = direction * last
         return jnp.sum(direction * final.values), notes
 
-    logs, notes = jax.grad(loss, has_aux=True)(jnp.zeros((depth, n), inputs.dtype))
+    marks = jnp.zeros((depth, n // steps), inputs.dtype)
+    logs, notes = jax.grad(loss, has_aux=True)(marks)
     return Sample(along_depth(notes), jnp.exp(logs[:-1]))
 
 
@@ -296,12 +377,15 @@ class _OuterDepth(Reading[int]):
     def add(self, skip, branch):
         return skip, None
 
+    def through_time(self, turn, state, steps):
+        return steps, None
+
     def loop(self, turn, state, layers, depth):
         return depth, None
 
 
 def outer_depth(network: Part) -> int:
-    """How often the outermost `Repeat` of a network turns.
+    """How often the outermost `Repeat` of a network turns, or the steps of its `Recurrent`.
 
     Raises
     ------

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from sigprop._random import normal
 from theory import WeightLaw
+
+_WELL = 0.1
+"""Smallest sine between a unit vector and those before it at which their scalar products alone
+give the triangular factor."""
 
 
 def draw_weights(
@@ -91,23 +96,31 @@ def product(
     Bolthausen 2014, section 2 (conditioning on the products seen so far).
     """
     fan_in, _, columns = vectors.shape
-    table = jnp.asarray(law.table, vectors.dtype)
-    tables, k_out, _ = table.shape
-    # One matrix product: the vectors are lifted by each e_a, the weights stay real.
-    lifted = jnp.einsum("aoi,uic->uaoc", table, vectors, precision=precision)
-    lifted = lifted.reshape(fan_in * tables, k_out * columns)
+    k_out, lifted = law.table.shape[1], lift(law, vectors, precision)
     if explicit:
         weights = draw_weights(law, key, fan_out, fan_in, vectors.dtype)
         out = jnp.matmul(weights.reshape(fan_out, -1), lifted, precision=precision)
     else:
         orthogonal = law.distribution == "orthogonal"
-        if orthogonal and tables != 1:
+        if orthogonal and len(law.table) != 1:
             raise ValueError(
                 f"`explicit_weights`: must be True for orthogonal {law.algebra} weights; got False"
             )
         scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
         out = scale * jnp.asarray(_conditioned(fan_out, orthogonal, precision, lifted, key))
     return out.reshape(fan_out, k_out, columns)
+
+
+def lift(law: WeightLaw, vectors: Float[Array, "fan_in k columns"], precision: str) -> Array:
+    """What the real numbers w_a of the weights multiply, [fan_in·tables, k_out·columns].
+
+    Every vector is multiplied by each e_a, so that W v is one real matrix product.
+    """
+    fan_in, _, columns = vectors.shape
+    table = jnp.asarray(law.table, vectors.dtype)
+    tables, k_out, _ = table.shape
+    lifted = jnp.einsum("aoi,uic->uaoc", table, vectors, precision=precision)
+    return lifted.reshape(fan_in * tables, k_out * columns)
 
 
 # W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that size.
@@ -117,18 +130,94 @@ def product(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _conditioned(fan_out: int, orthogonal: bool, precision: str, x: Array, key: Array) -> Array:
-    return _conditioned_forward(fan_out, orthogonal, precision, x, key)[0]
+    return _forward(fan_out, orthogonal, precision, factored(x)[1], x, key)
+
+
+def _forward(fan_out, orthogonal, precision, r, x, key):
+    a = _seen(fan_out, orthogonal, x, key)
+    if orthogonal:
+        # A is a frame already; its own triangle need not be divided out in a pass of its own.
+        r = jax.scipy.linalg.solve_triangular(factored(a)[1], r)
+        r = r * jnp.sqrt(jnp.asarray(len(a), x.dtype))
+    # Transposed: long rows are faster to multiply than long columns.
+    return jnp.matmul(r.T, a.T[:, :fan_out], precision=precision).T
+
+
+def _seen(fan_out: int, orthogonal: bool, x: Array, key: Array) -> Array:
+    """Gaussian columns: A, or what Gram and Schmidt make into A/√size."""
+    rows = max(fan_out, len(x)) if orthogonal else fan_out
+    return normal(jax.random.fold_in(key, 0), (min(x.shape), rows), x.dtype).T
+
+
+def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
+    """Q and R of X = Q R, R upper triangular with a diagonal >= 0, from scalar products alone.
+
+    Where a column is nearly parallel to those before it, all are multiplied by the inverse of a
+    shifted Cholesky factor until none is. A column of zeros is one of Q and of R.
+
+    Accuracy
+    --------
+    That of R is rounding relative to the length of each column, as from Householder
+    reflections; that of QᵀQ is some ten times rounding.
+
+    References
+    ----------
+    Fukaya et al. 2020, algorithm 4.1 (shifted Cholesky QR).
+    """
+    if x.shape[1] > x.shape[0]:
+        q, r = jnp.linalg.qr(x)
+        signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(x.dtype)
+        return q * signs[None], r * signs[:, None]
+    columns, info = x.shape[1], jnp.finfo(x.dtype)
+    dot = functools.partial(jnp.matmul, precision="highest")
+    unit = jnp.eye(columns, dtype=x.dtype)
+    least, most = (jnp.sqrt(jnp.asarray(end, x.dtype)) for end in (info.tiny, info.max))
+
+    def measured(x):
+        """Lengths of the columns, and Cholesky's factors of their correlations: without and with
+        a shift."""
+        gram = dot(x.T, x)
+        length = jnp.sqrt(jnp.diagonal(gram))
+        # Squares that over- or underflow, or a column of zeros.
+        usable = (length > least) & (length < most)
+        length = jnp.where(usable, length, 1)
+        both = usable[:, None] & usable[None]
+        correlation = jnp.where(both, gram / (length[:, None] * length[None]), unit)
+        shift = 100 * columns * jnp.asarray(info.eps, x.dtype)
+        factor = jnp.linalg.cholesky(jnp.stack([correlation, correlation + shift * unit]))
+        return length, jnp.swapaxes(factor, 1, 2), usable
+
+    def poor(state):
+        _, _, (_, factor, usable), empty, turn = state
+        # The diagonal holds the sines; it is NaN where rounding has made a square negative.
+        far = jnp.all(jnp.diagonal(factor[0]) > _WELL)
+        return ~(far & jnp.all(usable | empty)) & (turn < 8)
+
+    def improve(state):
+        x, r, (length, factor, usable), _, turn = state
+        largest = jnp.max(jnp.abs(x), axis=0)
+        empty = largest == 0
+        length = jnp.where(usable, length, jnp.where(empty, 1, largest))
+        step = jnp.where(jnp.all(usable | empty), factor[1], unit)
+        inverse = jax.scipy.linalg.solve_triangular(step, unit) / length[:, None]
+        r = dot(step * jnp.where(empty, 0, length)[None], r)
+        x = dot(inverse.T, x.T).T
+        return x, r, measured(x), empty, turn + 1
+
+    start = (x, unit, measured(x), jnp.zeros(columns, bool), 0)
+    x, r, (length, factor, _), _, _ = jax.lax.while_loop(poor, improve, start)
+    last = jnp.where(jnp.all(jnp.isfinite(factor[0])), factor[0], factor[1])
+    inverse = jax.scipy.linalg.solve_triangular(last, unit) / length[:, None]
+    return dot(inverse.T, x.T).T, dot(last * length[None], r)
 
 
 def _conditioned_forward(fan_out, orthogonal, precision, x, key):
-    q, r = jnp.linalg.qr(x)
-    known = jax.random.fold_in(key, 0)
+    q, r = factored(x)
+    out = _forward(fan_out, orthogonal, precision, r, x, key)
+    a = _seen(fan_out, orthogonal, x, key)
     if orthogonal:
-        size = max(fan_out, x.shape[0])
-        a = _haar_frame(known, size, q.shape[1], x.dtype) * jnp.sqrt(jnp.asarray(size, x.dtype))
-    else:
-        a = jax.random.normal(known, (fan_out, q.shape[1]), x.dtype)
-    return jnp.matmul(a[:fan_out], r, precision=precision), (q, a, key)
+        a = _orthonormal(a) * jnp.sqrt(jnp.asarray(len(a), x.dtype))
+    return out, (q, a, key)
 
 
 def _conditioned_reverse(fan_out, orthogonal, precision, known, g):
@@ -153,12 +242,12 @@ def _conditioned_reverse(fan_out, orthogonal, precision, known, g):
                 f"explicit orthogonal weights; got {size}"
             )
         rest = g - dot(a, dot(a.T, g)) / size
-        frame = outside(jax.random.normal(unseen, (size, g.shape[1]), g.dtype))
+        frame = outside(normal(unseen, (size, g.shape[1]), g.dtype))
         frame = _orthonormal(frame) * jnp.sqrt(jnp.asarray(size, g.dtype))
         back = back + dot(frame, jnp.linalg.qr(rest, mode="r"))
     else:
         r = jnp.linalg.qr(g, mode="r")
-        back = back + outside(dot(jax.random.normal(unseen, (fan_in, len(r)), g.dtype), r))
+        back = back + outside(dot(normal(unseen, (fan_in, len(r)), g.dtype), r))
     return back[:fan_in], None
 
 

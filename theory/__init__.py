@@ -21,6 +21,7 @@ from theory._architecture import (
     Part,
     Pointwise,
     Reading,
+    Recurrent,
     Repeat,
     Residual,
     Stacked,
@@ -30,6 +31,7 @@ from theory._architecture import (
     feedforward,
     interpret,
     layer,
+    recurrent,
     repeat,
 )
 from theory._describe import describe
@@ -76,6 +78,7 @@ from theory._spectrum import (
     singular_value_quantiles,
     spectrum_summary,
 )
+from theory._stationary import StationaryState, stationary_state
 from theory._status import Estimate, Status
 from theory._symmetry import (
     Sectors,
@@ -86,6 +89,7 @@ from theory._symmetry import (
     sectors,
     symmetry,
 )
+from theory._two_times import autocorrelation, step_growth
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -112,6 +116,7 @@ __all__ = [
     "Prediction",
     "Radial",
     "Reading",
+    "Recurrent",
     "Repeat",
     "Residual",
     "Sectors",
@@ -120,6 +125,7 @@ __all__ = [
     "SpectrumMoments",
     "Stability",
     "Stacked",
+    "StationaryState",
     "Status",
     "Symmetry",
     "SymmetryPhase",
@@ -127,6 +133,7 @@ __all__ = [
     "activation",
     "affine",
     "along_depth",
+    "autocorrelation",
     "componentwise",
     "correlation",
     "critical_line",
@@ -157,6 +164,7 @@ __all__ = [
     "predict",
     "propagate",
     "radial",
+    "recurrent",
     "repeat",
     "sector_diagram",
     "sectors",
@@ -165,5 +173,7 @@ __all__ = [
     "singular_value_quantiles",
     "spectrum_edges",
     "spectrum_summary",
+    "stationary_state",
+    "step_growth",
     "symmetry",
 ]

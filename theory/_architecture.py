@@ -208,14 +208,7 @@ class Residual(eqx.Module):
     branch: "Part"
 
     def __check_init__(self):
-        last = self.branch
-        while isinstance(last, Chain | Repeat):
-            last = last.parts[-1] if isinstance(last, Chain) else last.body
-        if not isinstance(last, Affine):
-            raise TypeError(
-                "`branch`: a residual branch must end in an Affine, whose fresh weights make "
-                f"it independent of the skip connection; got {type(last).__name__} at its end"
-            )
+        _check_end(self.branch, "branch", "a residual branch", "the skip connection")
 
 
 class Repeat(eqx.Module):
@@ -238,7 +231,45 @@ class Repeat(eqx.Module):
                 )
 
 
-Part: TypeAlias = Affine | Pointwise | Normalise | Chain | Residual | Repeat
+class Recurrent(eqx.Module):
+    """z_1 = u_1 and z_t = u_t + body(z_{t−1}) for t = 2 … `steps`, with one body for all steps.
+
+    Every `Affine` of the body draws its weights and its biases once: they are shared over time.
+
+    Convention: the axis over inputs holds whole sequences, one after the other, each of `steps`
+    inputs. What comes in are the drives u_t, what goes out the states z_t, so that the parts
+    before and behind act on every step with the same weights, as they do on every input. The
+    body must end in an `Affine`: its weights are independent of the drives.
+    """
+
+    body: "Part"
+    steps: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_count("steps", self.steps)
+        _check_end(self.body, "body", "a recurrent body", "the drives")
+
+
+def check_sequences(inputs: int, steps: int) -> int:
+    """How many whole sequences that many inputs are, or a `ValueError`."""
+    if inputs % steps or not inputs:
+        raise ValueError(
+            f"`inputs`: must be sequences of {steps} steps, one after the other; got {inputs}"
+        )
+    return inputs // steps
+
+
+def _check_end(last: "Part", field: str, what: str, other: str) -> None:
+    while isinstance(last, Chain | Repeat):
+        last = last.parts[-1] if isinstance(last, Chain) else last.body
+    if not isinstance(last, Affine):
+        raise TypeError(
+            f"`{field}`: {what} must end in an Affine, whose fresh weights make it independent "
+            f"of {other}; got {type(last).__name__} at its end"
+        )
+
+
+Part: TypeAlias = Affine | Pointwise | Normalise | Chain | Residual | Repeat | Recurrent
 
 
 def affine(
@@ -337,6 +368,46 @@ def feedforward(
     return Chain((first, repeat(body, depth)))
 
 
+def recurrent(
+    activation: Activation,
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    steps: int,
+    input_variance: Any = 1.0,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    algebra: Algebra = "real",
+) -> Chain:
+    """The canonical recurrent network: z_1 = U x_1 and z_t = W φ(z_{t−1}) + b + U x_t.
+
+    W, U and b are drawn once and shared over time: the biases are a constant drive. Noise that
+    is fresh at every step is an input. Inputs are sequences of `steps`, one after the other.
+
+    Parameters
+    ----------
+    activation, weight_variance, bias_variance, weights, components, algebra
+        φ, σ_w² and σ_b² of W and b, as in `layer`.
+    steps
+        How many states, z_1 … z_T.
+    input_variance
+        σ_u² of the read-in U, Gaussian: E u² is σ_u² times the length of the input.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `layer`, and if `steps` is below 1.
+
+    References
+    ----------
+    Sompolinsky, Crisanti and Sommers 1988; in discrete time Molgedey, Schuchhardt and
+    Schuster 1992, eqs. 1-2.
+    """
+    how: dict[str, Any] = {"components": components, "algebra": algebra}
+    body = layer(activation, weight_variance, bias_variance, weights=weights, **how)
+    return Chain((affine(input_variance, **how), Recurrent(body, steps)))
+
+
 State = TypeVar("State")
 
 
@@ -351,7 +422,7 @@ class Reading(eqx.Module, Generic[State]):
 
     Every method that acts returns (state, note). A note is a pytree, or None; the notes of
     the whole network mirror its description (`Chain`: a tuple, `Residual`: the pair of the
-    branch's notes and the sum's, `Repeat`: `Stacked`).
+    branch's notes and the sum's, `Repeat`: `Stacked`, `Recurrent`: one note for all steps).
     """
 
     @abc.abstractmethod
@@ -369,6 +440,15 @@ class Reading(eqx.Module, Generic[State]):
     @abc.abstractmethod
     def add(self, skip: State, branch: State) -> tuple[State, Any]:
         """h + branch(h), where the branch ends in a fresh `Affine`."""
+
+    @abc.abstractmethod
+    def through_time(self, turn: Callable, state: State, steps: int) -> tuple[State, Any]:
+        """All steps of a `Recurrent`: from the drives of every step to the states of every step.
+
+        ``turn(reading, state, drive)`` interprets the body once and adds: it gives back the
+        state of the next step and the notes, as those of a residual branch. A structural
+        reading, which sees no steps, takes one turn.
+        """
 
     def child(self, index: int) -> "Reading[State]":
         """The reading for the part at place `index` of a chain."""
@@ -435,8 +515,38 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
 
             state, notes = reading.loop(turn, state, per_layer, depth)
             return state, Stacked(notes)
+        case Recurrent(body=body, steps=steps):
+
+            def advance(step, previous, drive):
+                after, notes = interpret(body, step.inside_branch(), previous)
+                _check_same_kind("the body of a Recurrent", previous, after)
+                state, note = step.add(drive, after)
+                return state, (notes, note)
+
+            return reading.through_time(advance, state, steps)
         case _:
             assert_never(part)
+
+
+def time_steps(part: Part) -> int:
+    """The steps of the recurrent parts of a network; 1 where it has none.
+
+    Raises
+    ------
+    ValueError
+        If recurrent parts disagree.
+    """
+    found: set[int] = set()
+
+    def note(node):
+        if isinstance(node, Recurrent):
+            found.add(node.steps)
+        return False
+
+    jax.tree.flatten(part, is_leaf=note)
+    if len(found) > 1:
+        raise ValueError(f"`network`: recurrent parts must have one number of steps; got {found}")
+    return found.pop() if found else 1
 
 
 def components(part: Part) -> int:

@@ -174,6 +174,12 @@ class _Factors(Reading[Any]):
             "matrices; a Residual adds matrices, which is not predicted"
         )
 
+    def through_time(self, turn: Any, state: Any, steps: int):
+        raise TypeError(
+            "`network`: the Jacobian spectrum is that of a chain of layers, a product of free "
+            "matrices; those of a Recurrent are one and the same, which is not predicted"
+        )
+
     def boundary(self, state: PreActivation | PostActivation):
         return MeanField().boundary(state)
 

@@ -17,6 +17,7 @@ from theory._architecture import (
     Reading,
     along_depth,
     interpret,
+    time_steps,
 )
 from theory._expectation import pair_moments, single_moments, slope_rate
 from theory._moments import (
@@ -30,6 +31,7 @@ from theory._moments import (
 )
 from theory._normalised import normalised_moments
 from theory._radial_field import radial_field
+from theory._two_times import first_input_alone, states_of_all_times
 
 
 class MeanField(Reading[Any]):
@@ -124,6 +126,15 @@ class MeanField(Reading[Any]):
         return self._noted(
             PreActivation(total(skip.value, branch.value), total(skip.error, branch.error))
         )
+
+    def through_time(self, turn, state: PreActivation | PostActivation, steps: int):
+        if not isinstance(state, PreActivation):
+            raise TypeError(
+                "a Recurrent must be driven by Gaussian moments, behind an Affine; here it is by "
+                f"{type(state).__name__} moments"
+            )
+        advance = lambda previous, drive: turn(self, previous, drive)[0]
+        return self._noted(states_of_all_times(advance, self.boundary, state, steps))
 
     def boundary(self, state: PreActivation | PostActivation):
         if self.in_branch:
@@ -276,7 +287,9 @@ def propagate(
     network
         The description.
     inputs
-        The inputs themselves, or moments over their units (`given_moments`).
+        The inputs themselves, or moments over their units (`given_moments`). For a network
+        with a `Recurrent` they are sequences, one after the other, and tangents start at the
+        first step of each.
     order
         Nodes per panel of the quadrature; 64 reaches 1e-10 for lengths up to 1e6.
 
@@ -284,7 +297,7 @@ def propagate(
     -------
     PreActivation
         `value` and `error`, each a `Moments` with a leading axis over depth: one entry
-        behind every `Affine` and every residual sum, pre-activations all.
+        behind every `Affine`, residual sum and `Recurrent`, pre-activations all.
 
     Raises
     ------
@@ -309,5 +322,9 @@ def propagate(
     else:
         check_signals("inputs", inputs)
         state = input_state(inputs)
+    steps = time_steps(network)
+    if steps > 1:
+        value = first_input_alone(state.value, steps)
+        state = eqx.tree_at(lambda s: s.value, state, value)
     _, notes = interpret(network, MeanField(order), state)
     return along_depth(notes)

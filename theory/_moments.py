@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -71,11 +72,16 @@ def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
         Shape [inputs, width, components].
     """
     n, _, k = signals.shape
-    difference = signals[:, None] - signals[None]
-    separation = jnp.einsum("abui,abuj->abij", difference, difference, precision="highest")
+    # Only pairs: in wide layers every difference is a pass over memory.
+    rows, columns = np.triu_indices(n, 1)
+    difference = signals[rows] - signals[columns]
+    square = jnp.einsum("pui,puj->pij", difference, difference, precision="highest")
+    square = square / (2 * signals.shape[1])
+    separation = jnp.zeros((n, n, k, k), signals.dtype)
+    separation = separation.at[rows, columns].set(square).at[columns, rows].set(square)
     return Moments(
         covariance=gram_matrix(signals),
-        separation=separation / (2 * signals.shape[1]),
+        separation=separation,
         tangent=_isotropic(n, k, signals.dtype),
         log_gain=jnp.zeros(n, signals.dtype),
     )

@@ -89,6 +89,9 @@ class _Allowed(Reading[Any]):
     def add(self, skip, branch):
         return branch, None
 
+    def through_time(self, turn, state, steps):
+        return turn(self, state, state)[0], None
+
 
 def depth_scale(multiplier: Estimate, marginal: Any, tolerance: float) -> Estimate:
     """−1/log|m|, infinite where m is 1."""

@@ -122,6 +122,9 @@ class _Seen(Reading[_Found]):
     def add(self, skip: _Found, branch: _Found):
         return branch, None
 
+    def through_time(self, turn, state: _Found, steps: int):
+        return turn(self, state, state)[0], None
+
     def loop(self, turn, state, layers, depth):
         return turn(state, layers)[0], None
 
@@ -186,6 +189,9 @@ class _Biased(Reading[Any]):
 
     def add(self, skip, branch):
         return branch, None
+
+    def through_time(self, turn, state, steps):
+        return turn(self, state, state)[0], None
 
 
 def symmetry_phase_of(body: Part, length: Estimate, allowed: Bool[Array, ""]) -> Int[Array, ""]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from sigprop._weights import draw_weights
 from theory import Affine, Normalise, Part, Pointwise, Reading, WeightLaw, interpret
-from theory._architecture import check_count
+from theory._architecture import check_count, check_sequences
 
 
 class Parameters(eqx.Module):
@@ -48,6 +48,9 @@ class _Drawing(Reading[Array]):
 
     def add(self, skip: Array, branch: Array):
         return skip, None
+
+    def through_time(self, turn, state: Array, steps: int):
+        return turn(self, state, state)
 
     def child(self, index: int) -> "_Drawing":
         return _Drawing(jax.random.fold_in(self.key, index), self.width)
@@ -108,6 +111,18 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
     def add(self, skip: Array, branch: Array):
         return skip + branch, skip + branch if self.keep else None
+
+    def through_time(self, turn, state: Array, steps: int):
+        n = check_sequences(len(state), steps)
+        drives = jnp.swapaxes(state.reshape(n, steps, *state.shape[1:]), 0, 1)
+
+        def advance(previous, drive):
+            after, _ = turn(self, previous, drive)
+            return after, after
+
+        _, later = jax.lax.scan(advance, drives[0], drives[1:])
+        states = jnp.swapaxes(jnp.concatenate([drives[:1], later]), 0, 1).reshape(state.shape)
+        return states, states if self.keep else None
 
     def child(self, index: int) -> "HeldNetwork":
         return self._at(self.parameters[index], self.probes)
