@@ -102,6 +102,8 @@ class Comparison(NamedTuple):
     tests: int
     widths: tuple[int, ...]
     replicas: tuple[int, ...]
+    explicit_weights: tuple[bool, ...] = ()
+    """For each width, whether weight matrices were drawn."""
 
     @property
     def largest_z(self) -> float:
@@ -295,7 +297,7 @@ def compare(
     replicas: Sequence[int] | int = 200,
     seed: int = 0,
     gradients: bool = True,
-    explicit_weights: bool = True,
+    explicit_weights: bool | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
     """Simulate a description at several widths and hold the result against theory.
@@ -316,7 +318,8 @@ def compare(
     gradients
         Also compare the growth of gradients.
     explicit_weights
-        See `sample_ensemble`; without, many more networks can be afforded.
+        See `sample_ensemble`; without, many more networks can be afforded. The choice is made
+        for each width; `Comparison.explicit_weights` says which.
     progress
         Called with (what, done, in all).
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from sigprop._jacobian import JacobianSample, sample_jacobian
 from sigprop._network import Sample, cast, outer_depth, sample_network
+from sigprop._weights import draws_matrices
 from theory import Part
 from theory._architecture import check_count
 from theory._moments import check_signals
@@ -32,6 +33,8 @@ class Ensemble(eqx.Module):
     """Leading axis over replicas."""
     width: int
     seed: int
+    explicit_weights: bool = True
+    """Whether weight matrices were drawn."""
 
     @property
     def replicas(self) -> int:
@@ -101,7 +104,7 @@ def sample_ensemble(
     replicas: int,
     seed: int = 0,
     gradients: bool = False,
-    explicit_weights: bool = True,
+    explicit_weights: bool | None = None,
     block: int | None = None,
     precision: str = "highest",
     progress: Progress | None = None,
@@ -123,7 +126,8 @@ def sample_ensemble(
         Also measure how gradients grow from layer to layer; about three times the cost.
     explicit_weights
         Draw every weight, or only what the weights do to the signals: the same law, at a
-        cost that grows like the width and not like its square (see `sample_network`).
+        cost that grows like the width and not like its square (see `sample_network`). By
+        default the cheaper way from 1025 units on; `Ensemble.explicit_weights` says which.
     block
         Networks per compiled call. It changes no bit of the result.
     progress
@@ -152,6 +156,8 @@ def sample_ensemble(
     if not np.all(np.isfinite(inputs)):
         raise ValueError("`inputs`: must be finite; got an infinite or undefined entry")
     network = cast(network, inputs.dtype)
+    columns = 2 * len(inputs) * inputs.shape[-1]
+    explicit_weights = draws_matrices(explicit_weights, width, columns)
     how = (width, gradients, explicit_weights, precision)
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
@@ -161,7 +167,7 @@ def sample_ensemble(
         block or _default_block(replicas, entries * max(turns, 1)),
         progress,
     )
-    return Ensemble(samples, width, seed)
+    return Ensemble(samples, width, seed, explicit_weights)
 
 
 def sample_jacobians(

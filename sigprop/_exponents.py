@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from sigprop._network import FiniteNetwork, Signals, cast
 from sigprop._shared import Blank
+from sigprop._weights import draws_matrices
 from theory import (
     Affine,
     Normalise,
@@ -153,7 +154,7 @@ def sample_exponents(
     width: int,
     count: int,
     discard: int | None = None,
-    explicit_weights: bool = True,
+    explicit_weights: bool | None = None,
     precision: str = "highest",
 ) -> Exponents:
     """Draw one network and follow a frame of `count` tangents through its depth.
@@ -176,7 +177,7 @@ def sample_exponents(
         them by default.
     explicit_weights
         As in `sample_network`; without them the law is the same at a cost of
-        width · (count + generators)².
+        width · (count + generators)², times steps² for a `Recurrent`.
 
     Convention
     ----------
@@ -208,11 +209,12 @@ def sample_exponents(
         raise ValueError(
             f"`count`: must be at most width_in · k less the generators, {room}; got {count}"
         )
+    columns = count + len(a)
+    explicit_weights = draws_matrices(explicit_weights, width, (1 + columns) * k * steps)
     weights_key, frame_key = (jax.random.fold_in(key, i) for i in range(2))
     generic = jax.random.normal(frame_key, (1, width_in, k, count), x.dtype)
     tangents = jnp.concatenate([generic, _turned(a, x)], axis=-1)
     signals = Signals(x, tangents, jnp.zeros(1, x.dtype))
-    columns = count + len(a)
     start = _Frame(signals, jnp.zeros(columns, x.dtype), jnp.eye(len(a), dtype=x.dtype))
     start = orthonormalised(start)
     start = eqx.tree_at(lambda s: s.log_stretch, start, jnp.zeros_like(start.log_stretch))

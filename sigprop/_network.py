@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from sigprop._random import normal
 from sigprop._shared import Blank, shared_product, turn_round
-from sigprop._weights import product
+from sigprop._weights import draws_matrices, product
 from theory import (
     Affine,
     Moments,
@@ -260,7 +260,7 @@ def sample_network(
     *,
     width: int,
     gradients: bool = False,
-    explicit_weights: bool = True,
+    explicit_weights: bool | None = None,
     precision: str = "highest",
 ) -> Sample:
     """Draw one finite network and measure its moments in every layer.
@@ -278,8 +278,9 @@ def sample_network(
     gradients
         Also propagate a random loss gradient back through the layers.
     explicit_weights
-        Draw every weight. Otherwise only what the weights do to the signals is drawn, which
-        has exactly the same law: a layer of N units then costs N · n² for n inputs, not N².
+        True to draw every weight, False to draw only what the weights do to the signals,
+        which has exactly the same law: a layer of N units then costs N · n² for n inputs, not
+        N². By default matrices are drawn up to 1024 units, and beyond where it is cheaper.
     precision
         Of the matrix products ("highest": no reduced-precision passes on any device).
 
@@ -299,6 +300,7 @@ def sample_network(
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
     steps = time_steps(network)
     check_sequences(n, steps)
+    explicit_weights = draws_matrices(explicit_weights, width, 2 * n * inputs.shape[2])
     # Of a sequence the first input alone is perturbed.
     first = (jnp.arange(n) % steps == 0).astype(inputs.dtype)[:, None, None, None]
     tangent = _orthogonal_tangent(inputs[::steps], tangent_key)[None, ..., None]
@@ -332,8 +334,8 @@ def sample_network(
 class DrawnNetwork(eqx.Module):
     """One drawn network as a function of its inputs, for `jax.jvp` and the like.
 
-    The same `key` and `width` give the network that `sample_network` measures. Its weights
-    are drawn again in every call, in the dtype of the inputs.
+    The same `key` and `width` give the network that `sample_network` measures with explicit
+    weights. They are drawn again in every call, in the dtype of the inputs.
     """
 
     network: Part

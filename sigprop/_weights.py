@@ -15,6 +15,23 @@ _WELL = 0.1
 give the triangular factor."""
 
 
+LARGEST_MATRIX = 2**20
+"""Entries up to which the weights of a layer are drawn where nothing else is asked for."""
+
+
+def draws_matrices(asked: bool | None, width: int, columns: int) -> bool:
+    """Whether weights are drawn: what was asked for, or else the cheaper way.
+
+    Up to 1024 units a matrix is cheap, and it is drawn. Beyond, it is not if the `columns` that
+    meet it in all are a quarter of the width or less, or its own numbers would fill gigabytes.
+    """
+    if asked is not None:
+        return asked
+    if width**2 <= LARGEST_MATRIX:
+        return True
+    return 4 * columns > width and width**2 <= 2**8 * LARGEST_MATRIX
+
+
 def draw_weights(
     law: WeightLaw, key: Key[Array, ""], fan_out: int, fan_in: int, dtype: Any
 ) -> Float[Array, "fan_out fan_in tables"]:
