@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from sigprop._random import normal
 from sigprop._weights import draw_weights, lift
-from theory import Affine, Pointwise, Reading, WeightLaw
+from theory import Affine, Normalise, Pointwise, Reading, WeightLaw
 
 
 class HeldWeights(eqx.Module):
@@ -222,6 +222,9 @@ class Blank(Reading[Array]):
         q, a = (jnp.zeros((columns, size), dtype) for size in (size_in, size_out))
         z, p = (q, a) if self.gradients else (None, None)
         return after, Products(q, a, z, p, jnp.zeros((), int), key, bias)
+
+    def normalise(self, node: Normalise, state: Array):
+        return state, None
 
     def pointwise(self, node: Pointwise, state: Array):
         return state, None

@@ -71,7 +71,13 @@ class _Describe(Reading[_Told]):
 
     def add(self, skip: _Told, branch: _Told):
         pairs = zip(*(vars(told).values() for told in (skip, branch)), strict=True)
-        return _Told(*(f"{a} + {b}" if b != "0" else a for a, b in pairs)), None
+        return _Told(*(" + ".join(x for x in p if x != "0") or "0" for p in pairs)), None
+
+    def through_time(self, turn: Callable, state: _Told, steps: int):
+        start = [] if state == _NAMED else self.equations("u", "p", state)[:2]
+        after, (notes, _) = turn(self, _NAMED, _Told("u", "p", "0"))
+        body = [*_lines(notes), *self.equations("z'", "q'", after)]
+        return _NAMED, [*start, f"{steps} steps with the same W:", *map(_indent, body)]
 
     def loop(self, turn: Callable, state: _Told, layers: Any, depth: int):
         told = []

@@ -59,6 +59,17 @@ def test_units_of_several_components_share_their_length():
     assert told[-1].startswith("W: quaternion Gaussian weights between units of 4 real components")
 
 
+def test_a_recurrent_network_is_its_drive_and_one_step():
+    assert lines(theory.recurrent(TANH, 1.5, 0.05, steps=9, input_variance=0.3))[:-1] == [
+        "u = W x",
+        "p = 0.3 |x|²/N",
+        "9 steps with the same W:",
+        "  z' = u + W tanh(z) + b",
+        "  q' = p + 1.5 E tanh(√q ζ)² + 0.05",
+        "  χ = 1.5 E tanh'(√q ζ)²",
+    ]
+
+
 def test_layer_norm_takes_out_the_mean_that_there_is():
     gelu = Pointwise(theory.activation("gelu"))
     after = Chain((gelu, Normalise("layer", 0.0), theory.affine(1.5)))
