@@ -20,7 +20,7 @@ _COPIES = 4
 _NUDGE = 8.0
 """Their difference, in units of eps: about what the layers of a deep network round."""
 _SAFETY = 6.0
-_FLOOR = 64.0
+_FLOOR = 16.0
 """Claims are at least this many eps."""
 
 
