@@ -1,5 +1,6 @@
 """Many independent finite networks of one description."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from threadpoolctl import threadpool_limits
 
 from sigprop._jacobian import JacobianSample, sample_jacobian
 from sigprop._network import Sample, cast, outer_depth, sample_network
@@ -70,8 +72,9 @@ def _jacobian_block(network, inputs, key, indices, width, precision):
 def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress | None) -> Any:
     """Run `block_fn(indices)` over all replicas and join the results.
 
-    Blocks have one shape, so that one compilation serves all. On a CPU, two blocks run at a
-    time: one network keeps only one core busy. The result does not depend on either.
+    Blocks have one shape, so that one compilation serves all. On a CPU, a block runs on every
+    core: one network keeps only one core busy. LAPACK, whose own threads would wait for each
+    other, is held to one thread meanwhile. The result depends on none of this.
     """
     block = min(block, replicas)
     starts = range(0, replicas, block)
@@ -81,8 +84,8 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
     def run(start):
         return jax.tree.map(np.asarray, block_fn(jnp.arange(start, start + block)))
 
-    workers = 1 if jax.default_backend() != "cpu" else 2
-    with ThreadPoolExecutor(workers) as pool:
+    workers = 1 if jax.default_backend() != "cpu" else _cores()
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         for start, piece in zip(starts, pool.map(run, starts), strict=True):
             pieces.append(piece)
             done = min(start + block, replicas)
@@ -91,9 +94,15 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
     return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[:replicas]), *pieces)
 
 
+def _cores() -> int:
+    """How many this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def _default_block(replicas: int, entries: int) -> int:
     """Replicas per compiled call: about a second of work, so that progress can be shown."""
-    return max(1, min(-(-replicas // 2), int(1e8 / entries) or 1))
+    return max(1, min(-(-replicas // _cores()), int(1e8 / entries) or 1))
 
 
 def sample_ensemble(

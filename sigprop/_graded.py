@@ -6,7 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
+from threadpoolctl import threadpool_limits
 
 from theory import Status
 
@@ -178,8 +180,26 @@ def product_log_singular_values(
     `error` is measured, not bounded: the rounding of every layer is sampled, carried along to
     first order through all that follows, and multiplied by 64. The factors count as exact.
     A direction that a factor maps to less than rounding leaves of it counts as mapped to zero.
+
+    Raises
+    ------
+    ValueError
+        If there is no factor or the factors are not square.
     """
-    return _product_spectrum(factors, jnp.asarray(tolerance, factors.dtype))
+    factors = jnp.asarray(factors)
+    shape = factors.shape
+    if len(shape) != 3 or 0 in shape or shape[1] != shape[2]:
+        raise ValueError(
+            f"`factors`: must be at least one square matrix, shape [layers, n, n]; got {shape}"
+        )
+    if not jnp.issubdtype(factors.dtype, jnp.floating):
+        raise ValueError(f"`factors`: must be real floating-point numbers; got {factors.dtype}")
+    limit = jnp.asarray(tolerance, factors.dtype)
+    if isinstance(factors, Tracer) or jax.default_backend() != "cpu":
+        return _product_spectrum(factors, limit)
+    # Threads of LAPACK wait for each other by spinning: on a busy machine that is 30 times slower.
+    with threadpool_limits(1, user_api="blas"):
+        return jax.block_until_ready(_product_spectrum(factors, limit))
 
 
 @eqx.filter_jit

@@ -70,6 +70,7 @@ from theory._phase import (
     half_stable_points,
     predict,
 )
+from theory._residual_moments import residual_moments
 from theory._spectrum import (
     Distribution,
     Spectrum,
@@ -166,6 +167,7 @@ __all__ = [
     "radial",
     "recurrent",
     "repeat",
+    "residual_moments",
     "sector_diagram",
     "sectors",
     "signal_moments",

@@ -8,7 +8,9 @@ value, s = E d/(d − w_l), with ω_l = log w_l. The S-transforms multiply, so
 where c = Σ c_l counts the nonlinearities, g the Gaussian weight matrices, and log σ² sums the
 log variances. For arg λ in (0, π) all of ω_l and ν have imaginary parts in (0, π), and no other
 solution has: the w_l are the subordination functions of the free product, fixed points of
-analytic maps of the half-plane into itself. On λ < 0 all is real and monotone.
+analytic maps of the half-plane into itself. On λ < 0 all is real and monotone. For a layer with
+a skip connection (see `theory._skip`) w_l is replaced by λ_l of the layer, which depends on two
+more such functions, those of a free sum.
 
 References: Voiculescu (1987); Belinschi and Bercovici (2007), A new approach to subordination
 results in free probability, theorems 3.2 and 3.3.
@@ -16,6 +18,7 @@ results in free probability, theorems 3.2 and 3.3.
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,6 +28,7 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from theory._jacobian import JacobianFactors, SlopeLaw
 from theory._moment_integrals import epsilon
+from theory._skip import log_lambda_of_sum, log_square, share, softplus, summed
 
 _TABLE = 256
 """Points on the negative axis."""
@@ -43,6 +47,8 @@ class Branch(eqx.Module):
 
     omega: Complex[Array, "laws *points"]
     nu: Complex[Array, "*points"]
+    partner: Complex[Array, "laws *points"] | None
+    """log u of the layers with a skip connection; None if there are none."""
 
 
 class Look(eqx.Module):
@@ -124,7 +130,8 @@ def mean_angle(
     """E arg(1 − d/w) for every law."""
     u, v = jnp.cos(omega.imag), jnp.sin(omega.imag)
     terms = lambda ratio, probability: [probability * jnp.arctan2(v, u - ratio)]
-    return _over_nodes(law, omega, terms, 1)[0] - omega.imag
+    turns = jnp.where(omega.imag > math.pi, 2 * math.pi, 0.0)
+    return _over_nodes(law, omega, terms, 1)[0] + turns - omega.imag
 
 
 def as_complex(x: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
@@ -139,23 +146,15 @@ def _log(above: Array) -> Array:
     )
 
 
+def log_of_rest(seen: Look, omega: Complex[Array, "laws *points"]) -> Array:
+    """log(1 − s), also where w is in the lower half-plane and has an argument above π."""
+    above = omega.imag > math.pi
+    return jnp.where(above, _log(seen.rest), jnp.conj(_log(jnp.conj(seen.rest))))
+
+
 def nu_of(seen: Look) -> Complex[Array, "laws *points"]:
     """ν = log(A/B)."""
     return _log(seen.below) - jnp.conj(_log(jnp.conj(seen.rest)))
-
-
-def softplus(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
-    """log(1 + e^ν) = −log(1 − s)."""
-    positive = nu.real > 0
-    log = jnp.log1p(jnp.exp(jnp.where(positive, -nu, nu)))
-    return jnp.where(positive, nu + log, log)
-
-
-def share(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
-    """s = e^ν/(1 + e^ν)."""
-    positive = nu.real > 0
-    small = jnp.exp(jnp.where(positive, -nu, nu))
-    return jnp.where(positive, 1 / (1 + small), small / (1 + small))
 
 
 def _counted(factors: JacobianFactors, each: Complex[Array, "laws *points"]) -> Array:
@@ -169,35 +168,103 @@ def _numbers(factors: JacobianFactors) -> tuple[Array, Array, Array]:
     return tuple(map(as_complex, numbers))  # type: ignore
 
 
+def has_skip(law: SlopeLaw, points: Array) -> Bool[Array, "laws *ones"]:
+    """Which laws are those of layers with a skip connection; `law.branch` is not None."""
+    assert law.branch is not None
+    return wide(law.branch, points) >= 0
+
+
 def log_lambda(factors: JacobianFactors, at: Branch) -> Complex[Array, "*points"]:
     """log λ of solutions."""
     c, g, log_variance = _numbers(factors)
     turned = (c - 1) * (at.nu - 1j * math.pi)
-    return turned + _counted(factors, at.omega) - g * softplus(at.nu) + log_variance
+    places = at.omega
+    if at.partner is not None:
+        layers = log_lambda_of_sum(at.partner, at.nu[None])
+        places = jnp.where(has_skip(factors.law, places), layers, places)
+    return turned + _counted(factors, places) - g * softplus(at.nu) + log_variance
+
+
+class Response(NamedTuple):
+    """How the places of the laws change with ν: along solutions, and at first towards one."""
+
+    place: Complex[Array, "laws *points"]
+    """∂ log λ_l/∂ν; λ_l is w_l, or that of the layer where it has a skip connection."""
+    omega: Complex[Array, "laws *points"]
+    partner: Complex[Array, "laws *points"] | None
+    miss_place: Complex[Array, "laws *points"]
+    """The same changes that a step of Newton's method makes where ν stays."""
+    miss_omega: Complex[Array, "laws *points"]
+    miss_partner: Complex[Array, "laws *points"] | None
+
+
+def respond(law: SlopeLaw, at: Branch) -> Response:
+    """Newton's method for the places of all laws, given a change of ν."""
+    seen = look(law, at.omega)
+    nu = at.nu[None]
+    omega, miss = 1 / seen.rate, (nu - nu_of(seen)) / seen.rate
+    if at.partner is None:
+        return Response(omega, omega, None, miss, miss, None)
+    skip = has_skip(law, omega)
+    below, rest, one, other = summed(seen.below, seen.rest, at.partner)
+    more = as_complex(2 - wide(jnp.maximum(law.branch, 0.0), omega))  # type: ignore
+    log_rest = log_of_rest(seen, at.omega)
+    # Two equations: both squares of G agree, and so does ν.
+    first = more * log_rest - at.omega - log_square(at.partner)
+    second = _log(below) - jnp.conj(_log(jnp.conj(rest))) - nu
+    a, b = -more * seen.below * seen.rate - 1, 1 - 2 * one
+    change = below * rest
+    c, d = seen.below * seen.rest * seen.rate / change, -one * other / change
+    det = a * d - b * c
+    own, partner = -b / det, a / det
+    own_miss, partner_miss = (b * second - d * first) / det, (c * first - a * second) / det
+    # log λ_l = −2 softplus(ν) − log G², whose derivative by log u is −b.
+    place, place_miss = b * partner - 2 * share(nu), b * partner_miss
+    pick = lambda yes, no: jnp.where(skip, yes, no)
+    return Response(
+        pick(place, omega),
+        pick(own, omega),
+        pick(partner, 0.0),
+        pick(place_miss, miss),
+        pick(own_miss, miss),
+        pick(partner_miss, 0.0),
+    )
 
 
 def log_rate(
-    factors: JacobianFactors, nu: Complex[Array, "*points"], rate: Complex[Array, "laws *points"]
+    factors: JacobianFactors, nu: Complex[Array, "*points"], found: Response
 ) -> Complex[Array, "*points"]:
     """∂ log λ/∂ν along solutions."""
     c, g, _ = _numbers(factors)
-    return c - 1 + _counted(factors, 1 / rate) - g * share(nu)
+    return c - 1 + _counted(factors, found.place) - g * share(nu)
 
 
 def _step(factors: JacobianFactors, target: Array, at: Branch) -> Branch:
-    """One step of Newton's method for all of ω and ν, kept in the half-plane."""
-    seen = look(factors.law, at.omega)
-    miss = at.nu[None] - nu_of(seen)
-    wanted = target - log_lambda(factors, at) - _counted(factors, miss / seen.rate)
-    change = wanted / log_rate(factors, at.nu, seen.rate)
-    changes = (miss + change[None]) / seen.rate
-    largest = jnp.maximum(jnp.abs(change), jnp.max(jnp.abs(changes), axis=0))
+    """One step of Newton's method for all places and ν, kept in the half-plane."""
+    found = respond(factors.law, at)
+    wanted = target - log_lambda(factors, at) - _counted(factors, found.miss_place)
+    change = wanted / log_rate(factors, at.nu, found)
+    omega = found.miss_omega + change[None] * found.omega
+    partner = None
+    largest = jnp.maximum(jnp.abs(change), jnp.max(jnp.abs(omega), axis=0))
+    if at.partner is not None:
+        partner = found.miss_partner + change[None] * found.partner  # type: ignore
+        largest = jnp.maximum(largest, jnp.max(jnp.abs(partner), axis=0))
     damping = as_complex(jnp.where(largest > 1, 1 / largest, 1.0))
-    return Branch(_kept(at.omega + damping[None] * changes), _kept(at.nu + damping * change))
+    highest: Any = math.pi
+    if at.partner is not None:
+        partner = _kept(at.partner + damping[None] * partner, 2 * math.pi)  # type: ignore
+        # Squares of subordination functions of a sum, themselves in the half-plane.
+        highest = jnp.where(has_skip(factors.law, omega), 2 * math.pi, math.pi)
+    return Branch(
+        _kept(at.omega + damping[None] * omega, highest),
+        _kept(at.nu + damping * change, math.pi),
+        partner,
+    )
 
 
-def _kept(z: Array) -> Array:
-    return jax.lax.complex(z.real, jnp.clip(z.imag, 0.0, math.pi))
+def _kept(z: Array, highest: Any) -> Array:
+    return jax.lax.complex(z.real, jnp.clip(z.imag, 0.0, highest))
 
 
 def _turned(factors: JacobianFactors, at: Branch, log_size: Array, angles: np.ndarray) -> Branch:
@@ -225,28 +292,64 @@ def negative_axis(factors: JacobianFactors) -> Axis:
     # The law with the most mass at zero decides how far s goes.
     chosen = jnp.argmax(mass)
     low, high = log_range(law)
-    # With mass at zero, laws of the same mass cannot be told apart at smaller |w|.
-    start = low[chosen] - jnp.where(mass[chosen] > 0, 25.0, 40.0)
+    # With mass at zero, laws of the same mass cannot be told apart at smaller |w|, nor layers
+    # with a skip connection where the differences of which s is the sum are lost.
+    near = 40.0 if law.branch is None else 20.0
+    start = low[chosen] - jnp.where(mass[chosen] > 0, 25.0, near)
     fraction = jnp.linspace(0, 1, _TABLE, dtype=low.dtype)
     y = (start + fraction * (high[chosen] + 30 - start))[None]
     nu = _real_nu(jax.tree.map(lambda table: table[chosen][None], law), y)[0]
-    if mass.size > 1:
-        y = jnp.where((jnp.arange(mass.size) == chosen)[:, None], y, _negative_places(law, nu))
-    branch = Branch(_on_negative(y), as_complex(nu))
+    if law.branch is not None:
+        # Where s is not monotone in w, the table is one of ν.
+        nu = jnp.where(law.branch[chosen] < 0, nu, near - fraction * (near + 40))
+        branch = negative_solution(factors, nu)
+    else:
+        if mass.size > 1:
+            y = jnp.where((jnp.arange(mass.size) == chosen)[:, None], y, _negative_places(law, nu))
+        branch = Branch(_on_negative(y), as_complex(nu), None)
     # What rounding does not tell apart is made to increase.
     return Axis(jax.lax.cummax(log_lambda(factors, branch).real), branch)
 
 
 def negative_solution(factors: JacobianFactors, nu: Float[Array, "*points"]) -> Branch:
     """The solutions on the negative axis with these real ν."""
-    return Branch(_on_negative(_negative_places(factors.law, nu)), as_complex(nu))
+    law = factors.law
+    omega = _on_negative(_negative_places(law, nu))
+    if law.branch is None:
+        return Branch(omega, as_complex(nu), None)
+    one, _ = _negative_parts(law, omega, nu)
+    safe = jnp.where(has_skip(law, one), jnp.clip(one, 1e-300, 1 - 1e-16), 0.5)
+    return Branch(omega, as_complex(nu), _on_negative(jnp.log1p(-safe) - jnp.log(safe)))
+
+
+def _negative_parts(law: SlopeLaw, omega: Array, nu: Array) -> tuple[Array, Array]:
+    """−β = s − s_a and 1 + β where s_a is that of the law at ω < 0."""
+    s, rest = share(as_complex(nu)).real, share(as_complex(-nu)).real
+    below = look(law, omega).below.real
+    return s[None] - below, rest[None] + below
 
 
 def _negative_places(law: SlopeLaw, nu: Float[Array, "*points"]) -> Float[Array, "laws *points"]:
-    """log |w_l| on the negative axis."""
+    """log |w_l| on the negative axis.
+
+    With a skip connection: where β (1 + β) = G² for m_a = m − β. Of the two sides' ratio over
+    S_a, which rises with s_a, one falls and the other rises.
+    """
     start = jnp.zeros((law.square.shape[0], *nu.shape), nu.dtype)
     low, high = (wide(end, start) + start for end in log_range(law))
-    return bisect(lambda y: _real_nu(law, y) < nu[None], low - 120, high + 120)
+
+    def too_far(y):
+        plain = _real_nu(law, y) < nu[None]
+        if law.branch is None:
+            return plain
+        omega = _on_negative(y)
+        one, other = _negative_parts(law, omega, nu)
+        rest = look(law, omega).rest.real
+        more = 2 - wide(jnp.maximum(law.branch, 0.0), y)
+        above = (one > 0) & (one * other > jnp.exp(more * jnp.log(rest) - y))
+        return jnp.where(has_skip(law, y), above, plain)
+
+    return bisect(too_far, jnp.minimum(low, 0) - 120, jnp.maximum(high, 0) + 120)
 
 
 def _real_nu(law: SlopeLaw, y: Float[Array, "laws *points"]) -> Float[Array, "laws *points"]:
@@ -309,13 +412,21 @@ def solve_again(
 
 
 def _judged(factors: JacobianFactors, at: Branch, log_size: Array) -> Solution:
-    seen = look(factors.law, at.omega)
-    miss = jnp.abs((nu_of(seen) - at.nu[None]) / seen.rate)
+    found = respond(factors.law, at)
+    miss = jnp.abs(found.miss_place)
+    size = 1 + jnp.abs(at.nu)[None] + jnp.abs(at.omega)
+    if at.partner is not None:
+        miss = miss + jnp.where(has_skip(factors.law, miss), jnp.abs(found.miss_omega), 0.0)
+        size = size + jnp.abs(at.partner)
     weight = wide(factors.count, miss)
     rest = jnp.abs(log_lambda(factors, at) - as_complex(log_size))
     rest = rest + jnp.sum(weight * miss, axis=0)
-    size = jnp.sum(weight * (1 + jnp.abs(at.nu)[None] + jnp.abs(at.omega)), axis=0)
+    size = jnp.sum(weight * size, axis=0)
     size = size + jnp.abs(factors.log_variance) + factors.gaussian
     error = rest + 4 * epsilon(log_size) * size
-    rate = log_rate(factors, at.nu, seen.rate)
-    return Solution(at, rate, error, rest < 1e-6)
+    good = rest < 1e-6
+    if at.partner is not None:
+        places = log_lambda_of_sum(at.partner, at.nu[None]).imag
+        inside = (places > -1e-6) & (places < math.pi + 1e-6)
+        good = good & jnp.all(inside | ~has_skip(factors.law, places), axis=0)
+    return Solution(at, log_rate(factors, at.nu, found), error, good)

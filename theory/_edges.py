@@ -11,9 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from theory._branch import bisect, log_range, look
-from theory._jacobian import SAFETY, JacobianFactors, by_both
+from theory._branch import (
+    Branch,
+    Look,
+    as_complex,
+    bisect,
+    has_skip,
+    log_range,
+    look,
+    respond,
+)
+from theory._jacobian import SAFETY, JacobianFactors, SlopeLaw, by_both
 from theory._moment_integrals import epsilon
+from theory._skip import log_square, real_partner, summed
 from theory._status import Estimate, Status, as_estimate, replace_where
 
 
@@ -36,12 +46,25 @@ def has_gap(factors: JacobianFactors) -> Bool[Array, ""]:
     """Whether the spectrum keeps away from zero, but for an atom there.
 
     With mass at zero: if a single layer makes it. Without: if no square Gaussian matrix
-    brings eigenvalues arbitrarily close to zero.
+    brings eigenvalues arbitrarily close to zero, and no layer 1 + a, whose a has eigenvalues
+    of size 1.
     """
     mass = factors.law.mass_at_zero
     most = jnp.max(mass)
     layers = jnp.sum(jnp.where(mass >= most - 1e-12, factors.count, 0.0))
-    return jnp.where(most > 0, layers == 1, factors.gaussian == 0)
+    gap = factors.gaussian == 0
+    if factors.law.branch is not None:
+        small, large = _ring(factors.law)
+        gap = gap & jnp.all((factors.law.branch < 0) | small | large)
+    return jnp.where(most > 0, layers == 1, gap)
+
+
+def _ring(law: SlopeLaw) -> tuple[Bool[Array, " laws"], Bool[Array, " laws"]]:
+    """Whether all eigenvalues of a are inside the unit circle, or all outside: they fill a ring
+    of radii (E |a|^(−2))^(−1/2) and (E |a|²)^(1/2) (Haagerup and Larsen 2000, theorem 4.4)."""
+    outer = jnp.sum(law.probability * law.square, axis=1)
+    inner = jnp.sum(law.probability / jnp.where(law.square > 0, law.square, 1e-300), axis=1)
+    return outer < 1, (law.branch == 0) & (inner < 1)
 
 
 def edge(factors: JacobianFactors, side: Side) -> Edge:
@@ -61,24 +84,50 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
     negative = (mass < mass[chosen] - 1e-12) & (side == "lower")
 
     def place(v):
+        above = high + jnp.logaddexp(0.0, v)
         if side == "upper":
-            return jax.lax.complex(high + jnp.logaddexp(0.0, v), jnp.zeros_like(v))
+            return jax.lax.complex(above, jnp.zeros_like(v))
         y = jnp.where(negative, v, low - jnp.logaddexp(0.0, v))
+        if law.branch is not None:
+            y = jnp.where((law.branch < 0) | _ring(law)[1], y, above)
         return jax.lax.complex(y, jnp.where(negative, math.pi, 0.0))
+
+    def see(law, omega):
+        """Of the layers, with log u where they have skip connections."""
+        seen = look(law, omega)
+        if law.branch is None:
+            return seen, None
+        more = 2 - jnp.maximum(law.branch, 0.0)
+        root = real_partner(more * jnp.log(jnp.abs(seen.rest.real)) - omega.real)
+        inside = jnp.full(root.shape, side == "lower") & ~_ring(law)[1]
+        partner = as_complex(jnp.where(inside, -root, root))
+        skip = has_skip(law, omega)
+        total = summed(seen.below, seen.rest, partner)
+        below = jnp.where(skip, total.below, seen.below)
+        return Look(below, jnp.where(skip, total.rest, seen.rest), seen.rate), partner
+
+    def turned(law, omega, partner):
+        """Where s of a layer 1 + a has passed its largest value, beyond the layer's edge."""
+        if partner is None or side == "upper":
+            return jnp.zeros(omega.shape, bool)
+        found = respond(law, Branch(omega, as_complex(jnp.zeros_like(c)), partner))
+        own = jnp.where(_ring(law)[1], -found.omega.real, found.omega.real)
+        return has_skip(law, omega) & ~(own > 0)
 
     def follow(v):
         """v of all laws from that of the law ahead: s rises with w < 0 and with w > 0."""
         one = jax.tree.map(lambda table: table[chosen][None], law)
-        ahead = look(one, place(jnp.full_like(low, v))[chosen][None])
+        ahead, _ = see(one, place(jnp.full_like(low, v))[chosen][None])
         s, rest = ahead.below.real[0], ahead.rest.real[0]
         if mass.size > 1:
 
             def too_far(v):
-                seen = look(law, place(v))
+                omega = place(v)
+                seen, partner = see(law, omega)
                 # Without mass at zero 1 − s is small and negative, otherwise s is of order one.
                 precise = (side == "lower") & (mass[chosen] == 0)
                 less = jnp.where(precise, seen.rest.real > rest, seen.below.real < s)
-                return less if side == "lower" else ~less
+                return less & ~turned(law, omega, partner) if side == "lower" else ~less
 
             end = jnp.abs(low) + jnp.abs(high) + 60
             found = bisect(too_far, jnp.where(negative, -end, _NEAREST), end)
@@ -91,19 +140,27 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         """∂ log λ/∂s, s, 1 − s, and log |w|."""
         s, rest, every = follow(v)
         omega = place(every)
-        rate = look(law, omega).rate.real
-        slope = (c - 1 + jnp.sum(factors.count / rate) - g * s) / (s * rest)
+        _, partner = see(law, omega)
+        nu = jax.lax.complex(jnp.log(jnp.abs(s / rest)), jnp.asarray(math.pi, s.dtype))
+        rate = respond(law, Branch(omega, nu, partner)).place.real
+        slope = (c - 1 + jnp.sum(factors.count * rate) - g * s) / (s * rest)
         # Laws with w < 0 have s < 1 − mass: where they cannot follow, λ has long had its maximum.
         lost = jnp.any(negative & (s >= 1 - mass))
+        if law.branch is not None:
+            lost = lost | jnp.any(turned(law, omega, partner))
+            lost = lost | ((side == "lower") & (mass[chosen] == 0) & (rest >= 0))
         # So it has where s = 1 and the factor 1 − s of a Gaussian matrix is zero.
         lost = lost | ((side == "lower") & (g > 0) & (rest <= 0))
         slope = jnp.where(lost, -1.0, slope)
-        return slope, s, rest, omega.real
+        y = omega.real
+        if partner is not None:
+            layer = 2 * jnp.log(jnp.abs(rest)) - log_square(partner).real
+            y = jnp.where(has_skip(law, y), layer, y)
+        return slope, s, rest, y
 
     zero = jnp.zeros_like(c)
     # A slope that rounding has lost is beyond the edge, too.
-    v = bisect(lambda v: ~(rise(-v)[0] > 0), zero - 60.0, zero - _NEAREST)
-    v = -v
+    v = -bisect(lambda v: ~(rise(-v)[0] > 0), zero - 60.0, zero - _NEAREST)
     h = 1e-4
     slope, shares, rests, places = jax.vmap(rise)(jnp.stack([v - h, v, v + h]))
     s, rest, y = shares[1], rests[1], places[1]
@@ -114,10 +171,15 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         factors.log_variance,
     ]
     bend = (slope[2] - slope[0]) / (shares[2] - shares[0])
-    bend = jnp.where(v > _NEAREST + 0.1, bend, jnp.nan)
+    limit = v <= _NEAREST + 0.1
+    bend = jnp.where(limit, jnp.nan, bend)
     size = sum((jnp.abs(term) for term in terms), c)
     total = sum(terms, zero)
-    return Edge(total, bend, 8 * epsilon(total) * size)
+    rounding = 8 * epsilon(total) * size
+    if law.branch is not None:
+        # Where an atom of a meets that of 1, λ depends on a root of the distance.
+        rounding = rounding + jnp.where(limit, 1e-4, 0.0)
+    return Edge(total, bend, rounding)
 
 
 class Edges(eqx.Module):

@@ -4,6 +4,11 @@ Notation: J = ∏ W_l D_l with D_l the derivative of the l-th nonlinearity, a di
 slopes; m = M(λ) = Σ_k m_k/λ^k the moment function of JJᵀ and S its S-transform. At infinite
 width the factors are free of each other, so all that matters of D is the law of D² over the
 units, and all that matters of W its variance and whether it is Gaussian or orthogonal.
+
+A residual branch that begins with fresh weights makes the factor 1 + a, with a = W' D W free of
+all others; so it is one more layer, with an S-transform of its own (`theory._skip`). A branch
+that begins with a nonlinearity has slopes D_l of the sum itself, the same units in all layers:
+these factors are not free of each other.
 """
 
 import itertools
@@ -24,6 +29,8 @@ from theory._architecture import (
     Part,
     Pointwise,
     Reading,
+    Residual,
+    Stacked,
     components,
     interpret,
 )
@@ -43,15 +50,29 @@ class SlopeLaw(eqx.Module):
 
     square: Float[Array, "*laws nodes"]
     probability: Float[Array, "*laws nodes"]
+    branch: Float[Array, "*laws"] | None = None
+    """For layers 1 + a: the number of Gaussian matrices in the residual branch a, whose
+    weights' variances are then part of `square`; −1 for other layers. None if there are only
+    others."""
 
     @property
     def mass_at_zero(self) -> Float[Array, "*laws"]:
-        return jnp.sum(jnp.where(self.square == 0, self.probability, 0.0), axis=-1)
+        """Of the singular values of the layer."""
+        mass = jnp.sum(jnp.where(self.square == 0, self.probability, 0.0), axis=-1)
+        return mass if self.branch is None else jnp.where(self.branch < 0, mass, 0.0)
+
+    @property
+    def mean(self) -> Float[Array, "*laws"]:
+        """Of the squared singular values of the layer, without its weights if it has no skip
+        connection."""
+        mean = jnp.sum(self.probability * self.square, axis=-1)
+        return mean if self.branch is None else jnp.where(self.branch < 0, mean, 1 + mean)
 
     def padded(self, nodes: int) -> "SlopeLaw":
         """The same law on more nodes, of probability zero."""
         width = [(0, 0)] * (self.square.ndim - 1) + [(0, nodes - self.square.shape[-1])]
-        return SlopeLaw(jnp.pad(self.square, width, mode="edge"), jnp.pad(self.probability, width))
+        square = jnp.pad(self.square, width, mode="edge")
+        return SlopeLaw(square, jnp.pad(self.probability, width), self.branch)
 
 
 def _constant_slopes(activation: Componentwise) -> bool:
@@ -133,6 +154,20 @@ class _Slopes(eqx.Module):
 
     law: SlopeLaw
     check: SlopeLaw
+    constant: bool = eqx.field(static=True)
+    """D is the same for all units."""
+
+
+class _Skip(eqx.Module):
+    """Note of a sum."""
+
+    one: Float[Array, ""]
+
+
+def _is_linear(activation: Activation) -> bool:
+    if not isinstance(activation, Componentwise):
+        return False
+    return not activation.kinks and _constant_slopes(activation)
 
 
 class _Factors(Reading[Any]):
@@ -159,7 +194,8 @@ class _Factors(Reading[Any]):
         law = slope_law(node.activation, q, k, Resolution(self.order))
         # No node in common with the first rule, and shorter tails.
         other = Resolution(7 * self.order // 8, 2.6, 8.5)
-        return after, _Slopes(law, slope_law(node.activation, q + error, k, other))
+        check = slope_law(node.activation, q + error, k, other)
+        return after, _Slopes(law, check, _is_linear(node.activation))
 
     def normalise(self, node: Normalise, state: PreActivation | PostActivation):
         """1/σ, but for the one or two directions of the layer that it takes out."""
@@ -169,10 +205,8 @@ class _Factors(Reading[Any]):
         return after, _Weights(jnp.log(shrunk), jnp.zeros_like(shrunk))
 
     def add(self, skip: Any, branch: Any):
-        raise TypeError(
-            "`network`: the Jacobian spectrum is that of a chain of layers, a product of free "
-            "matrices; a Residual adds matrices, which is not predicted"
-        )
+        after, _ = MeanField().add(skip, branch)
+        return after, _Skip(jnp.ones((), jnp.result_type(float)))
 
     def through_time(self, turn: Any, state: Any, steps: int):
         raise TypeError(
@@ -239,11 +273,11 @@ def by_both(fn: Callable[[JacobianFactors], Any], factors: JacobianFactors) -> t
 def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> JacobianFactors:
     """Read from a description what the spectrum of its Jacobian depends on.
 
-    Convention: `network` may be any chain of Affine, Pointwise, Normalise and Repeat. Every leaf
-    is one factor: `feedforward(φ, ..., depth=L)` is J = W_L D_L ⋯ W_1 D_1 W_0, with L
+    Convention: `network` may be any chain of Affine, Pointwise, Normalise, Repeat and Residual.
+    Every leaf is one factor: `feedforward(φ, ..., depth=L)` is J = W_L D_L ⋯ W_1 D_1 W_0, with L
     nonlinearities and L + 1 weight matrices; `repeat(layer(φ, ...), L)` is W_L D_L ⋯ W_1 D_1,
-    with L of each.
-    All layers are square.
+    with L of each. All layers are square. A Residual is one factor 1 + a. Its branch holds at
+    most one nonlinearity, behind fresh weights: z ↦ z + W' φ(W z).
 
     Parameters
     ----------
@@ -260,7 +294,9 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
     Raises
     ------
     TypeError
-        If the network has residual branches.
+        If a residual branch begins with a nonlinearity (its slopes are those of the sum, whose
+        units remember all layers before, and the factors are not free: see
+        `residual_moments`), holds two of them, or another branch.
     ValueError
         If the length is negative or a layer has a width of its own.
 
@@ -282,15 +318,11 @@ def _read(network: Part, length: Any, order: int) -> JacobianFactors:
     notes = _interpreted(network, length, order)
     # Factors that are free of each other commute as far as the spectrum goes: the notes of
     # equal layers need not be kept in order.
-    is_note = lambda note: isinstance(note, _Weights | _Slopes)
-    found = jax.tree.leaves(notes, is_leaf=is_note)
-    weights = [note for note in found if isinstance(note, _Weights)]
-    slopes = [note for note in found if isinstance(note, _Slopes)]
+    weights, slopes, branches = _sorted_notes(notes)
     zero = jnp.zeros((), jnp.result_type(float))
     log_variance = sum((jnp.sum(note.log_variance) for note in weights), zero)
     gaussian = sum((jnp.sum(note.gaussian) for note in weights), zero)
-    law = _joined([note.law for note in slopes])
-    check = _joined([note.check for note in slopes])
+    law, check = _joined([(note.law, note.check) for note in slopes], branches)
     count = jnp.full(law.square.shape[0], 1.0, zero.dtype)
     if not isinstance(law.square, Tracer):
         first, numbers = _distinct(law)
@@ -299,14 +331,85 @@ def _read(network: Part, length: Any, order: int) -> JacobianFactors:
     return JacobianFactors(log_variance, gaussian, count, law, check)
 
 
-def _joined(laws: list[SlopeLaw]) -> SlopeLaw:
-    """All laws, shape [laws, nodes]; without any, that of a linear layer."""
-    if not laws:
+def _sorted_notes(notes: Any) -> tuple[list[_Weights], list[_Slopes], list[tuple]]:
+    """Weights and slopes of layers without skip connection, and the pairs of laws (by both
+    rules) of those with one."""
+    weights: list[_Weights] = []
+    slopes: list[_Slopes] = []
+    branches: list[tuple[SlopeLaw, SlopeLaw]] = []
+
+    def walk(notes):
+        match notes:
+            case _Weights():
+                weights.append(notes)
+            case _Slopes():
+                slopes.append(notes)
+            case Stacked():
+                walk(notes.notes)
+            case (branch, _Skip()):
+                branches.append(_branch_laws(branch))
+            case _:
+                for note in notes:
+                    walk(note)
+
+    walk(notes)
+    return weights, slopes, branches
+
+
+def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
+    """The laws of a layer 1 + a, by both rules, from the notes of its branch."""
+    is_note = lambda note: isinstance(note, _Weights | _Slopes | _Skip | Stacked)
+    found = jax.tree.leaves(notes, is_leaf=is_note)
+    weights = [note for note in found if isinstance(note, _Weights)]
+    slopes = [note for note in found if isinstance(note, _Slopes)]
+    if any(isinstance(note, _Skip | Stacked) for note in found) or len(slopes) > 1:
+        raise TypeError(
+            "`network`: a residual branch may hold one nonlinearity, no other branch and no "
+            "Repeat, where the spectrum is to be predicted"
+        )
+    if found[0] in slopes and not slopes[0].constant:
+        raise TypeError(
+            "`network`: residual branches that begin with a nonlinearity are not free of each "
+            "other, and their spectrum is not predicted; branches that begin with an Affine are"
+        )
+    one = jnp.ones((*weights[0].gaussian.shape, 1), weights[0].gaussian.dtype)
+    linear = SlopeLaw(one, one)
+    pair = (slopes[0].law, slopes[0].check) if slopes else (linear, linear)
+    variance = jnp.exp(sum((note.log_variance for note in weights), jnp.zeros(())))
+    gaussian = sum((note.gaussian for note in weights), jnp.zeros(()))
+    # A branch that does nothing is one that does next to nothing.
+    scaled = lambda law: jnp.maximum(law.square * variance[..., None], 1e-200)
+    one, other = (SlopeLaw(scaled(law), law.probability, gaussian) for law in pair)
+    return one, other
+
+
+def _joined(slopes: list[tuple], branches: list[tuple]) -> tuple[SlopeLaw, SlopeLaw]:
+    """All laws by both rules, shape [laws, nodes]; without any, that of a linear layer."""
+    if not slopes and not branches:
         one = jnp.ones((1, 1), jnp.result_type(float))
-        return SlopeLaw(one, one)
-    flat = [jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), law) for law in laws]
-    nodes = max(law.square.shape[-1] for law in flat)
-    return jax.tree.map(lambda *tables: jnp.concatenate(tables), *(e.padded(nodes) for e in flat))
+        return SlopeLaw(one, one), SlopeLaw(one, one)
+
+    def joined(laws):
+        tables = [
+            (
+                law.square.reshape(-1, law.square.shape[-1]),
+                law.probability.reshape(-1, law.square.shape[-1]),
+            )
+            for law in laws
+        ]
+        nodes = max(square.shape[-1] for square, _ in tables)
+        padded = [SlopeLaw(*table).padded(nodes) for table in tables]
+        law = jax.tree.map(lambda *all: jnp.concatenate(all), *padded)
+        if not branches:
+            return law
+        marks = [
+            (jnp.full(square.shape[0], -1.0) if law.branch is None else law.branch.reshape(-1))
+            for law, (square, _) in zip(laws, tables, strict=True)
+        ]
+        return SlopeLaw(law.square, law.probability, jnp.concatenate(marks))
+
+    pairs = [*slopes, *branches]
+    return joined([one for one, _ in pairs]), joined([other for _, other in pairs])
 
 
 @eqx.filter_jit
@@ -325,22 +428,23 @@ def _interpreted(network: Part, length: Any, order: int) -> Any:
 
 def begins_with_pointwise(part: Part) -> bool:
     """Whether what goes in are pre-activations."""
-    leaf = lambda node: isinstance(node, Affine | Pointwise)
-    return isinstance(jax.tree.leaves(part, is_leaf=leaf)[0], Pointwise)
+    leaf = lambda node: isinstance(node, Affine | Pointwise | Residual)
+    return isinstance(jax.tree.leaves(part, is_leaf=leaf)[0], Pointwise | Residual)
 
 
 def _distinct(law: SlopeLaw) -> tuple[np.ndarray, np.ndarray]:
     """Places of laws that differ by more than rounding, and how often each is there."""
     square, probability = np.asarray(law.square), np.asarray(law.probability)
     mean = lambda values: np.sum(probability * values, axis=1)
-    signature = np.stack([mean(square), mean(square**2), mean(np.sqrt(square))], axis=1)
+    branch = np.full(len(square), -1.0) if law.branch is None else np.asarray(law.branch)
+    signature = np.stack([branch, mean(square), mean(square**2), mean(np.sqrt(square))], axis=1)
     # Sorted, equal laws are neighbours, save where the first moments of different ones agree.
     order = np.lexsort(np.round(signature, 12).T)
     first, numbers = [order[0]], [1]
     for i in order[1:]:
         same = all(
             np.allclose(table[i], table[first[-1]], rtol=1e-12, atol=1e-15)
-            for table in (square, probability)
+            for table in (square, probability, branch)
         )
         if same:
             numbers[-1] += 1

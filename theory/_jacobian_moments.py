@@ -38,6 +38,7 @@ def _moment_ratios(factors: JacobianFactors, order: int) -> tuple[Array, Array]:
     """log m_1 and m_k/m_1^k, k = 1 … order."""
     law = factors.law
     mean = jnp.sum(law.probability * law.square, axis=1)
+    layers = law.mean
     ratio = law.square / mean[:, None]
     powers = jnp.stack([ratio**k for k in range(1, order + 1)], axis=1)
     moments = jnp.sum(law.probability[:, None] * powers, axis=2)
@@ -48,14 +49,36 @@ def _moment_ratios(factors: JacobianFactors, order: int) -> tuple[Array, Array]:
         chi = [_power(moments, -n)[n - 1] / n for n in range(1, order + 1)]
         return _times(jnp.stack(chi), one_more)
 
+    def with_skip(series, branch, layer):
+        """S of 1 + a times its mean, from that of D² times its mean; see `theory._skip`."""
+        chi = layer - 1
+        scale = chi ** jnp.arange(order, dtype=chi.dtype)
+        # β (1 + β) = G² = p (1 + χ p) χ S_a(χ p), with p = m_a/χ.
+        rest = _power(one_more * jnp.where(jnp.arange(order) == 1, chi, 1.0), 1 - branch)
+        right = _times(series * scale, rest)
+        ratio = jnp.zeros(order, chi.dtype)  # p/β as a series in β
+        for k in range(1, order + 1):
+            term = _power(one_more, float(k)) * _power(right, -float(k))[k - 1] / k
+            ratio = ratio.at[k - 1 :].add(term[: order - k + 1])
+        ratio = (chi * ratio).at[0].add(1.0) / layer  # m/β
+        back = jnp.stack([_power(ratio, -float(k))[k - 1] / k for k in range(1, order + 1)])
+        back = back / layer ** jnp.arange(order, dtype=chi.dtype)  # β/m as a series in m
+        more = jnp.zeros(order, chi.dtype).at[1:].set(back[:-1] / layer).at[0].set(1.0)
+        return _times(_times(back, more), _power(one_more, -1.0))
+
+    each = jax.vmap(inverse)(moments)
+    if law.branch is not None:
+        branch = jnp.maximum(law.branch, 0.0)
+        skipped = jax.vmap(with_skip)(each, branch, jnp.where(law.branch < 0, 2.0, layers))
+        each = jnp.where(law.branch[:, None] < 0, each, skipped)
     # log S adds up: S = exp(−Σ …) as a power with the number of layers.
-    each = jax.vmap(lambda mu, count: _power(inverse(mu), -count))(moments, factors.count)
+    each = jax.vmap(lambda series, count: _power(series, -count))(each, factors.count)
     total = _power(one_more, factors.gaussian)
     for series in each:
         total = _times(total, series)
     total = _times(total, one_more)  # z = m/((1 + m) · 1/S), so m/z = (1 + m)/S
     ratios = [_power(total, float(k))[k - 1] / k for k in range(1, order + 1)]
-    return jnp.sum(factors.count * jnp.log(mean)) + factors.log_variance, jnp.stack(ratios)
+    return jnp.sum(factors.count * jnp.log(layers)) + factors.log_variance, jnp.stack(ratios)
 
 
 class SpectrumMoments(eqx.Module):
@@ -140,9 +163,7 @@ def lyapunov_quantiles(
     """
 
     def values(factors):
-        log_mean = jnp.sum(
-            factors.count * jnp.log(jnp.sum(factors.law.probability * factors.law.square, axis=1))
-        )
+        log_mean = jnp.sum(factors.count * jnp.log(factors.law.mean))
         mass = jnp.max(factors.law.mass_at_zero)
 
         inner = (fractions > mass) & (fractions < 1)

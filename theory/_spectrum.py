@@ -17,10 +17,11 @@ from theory._branch import (
     Axis,
     Branch,
     Solution,
+    has_skip,
+    log_of_rest,
+    look,
     mean_angle,
     negative_axis,
-    share,
-    softplus,
     solve,
     solve_again,
     wide,
@@ -29,6 +30,7 @@ from theory._edges import Edges, spectrum_edges
 from theory._jacobian import SAFETY, JacobianFactors, checked, jacobian_factors
 from theory._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory._moment_integrals import epsilon
+from theory._skip import angle_of_sum, share, softplus
 from theory._status import Estimate, Status, as_estimate, replace_where
 
 _CLOSER = 40
@@ -102,7 +104,14 @@ def _above(factors: JacobianFactors, at: Branch) -> Float[Array, " points"]:
     ∂ E log(1 − μ/λ)/∂ log λ = M, whose integral over solutions is explicit:
     E log(1 − μ/λ) = (1 − c + g) softplus(ν) − g s + Σ c_l E log(1 − d/w_l).
     """
-    angle = mean_angle(factors.law, at.omega)
+    law = factors.law
+    angle = mean_angle(law, at.omega)
+    if at.partner is not None:
+        seen = look(law, at.omega)
+        gaussian = wide(law.branch, angle)  # type: ignore
+        rest = log_of_rest(seen, at.omega)
+        whole = angle_of_sum(angle, seen.below, rest, at.partner, at.nu[None], gaussian)
+        angle = jnp.where(has_skip(law, angle), whole, angle)
     c, g = jnp.sum(factors.count), factors.gaussian
     total = (1 - c + g) * softplus(at.nu).imag - g * share(at.nu).imag
     return (total + jnp.sum(wide(factors.count, angle) * angle, axis=0)) / math.pi
@@ -151,6 +160,8 @@ def singular_value_distribution(
     one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
     singular = (factors.gaussian == 0) & (jnp.sum(factors.count) <= 1)
+    if factors.law.branch is not None:
+        singular = singular & (jnp.max(factors.law.branch) < 0)
     density = jnp.where(singular, jnp.inf, density)
     found = one.found & other.found
     return Distribution(

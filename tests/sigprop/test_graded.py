@@ -224,6 +224,12 @@ def test_what_is_not_finite_is_a_status(bad):
     assert np.isnan(found.error)
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 4), (3, 0, 0)])
+def test_a_product_of_nothing_is_refused(shape):
+    with pytest.raises(ValueError, match="`factors`: must be at least one square matrix"):
+        product_log_singular_values(jnp.zeros(shape))
+
+
 def test_a_tolerance_that_is_missed_is_a_status():
     factors = jnp.asarray(tanh_layers(N, L, 1.5))
     found = product_log_singular_values(factors, tolerance=1e-20)

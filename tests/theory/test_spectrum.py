@@ -14,7 +14,7 @@ from scipy.special import binom, erf
 
 import sigprop
 import theory
-from theory import Chain, Pointwise, Status, repeat
+from theory import Chain, Pointwise, Residual, Status, repeat
 from theory._branch import log_lambda, look, negative_axis, nu_of, solve
 from theory._diagram import hasty_options
 
@@ -268,6 +268,122 @@ def test_exponents_of_linear_and_relu_networks():
     )
 
 
+def linear_skip(variance, weights="gaussian"):
+    """z ↦ z + W z."""
+    return Residual(theory.affine(variance, weights=weights))
+
+
+def skip(phi, variance, weights="gaussian"):
+    """z ↦ z + W' φ(W z + b)."""
+    parts = theory.affine(1.0, 0.05, weights=weights), Pointwise(phi)
+    return Residual(Chain((*parts, theory.affine(variance, weights=weights))))
+
+
+@pytest.mark.parametrize("variance", [0.25, 0.9, 2.0])
+def test_one_linear_layer_with_a_skip_connection_in_closed_form(variance):
+    """1 + W, whose Cauchy transform G solves G (s − σ²G)² − (s − σ²G) − G = 0: the semicircle
+    law and that of ±1 add up freely. Its ends are critical points of s(G)."""
+    factors = theory.jacobian_factors(linear_skip(variance), 1.0)
+    # s = σ²G + (√(1 + 4G²) ± 1)/(2G)
+    g = np.exp(np.linspace(-14, 14, 400001))
+    upper = np.min(variance * g + (np.sqrt(1 + 4 * g * g) + 1) / (2 * g))
+    lower = np.max((np.sqrt(1 + 4 * g * g) - 1) / (2 * g) - variance * g) if variance < 1 else 0.0
+    edges = spectrum_edges(factors)
+    np.testing.assert_allclose([edges.lower.value, edges.upper.value], [lower, upper], rtol=1e-8)
+    s = lower + (upper - lower) * np.linspace(0.05, 0.95, 9)
+    found = distribution(factors, jnp.log(s))
+
+    def density(s):
+        v = variance
+        roots = np.roots([v * v, -2 * v * s, s * s + v - 1, -s])
+        return -2 * min(roots.imag) / math.pi
+
+    truth = np.array([s * density(s) for s in s])
+    assert np.all(abs(found.density.value - truth) <= found.density.error + 1e-12)
+    assert np.all(found.density.error < 1e-11)
+    below = [quad(density, lower, s, limit=200, epsabs=1e-11)[0] for s in s[::4]]
+    np.testing.assert_allclose(found.cumulative.value[::4], below, atol=1e-8)
+    moments = jacobian_moments(factors).values
+    if variance == 2.0:
+        at = quantiles(factors, found.cumulative.value[1:])
+        np.testing.assert_allclose(at.value, np.log(s)[1:], atol=1e-10)
+    # sums over non-crossing pairings, by hand
+    v = variance
+    by_hand = np.array([1 + v, 1 + 4 * v + 2 * v**2, 1 + 9 * v + 15 * v**2 + 5 * v**3])
+    assert np.all(abs(moments.value[:3] - by_hand) <= moments.error[:3])
+
+
+def test_moments_of_layers_with_skip_connections():
+    """m_1 = Π (1 + χ_l) and m_2/m_1² = 1 + Σ (m_2/m_1² − 1)_l with m_2 = 1 + 4χ + E |a|⁴."""
+    for weights, gaussian in [("gaussian", 2), ("orthogonal", 0)]:
+        turn = skip(TANH, 0.6, weights)
+        factors = theory.jacobian_factors(turn, 0.8)
+        mean, square = (
+            theory.gaussian_expectation(lambda z, p=p: jnp.cosh(z) ** -p, 0.85).value
+            for p in (4, 8)
+        )
+        chi, fourth = 0.6 * mean, 0.36 * (square + gaussian * mean**2)
+        ratio = (1 + 4 * chi + fourth) / (1 + chi) ** 2
+        found = jacobian_moments(factors.repeated(7), order=2)
+        assert abs(found.log_mean.value - 7 * math.log1p(chi)) < 1e-12
+        assert abs(found.ratios.value[1] - (1 + 7 * (ratio - 1))) < 1e-10
+        top = theory.lyapunov_quantiles(factors, jnp.array([1.0])).value[0]
+        assert abs(top - math.log1p(chi) / 2) < 1e-12
+
+
+def test_layers_with_skip_connections_keep_away_from_zero_while_branches_are_small():
+    for weights, variance, gap in [
+        ("gaussian", 0.9, True),
+        ("gaussian", 1.1, False),
+        ("orthogonal", 1.1, True),
+    ]:
+        factors = theory.jacobian_factors(linear_skip(variance, weights), 1.0).repeated(3)
+        assert (spectrum_edges(factors).lower.value > 0) == gap
+
+
+def residual_moments_by_sampling(weights, variance, depth, width, replicas):
+    network = repeat(theory.layer(TANH, variance, weights=weights, residual=True), depth)
+    x = jax.random.normal(jax.random.key(5), (replicas, 1, width, 1))
+    sample = sigprop.sample_jacobians(network, x, width=width, replicas=replicas)
+    squares = np.exp(2 * np.asarray(sample.log_singular_values))
+    return np.mean(squares, axis=1), np.mean(squares**2, axis=1)
+
+
+@pytest.mark.parametrize(
+    "weights", ["gaussian", pytest.param("orthogonal", marks=pytest.mark.slow)]
+)
+def test_branches_that_begin_with_a_nonlinearity_are_not_free(weights):
+    """The second moment agrees with networks; that of free layers does not."""
+    depth, variance, width = 6, 1.0, 128
+    turn = theory.layer(TANH, variance, weights=weights, residual=True)
+    found = theory.residual_moments(turn, 1.0, depth)
+    assert found.ratios.status.tolist() == [Status.OK] * 2
+    first, second = residual_moments_by_sampling(weights, variance, depth, width, 120)
+    ratio = second / first**2
+    error = ratio.std(ddof=1) / math.sqrt(ratio.size)
+    # 1/N: the lengths of single networks fluctuate.
+    bound = 4 * error + 4 / width
+    assert abs(ratio.mean() - found.ratios.value[1]) < bound
+    q, free = 1.0, 1.0
+    for _ in range(depth):
+        mean, square = (
+            theory.gaussian_expectation(lambda z, p=p: jnp.cosh(z) ** -p, q).value for p in (4, 8)
+        )
+        fourth = square + (mean**2 if weights == "gaussian" else 0.0)
+        free += (1 + 4 * mean + fourth) / (1 + mean) ** 2 - 1
+        q = q + theory.gaussian_expectation(lambda z: jnp.tanh(z) ** 2, q).value
+    assert abs(ratio.mean() - free) > 2 * bound
+
+
+def test_linear_residual_layers_have_the_moments_of_free_ones():
+    for weights in ("gaussian", "orthogonal"):
+        turn = theory.layer(LINEAR, 0.7, weights=weights, residual=True)
+        found = theory.residual_moments(turn, 1.0, 5)
+        free = jacobian_moments(theory.jacobian_factors(turn, 1.0).repeated(5), order=2)
+        np.testing.assert_allclose(found.ratios.value, free.ratios.value, rtol=1e-12)
+        np.testing.assert_allclose(found.log_mean.value, free.log_mean.value, rtol=1e-12)
+
+
 CASES = {
     "tanh off its fixed point": (theory.feedforward(TANH, 1.5, 0.05, depth=3), 4.0),
     "gelu": (theory.feedforward(theory.activation("gelu"), 1.8, 0.1, depth=3), 1.0),
@@ -349,8 +465,14 @@ def test_sweeps_over_depth_and_variance_compile_once():
 
 
 def test_what_cannot_be_predicted_is_refused():
-    with pytest.raises(TypeError, match="Residual"):
+    with pytest.raises(TypeError, match="begin with a nonlinearity"):
         theory.jacobian_factors(theory.feedforward(TANH, 1.5, depth=2, residual=True), 1.0)
+    with pytest.raises(TypeError, match="no other branch"):
+        theory.jacobian_factors(Residual(Chain((linear_skip(1.0), theory.affine(1.0)))), 1.0)
+    with pytest.raises(TypeError, match="`layer`"):
+        theory.residual_moments(theory.layer(TANH, 1.5), 1.0, 2)
+    with pytest.raises(ValueError, match="`length`"):
+        theory.residual_moments(theory.layer(TANH, 1.5, residual=True), 0.0, 2)
     with pytest.raises(ValueError, match="length"):
         theory.jacobian_factors(theory.affine(1.0), -1.0)
     with pytest.raises(ValueError, match="width"):
@@ -388,6 +510,9 @@ NETWORKS = {
     "tanh": lambda v: theory.feedforward(TANH, 1.5 * v, 0.05, depth=4),
     "relu, orthogonal": lambda v: theory.feedforward(
         RELU, 2.0 * v, 0.1, depth=4, weights="orthogonal"
+    ),
+    "tanh with skip connections": lambda v: Chain(
+        (theory.affine(v), repeat(skip(TANH, 0.8 * v), 3))
     ),
 }
 
