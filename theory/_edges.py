@@ -252,6 +252,10 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
         jnp.where(gap, log_lower.error, 0.0),
         jnp.where(gap, log_lower.status, jnp.int8(Status.OK)),
     )
+    if factors.law.branch is not None:
+        # Above an atom at zero, layers 1 + a are on another side of their spectrum.
+        mixed = jnp.max(factors.law.mass_at_zero) > 0
+        log_lower = replace_where(mixed & gap, Status.NOT_CONVERGED, log_lower)
     # Eigenvalues at x below the edge: N/π √(2 x/bend), that of Airy's process √ξ/π.
     soft = bend > 0
     scale = jnp.cbrt(jnp.where(soft, bend, 1.0) / 2) / 2
