@@ -229,6 +229,9 @@ class Blank(Reading[Array]):
     def pointwise(self, node: Pointwise, state: Array):
         return state, None
 
+    def normalise(self, node: Normalise, state: Array):
+        return state, None
+
     def add(self, skip: Array, branch: Array):
         return branch, None
 

@@ -113,15 +113,15 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
         return skip + branch, skip + branch if self.keep else None
 
     def through_time(self, turn, state: Array, steps: int):
-        n = check_sequences(len(state), steps)
-        drives = jnp.swapaxes(state.reshape(n, steps, *state.shape[1:]), 0, 1)
+        n = check_sequences(state.shape[-1], steps)
+        drives = jnp.moveaxis(state.reshape(*state.shape[:-1], n, steps), -1, 0)
 
         def advance(previous, drive):
             after, _ = turn(self, previous, drive)
             return after, after
 
         _, later = jax.lax.scan(advance, drives[0], drives[1:])
-        states = jnp.swapaxes(jnp.concatenate([drives[:1], later]), 0, 1).reshape(state.shape)
+        states = jnp.moveaxis(jnp.concatenate([drives[:1], later]), 0, -1).reshape(state.shape)
         return states, states if self.keep else None
 
     def child(self, index: int) -> "HeldNetwork":
