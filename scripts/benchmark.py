@@ -6,7 +6,8 @@ The diagram: q*, χ, c*, ξ of tanh on 64×64 points, σ_w² from .5 to 4 and σ
 against (a) a fixed-point loop with scipy's `quad` at each point and, for c*, with `dblquad`
 (from c = 0, until c moves by less than 1e-8), both on a sample of the points, and (b) a
 Gauss-Hermite grid of 128 nodes with Newton's method, for q* and χ. The simulation: seconds per
-layer against the matrix product and the random numbers that it cannot do without. Units:
+layer against the matrix product and the random numbers that it cannot do without. Wide: a layer of
+a million units without weights against its random numbers, and the memory. Units:
 networks of k components against the scalar one with as many real numbers, and a diagram of O(4).
 Spectra: all singular values of deep products to full relative accuracy against the plain product
 and one SVD, one matrix and many, with what was tried; the density at 100 depths.
@@ -15,6 +16,7 @@ and one SVD, one matrix and many, with what was tried; the density at 100 depths
 import argparse
 import math
 import platform
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,6 +30,7 @@ from threadpoolctl import threadpool_limits
 
 import sigprop
 import theory
+from sigprop._random import normal
 from theory._architecture import Algebra
 
 TANH = theory.activation("tanh")
@@ -198,6 +201,40 @@ def simulation_row(width, replicas, depth, repeats):
         timed(run, repeats)[0] / count for run, count in zip(runs, layers, strict=True)
     )
     return total, free, random, matrix, total / (random + matrix)
+
+
+def wide_seconds(width, depth, repeats):
+    """Seconds per layer for two inputs and four tangents without weights (with all its noise), for
+    the Gaussian numbers that it needs, by `jax.random.normal` and by ours, and for a whole run."""
+    x = sigprop.gram_inputs(jax.random.key(0), jnp.eye(2), 16).astype(jnp.float32)
+    tangents = jax.random.normal(jax.random.key(1), (*x.shape, 2), jnp.float32)
+    start = sigprop.Signals(x, tangents, jnp.zeros(2, jnp.float32))
+    reading = sigprop.FiniteNetwork(jax.random.key(2), width, None, "highest", False)
+    cast = lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf
+
+    @eqx.filter_jit
+    def run(network):
+        return theory.along_depth(theory.interpret(network, reading, start)[1])
+
+    @eqx.filter_jit
+    def numbers(draw, keys):
+        return jax.lax.map(lambda key: jnp.sum(draw(key, (6, width), jnp.float32)), keys)
+
+    build = lambda depth: jax.tree.map(
+        cast, theory.feedforward(TANH, 1.76095463960674, 0.05, depth=depth)
+    )
+    shallow, deep = build(1), build(depth)
+    keys = jax.random.split(jax.random.key(3), 4)
+    times = [
+        timed(fn, repeats + 1)[0]
+        for fn in (
+            lambda: run(shallow),
+            lambda: run(deep),
+            lambda: numbers(jax.random.normal, keys),
+            lambda: numbers(normal, keys),
+        )
+    ]
+    return (times[1] - times[0]) / (depth - 1), times[2] / 4, times[3] / 4, times[1]
 
 
 def units_rows(size, replicas, depth, repeats):
@@ -390,7 +427,9 @@ def main(argv=None):
     parser.add_argument("--points", type=int, default=24, help="points for scipy's quad")
     parser.add_argument("--map-points", type=int, default=2, help="points for scipy's dblquad")
     parser.add_argument("--repeats", type=int, default=5)
-    parts = ("diagram", "simulation", "units", "spectra")
+    parser.add_argument("--width", type=int, default=1_000_000, help="of the wide network")
+    parser.add_argument("--depth", type=int, default=8, help="of the wide network, at least 2")
+    parts = ("diagram", "simulation", "wide", "units", "spectra")
     parser.add_argument("--only", choices=parts, help="one part instead of all")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
@@ -417,6 +456,18 @@ def main(argv=None):
                 f"| {width} | {total * 1e6:.0f} | {random * 1e6:.0f} | {matrix * 1e6:.0f} "
                 f"| {ratio:.2f} | {free * 1e6:.0f} |"
             )
+    if "wide" in wanted:
+        layer, theirs, ours, whole = wide_seconds(options.width, options.depth, options.repeats)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"\n| width {options.width} | seconds per layer | ratio to jax.random.normal |\n"
+            f"|---|---|---|\n| without weights | {layer:.3g} | {layer / theirs:.2f} |\n"
+            f"| its Gaussian numbers, jax.random.normal | {theirs:.3g} | 1 |\n"
+            f"| the same, ours | {ours:.3g} | {ours / theirs:.2f} |\n\n{options.depth} layers: "
+            f"{whole:.3g} s; peak memory of this process {memory:.2f} GiB; one weight matrix "
+            f"in float32: {options.width**2 / 2**28:.3g} GiB and "
+            f"{theirs * options.width / 6:.3g} s of random numbers"
+        )
     if "units" in wanted:
         print(
             "\n| 512 real numbers per layer | explicit weights, µs per layer and network "

@@ -61,6 +61,14 @@ StartLength: TypeAlias = Annotated[
     float,
     Parameter(help="Length q_0 > 0 of a typical input, from which the fixed point is reached."),
 ]
+WeightMatrices: TypeAlias = Annotated[
+    Literal["auto", "always", "never"],
+    Parameter(
+        help="Draw every weight, or only what the weights do to the signals, which has the same "
+        "law at a cost that grows like the width and not like its square. auto: the cheaper way "
+        "from width 1025 on."
+    ),
+]
 Dtype: TypeAlias = Annotated[
     Literal["float32", "float64"],
     Parameter(help="Numbers of the simulation; the theory is in float64."),
@@ -176,6 +184,7 @@ def compare(
     gradients: Annotated[
         bool, Parameter(help="Also measure how gradients grow from layer to layer.")
     ] = True,
+    weight_matrices: WeightMatrices = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,
     output: Output = None,
@@ -195,6 +204,7 @@ def compare(
     from sigprop import _commands
     from sigprop._requests import (
         MOST_REPLICAS,
+        MOST_UNITS,
         MOST_WIDTH,
         Inputs,
         Network,
@@ -202,13 +212,15 @@ def compare(
         whole_numbers,
     )
 
+    most = MOST_WIDTH if weight_matrices == "always" else MOST_UNITS
     run = Run(
         depth,
-        whole_numbers("--widths", widths, 1, MOST_WIDTH),
+        whole_numbers("--widths", widths, 1, most),
         whole_numbers("--replicas", replicas, 2, MOST_REPLICAS),
         seed,
         dtype,
         gradients,
+        weight_matrices,
     )
     network = Network(activation, weight_variance, bias_variance, weights, residual, symmetry)
     source = Inputs(inputs, input_count, input_length, input_correlation)
@@ -227,6 +239,7 @@ def goldstone(
     ] = 200,
     width: Annotated[int, Parameter(help="Units per layer.")] = 256,
     replicas: Annotated[int, Parameter(help="Networks per point and pair, at least 2.")] = 100,
+    weight_matrices: WeightMatrices = "never",
     dtype: Dtype = "float32",
     seed: Seed = 0,
     output: Output = None,
@@ -244,7 +257,7 @@ def goldstone(
     from sigprop._requests import Network, Run
 
     network = Network(activation, weight_variance, bias_variance, symmetry=symmetry)
-    run = Run(depth, (width,), (replicas,), seed, dtype)
+    run = Run(depth, (width,), (replicas,), seed, dtype, weight_matrices=weight_matrices)
     return _commands.goldstone(network, run, output, json)
 
 

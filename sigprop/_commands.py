@@ -279,6 +279,7 @@ def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> 
         replicas=replicas,
         seed=run.seed,
         gradients=run.gradients and run.depth > 1,
+        explicit_weights=run.explicit_weights,
         progress=progress,
     )
 
@@ -322,6 +323,7 @@ def comparison_as_json(comparison: "Comparison") -> dict[str, Any]:
         "largest_z": out.number(comparison.largest_z),
         "threshold": out.number(comparison.threshold),
         "tests": comparison.tests,
+        "weight_matrices": dict(zip(comparison.widths, comparison.explicit_weights, strict=True)),
         "observables": {cells.observable.name: _verdict(cells) for cells in comparison.cells},
         "power": [
             {"leaf": p.leaf, "largest_z": out.number(p.largest_z), "rejected": bool(p.rejected)}
@@ -362,7 +364,17 @@ def verdict_tables(comparison: "Comparison", network: Network) -> list[Any]:
     for leaf in comparison.power:
         name = leaf_name(leaf.leaf)
         power.add_row(name, f"{leaf.largest_z:.1f}", "yes" if leaf.rejected else "no")
-    return [verdict, power, summary(comparison)]
+    return [verdict, power, weight_matrices(comparison), summary(comparison)]
+
+
+def weight_matrices(comparison: "Comparison") -> str:
+    """At which widths weights were drawn, in words."""
+    pairs = list(zip(comparison.widths, comparison.explicit_weights, strict=True))
+    drawn = [str(width) for width, explicit in pairs if explicit]
+    free = [str(width) for width, explicit in pairs if not explicit]
+    words = [f"drawn at width {', '.join(drawn)}"] * bool(drawn)
+    words += [f"not needed at width {', '.join(free)}"] * bool(free)
+    return "weight matrices: " + "; ".join(words)
 
 
 def summary(comparison: "Comparison") -> str:
@@ -412,6 +424,7 @@ def goldstone(network: Network, run: Run, output: Path | None, json: bool) -> in
             replicas=replicas,
             seed=run.seed,
             dtype=run.dtype,
+            explicit_weights=run.explicit_weights,
             progress=lambda done, total: progress("networks", done, total),
         )
     asked = {**asdict(network), **asdict(run)}

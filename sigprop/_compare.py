@@ -18,6 +18,7 @@ import theory
 from sigprop._ensemble import Ensemble, sample_ensemble
 from sigprop._network import Sample
 from theory import Moments, Part, PreActivation
+from theory._architecture import time_steps
 
 FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""
@@ -56,6 +57,17 @@ OBSERVABLES = (
     Observable("slope", "χ", theory.growth, False, 1),
     Observable("gradient_growth", "|g_l|²/|g_{l+1}|²", lambda m: theory.growth(m)[1:], False, 1),
 )
+
+
+def observables(network: Part) -> tuple[Observable, ...]:
+    """What is compared: through depth, or through the time of a `Recurrent`, whose lengths and
+    correlations are those of all its states, at one and at two times."""
+    steps = time_steps(network)
+    if steps == 1:
+        return OBSERVABLES
+    slope = lambda m: theory.step_growth(jax.tree.map(lambda x: x[-1], m), steps)
+    changed = {"slope": slope, "gradient_growth": slope}
+    return tuple(o._replace(of=changed.get(o.name, o.of)) for o in OBSERVABLES)
 
 
 class Cells(NamedTuple):
@@ -383,7 +395,7 @@ def judge(
     gradients = growths is not None and growths.shape[1] > 0
     chosen = [
         o
-        for o in OBSERVABLES
+        for o in observables(network)
         if (several or o.name != "correlation") and (gradients or o.name != "gradient_growth")
     ]
     cells = tuple(_fit(o, expected, ensembles) for o in chosen)
@@ -405,6 +417,7 @@ def judge(
         tests,
         tuple(e.width for e in ensembles),
         tuple(e.replicas for e in ensembles),
+        tuple(e.explicit_weights for e in ensembles),
     )
 
 
@@ -426,6 +439,9 @@ def comparison_dataset(comparison: Comparison) -> xr.Dataset:
     """The comparison as labelled arrays, every mean with its standard error."""
     dataset = xr.Dataset(coords={"width": list(comparison.widths)})
     dataset["replicas"] = ("width", list(comparison.replicas))
+    if comparison.explicit_weights:
+        drawn = [int(drawn) for drawn in comparison.explicit_weights]
+        dataset["explicit_weights"] = ("width", drawn)
     for cells in comparison.cells:
         o = cells.observable
         kind = "pair" if o.name == "correlation" else "input"

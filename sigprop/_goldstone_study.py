@@ -17,6 +17,7 @@ from sigprop._exponents import sample_exponents
 from sigprop._goldstone import certify
 from sigprop._inputs import pair_inputs
 from sigprop._network import DrawnNetwork
+from sigprop._weights import draws_matrices
 from theory import Part, Radial
 from theory._architecture import Algebra, check_count
 
@@ -29,6 +30,8 @@ _SAMPLED = 9
 """Weight variances at which networks are drawn."""
 _DIRECTIONS = 16
 """Exponents that are followed."""
+CERTIFIED = 1024
+"""Units of the network that is certified, at most: its weights are drawn."""
 NARROW, LONG = 32, 2000
 """Units and layers of the network whose exponents are followed."""
 
@@ -104,6 +107,7 @@ def goldstone_study(
     seed: int = 0,
     dtype: Any = "float32",
     weight_variances: Any = None,
+    explicit_weights: bool | None = False,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Order parameter, multipliers, two pairs of inputs through depth, and one certificate.
@@ -123,6 +127,9 @@ def goldstone_study(
     weight_variances
         Where theory is drawn; nine of them are simulated. By default from 0.25 to 1.5 times
         the given one, and to 2 at least.
+    explicit_weights
+        As in `sample_ensemble`; by default none are drawn. The certificate needs them, and is
+        that of a network of at most 1024 units.
     progress
         Called with (draws done, draws in all).
 
@@ -184,7 +191,8 @@ def goldstone_study(
     size = _default_block(replicas, 16 * width * components**2 * depth)
     for variance in weight_variances[at]:
         given = (build(variance), activation, x, jax.random.fold_in(key, 1))
-        block = functools.partial(_profile_means, *given, width=width)
+        explicit = draws_matrices(explicit_weights, network, width, components)
+        block = functools.partial(_profile_means, *given, width=width, explicit=explicit)
         means.append(np.asarray(_in_blocks(block, replicas, size, advance), float))
         finished()
     dataset = dataset.assign_coords(sampled_weight_variance=weight_variances[at])
@@ -197,7 +205,9 @@ def goldstone_study(
     last = (np.nan, np.nan)
     for overlap in (1.0, OVERLAP):
         both = pair_inputs(jax.random.fold_in(key, 2), overlap * turn.T, start)
-        found, last = _pair(network, both, generator, width, replicas, seed, dtype, advance)
+        found, last = _pair(
+            network, both, generator, width, replicas, seed, dtype, explicit_weights, advance
+        )
         for name, values in found.items():
             series.setdefault(name, []).append(values)
         finished()
@@ -205,7 +215,7 @@ def goldstone_study(
     for name, values in series.items():
         dataset[name] = (("pair", "layer"), np.stack(values))
     dataset["rotation_scale"] = ((), rotation_scale(*last, bias_variance))
-    _certify(dataset, network, x, key, width)
+    _certify(dataset, network, x, key, min(width, CERTIFIED))
     narrow = theory.feedforward(activation, weight_variance, bias_variance, depth=LONG, **how)
     _follow(dataset, narrow, components, key)
     return dataset
@@ -218,18 +228,24 @@ def _rotation(generator: np.ndarray, angle: float) -> np.ndarray:
 
 @eqx.filter_jit
 def _profile_means(
-    network: Part, activation: Radial, x: Array, key: Array, rows: Array, width: int
+    network: Part,
+    activation: Radial,
+    x: Array,
+    key: Array,
+    rows: Array,
+    width: int,
+    explicit: bool,
 ) -> Array:
     """E g(|z_L|) over the units of each network."""
 
     def one(row):
-        drawn = DrawnNetwork(network, jax.random.fold_in(key, row), width, explicit_weights=False)
+        drawn = DrawnNetwork(network, jax.random.fold_in(key, row), width, explicit)
         return jnp.mean(activation.profile(jnp.linalg.norm(drawn(x), axis=-1)))
 
     return jax.lax.map(one, rows)
 
 
-def _pair(network, both, generator, width, replicas, seed, dtype, progress):
+def _pair(network, both, generator, width, replicas, seed, dtype, explicit, progress):
     """Two inputs through depth: overlap and rotation, theory and networks; q and c at last."""
     expected = theory.propagate(network, both)
     moments = sample_ensemble(
@@ -238,7 +254,7 @@ def _pair(network, both, generator, width, replicas, seed, dtype, progress):
         width=width,
         replicas=replicas,
         seed=seed,
-        explicit_weights=False,
+        explicit_weights=explicit,
         progress=progress,
     ).samples.moments
     cross = lambda m: np.asarray(m.covariance)[..., 0, 1, :, :]

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ MOST_POINTS = 2000
 MOST_DEPTH = 100_000
 MOST_WIDTH = 46_340
 """A weight matrix then has 2³¹ numbers."""
+MOST_UNITS = 10_000_000
+"""Of a layer without a weight matrix."""
 MOST_REPLICAS = 1_000_000
 
 
@@ -90,6 +92,10 @@ class Network:
         return find_radial(self.activation), {**how, **find_units(self.symmetry)}
 
 
+Matrices: TypeAlias = Literal["auto", "always", "never"]
+"""Whether weight matrices are drawn: by the width, or as asked for."""
+
+
 @dataclass(frozen=True)
 class Run:
     """How a description is simulated."""
@@ -100,6 +106,12 @@ class Run:
     seed: int
     dtype: str
     gradients: bool = True
+    weight_matrices: Matrices = "auto"
+
+    @property
+    def explicit_weights(self) -> bool | None:
+        """As `sigprop.sample_ensemble` takes it."""
+        return {"auto": None, "always": True, "never": False}[self.weight_matrices]
 
     def check(self) -> None:
         """Raise `BadInput` unless `sigprop.compare` can do with these numbers."""

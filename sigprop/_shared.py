@@ -223,9 +223,6 @@ class Blank(Reading[Array]):
         z, p = (q, a) if self.gradients else (None, None)
         return after, Products(q, a, z, p, jnp.zeros((), int), key, bias)
 
-    def normalise(self, node: Normalise, state: Array):
-        return state, None
-
     def pointwise(self, node: Pointwise, state: Array):
         return state, None
 

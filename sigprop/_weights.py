@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sigprop._random import normal
-from theory import WeightLaw
+from theory import Part, WeightLaw
 
 _WELL = 0.1
 """Smallest sine between a unit vector and those before it at which their scalar products alone
@@ -19,15 +19,19 @@ LARGEST_MATRIX = 2**20
 """Entries up to which the weights of a layer are drawn where nothing else is asked for."""
 
 
-def draws_matrices(asked: bool | None, width: int, columns: int) -> bool:
+def draws_matrices(asked: bool | None, network: Part, width: int, columns: int) -> bool:
     """Whether weights are drawn: what was asked for, or else the cheaper way.
 
-    Up to 1024 units a matrix is cheap, and it is drawn. Beyond, it is not if the `columns` that
-    meet it in all are a quarter of the width or less, or its own numbers would fill gigabytes.
+    Up to 1024 units a matrix is cheap, and it is drawn; so are unitary and symplectic ones at
+    any width. Beyond, none is if the `columns` that meet it in all are a quarter of the width or
+    less, or its own numbers would fill gigabytes.
     """
     if asked is not None:
         return asked
-    if width**2 <= LARGEST_MATRIX:
+    is_law = lambda node: isinstance(node, WeightLaw)
+    laws = [node for node in jax.tree.leaves(network, is_leaf=is_law) if is_law(node)]
+    only_drawn = any(law.distribution == "orthogonal" and law.algebra != "real" for law in laws)
+    if only_drawn or width**2 <= LARGEST_MATRIX:
         return True
     return 4 * columns > width and width**2 <= 2**8 * LARGEST_MATRIX
 

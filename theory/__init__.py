@@ -38,6 +38,7 @@ from theory._describe import describe
 from theory._diagram import phase_diagram, sector_diagram
 from theory._edges import Edges, spectrum_edges
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
+from theory._finite_width import LengthCorrection, length_correction
 from theory._fixed_point import FixedPoints, Stability, fixed_points
 from theory._jacobian import JacobianFactors, SlopeLaw, jacobian_factors
 from theory._jacobian_moments import (
@@ -105,6 +106,7 @@ __all__ = [
     "Estimate",
     "FixedPoints",
     "JacobianFactors",
+    "LengthCorrection",
     "MeanField",
     "Moments",
     "Normalise",
@@ -156,6 +158,7 @@ __all__ = [
     "jacobian_spectrum",
     "layer",
     "length",
+    "length_correction",
     "lyapunov_quantiles",
     "onset_curvature",
     "onset_law",

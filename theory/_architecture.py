@@ -401,7 +401,7 @@ def recurrent(
     References
     ----------
     Sompolinsky, Crisanti and Sommers 1988; in discrete time Molgedey, Schuchhardt and
-    Schuster 1992, eqs. 1-2.
+    Schuster 1992.
     """
     how: dict[str, Any] = {"components": components, "algebra": algebra}
     body = layer(activation, weight_variance, bias_variance, weights=weights, **how)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -78,7 +77,7 @@ class _Describe(Reading[_Told]):
         start = [] if state == _NAMED else self.equations("u", "p", state)[:2]
         after, (notes, _) = turn(self, _NAMED, _Told("u", "p", "0"))
         body = [*_lines(notes), *self.equations("z'", "q'", after)]
-        return _NAMED, [*start, f"{steps} steps with the same W:", *map(_indent, body)]
+        return _NAMED, [*start, f"{steps} steps, W and b shared:", *map(_indent, body)]
 
     def loop(self, turn: Callable, state: _Told, layers: Any, depth: int):
         told = []
@@ -94,16 +93,6 @@ class _Describe(Reading[_Told]):
             "and at last:",
             *map(_indent, last),
         ]
-
-    def through_time(self, turn: Callable, state: _Told, steps: int):
-        drive = replace(_NAMED, signal="u_t", slope="0")
-        drive = replace(drive, length=r"\mathbb{E}\,u_t^2" if self.latex else "E u_t²")
-        after, note = turn(self, _NAMED, drive)
-        told = _Told(*(part.removesuffix(" + 0") for part in vars(after).values()))
-        told = replace(told, slope=told.slope.removeprefix("0 + "))
-        start = self.equations("u", r"\mathbb{E}\,u^2" if self.latex else "E u²", state)[:2]
-        step = [*_lines(note), *self.equations("z'", "q'", told)]
-        return _NAMED, [*start, f"{steps - 1} times, W and b shared:", *map(_indent, step)]
 
     def equations(self, signal: str, length: str, told: _Told) -> list[str]:
         slope = r"\chi" if self.latex else "χ"

@@ -79,7 +79,7 @@ def stationary_state(
 
     References
     ----------
-    Molgedey, Schuchhardt and Schuster 1992, eqs. 5-10 (noise suppresses chaos); Cessac 1995;
+    Molgedey, Schuchhardt and Schuster 1992 (noise suppresses chaos); Cessac 1995;
     Sompolinsky, Crisanti and Sommers 1988 (continuous time).
     """
     check_variance("noise_variance", noise_variance)

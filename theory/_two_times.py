@@ -36,7 +36,7 @@ def states_of_all_times(
 
     References
     ----------
-    Sompolinsky, Crisanti and Sommers 1988; Molgedey, Schuchhardt and Schuster 1992, eqs. 5-7
+    Sompolinsky, Crisanti and Sommers 1988; Molgedey, Schuchhardt and Schuster 1992
     (discrete time).
     """
     inputs = drives.value.log_gain.shape[0]

@@ -63,7 +63,7 @@ def test_a_recurrent_network_is_its_drive_and_one_step():
     assert lines(theory.recurrent(TANH, 1.5, 0.05, steps=9, input_variance=0.3))[:-1] == [
         "u = W x",
         "p = 0.3 |x|²/N",
-        "9 steps with the same W:",
+        "9 steps, W and b shared:",
         "  z' = u + W tanh(z) + b",
         "  q' = p + 1.5 E tanh(√q ζ)² + 0.05",
         "  χ = 1.5 E tanh'(√q ζ)²",

@@ -1,0 +1,108 @@
+"""Random numbers, triangular factors, and the choice between weights and products alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import theory
+from sigprop._random import normal
+from sigprop._weights import draws_matrices, factored, product
+
+KEY = jax.random.key(3)
+
+
+def test_fast_gaussian_numbers_are_gaussian_and_reproducible():
+    z = np.asarray(normal(KEY, (1000, 1000), jnp.float32))
+    np.testing.assert_array_equal(z[:3], normal(KEY, (1000, 1000), jnp.float32)[:3])
+    flat = z.ravel().astype(float)
+    size = flat.size
+    moments = [flat.mean(), (flat**2).mean(), (flat**3).mean(), (flat**4).mean()]
+    errors = np.sqrt(np.array([1, 2, 15, 96]) / size)
+    assert np.max(np.abs(np.array(moments) - [0, 1, 0, 3]) / errors) < 5
+    # The two words of a block go to the two halves.
+    for shift in (1, 2, 1000, size // 2):
+        assert abs(np.mean(flat[shift:] * flat[:-shift])) * np.sqrt(size - shift) < 5
+    assert stats.kstest(flat, "norm").pvalue > 1e-6
+    assert stats.kstest(1.01 * flat, "norm").pvalue < 1e-6
+    assert np.max(np.abs(flat)) < 5.4
+    other = normal(jax.random.fold_in(KEY, 1), (1000, 1000), jnp.float32).ravel()
+    assert abs(np.mean(flat * np.asarray(other, float))) * np.sqrt(size) < 5
+
+
+CASES = {
+    "independent": lambda v: v,
+    "nearly parallel": lambda v: v @ np.array([[1, 1, 0], [0, 1e-5, 0], [0, 0, 1]]),
+    "equal": lambda v: v[:, [0, 0, 1]],
+    "zero": lambda v: v * np.array([0, 1, 1]),
+    "tiny": lambda v: v * np.array([1e-25, 1, 1e25]),
+    "square": lambda v: v[:3],
+    "wide": lambda v: v[:2],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_triangular_factors_are_exact_to_rounding(name):
+    x = CASES[name](np.random.default_rng(0).normal(size=(500, 3))).astype(np.float32)
+    q, r = factored(jnp.asarray(x))
+    q, r, x = (np.asarray(part, float) for part in (q, r, x))
+    eps = np.finfo(np.float32).eps
+    size = np.linalg.norm(x, axis=0)
+    scale = np.where(size > 0, size, 1)
+    assert np.max(np.linalg.norm(q @ r - x, axis=0) / scale) < 20 * eps
+    assert np.max(np.abs(r.T @ r - x.T @ x) / np.outer(scale, scale)) < 20 * eps
+    kept = np.linalg.norm(q, axis=0) > 0
+    assert np.max(np.abs(q.T @ q - np.diag(kept))) < 100 * eps
+    assert np.all(np.diag(r) >= 0)
+    # The distance of two columns, to relative accuracy.
+    apart = np.linalg.norm(x[:, 0] - x[:, 1])
+    if name == "nearly parallel":
+        assert abs(np.linalg.norm(r[:, 0] - r[:, 1]) / apart - 1) < 1e-2
+
+
+def test_width_decides_whether_weights_are_drawn():
+    tanh = theory.activation("tanh")
+    net = theory.feedforward(tanh, 1.0, depth=2)
+    assert draws_matrices(None, net, 1024, 4)
+    assert not draws_matrices(None, net, 1025, 4)
+    assert draws_matrices(None, net, 2000, 1000)
+    assert not draws_matrices(None, net, 10**6, 10**6)
+    assert draws_matrices(True, net, 10**6, 4)
+    assert not draws_matrices(False, net, 8, 4)
+    units = {"components": 2, "algebra": "complex"}
+    unitary = theory.feedforward(theory.radial("tanh"), 1.0, depth=2, weights="orthogonal", **units)
+    assert draws_matrices(None, unitary, 4000, 4)
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])
+def test_joint_moments_up_to_fourth_order_at_width_64(distribution):
+    """Of entries of W V and of Wᵀ G, where G depends on W V; and 3 % more variance is seen."""
+    width, draws = 64, 20000
+    v = jax.random.normal(KEY, (width, 1, 2)) @ jnp.array([[1.0, 0.6], [0.0, 0.8]])
+    orders = [i for n in (1, 2, 3, 4) for i in _multisets(6, n)]
+
+    def one(key, explicit, variance):
+        law = theory.WeightLaw(variance, distribution)
+        y, pull = jax.vjp(lambda v: product(law, key, v, width, explicit=explicit), v)
+        (back,) = pull(jnp.tanh(y) + y**2)
+        numbers = jnp.concatenate([y[:2].ravel(), back[0].ravel()])
+        return jnp.stack([jnp.prod(numbers[np.array(i)]) for i in orders])
+
+    def sample(explicit, variance=1.5, offset=0):
+        keys = jax.random.split(jax.random.fold_in(KEY, offset), draws)
+        return np.asarray(
+            jax.jit(lambda ks: jax.lax.map(lambda k: one(k, explicit, variance), ks))(keys)
+        )
+
+    drawn, free = sample(True), sample(False, offset=1)
+    error = np.sqrt((drawn.var(axis=0) + free.var(axis=0)) / draws)
+    assert np.max(np.abs(drawn.mean(axis=0) - free.mean(axis=0)) / error) < 5.5
+    wrong = sample(False, 1.5 * 1.06, 2)
+    assert np.max(np.abs(drawn.mean(axis=0) - wrong.mean(axis=0)) / error) > 4.5
+
+
+def _multisets(kinds, size, start=0):
+    if size == 0:
+        return [()]
+    return [(i, *rest) for i in range(start, kinds) for rest in _multisets(kinds, size - 1, i)]
