@@ -56,7 +56,7 @@ def predict(network: Network, start: float, json: bool) -> int:
     import equinox as eqx
 
     import theory
-    from theory._diagram import hasty_options
+    from theory._compiled import hasty_options
 
     check_positive("--start-length", start)
     jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit

@@ -19,6 +19,7 @@ from sigprop._ensemble import Ensemble, sample_ensemble
 from sigprop._network import Sample
 from theory import Moments, Part, PreActivation
 from theory._architecture import time_steps
+from theory._compiled import compiled, light_options
 
 FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""
@@ -298,7 +299,8 @@ def _perturbed(network: Part, index: int, factor: float) -> Part:
     return eqx.combine(jax.tree.unflatten(structure, leaves), rest)
 
 
-_propagate = eqx.filter_jit(theory.propagate)
+def _propagate(network: Part, inputs: Any) -> PreActivation:
+    return compiled(theory.propagate, light_options)(network, inputs)
 
 
 def compare(

@@ -17,6 +17,7 @@ from sigprop._network import Sample, cast, outer_depth, sample_network
 from sigprop._weights import draws_matrices
 from theory import Part
 from theory._architecture import check_count
+from theory._compiled import compiled, plain_options
 from theory._moments import check_signals
 
 Progress = Callable[[int, int], None]
@@ -43,7 +44,6 @@ class Ensemble(eqx.Module):
         return self.samples.moments.log_gain.shape[0]
 
 
-@eqx.filter_jit
 def _sample_block(network, inputs, key, indices, width, gradients, explicit_weights, precision):
     def one(index):
         return sample_network(
@@ -59,7 +59,6 @@ def _sample_block(network, inputs, key, indices, width, gradients, explicit_weig
     return jax.lax.map(one, indices)
 
 
-@eqx.filter_jit
 def _jacobian_block(network, inputs, key, indices, width, precision):
     def one(index):
         key_ = jax.random.fold_in(key, index)
@@ -170,8 +169,9 @@ def sample_ensemble(
     how = (width, gradients, explicit_weights, precision)
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
+    sample = compiled(_sample_block, plain_options)
     samples = _in_blocks(
-        lambda indices: _sample_block(network, inputs, key, indices, *how),
+        lambda indices: sample(network, inputs, key, indices, *how),
         replicas,
         block or _default_block(replicas, entries * max(turns, 1)),
         progress,
@@ -213,8 +213,9 @@ def sample_jacobians(
             f"got {len(inputs)}"
         )
     network = cast(network, inputs.dtype)
+    sample = compiled(_jacobian_block, plain_options)
     return _in_blocks(
-        lambda indices: _jacobian_block(network, inputs, key, indices, width, precision),
+        lambda indices: sample(network, inputs, key, indices, width, precision),
         replicas,
         1,
         progress,

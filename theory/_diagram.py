@@ -14,6 +14,7 @@ import lazy_loader
 import numpy as np
 
 from theory._architecture import Part, Pointwise, check_positive, components
+from theory._compiled import compiled, hasty_options, light_options
 from theory._fixed_point import Attractor, LengthPoint, attractor
 from theory._phase import (
     Phase,
@@ -72,43 +73,8 @@ def _finish(build, points, reached, tolerance, order):
     return jax.lax.map(one, (points, reached))
 
 
-_HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-_LIGHT = {"xla_backend_optimization_level": 2, "xla_cpu_use_fusion_emitters": False}
 _MANY = 4096
 """Points beyond which it pays to compile with every optimisation."""
-
-
-def hasty_options() -> dict[str, Any]:
-    """Compiler options for what costs more to compile than to run: a third of the time."""
-    return _known(_HASTY)
-
-
-def light_options() -> dict[str, Any]:
-    """Half the time to compile, for code that runs 1.6 times as long."""
-    return _known(_LIGHT)
-
-
-def _known(options: Mapping[str, Any]) -> dict[str, Any]:
-    if jax.default_backend() != "cpu":
-        return {}
-    return {name: value for name, value in options.items() if _is_option(name, value)}
-
-
-@functools.cache
-def _is_option(name: str, value: Any) -> bool:
-    """Whether this version of XLA has an option; an unknown one would be an error."""
-    try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
-
-
-@functools.cache
-def _program(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
-    """The function, compiled with these options."""
-    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
-    return jit(fn, compiler_options=options() if options else None)
 
 
 def phase_diagram(
@@ -160,7 +126,7 @@ def phase_diagram(
         found = {name: getattr(prediction, name) for name in QUANTITIES}
         phase = prediction.phase
     else:
-        lengths = _program(_lengths, light_options)
+        lengths = compiled(_lengths, light_options)
         run = lambda points: lengths(build, points, start, tolerance)
         found, phase = _in_blocks(flat, run, progress)
     names = {name: text for name, text in QUANTITIES.items() if name in found}
@@ -286,8 +252,8 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
 
     points = functools.partial(_block_of, flat, block=block)
     many = size > _MANY
-    find = _program(_reach, light_options if many else hasty_options)
-    complete_from = _program(_finish, None if many else light_options)
+    find = compiled(_reach, light_options if many else hasty_options)
+    complete_from = compiled(_finish, None if many else light_options)
 
     def reach(first):
         return jax.block_until_ready(find(build, points(first), start, tolerance))

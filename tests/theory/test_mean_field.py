@@ -11,7 +11,7 @@ import pytest
 
 import theory
 from theory import along_depth, given_moments
-from theory._diagram import hasty_options
+from theory._compiled import hasty_options
 from theory._moments import log_tangent
 
 TANH = theory.activation("tanh")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import theory
-from theory import Phase, Status, _diagram
-from theory._diagram import hasty_options
+from theory import Phase, Status, _compiled
+from theory._compiled import hasty_options
 
 TANH, ERF, RELU = (theory.activation(name) for name in ("tanh", "erf", "relu"))
 
@@ -152,7 +152,7 @@ def assert_short_diagram_is_part_of(diagram):
 
 
 def test_options_that_the_compiler_does_not_have_are_left_out(monkeypatch):
-    monkeypatch.setattr(_diagram, "_HASTY", {**_diagram._HASTY, "xla_no_such_option": True})
+    monkeypatch.setattr(_compiled, "_HASTY", {**_compiled._HASTY, "xla_no_such_option": True})
     assert "xla_no_such_option" not in hasty_options()
     assert "xla_backend_optimization_level" in hasty_options()
     assert jax.jit(lambda x: x + 1, compiler_options=hasty_options())(1) == 2

@@ -1,0 +1,50 @@
+"""Compiler options: on a CPU, XLA spends much of its time on what little is gained from."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+
+_HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_LIGHT = {"xla_backend_optimization_level": 2, "xla_cpu_use_fusion_emitters": False}
+_PLAIN = {"xla_cpu_use_fusion_emitters": False}
+
+
+def hasty_options() -> dict[str, Any]:
+    """For what costs more to compile than to run: a third of the time to compile."""
+    return _known(_HASTY)
+
+
+def light_options() -> dict[str, Any]:
+    """Half the time to compile; integrals over two variables run 1.6 times as long."""
+    return _known(_LIGHT)
+
+
+def plain_options() -> dict[str, Any]:
+    """For finite networks: two thirds of the time to compile, and as fast."""
+    return _known(_PLAIN)
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    if jax.default_backend() != "cpu":
+        return {}
+    return {name: value for name, value in options.items() if _is_option(name, value)}
+
+
+@functools.cache
+def _is_option(name: str, value: Any) -> bool:
+    """Whether this version of XLA has an option; an unknown one would be an error."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+@functools.cache
+def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
+    """The function, compiled with these options; to be called outside of other compiled ones."""
+    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
+    return jit(fn, compiler_options=options() if options else None)
