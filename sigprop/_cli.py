@@ -412,4 +412,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadInput, CycloptsError) as error:
         print("sigprop:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        print("sigprop: what is asked for must fit into memory; got", reason, file=sys.stderr)
+        return 2
     return result or 0

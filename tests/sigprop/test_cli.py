@@ -322,7 +322,7 @@ MISTAKES = {
     "falling range": (replaced("--bias-variance", "1:0:5", DIAGRAM), "increasing"),
     "diagram activation": (replaced("--activation", "tan", DIAGRAM), "--activation: must be one"),
     "width 0": (replaced("--widths", "0,16,32", COMPARE), "--widths: must be whole numbers from 1"),
-    "huge width": (replaced("--widths", "16,32,46341", COMPARE), "from 1 to 46340"),
+    "huge width": (replaced("--widths", "16,32,10000001", COMPARE), "from 1 to 10000000"),
     "huge depth": (replaced("--depth", "1000000000000", COMPARE), "--depth: must be a whole"),
     "huge replicas": (replaced("--replicas", "99999999999", COMPARE), "from 2 to 1000000"),
     "two widths": (replaced("--widths", "16,32", COMPARE), "--widths: must be at least 3"),
@@ -366,6 +366,16 @@ def test_bad_input(command, monkeypatch, tmp_path, argv, words):
     assert err.count("\n") == 1
     assert words in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_memory_is_one_line(command, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nat 0x1")
+
+    monkeypatch.setattr(sigprop, "compare", exhausted)
+    code, out, err = command(*COMPARE)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "must fit into memory" in err
 
 
 def test_help_names_every_activation(command):
