@@ -174,7 +174,7 @@ class FiniteNetwork(Reading[Signals]):
 
 
 def _split(x: Array, n: int) -> Array:
-    return x.reshape(n, -1, *x.shape[1:])
+    return x.reshape(n, len(x) // n, *x.shape[1:])
 
 
 def _on_one_scale(drive: Signals, state: Signals) -> tuple[Signals, Signals]:

@@ -36,7 +36,7 @@ def test_every_step_has_the_same_weights_and_biases():
     bias = np.sqrt(0.2) * jax.random.normal(at(1, 0, 1, 1), (12,))
     u = (x[..., 0] @ read_in.T).reshape(2, STEPS, 12)
     np.testing.assert_allclose(z[:, 0], u[:, 0], atol=1e-12)
-    expected = u[:, 1:] + jax.vmap(lambda z: ERF(z) @ weights.T + bias)(z[:, :-1])
+    expected = u[:, 1:] + jax.vmap(lambda z: ERF(z) @ weights.T + bias[None])(z[:, :-1])
     np.testing.assert_allclose(z[:, 1:], expected, atol=1e-12)
 
 
