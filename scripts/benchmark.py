@@ -15,8 +15,12 @@ and one SVD, one matrix and many, with what was tried; the density at 100 depths
 
 import argparse
 import math
+import os
 import platform
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -422,6 +426,42 @@ def density_rows(repeats):
     return rows
 
 
+def sweep_run(workers, mesh=None, points=100, replicas=4):
+    """A sweep of small cells into an empty store."""
+    sweep = sigprop.Sweep(
+        weight_variance=np.linspace(0.5, 3, points),
+        bias_variance=np.linspace(0, 0.5, points),
+        width=32,
+        depth=20,
+        replicas=replicas,
+        observables=("length", "correlation", "slope"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return sigprop.run_sweep(sweep, f"{folder}/sweep.zarr", workers=workers, mesh=mesh)
+
+
+def device_seconds(devices):
+    """A sweep on some simulated devices of this machine, one chunk in work; in this process."""
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((devices,), ("d",), auto, devices=jax.devices()[:devices])
+    return sweep_run(1, mesh).seconds
+
+
+def scaling(repeats):
+    """Seconds on one and on two simulated devices, side by side in one process."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import benchmark, jax; "
+        "jax.config.update('jax_enable_x64', True); "
+        "[print(*(benchmark.device_seconds(d) for d in (1, 2))) for _ in range(int(sys.argv[2]))]"
+    )
+    flags = "--xla_force_host_platform_device_count=2"
+    argv = [sys.executable, "-c", code, os.path.dirname(__file__), str(repeats)]
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True)
+    times = np.array([list(map(float, line.split())) for line in done.stdout.splitlines()])
+    return np.median(times, axis=0)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Speed as ratios, side by side in one run.")
     parser.add_argument("--points", type=int, default=24, help="points for scipy's quad")
@@ -429,7 +469,7 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--width", type=int, default=1_000_000, help="of the wide network")
     parser.add_argument("--depth", type=int, default=8, help="of the wide network, at least 2")
-    parts = ("diagram", "simulation", "wide", "units", "spectra")
+    parts = ("diagram", "simulation", "wide", "units", "spectra", "sweep")
     parser.add_argument("--only", choices=parts, help="one part instead of all")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
@@ -489,6 +529,18 @@ def main(argv=None):
         print("\n| density, 100 depths × 1000 points | first | warm | error |\n|---|---|---|---|")
         for what, cold, warm, error in density_rows(options.repeats):
             print(f"| {what} | {cold:.3g} | {warm:.3g} | {error:.1e} |")
+
+    if "sweep" in wanted:
+        runs = [sweep_run(None) for _ in range(options.repeats)]
+        shares = [r.compute_seconds / (r.workers * r.seconds) for r in runs]
+        best = runs[int(np.argsort([r.seconds for r in runs])[len(runs) // 2])]
+        print(
+            f"\nsweep of 10,000 cells of 4 networks: {best.seconds:.2f} s on {best.workers} cores, "
+            f"{100 * np.median(shares):.0f} % of it in compiled programs, "
+            f"{best.computed / best.seconds:.0f} networks a second"
+        )
+        one, two = scaling(options.repeats)
+        print(f"two simulated devices against one: {one:.2f} s / {two:.2f} s = {one / two:.2f}")
 
 
 if __name__ == "__main__":

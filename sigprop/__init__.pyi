@@ -42,6 +42,7 @@ from ._network import (
     Signals,
     sample_network,
 )
+from ._plan import Outcome, Pilot, Plan, outcome, plan
 from ._probe import DescriptionCheck, JacobianReport, LayerSignals, Probe, probe
 from ._singular import LeadingVectors, leading_vectors
 from ._store import provenance, read_dataset, write_dataset
@@ -75,6 +76,9 @@ __all__ = [
     "Null",
     "OBSERVABLES",
     "Observable",
+    "Outcome",
+    "Pilot",
+    "Plan",
     "Power",
     "Probe",
     "ProductSpectrum",
@@ -107,9 +111,11 @@ __all__ = [
     "mean_alignment",
     "merge_sweeps",
     "neighbours",
+    "outcome",
     "overlap_null",
     "pair_gram",
     "pair_inputs",
+    "plan",
     "probe",
     "product_log_singular_values",
     "provenance",

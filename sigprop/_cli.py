@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from cyclopts import App, CycloptsError, Parameter
 
 from sigprop._output import BadInput
-from sigprop._sweep_cli import sweep
+from sigprop._sweep_cli import plan, sweep
 
 _HELP = """\
 Random deep networks: mean-field theory predicts, simulation at finite width tests.
@@ -28,6 +28,7 @@ ordered, above 1 chaotic. Depth scales ξ are in layers.
 _EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 the input is not possible."
 
 app = App(name="sigprop", help=_HELP, help_epilogue=_EPILOGUE, help_format="markdown")
+app.command(plan)
 app.command(sweep)
 
 Activation: TypeAlias = Annotated[

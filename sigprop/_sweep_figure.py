@@ -87,12 +87,13 @@ def choose(
         )
     axes = {**sweep.axes, "layer": sweep.kept_layers}
     long = [name for name, values in sweep.axes.items() if len(values) > 1]
-    against = against or (long[-1] if long else "layer")
+    free = [name for name in long if name not in at]
+    against = against or (free[-1] if free else "layer")
     for name, value in (("against", against), ("by", by)):
         if value is not None and value not in axes:
             raise ValueError(f"`{name}`: must be one of {', '.join(axes)}; got {value}")
     if by is None:
-        by = next((name for name in long if name != against), None)
+        by = next((name for name in free if name != against), None)
     if by == against:
         raise ValueError(f"`by`: must be another axis than {against}; got {by}")
     fixed: dict[str, Any] = {}
@@ -103,8 +104,8 @@ def choose(
         fixed[name] = _nearest(name, values, at[name]) if name in at else default
     for name in at:
         if name not in axes or name in (against, by):
-            free = [key for key in axes if key not in (against, by)]
-            raise ValueError(f"`at`: must name some of {', '.join(free)}; got {name}")
+            others = [key for key in axes if key not in (against, by)]
+            raise ValueError(f"`at`: must name some of {', '.join(others)}; got {name}")
     last = "pair" if observable in ("correlation", "distance") else "input"
     if not 0 <= index < sweep.cells(last):
         raise ValueError(f"`input`: must be from 0 to {sweep.cells(last) - 1}; got {index}")

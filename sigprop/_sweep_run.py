@@ -29,7 +29,7 @@ from sigprop._sweep_store import (
 )
 
 _MOST_WORKERS = 16
-_SHARE = 0.8
+SHARE = 0.8
 """Of the memory that is there."""
 
 
@@ -147,7 +147,7 @@ def run_sweep(
     if sweep.dtype == "float64" and jax.numpy.result_type(float) != np.float64:
         raise ValueError("`dtype`: must be float32 without jax_enable_x64; got float64")
     if mesh is None:
-        mesh = jax.make_mesh((1,), ("devices",), devices=jax.local_devices()[:1], **_AUTO)
+        mesh = jax.make_mesh((1,), ("devices",), devices=jax.local_devices()[:1], **AUTO)
     elif jax.process_count() > 1:
         mesh = mesh.local_mesh
     with ExitStack() as stack:
@@ -166,7 +166,7 @@ def run_sweep(
                 return _Run(store, mesh, workers, progress).run(chunks, int(counts.sum()))
 
 
-_AUTO = {"axis_types": (jax.sharding.AxisType.Auto,)}
+AUTO = {"axis_types": (jax.sharding.AxisType.Auto,)}
 
 
 @contextmanager
@@ -299,7 +299,7 @@ class _Run:
             stats = device.memory_stats() or {}
             room, wanted = stats.get("bytes_limit", each * 4), 2
         wanted = self.workers or wanted
-        workers = min(wanted, int(_SHARE * room) // max(each, 1))
+        workers = min(wanted, int(SHARE * room) // max(each, 1))
         if workers < 1:
             raise ValueError(
                 f"`width`: must fit in memory; got a need of {each / 1e9:.1f} GB for one chunk, "

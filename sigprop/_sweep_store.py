@@ -355,6 +355,9 @@ def _difference(old: SweepStore, sweep: Sweep, index: int) -> str:
 
 def nested(sweep: Sweep, sources: Sequence[SweepStore], chunk: int | None = None) -> Any:
     """A chunk size whose blocks of replicas lie within those of the sources."""
+    sizes = {(s.points_per_chunk, s.replicas_per_chunk) for s in sources}
+    if chunk is None and len(sizes) == 1 and all(s.sweep == sweep for s in sources):
+        return sizes.pop()
     points, replicas = sweep.chunk(chunk)
     fewest = min([replicas, *(source.replicas_per_chunk for source in sources)])
     return min(points * (replicas // fewest), sweep.points), fewest

@@ -69,26 +69,23 @@ def summarised(sweep: Sweep, found: xr.Dataset) -> xr.Dataset:
     data: dict[str, Any] = {"networks": count}
     for name in sweep.observables:
         if name == "correlation":
-            value, error = _ratio(sweep, found, mean, both)
+            i, j = np.triu_indices(sweep.inputs_at_once, 1)
+            length = found["length"].astype(float)
+            one, two = (length.isel(input=xr.DataArray(at, dims="pair")) for at in (i, j))
+            value, each = influences(found["overlap"].astype(float), one, two, mean)
+            value, error = value.where(count > 0), both(each)[1]
         else:
             value, error = both(found[VARIABLES[name][0]])
         data[name], data[f"{name}_standard_error"] = value, error
     return xr.Dataset(data, attrs=found.attrs)
 
 
-def _ratio(sweep: Sweep, found: xr.Dataset, mean: Any, both: Any) -> Any:
-    """c = E⟨ab⟩/√(E⟨aa⟩ E⟨bb⟩) and its error, by the influence of every network."""
-    i, j = np.triu_indices(sweep.inputs_at_once, 1)
-    overlap = found["overlap"].astype(float)
-    length = found["length"].astype(float)
-    one, two = (length.isel(input=xr.DataArray(at, dims="pair")) for at in (i, j))
-    middle = [mean(x) for x in (overlap, one, two)]
-    value = middle[0] / np.sqrt(middle[1] * middle[2])
-    influence = value * (overlap / middle[0] - one / (2 * middle[1]) - two / (2 * middle[2]))
-    # Where the overlap vanishes the quotient is 0/0.
-    direct = overlap / np.sqrt(middle[1] * middle[2])
-    influence = xr.where(middle[0] == 0, direct, influence)
-    return value.where(found["measured"].any("replica")), both(influence)[1]
+def influences(overlap: Any, one: Any, two: Any, mean: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """c = E⟨ab⟩/√(E⟨aa⟩ E⟨bb⟩), and what every network adds to it to first order."""
+    top, left, right = mean(overlap), mean(one), mean(two)
+    size = (left * right) ** 0.5
+    value = top / size
+    return value, overlap / size - value * (one / left + two / right) / 2
 
 
 def of_moments(name: str, moments: Moments) -> Array:

@@ -93,6 +93,8 @@ def test_readme_shows_every_kind_of_command():
         "goldstone",
         "compare",
         "spectrum",
+        "plan",
+        "sweep",
         "probe",
         "demo",
     }

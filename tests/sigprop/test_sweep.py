@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -103,7 +104,6 @@ class TestDescription:
             ({"width": 8.5}, "`width`: must be whole numbers"),
             ({"depth": "0:5:6"}, "`depth`: must be whole numbers of at least 1"),
             ({"weights": "sparse"}, "`weights`: must be gaussian or orthogonal"),
-            ({"residual": (False, "yes")}, "`residual`: must be true or false"),
             ({"observables": ("entropy",)}, "`observables`: must be some of length"),
             ({"layers": (60,)}, "`layers`: must be different and from -51 to 50"),
             ({"replicas": 0}, "`replicas`: must be a whole number of at least 1"),
@@ -304,20 +304,15 @@ class TestRefusals:
         assert files(path) == files(whole)
         assert [p.name for p in path.parent.iterdir()] == [path.name]
 
-    def test_read_only(self, whole, path):
-        folder = path.parent / "sealed"
-        folder.mkdir()
+    def test_read_only(self, whole, request):
+        folder = Path(tempfile.mkdtemp())  # which other users can reach, for root to become one
+        request.addfinalizer(lambda: shutil.rmtree(folder))
         store = folder / "sweep.zarr"
         shutil.copytree(whole, store)
-        for place in (path.parent.parent, path.parent):
-            place.chmod(0o755)
         for place in (folder, *folder.rglob("*")):
             place.chmod(0o555 if place.is_dir() else 0o444)
         user = os.geteuid()
         if user == 0:
-            code = "import os,sys; os.setuid(65534); sys.exit(os.access(sys.argv[1], os.R_OK))"
-            if subprocess.run([sys.executable, "-c", code, store]).returncode != 1:
-                pytest.skip("root, and no other user can reach the folder")
             os.seteuid(65534)
         try:
             with pytest.raises(ValueError, match="`path`: must be writable; got Permission denied"):
@@ -438,22 +433,25 @@ class TestSummary:
             width=4096,
             explicit_weights=False,
             layers=(-1,),
-            replicas=40,
+            replicas=100,
             observables=("length", "correlation"),
         )
         run_sweep(sweep, path)
         means = sigprop.summarise_sweep(path)
-        for name in sweep.observables:
-            for factor, agrees in ((1.0, True), (1.03, False), (0.97, False)):
-                z = []
-                for i, variance in enumerate(sweep.values("weight_variance")):
+
+        def largest_z(factor):
+            """Over two points and two observables."""
+            z = []
+            for i, variance in enumerate(sweep.values("weight_variance")):
+                here = means.isel(weight_variance=i)
+                for name in sweep.observables:
                     point = {**sweep.point(i), "weight_variance": variance * factor}
-                    expected = sweep_theory(sweep, name, point)
-                    error = means[f"{name}_standard_error"].isel(weight_variance=i)
-                    z.append((means[name].isel(weight_variance=i) - expected) / error)
-                # 8 numbers of which no two are independent, at a rate of 1e-6.
-                assert (np.abs(np.array(z[0])).max() < 5.4) == agrees
-                assert (np.max(np.abs(np.concatenate([np.ravel(v) for v in z]))) < 5.4) == agrees
+                    off = here[name] - sweep_theory(sweep, name, point)
+                    z.append(np.abs(off / here[f"{name}_standard_error"]).max())
+            return float(np.max(z))
+
+        assert largest_z(1.0) < 5.3  # 6 numbers at a rate of 1e-6
+        assert min(largest_z(0.97), largest_z(1.03)) > 5.3
 
 
 def free_port():
@@ -528,6 +526,7 @@ class TestManyDevices:
         assert min(computed) > 0
         assert numbers(path) == numbers(whole)
 
+    @pytest.mark.slow
     def test_failure_of_one_host_ends_all(self, path):
         file = write_toml(SMALL, path.with_name("sweep.toml"))
         path.write_text("not a store")
@@ -563,14 +562,7 @@ def test_a_slurm_array_is_shards(monkeypatch):
 
 
 # Enough networks, one to a file, that a run takes a second and can be killed on its way.
-LONG = dataclasses.replace(
-    SMALL,
-    weight_variance="1:3:8",
-    width=128,
-    depth=40,
-    replicas=8,
-    observables=("length", "correlation"),
-)
+LONG = dataclasses.replace(SMALL, weight_variance="1:3:16", replicas=8)
 KILLED = """
 import sys, jax
 jax.config.update("jax_enable_x64", True)
@@ -624,23 +616,23 @@ class TestCommands:
         jax.config.update("jax_default_matmul_precision", precision)
 
     def test_run_status_merge_show(self, command, tmp_path):
-        small = dataclasses.replace(SMALL, width=(8, 6))
+        small = dataclasses.replace(SMALL, width=(8, 6), replicas=2)
         file = write_toml(small, tmp_path / "sweep.toml")
         for i in range(2):
             code, out, _ = command("sweep", "run", file, "--shard", f"{i}/2", "--json")
             found = json.loads(out)
-            assert (code, found["computed"], found["elsewhere"]) == (0, 24, 24)
+            assert (code, found["computed"], found["elsewhere"]) == (0, 12, 12)
         parts = sorted((tmp_path / "runs").glob("*.zarr"))
         assert [p.name for p in parts] == ["sweep.0-of-2.zarr", "sweep.1-of-2.zarr"]
         code, out, _ = command("sweep", "status", parts[0], "--json")
-        assert (code, json.loads(out)["done"]) == (0, 24)
+        assert (code, json.loads(out)["done"]) == (0, 12)
         code, _, _ = command("sweep", "merge", *parts, "--output", "whole.zarr")
         assert code == 0
         view = ["--observable", "correlation", "--at", "bias-variance=0.1,layer=4"]
         code, out, _ = command("sweep", "show", "whole.zarr", *view, "--output", "fig", "--json")
         found = json.loads(out)
         assert code == 0
-        assert found["view"]["against"] == "bias_variance" or found["view"]["by"] == "width"
+        assert (found["view"]["against"], found["view"]["by"]) == ("weight_variance", "width")
         assert sorted(p.name for p in (tmp_path / "fig").iterdir()) == ["sweep.pdf", "sweep.png"]
         (one, other) = found["series"]
         assert (one["label"], other["label"]) == (8, 6)
