@@ -27,6 +27,10 @@ _FAST = 1e-4
 """Scales above this (relative to the first) let the factorisation be done in float32."""
 _LOSS = 5.0
 """Factors are multiplied together while the logs of their scales spread by less."""
+_FORGET = 0.9
+"""The spread that the next factor is expected to have, at least, over that of the last."""
+_LONGEST = 16
+"""Factors that are multiplied together at most."""
 _UNEVEN = 1e-3
 _STEPS = 60
 _FAR = 80.0
@@ -181,6 +185,10 @@ def product_log_singular_values(
     first order through all that follows, and multiplied by 64. The factors count as exact.
     A direction that a factor maps to less than rounding leaves of it counts as mapped to zero.
 
+    Factors are multiplied together, 16 at most, while the logarithms of their scales are
+    expected to spread by less than 5. Where `error` then misses the tolerance, it is done again
+    with each factor by itself (not under `jax.jit` or `jax.vmap`).
+
     Raises
     ------
     ValueError
@@ -195,20 +203,26 @@ def product_log_singular_values(
     if not jnp.issubdtype(factors.dtype, jnp.floating):
         raise ValueError(f"`factors`: must be real floating-point numbers; got {factors.dtype}")
     limit = jnp.asarray(tolerance, factors.dtype)
-    if isinstance(factors, Tracer) or jax.default_backend() != "cpu":
-        return _product_spectrum(factors, limit)
+    longest = lambda count: jnp.asarray(count, jnp.int32)
+    if isinstance(factors, Tracer):
+        return _product_spectrum(factors, limit, longest(_LONGEST))
     # Threads of LAPACK wait for each other by spinning: on a busy machine that is 30 times slower.
     with threadpool_limits(1, user_api="blas"):
-        return jax.block_until_ready(_product_spectrum(factors, limit))
+        found = jax.block_until_ready(_product_spectrum(factors, limit, longest(_LONGEST)))
+        if found.error > limit:
+            # A factor unlike those before it: none are multiplied together.
+            again = jax.block_until_ready(_product_spectrum(factors, limit, longest(1)))
+            found = again if again.error < found.error else found
+    return found
 
 
 @eqx.filter_jit
-def _product_spectrum(factors, tolerance) -> ProductSpectrum:
+def _product_spectrum(factors, tolerance, longest) -> ProductSpectrum:
     layers, n, _ = factors.shape
     state = start(generic_frame(n, factors.dtype))
 
     def turn(carry, factor):
-        state, product, since, cadence = carry
+        state, product, since, cadence, rate = carry
         columns = jnp.max(jnp.abs(factor), axis=0)
         largest = jnp.max(columns)
         largest = jnp.where(largest > 0, largest, 1.0).astype(factor.dtype)
@@ -227,16 +241,21 @@ def _product_spectrum(factors, tolerance) -> ProductSpectrum:
         def factorised(state):
             after = step(state, product)
             spread = _spread(after.log_scales - state.log_scales) / (since + 1).astype(factor.dtype)
-            cadence = jnp.clip(_LOSS / jnp.maximum(spread, 0.1), 1, 16).astype(jnp.int32)
-            return after, after.frame, jnp.asarray(0, jnp.int32), cadence
+            # Layers may be given as several factors, some of which spread nothing.
+            expected = jnp.maximum(jnp.maximum(spread, _FORGET * rate), 0.1)
+            most = jnp.minimum(2 * cadence, longest).astype(factor.dtype)
+            new = jnp.clip(_LOSS / expected, 1, most)
+            return after, after.frame, 0 * since, new.astype(jnp.int32), expected
 
-        waits = lambda state: (state, product, since + 1, cadence)
+        waits = lambda state: (state, product, since + 1, cadence, rate)
         state, *rest = jax.lax.cond(since + 1 >= cadence, factorised, waits, state)
         log_scales = state.log_scales + jnp.log(largest)
         return (eqx.tree_at(lambda s: s.log_scales, state, log_scales), *rest), None
 
     one = jnp.asarray(1, jnp.int32)
-    (state, product, *_), _ = jax.lax.scan(turn, (state, state.frame, 0 * one, one), factors)
+    rate = jnp.asarray(0, factors.dtype)
+    begin = (state, state.frame, 0 * one, one, rate)
+    (state, product, *_), _ = jax.lax.scan(turn, begin, factors)
     values, error, zeros, status, log_scales = finish(state, product, tolerance)
     return ProductSpectrum(values, error, zeros, status, log_scales / float(layers))
 

@@ -98,6 +98,20 @@ def test_every_singular_value_against_arbitrary_precision(name):
     assert found.status == (Status.OK if found.error <= 1e-9 else Status.INACCURATE)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_layers_in_two_factors_of_very_different_spread(compiled):
+    """W and D one after the other, as `probe` gives them; compiled, nothing is done twice."""
+    rng = np.random.default_rng(8)
+    factors = []
+    for _ in range(L // 2):
+        factors += [np.diag(rng.uniform(0.9, 1, N)), rng.standard_normal((N, N)) / np.sqrt(N)]
+    function = jax.jit(product_log_singular_values) if compiled else product_log_singular_values
+    found = function(jnp.asarray(factors))
+    check_against(exact_logs(np.array(factors)), found)
+    # 6e-8 where a factor that spreads nothing makes the next sixteen one.
+    assert found.error < 1e-9
+
+
 @pytest.mark.parametrize("components", [1, 2, 4])
 def test_equivariant_layers_with_columns_of_very_different_size(components):
     """W D instead of D W: the grading stands in the columns, or in no axis at all."""
