@@ -40,6 +40,7 @@ from theory._edges import Edges, spectrum_edges
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._finite_width import LengthCorrection, length_correction
 from theory._fixed_point import FixedPoints, Stability, fixed_points
+from theory._generic_exponent import GenericExponent, generic_exponent
 from theory._jacobian import JacobianFactors, SlopeLaw, jacobian_factors
 from theory._jacobian_moments import (
     SpectrumMoments,
@@ -105,6 +106,7 @@ __all__ = [
     "Edges",
     "Estimate",
     "FixedPoints",
+    "GenericExponent",
     "JacobianFactors",
     "LengthCorrection",
     "MeanField",
@@ -148,6 +150,7 @@ __all__ = [
     "gaussian_expectation",
     "gaussian_pair_expectation",
     "generators",
+    "generic_exponent",
     "given_moments",
     "goldstone_gains",
     "growth",

@@ -1,6 +1,7 @@
 from ._classifier import Classifier, cross_entropy, parameter_count
 from ._data import Labelled, copy_task, load_images, permuted
 from ._diagnostics import Diagnostics, diagnose, rotations
+from ._flax import to_nnx
 from ._measures import MEASURES, Measured
 from ._model import (
     HeldNetwork,
@@ -37,6 +38,7 @@ __all__ = [
     "read_study",
     "rotations",
     "study_dataset",
+    "to_nnx",
     "train",
     "without_zero_biases",
 ]

@@ -1,0 +1,80 @@
+"""Reduce finished studies to the small files in docs/data that the pages show.
+
+    python docs/collect_training.py NAME STUDY.toml FOLDER [--depth 100] [--data FOLDER]
+
+NAME is that of the file to write, STUDY and FOLDER are what `sigprop train` was given and wrote.
+Networks that are missing are left out; the file says how many are there.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from sigprop.experiments import read_study, study_dataset
+
+LAST_TURN = ("similarity", "spread")
+
+
+def networks(found) -> list[dict]:
+    """One entry for every architecture, gain, rate and seed that is ready."""
+    rows = []
+    axes = ("architecture", "gain", "learning_rate", "seed")
+    stacked = found.stack(network=axes)
+    for i in range(stacked.sizes["network"]):
+        one = stacked.isel(network=i)
+        if not int(one["ready"]):
+            continue
+        number = lambda x: [None if not np.isfinite(v) else float(f"{v:.4g}") for v in np.ravel(x)]
+        row = {axis: one[axis].item() for axis in axes}
+        row["parameters"] = int(one["parameters"])
+        row["failed"] = int(one["failed"].isel(record=-1))
+        row["step"] = number(one["record_step"])
+        for name in ("test_accuracy", "test_success", "test_loss", "order_parameter"):
+            row[name] = number(one[name])
+        for name in LAST_TURN:
+            row[name] = number(one[name].isel(turn=-1))
+        # How much larger the gradient is at the last turn than at the first, as a logarithm.
+        row["gradient_ratio"] = number(
+            one["log_gradient"].isel(turn=-1) - one["log_gradient"].isel(turn=0)
+        )
+        row["charge_drift"] = number(one["charge_drift"].max("generator"))
+        if "class_similarity" in one:
+            row["class_similarity"] = number(one["class_similarity"].isel(turn=-1))
+        rows.append(row)
+    return rows
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("name")
+    parser.add_argument("study", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--depth", type=int)
+    parser.add_argument("--data")
+    options = parser.parse_args(argv)
+    instead = {"depth": options.depth, "data": options.data}
+    study = read_study(options.study, **{k: v for k, v in instead.items() if v is not None})
+    found = study_dataset(study, options.folder)
+    rows = networks(found)
+    asked = "" if options.depth is None else f" --depth {options.depth}"
+    content = {
+        "command": f"sigprop train scripts/studies/{options.study.name}{asked}",
+        "depth": study.depth,
+        "epochs": study.epochs,
+        "batch": study.batch,
+        "optimiser": study.optimiser,
+        "ready": len(rows),
+        "of": len(study.members),
+        "date": time.strftime("%Y-%m-%d"),
+        "networks": rows,
+    }
+    text = json.dumps(content).replace('{"architecture"', '\n{"architecture"')
+    (Path(__file__).parent / "data" / f"{options.name}.json").write_text(text + "\n")
+    print(f"{len(rows)} of {len(study.members)} networks")
+
+
+if __name__ == "__main__":
+    main()
