@@ -1,4 +1,5 @@
 from ._alignment_null import Null, cosine_null, overlap_null
+from ._coherence import network_coherence, sample_coherence
 from ._compare import (
     OBSERVABLES,
     Cells,
@@ -25,6 +26,7 @@ from ._continuity import (
 )
 from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
 from ._exponents import Exponents, sample_exponents
+from ._gauge import Drift, frame_drift, turned_weights
 from ._goldstone import Certificate, backward_charges, certify
 from ._graded import ProductSpectrum, product_log_singular_values
 from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, pair_inputs, read_idx
@@ -65,6 +67,7 @@ __all__ = [
     "Continuity",
     "DescriptionCheck",
     "DrawnNetwork",
+    "Drift",
     "Ensemble",
     "Exponents",
     "FiniteNetwork",
@@ -100,6 +103,7 @@ __all__ = [
     "digits_inputs",
     "estimate_spectrum",
     "extrapolate",
+    "frame_drift",
     "frobenius_cosines",
     "gram_cosines",
     "gram_inputs",
@@ -111,6 +115,7 @@ __all__ = [
     "mean_alignment",
     "merge_sweeps",
     "neighbours",
+    "network_coherence",
     "outcome",
     "overlap_null",
     "pair_gram",
@@ -125,6 +130,7 @@ __all__ = [
     "read_sweep_file",
     "rotation_drift",
     "run_sweep",
+    "sample_coherence",
     "sample_ensemble",
     "sample_exponents",
     "sample_jacobian",
@@ -133,5 +139,6 @@ __all__ = [
     "spectra",
     "summarise_sweep",
     "sweep_status",
+    "turned_weights",
     "write_dataset",
 ]

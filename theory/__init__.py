@@ -34,6 +34,7 @@ from theory._architecture import (
     recurrent,
     repeat,
 )
+from theory._coherence import Coherence, gradient_coherence
 from theory._describe import describe
 from theory._diagram import phase_diagram, sector_diagram
 from theory._edges import Edges, spectrum_edges
@@ -48,6 +49,7 @@ from theory._jacobian_moments import (
     jacobian_moments,
     lyapunov_quantiles,
 )
+from theory._linear_residual import linear_residual_gain, spike_overlap
 from theory._mean_field import MeanField, propagate
 from theory._moments import (
     Moments,
@@ -99,6 +101,7 @@ __all__ = [
     "Activation",
     "Affine",
     "Chain",
+    "Coherence",
     "Componentwise",
     "CriticalLine",
     "CriticalPoints",
@@ -153,6 +156,7 @@ __all__ = [
     "generic_exponent",
     "given_moments",
     "goldstone_gains",
+    "gradient_coherence",
     "growth",
     "half_stable_points",
     "interpret",
@@ -162,6 +166,7 @@ __all__ = [
     "layer",
     "length",
     "length_correction",
+    "linear_residual_gain",
     "lyapunov_quantiles",
     "onset_curvature",
     "onset_law",
@@ -181,6 +186,7 @@ __all__ = [
     "singular_value_quantiles",
     "spectrum_edges",
     "spectrum_summary",
+    "spike_overlap",
     "stationary_state",
     "step_growth",
     "symmetry",
