@@ -61,14 +61,20 @@ OBSERVABLES = (
 
 
 def observables(network: Part) -> tuple[Observable, ...]:
-    """What is compared: through depth, or through the time of a `Recurrent`, whose lengths and
-    correlations are those of all its states, at one and at two times."""
+    """What is compared: through depth; or through the time of a `Recurrent` at the end of the
+    network, the lengths of all states and their correlations, also at two times."""
     steps = time_steps(network)
     if steps == 1:
         return OBSERVABLES
-    slope = lambda m: theory.step_growth(jax.tree.map(lambda x: x[-1], m), steps)
+    last = lambda m: jax.tree.map(lambda x: x[-1:], m)
+    slope = lambda m: theory.step_growth(last(m), steps)[0]
     changed = {"slope": slope, "gradient_growth": slope}
-    return tuple(o._replace(of=changed.get(o.name, o.of)) for o in OBSERVABLES)
+
+    def of_states(o: Observable) -> Callable[[Moments], Array]:
+        # Inputs may be zero at some steps, where a drive has no correlation; states are not.
+        return changed.get(o.name, lambda m: o.of(last(m)))
+
+    return tuple(o._replace(of=of_states(o)) for o in OBSERVABLES)
 
 
 class Cells(NamedTuple):

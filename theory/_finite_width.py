@@ -66,7 +66,7 @@ class _FiniteWidth(Reading[_State]):
             return jnp.stack([square, square**2, square * two / 2, square * four / 4])
 
         found = gaussian_expectation(moments, q, kinks=phi.kinks, scale=phi.scale, order=self.order)
-        power = root ** jnp.array([0, 0, -2, -4])
+        power = root ** jnp.array([0.0, 0.0, -2.0, -4.0])
         g, fourth, first, second = found.value * power
         own = found.error * power
         value = jnp.stack([g, first * m + second * v / 2, fourth - g**2 + first**2 * v])

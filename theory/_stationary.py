@@ -106,7 +106,7 @@ def _correlation(body: Part, length: Estimate, tolerance: float, order: int) -> 
     unit = jnp.eye(k, dtype=q.dtype)
 
     def advance(c):
-        pair = (q * jnp.array([[1, c], [c, 1]]))[..., None, None] * unit
+        pair = (q * jnp.array([[1, c], [c, 1]]))[..., None, None] * unit[None, None]
         moments = given_moments(pair)
         zero = jax.tree.map(jnp.zeros_like, moments)
         after, _ = interpret(body, MeanField(order, errors=False), PreActivation(moments, zero))

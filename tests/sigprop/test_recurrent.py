@@ -91,7 +91,7 @@ def _scaled(body, factor):
 
 
 def test_products_alone_have_the_law_of_held_weights():
-    same_law(network(), sequences(), STEPS, 12, 4000, power=False)
+    same_law(network(), sequences(), STEPS, 12, 2500, power=False)
 
 
 @pytest.mark.slow
@@ -109,12 +109,11 @@ def test_finite_networks_agree_with_dynamic_mean_field_theory():
     """Lengths, correlations at two times, slopes and gradients, extrapolated in 1/N."""
     deep = theory.recurrent(ERF, 2.0, 0.5, steps=3, input_variance=1.0)
     x = sequences(3).astype(jnp.float32)
-    comparison = sigprop.compare(deep, x, widths=(32, 64, 128), replicas=(9000, 6000, 4000))
+    comparison = sigprop.compare(deep, x, widths=(32, 64, 128), replicas=(6000, 4000, 3000))
     assert comparison.agrees
     assert comparison.explicit_weights == (True, True, True)
-    weights = [p for p in comparison.power if p.leaf.endswith(".weights.variance")]
-    assert len(weights) == 2
-    assert all(p.rejected for p in weights)
+    (shared,) = [p for p in comparison.power if ".body" in p.leaf and "weights" in p.leaf]
+    assert shared.rejected
 
 
 def by_qr(z, weights, count):
