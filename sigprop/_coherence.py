@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from sigprop._ensemble import Progress, _default_block, _in_blocks
 from sigprop._network import FiniteNetwork, Signals, cast, start_at
-from theory import Affine, Part, Pointwise, Reading, along_depth, interpret
+from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
 from theory._architecture import check_count
 from theory._coherence import check_gram, turns_of
 
@@ -24,6 +24,12 @@ class _Probed(Reading[Signals]):
 
     def pointwise(self, node: Pointwise, state: Signals):
         return self.network.pointwise(node, state)
+
+    def normalise(self, node: Normalise, state: Signals):
+        return self.network.normalise(node, state)
+
+    def through_time(self, turn, state: Signals, steps: int):
+        raise TypeError("`network`: gradients of a Recurrent are those of one layer; got no other")
 
     def add(self, skip: Signals, branch: Signals):
         after, _ = self.network.add(skip, branch)
