@@ -11,9 +11,13 @@ a million units without weights against its random numbers, and the memory. Unit
 networks of k components against the scalar one with as many real numbers, and a diagram of O(4).
 Spectra: all singular values of deep products to full relative accuracy against the plain product
 and one SVD, one matrix and many, with what was tried; the density at 100 depths.
+
+Training: a step of Adam against the matrix products that it cannot do without, in the same shapes,
+and against the same network in PyTorch where that is installed (`pip install torch==2.13.0`).
 """
 
 import argparse
+import functools
 import math
 import os
 import platform
@@ -462,6 +466,120 @@ def scaling(repeats):
     return np.median(times, axis=0)
 
 
+CASES = {
+    "dense": (1, "real"),
+    "U(1)": (2, "complex"),
+    "O(4)": (4, "real"),
+}
+
+
+def training_rows(depth, features, batch, steps, repeats):
+    """Rows (name, milliseconds per step: ours, products alone, PyTorch or None)."""
+    from sigprop.experiments import Architecture, Labelled, Study
+    from sigprop.experiments._train import _advance, model_of, one_by_one, start
+
+    rng = np.random.default_rng(0)
+    count, pixels = batch * steps, 784
+    data = Labelled(
+        jnp.asarray(rng.random((count, pixels)), jnp.float32),
+        jnp.asarray(rng.integers(0, 10, count), jnp.int32),
+        jnp.zeros((batch, pixels), jnp.float32),
+        jnp.zeros(batch, jnp.int32),
+        classes=10,
+        inputs=1,
+    )
+    seeds, rates = jnp.zeros(1, jnp.int32), jnp.full(1, 1e-4, jnp.float32)
+    rows = []
+    for name, (k, algebra) in CASES.items():
+        architecture = Architecture(name, k, algebra)
+        study = Study((architecture,), depth=depth, features=features, batch=batch)
+        model = model_of(study, architecture, data)
+        one = start(model, study, jnp.float32(1.2), seeds[0])
+        states = jax.tree.map(lambda leaf: leaf[None], one)
+
+        def ours(model=model, study=study, states=states):
+            stop = jnp.int32(steps)
+            return _advance(model, study, data, states, rates, seeds, stop, one_by_one)
+
+        # Real weights act on whole units: as many columns as inputs times components.
+        units = features // k if algebra == "real" else features
+        columns = batch * features // units
+        shape = (depth, units, units)
+        weights = jax.random.normal(jax.random.key(0), shape, jnp.float32) / np.sqrt(units)
+        x = jax.random.normal(jax.random.key(1), (units, columns), jnp.float32)
+        first = jax.random.normal(jax.random.key(2), (features, pixels), jnp.float32)
+        given = (weights, x, first, data.train[:batch].T)
+        floor = lambda given=given: products(*given, steps)
+        for run in (ours, floor):
+            jax.block_until_ready(run())
+        times = [timed(run, repeats)[0] / steps * 1e3 for run in (ours, floor)]
+        rows.append((name, *times, torch_step(depth, features, batch, k, algebra, steps, repeats)))
+    return rows
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def products(weights, x, first, images, steps):
+    """The matrix products of `steps` steps: forwards, for the states backwards, and for the
+    weights; of the first layer, forwards and for the weights."""
+    dot = functools.partial(jnp.matmul, precision="highest")
+
+    def step(_, carry):
+        weights, x, first = carry
+        y, _ = jax.lax.scan(lambda y, w: (dot(w, y), None), x, weights)
+        g, moved = jax.lax.scan(lambda g, w: (dot(w.T, g), dot(g, y.T)), y, weights)
+        seen = dot(first, images)
+        return weights - 1e-9 * moved, x + 1e-9 * g, first - 1e-9 * dot(seen, images.T)
+
+    return jax.lax.fori_loop(0, steps, step, (weights, x, first))
+
+
+def torch_step(depth, features, batch, k, algebra, steps, repeats):
+    """Milliseconds of the same step in PyTorch, or None where it is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    torch.manual_seed(0)
+    units = features // k
+    shape = (depth, units, units) if algebra == "real" else (depth, 2, units, units)
+    scale = 1.2 / math.sqrt(units if algebra == "real" else 2 * units)
+    weights = torch.nn.Parameter(scale * torch.randn(shape))
+    first, last = torch.nn.Linear(784, features), torch.nn.Linear(features, 10)
+    parameters = [weights, *first.parameters(), *last.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=1e-4)
+    images, labels = torch.rand(batch, 784), torch.randint(0, 10, (batch,))
+
+    def phi(z):
+        if k == 1:
+            return torch.tanh(z)
+        r = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-19)
+        return torch.tanh(r) / r * z
+
+    def turn(w, z):
+        if algebra == "real":
+            return (w @ z.reshape(units, -1)).reshape(z.shape)
+        top, bottom = torch.cat([w[0], -w[1]], 1), torch.cat([w[1], w[0]], 1)
+        flat = torch.cat([top, bottom]) @ z.transpose(0, 1).reshape(features, -1)
+        return flat.reshape(2, units, -1).transpose(0, 1)
+
+    def step():
+        z = first(images).T.reshape(units, k, batch)
+        for w in weights:
+            z = phi(turn(w, z))
+        loss = torch.nn.functional.cross_entropy(last(z.reshape(features, -1).T), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def run():
+        for _ in range(steps):
+            step()
+        return 0
+
+    run()
+    return timed(run, repeats)[0] / steps * 1e3
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Speed as ratios, side by side in one run.")
     parser.add_argument("--points", type=int, default=24, help="points for scipy's quad")
@@ -469,7 +587,7 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--width", type=int, default=1_000_000, help="of the wide network")
     parser.add_argument("--depth", type=int, default=8, help="of the wide network, at least 2")
-    parts = ("diagram", "simulation", "wide", "units", "spectra", "sweep")
+    parts = ("diagram", "simulation", "wide", "units", "spectra", "sweep", "training")
     parser.add_argument("--only", choices=parts, help="one part instead of all")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
@@ -541,6 +659,17 @@ def main(argv=None):
         )
         one, two = scaling(options.repeats)
         print(f"two simulated devices against one: {one:.2f} s / {two:.2f} s = {one / two:.2f}")
+
+    if "training" in wanted:
+        print(
+            "\n| 100 layers of 64, batch 256 | ms per step of Adam | its matrix products | ratio "
+            "| PyTorch, ms | ratio |\n|---|---|---|---|---|---|"
+        )
+        for name, step, floor, other in training_rows(100, 64, 256, 10, options.repeats):
+            torch = (
+                "| not installed | |" if other is None else f"| {other:.1f} | {other / step:.1f} |"
+            )
+            print(f"| {name} | {step:.1f} | {floor:.1f} | {step / floor:.2f} {torch}")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,16 @@ class Network(nnx.Module):
         named = {_name(path): nnx.Param(leaf) for path, leaf in places}
         self.parameters = nnx.Dict(named)
         self._names = tuple(named)
-        self._structure = structure
-        self._model = nnx.static(model)
+
+        def scores(leaves, x):
+            return model.logits(jax.tree.unflatten(structure, leaves), x)
+
+        self._scores = scores  # the variances of the description are no state of the module
 
     def __call__(self, x: Float[Array, "n numbers"]) -> Array:
         """Scores of the classes."""
         leaves = [self.parameters[name][...] for name in self._names]
-        return self._model.logits(jax.tree.unflatten(self._structure, leaves), x)
+        return self._scores(leaves, x)
 
 
 def _name(path: tuple[Any, ...]) -> str:

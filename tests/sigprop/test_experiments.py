@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from flax import nnx
 
 import sigprop
 import theory
 from sigprop.experiments import (
+    MEASURES,
     Architecture,
     Classifier,
     SequenceClassifier,
@@ -29,8 +31,10 @@ from sigprop.experiments import (
     read_study,
     rotations,
     study_dataset,
+    to_nnx,
     train,
 )
+from sigprop.experiments._measures import class_similarity
 from sigprop.experiments._train import advance, start
 
 KEY = jax.random.key(3)
@@ -123,8 +127,63 @@ class TestDiagnostics:
         np.testing.assert_allclose(found.charge[0], np.sqrt(np.mean(charges**2)), rtol=1e-10)
 
     def test_charge_is_conserved_by_symmetry_alone(self):
-        assert np.all(self.found(O2)[-1].charge_drift < 1e-14)
-        assert np.all(self.found(DENSE)[-1].charge_drift > 0.1)
+        """For every generator, and for any weights whatever."""
+        o4, dense = Architecture("O(4)", 4), Architecture("dense", 4, "dense")
+        for architecture, conserved in ((o4, True), (dense, False)):
+            built, parameters, x, labels, _ = self.found(architecture)
+            moved = jax.tree.map(lambda w: w + 0.1 * jnp.sin(1e3 * w), parameters)
+            for given in (parameters, moved):
+                drift = diagnose(built, given, x, labels, rotations(4)).charge_drift
+                assert drift.shape == (6,)
+                assert np.all(drift < 1e-14 if conserved else drift > 0.05)
+
+    def test_class_similarity_against_explicit_sums(self):
+        states = jax.random.normal(KEY, (2, 6, 4, 1))
+        labels = jnp.array([0, 0, 2, 2, 2, 3])
+        means = [np.mean(states[:, labels == c], axis=1).reshape(2, 4) for c in (0, 2, 3)]
+        cosine = lambda a, b: (
+            np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        )
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        expected = np.mean([cosine(means[i], means[j]) for i, j in pairs], axis=0)
+        np.testing.assert_allclose(class_similarity(states, labels, 5), expected, rtol=1e-12)
+
+    def test_jacobian(self):
+        """Against the Jacobian of all turns at once, and the identity that a dense net breaks."""
+        for architecture in (O2, DENSE):
+            built, parameters, x, labels, _ = self.found(architecture)
+            found = MEASURES["jacobian"](built, parameters, parameters, x, labels)
+            turns, held = built.turns(parameters)
+            start = built.hidden(parameters, x, keep=True)[1][0, 0]
+            whole = lambda z, t=turns, h=held: apply_parameters(t, h, z[None])[0]
+            jacobian = jax.jacfwd(whole)(start).reshape(12, 12)
+            values = np.linalg.svd(jacobian, compute_uv=False)
+            logs = found["log_singular_values"].values[0]
+            np.testing.assert_allclose(logs, np.log(values), atol=1e-9)
+            share = values**2 / np.sum(values**2)
+            rank = np.exp(-np.sum(share * np.log(share)))
+            assert float(found["effective_rank"].values[0]) == pytest.approx(rank, rel=1e-9)
+            residual = found["certificate_residual"].values
+            holds = residual <= found["certificate_claim"].values
+            assert np.all(holds == (architecture is O2))
+
+
+def test_the_same_network_in_flax():
+    built = classifier(O2)
+    parameters = built.draw(KEY, 1.5)
+    module = to_nnx(built, parameters)
+    x = load_images("digits").test[:3]
+    np.testing.assert_array_equal(module(x), built.logits(parameters, x))
+    state = nnx.state(module, nnx.Param)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == parameter_count(parameters)
+    slopes = nnx.grad(lambda module: jnp.sum(module(x) ** 2))(module)
+    expected = jax.grad(lambda p: jnp.sum(built.logits(p, x) ** 2))(parameters)
+    for one, two in zip(
+        sorted(jax.tree.leaves(slopes), key=jnp.sum),
+        sorted(jax.tree.leaves(expected), key=jnp.sum),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
 STUDY = Study(
@@ -377,4 +436,7 @@ class TestStudy:
         wider = dataclasses.replace(STUDY, gains=(1.2, 1.4), seeds=(0, 5))
         assert wider.members[0].key == one.key
         assert dataclasses.replace(STUDY, depth=6).members[0].key != one.key
+        # Of a folder of data its name counts, not where it lies.
+        here, there = (dataclasses.replace(STUDY, data=f"{p}/mnist") for p in ("/a", "/b"))
+        assert here.members[0].key == there.members[0].key != one.key
         assert len({m.key for m in STUDY.members}) == len(STUDY.members)
