@@ -279,8 +279,10 @@ def train(
     Raises
     ------
     ValueError
-        If data are missing, or the folder cannot be written.
+        If data are missing, a measure is unknown or does not apply, or the folder cannot be
+        written.
     """
+    _check_measures(study)
     folder = Path(folder).resolve()
     data = load_data(study)
     stops = record_steps(study, data)
@@ -311,6 +313,18 @@ def train(
     with ThreadPoolExecutor(2 if on_cpu else 1) as pool:
         list(pool.map(run, chunks))
     return study_dataset(study, folder)
+
+
+def _check_measures(study: Study) -> None:
+    for name in study.measures:
+        if name not in MEASURES:
+            known = ", ".join(MEASURES)
+            raise ValueError(f"`measures`: must be some of {known}; got {name}")
+        for architecture in study.architectures:
+            if name in ("classes", "jacobian") and architecture.cell != "deep":
+                raise ValueError(
+                    f"`measures`: {name} is of deep networks; got it for {architecture.name}"
+                )
 
 
 def _train_chunk(

@@ -187,6 +187,8 @@ def study_figure(study: Study, found: xr.Dataset) -> Figure:
 
 
 def _curve(panel, found: xr.Dataset, at: dict, name: str, turn: int | None, style: dict) -> None:
+    if name not in found:
+        return  # the study does not measure it
     values = found[name].sel(at)
     values = values if turn is None else values.isel(turn=turn)
     mean, error = over_seeds(values)

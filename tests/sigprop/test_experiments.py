@@ -280,6 +280,11 @@ class TestTraining:
     def test_nothing_is_there(self, tmp_path):
         with pytest.raises(ValueError, match="`folder`: must hold networks of this study"):
             study_dataset(STUDY, tmp_path)
+        with pytest.raises(ValueError, match="`measures`: must be some of signals, classes"):
+            train(dataclasses.replace(STUDY, measures=("everything",)), tmp_path)
+        cell = Architecture("rnn", cell="rnn")
+        with pytest.raises(ValueError, match="`measures`: jacobian is of deep networks"):
+            train(Study((cell,), measures=("jacobian",)), tmp_path)
         with pytest.raises(ValueError, match=r"`path`: must be a folder with .*apt install"):
             train(dataclasses.replace(STUDY, data=str(tmp_path / "none")), tmp_path)
 
