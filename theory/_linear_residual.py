@@ -12,7 +12,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from theory._architecture import check_count
 from theory._status import Estimate, Status, as_estimate
@@ -21,9 +20,7 @@ _HALVINGS = 200
 _NODES = (64, 56)
 
 
-def linear_residual_gain(
-    target: float, depth: int, time: Float[Any, " times"], *, rate: float = 1.0
-) -> Estimate:
+def linear_residual_gain(target: float, depth: int, time: Any, *, rate: float = 1.0) -> Estimate:
     """The gain y of a linear residual network in one direction, during gradient flow.
 
     Every layer has the eigenvalue w = y^{1/L} − 1 there, and Frobenius cosines of gradients and
@@ -36,7 +33,7 @@ def linear_residual_gain(
     depth
         Layers L.
     time
-        Times t ≥ 0; for gradient descent, steps times learning rate.
+        Times t ≥ 0, one or several; for gradient descent, steps times learning rate.
     rate
         Multiplies the loss, and so the time.
 
@@ -93,7 +90,7 @@ def _gain(target: float, depth: int, times: np.ndarray, count: int) -> np.ndarra
     return target - (target - 1) * np.exp((low + high) / 2)
 
 
-def spike_overlap(strength: Float[Any, "*shape"], aspect: float = 1.0) -> tuple[Estimate, Estimate]:
+def spike_overlap(strength: Any, aspect: float = 1.0) -> tuple[Estimate, Estimate]:
     """⟨u_1, u⟩² and ⟨v_1, v⟩² of the leading singular vectors of noise + s u vᵀ, at infinite size.
 
     The noise has m × n independent entries of variance σ²/n, `strength` is s/σ, and `aspect`
