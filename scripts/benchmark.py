@@ -18,6 +18,7 @@ and against the same network in PyTorch where that is installed (`pip install to
 
 import argparse
 import functools
+import importlib
 import math
 import os
 import platform
@@ -466,7 +467,7 @@ def scaling(repeats):
     return np.median(times, axis=0)
 
 
-CASES = {
+CASES: dict[str, tuple[int, Any]] = {
     "dense": (1, "real"),
     "U(1)": (2, "complex"),
     "O(4)": (4, "real"),
@@ -536,7 +537,7 @@ def products(weights, x, first, images, steps):
 def torch_step(depth, features, batch, k, algebra, steps, repeats):
     """Milliseconds of the same step in PyTorch, or None where it is not installed."""
     try:
-        import torch
+        torch: Any = importlib.import_module("torch")
     except ModuleNotFoundError:
         return None
     torch.manual_seed(0)
