@@ -25,7 +25,7 @@ def test_fast_gaussian_numbers_are_gaussian_and_reproducible():
     for shift in (1, 2, 1000, size // 2):
         assert abs(np.mean(flat[shift:] * flat[:-shift])) * np.sqrt(size - shift) < 5
     assert stats.kstest(flat, "norm").pvalue > 1e-6
-    assert stats.kstest(1.01 * flat, "norm").pvalue < 1e-6
+    assert stats.kstest(1.02 * flat, "norm").pvalue < 1e-6
     assert np.max(np.abs(flat)) < 5.4
     other = normal(jax.random.fold_in(KEY, 1), (1000, 1000), jnp.float32).ravel()
     assert abs(np.mean(flat * np.asarray(other, float))) * np.sqrt(size) < 5
@@ -78,7 +78,7 @@ def test_width_decides_whether_weights_are_drawn():
 @pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])
 def test_joint_moments_up_to_fourth_order_at_width_64(distribution):
     """Of entries of W V and of Wᵀ G, where G depends on W V; and 3 % more variance is seen."""
-    width, draws = 64, 20000
+    width, draws = 64, 2500
     v = jax.random.normal(KEY, (width, 1, 2)) @ jnp.array([[1.0, 0.6], [0.0, 0.8]])
     orders = [i for n in (1, 2, 3, 4) for i in _multisets(6, n)]
 
@@ -86,8 +86,9 @@ def test_joint_moments_up_to_fourth_order_at_width_64(distribution):
         law = theory.WeightLaw(variance, distribution)
         y, pull = jax.vjp(lambda v: product(law, key, v, width, explicit=explicit), v)
         (back,) = pull(jnp.tanh(y) + y**2)
-        numbers = jnp.concatenate([y[:2].ravel(), back[0].ravel()])
-        return jnp.stack([jnp.prod(numbers[np.array(i)]) for i in orders])
+        # Two rows of W V and one of Wᵀ G, for every such group.
+        numbers = jnp.concatenate([y[::2, 0], y[1::2, 0], back[::2, 0]], axis=1)
+        return jnp.stack([jnp.mean(jnp.prod(numbers[:, np.array(i)], axis=1)) for i in orders])
 
     def sample(explicit, variance=1.5, offset=0):
         keys = jax.random.split(jax.random.fold_in(KEY, offset), draws)
@@ -97,9 +98,9 @@ def test_joint_moments_up_to_fourth_order_at_width_64(distribution):
 
     drawn, free = sample(True), sample(False, offset=1)
     error = np.sqrt((drawn.var(axis=0) + free.var(axis=0)) / draws)
-    assert np.max(np.abs(drawn.mean(axis=0) - free.mean(axis=0)) / error) < 5.5
-    wrong = sample(False, 1.5 * 1.06, 2)
-    assert np.max(np.abs(drawn.mean(axis=0) - wrong.mean(axis=0)) / error) > 4.5
+    assert np.max(np.abs(drawn.mean(axis=0) - free.mean(axis=0)) / (error + 1e-12)) < 5.5
+    wrong = sample(False, 1.5 * 1.03, 2)
+    assert np.max(np.abs(drawn.mean(axis=0) - wrong.mean(axis=0)) / error) > 5.5
 
 
 def _multisets(kinds, size, start=0):
