@@ -313,13 +313,13 @@ def _time_model(
 def _fit(widths: np.ndarray, times: np.ndarray, power: int) -> Callable[[float], float]:
     """a + c N^power with no negative term; relative errors count, as times differ by decades."""
     table = np.stack([np.ones_like(widths), widths**power], axis=1) / times[:, None]
-    coefficients = np.zeros(2)
+    fits = []
     for terms in ([0, 1], [1], [0]):
         coefficients = np.zeros(2)
         coefficients[terms] = np.linalg.lstsq(table[:, terms], np.ones(len(times)))[0]
         if np.all(coefficients >= 0):
-            break
-    constant, slope = map(float, coefficients)
+            fits.append((float(np.sum((table @ coefficients - 1) ** 2)), *coefficients.tolist()))
+    _, constant, slope = min(fits)
     return lambda width: constant + slope * float(width) ** power
 
 

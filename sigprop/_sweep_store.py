@@ -220,9 +220,9 @@ def open_store(path: Path, *, write: bool = True) -> SweepStore:
     ValueError
         If there is none, or it has another schema.
     """
-    if not (path / "zarr.json").is_file():
-        raise ValueError(f"`path`: must be the store of a sweep; got none at {path}")
     try:
+        if not (path / "zarr.json").is_file():
+            raise ValueError(f"`path`: must be the store of a sweep; got none at {path}")
         group = zarr.open_group(path, mode="r+" if write else "r")
         attributes: dict[str, Any] = dict(group.attrs)
         schema = attributes.get("sigprop_sweep")
@@ -237,7 +237,7 @@ def open_store(path: Path, *, write: bool = True) -> SweepStore:
         if str(error).startswith("`path`"):
             raise
         raise _unreadable(path, error) from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OSError) as error:
         raise _unreadable(path, error) from error
 
 
