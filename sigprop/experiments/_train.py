@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -27,6 +27,7 @@ from sigprop.experiments._study import Architecture, Member, Study
 Progress = Callable[[int, int], None]
 
 
+@runtime_checkable
 class Model(Protocol):
     """What a study trains. Modules with these methods are enough for loss and accuracy; each of
     `MEASURES` says what else it calls."""
