@@ -138,6 +138,8 @@ def window_figure(path):
         xlabel="real numbers in a layer $N$",
         ylabel=r"onset of chaos $\sigma_w-1$",
     )
+    b.set_xticks([16, 32, 64, 128, 256], ["16", "32", "64", "128", "256"])
+    b.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     gains = np.array(data["cascade"]["gains"])
     eigenvalues = np.array(data["cascade"]["eigenvalues"], float)
     ratio = np.maximum(eigenvalues / eigenvalues[..., :1], 1e-12)
