@@ -581,6 +581,33 @@ def torch_step(depth, features, batch, k, algebra, steps, repeats):
     return timed(run, repeats)[0] / steps * 1e3
 
 
+def continuity_rows(layers, width, batch, repeats):
+    """Seconds: alignment of layers, one training step of the network that has them, numpy's
+    singular value decompositions (from three layers), and the largest difference of the two."""
+    shape = (layers, width, width)
+    weights = jax.random.normal(jax.random.key(0), shape, jnp.float32) / math.sqrt(width)
+    x = jax.random.normal(jax.random.key(1), (width, batch), jnp.float32)
+
+    @jax.jit
+    def step(weights):
+        def loss(weights):
+            turn = lambda h, w: (h + 0.1 * jnp.tanh(jnp.matmul(w, h, precision="highest")), None)
+            return jnp.mean(jax.lax.scan(turn, x, weights)[0] ** 2)
+
+        return weights - 1e-3 * jax.grad(loss)(weights)
+
+    run = lambda: sigprop.continuity(weights).right.value
+    jax.block_until_ready((run(), step(weights)))
+    ours, found = timed(run, repeats)
+    training, _ = timed(lambda: step(weights), repeats)
+    start = time.perf_counter()
+    first = [np.linalg.svd(np.asarray(w))[2][0] for w in weights[:3]]
+    numpy = (time.perf_counter() - start) * layers / 3
+    exact = np.abs([first[0] @ first[1], first[1] @ first[2]])
+    difference = np.max(np.abs(np.diagonal(np.asarray(found), 1)[:2] - exact))
+    return ours, training, numpy, float(difference)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Speed as ratios, side by side in one run.")
     parser.add_argument("--points", type=int, default=24, help="points for scipy's quad")
@@ -588,7 +615,7 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--width", type=int, default=1_000_000, help="of the wide network")
     parser.add_argument("--depth", type=int, default=8, help="of the wide network, at least 2")
-    parts = ("diagram", "simulation", "wide", "units", "spectra", "sweep", "training")
+    parts = ("diagram", "simulation", "wide", "units", "spectra", "sweep", "training", "continuity")
     parser.add_argument("--only", choices=parts, help="one part instead of all")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
@@ -626,6 +653,13 @@ def main(argv=None):
             f"{whole:.3g} s; peak memory of this process {memory:.2f} GiB; one weight matrix "
             f"in float32: {options.width**2 / 2**28:.3g} GiB and "
             f"{theirs * options.width / 6:.3g} s of random numbers"
+        )
+    if "continuity" in wanted:
+        ours, training, numpy, difference = continuity_rows(100, 512, 256, options.repeats)
+        print(
+            f"\ncontinuity of 100 layers of 512×512: {ours:.3g} s, {ours / training:.2f} of a "
+            f"training step with 256 inputs ({training:.3g} s); numpy.linalg.svd in a loop "
+            f"{numpy:.3g} s, {numpy / ours:.0f} times as long; they differ by {difference:.1e}"
         )
     if "units" in wanted:
         print(

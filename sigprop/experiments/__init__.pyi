@@ -1,5 +1,6 @@
+from ._blocks import BlockClassifier
 from ._classifier import Classifier, cross_entropy, parameter_count
-from ._data import Labelled, copy_task, load_images, permuted
+from ._data import Labelled, copy_task, load_images, permuted, python_sources
 from ._diagnostics import Diagnostics, diagnose, rotations
 from ._flax import to_nnx
 from ._measures import MEASURES, Measured
@@ -13,9 +14,11 @@ from ._model import (
 from ._recurrent import SequenceClassifier
 from ._study import Architecture, Member, Study, read_study
 from ._train import Model, study_dataset, train
+from ._transformer import Transformer
 
 __all__ = [
     "Architecture",
+    "BlockClassifier",
     "Classifier",
     "Diagnostics",
     "HeldNetwork",
@@ -27,6 +30,7 @@ __all__ = [
     "Parameters",
     "SequenceClassifier",
     "Study",
+    "Transformer",
     "apply_parameters",
     "copy_task",
     "cross_entropy",
@@ -35,6 +39,7 @@ __all__ = [
     "load_images",
     "parameter_count",
     "permuted",
+    "python_sources",
     "read_study",
     "rotations",
     "study_dataset",

@@ -1,5 +1,7 @@
-"""What training studies learn: images, at once or pixel by pixel, and copying after a delay."""
+"""What training studies learn: images, at once or pixel by pixel, copying after a delay, text."""
 
+import sysconfig
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -107,3 +109,41 @@ def copy_task(delay: int, train_count: int = 10_000, test_count: int = 1000) -> 
     x, y = jnp.asarray(numbers), jnp.asarray(tokens, jnp.int32)
     cut = train_count
     return Labelled(x[:cut], y[:cut], x[cut:], y[cut:], _SYMBOLS, _SYMBOLS + 2)
+
+
+def python_sources(train_count: int | None = None, window: int = 64) -> Labelled:
+    """The sources of Python's standard library as bytes, and the byte that follows each.
+
+    The modules of the library's first level in the order of their names; every tenth is for the
+    test. They differ from version to version of Python.
+
+    Raises
+    ------
+    ValueError
+        If this Python comes without its sources, or they have fewer windows than asked for.
+    """
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    parts = []
+    for chosen in ([f for i, f in enumerate(files) if i % 10], files[::10]):
+        text = np.frombuffer(b"".join(f.read_bytes() for f in chosen), np.uint8)
+        count = max(len(text) - 1, 0) // window
+        if count == 0:
+            raise ValueError("`data`: must be there; this Python comes without its sources")
+        size = count * window
+        pairs = text[:size].reshape(count, window), text[1 : size + 1].reshape(count, window)
+        order = np.random.default_rng(0).permutation(count)
+        parts += [part[order] for part in pairs]
+    train, answers, test, test_answers = parts
+    count = len(train) if train_count is None else train_count
+    if not 1 <= count <= len(train):
+        raise ValueError(f"`train_count`: must be between 1 and {len(train)}; got {train_count}")
+    as_numbers = lambda x: jnp.asarray(x, jnp.float32)
+    as_labels = lambda x: jnp.asarray(x, jnp.int32)
+    return Labelled(
+        as_numbers(train[:count]),
+        as_labels(answers[:count]),
+        as_numbers(test[:_TESTED]),
+        as_labels(test_answers[:_TESTED]),
+        classes=256,
+        inputs=1,
+    )

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from sigprop._goldstone import certify
 from sigprop._graded import product_log_singular_values
+from sigprop.experiments._continuity_measure import alignments, continuity_of
 from sigprop.experiments._diagnostics import diagnose, rotations
 from sigprop.experiments._model import apply_parameters
 
@@ -106,5 +107,27 @@ def jacobian(model, parameters, initial, x, labels) -> dict[str, Measured]:
     return measured
 
 
-MEASURES: dict[str, Measure] = {"signals": signals, "classes": classes, "jacobian": jacobian}
+def continuity(model, parameters, initial, x, labels) -> dict[str, Measured]:
+    """Alignment of neighbouring layers, of W, ΔW and the gradients: `continuity_of`."""
+    found = continuity_of(model, parameters, initial, x, labels)
+    return {name: Measured(values, axes) for name, (values, axes) in found.items()}
+
+
+def projections(model, parameters, initial, x, labels) -> dict[str, Measured]:
+    """Alignment of neighbouring layers, projection by projection of a transformer."""
+    measured = {}
+    for name, weights in model.projections(parameters).items():
+        for quantity, values in alignments(weights).items():
+            axis = "layer" if quantity == "effective_rank" else "pair"
+            measured[f"{name}_{quantity}"] = Measured(values, (axis,))
+    return measured
+
+
+MEASURES: dict[str, Measure] = {
+    "signals": signals,
+    "classes": classes,
+    "jacobian": jacobian,
+    "continuity": continuity,
+    "projections": projections,
+}
 """By the names that stand in a study."""

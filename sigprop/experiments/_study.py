@@ -41,8 +41,9 @@ class Architecture:
     their weight variance is k σ_w²."""
     features: int | None = None
     """Real numbers in a hidden layer, if not those of the study."""
-    cell: Literal["deep", "rnn", "gru"] = "deep"
-    """A deep network, or a recurrent one that reads its input step by step."""
+    cell: Literal["deep", "rnn", "gru", "block", "transformer"] = "deep"
+    """A deep network, or a recurrent one that reads its input step by step; a deep one of layers
+    [h +] φ(W norm(h)), see `BlockClassifier`; or a language model, see `Transformer`."""
 
     @property
     def phi(self) -> "Activation":
@@ -77,8 +78,9 @@ class Study:
 
     architectures: tuple[Architecture, ...]
     data: str = "digits"
-    """ "digits" (scikit-learn's), a folder of IDX files (MNIST, Fashion-MNIST), or "copy": ten
-    tokens to be repeated after a delay, for recurrent cells."""
+    """ "digits" (scikit-learn's), a folder of IDX files (MNIST, Fashion-MNIST); "copy": ten tokens
+    to be repeated after a delay, for recurrent cells; or "python": the sources of Python's
+    standard library, for transformers."""
     permuted: bool = False
     """Take the pixels in a random order: it matters to recurrent cells."""
     delay: int = 25
@@ -134,7 +136,16 @@ class Study:
                     size,
                 )
             )
-            deep = architecture.cell == "deep"
+            deep = architecture.cell in ("deep", "block")
+            text = architecture.cell == "transformer"
+            checks.append(
+                (
+                    text == (self.data == "python"),
+                    "data",
+                    "be python for transformers and for nothing else",
+                    self.data,
+                )
+            )
             checks.append(
                 (
                     not (deep and self.data == "copy"),

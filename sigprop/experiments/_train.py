@@ -18,11 +18,13 @@ import xarray as xr
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop._store import provenance, read_dataset, write_dataset
+from sigprop.experiments._blocks import BlockClassifier
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
-from sigprop.experiments._data import Labelled, copy_task, load_images, permuted
+from sigprop.experiments._data import Labelled, copy_task, load_images, permuted, python_sources
 from sigprop.experiments._measures import MEASURES, Measured
 from sigprop.experiments._recurrent import SequenceClassifier
 from sigprop.experiments._study import Architecture, Member, Study
+from sigprop.experiments._transformer import Transformer
 
 Progress = Callable[[int, int], None]
 
@@ -80,18 +82,35 @@ def load_data(study: Study) -> Labelled:
     """What a study learns."""
     if study.data == "copy":
         return copy_task(study.delay, study.train_count or 10_000)
+    if study.data == "python":
+        return python_sources(study.train_count)
     images = load_images(study.data, study.train_count)
     return permuted(images) if study.permuted else images
 
 
 def model_of(
     study: Study, architecture: Architecture, data: Labelled
-) -> Classifier | SequenceClassifier:
+) -> Classifier | SequenceClassifier | BlockClassifier | Transformer:
     """The network that an architecture makes for these data, at gain 1."""
     features = architecture.features or study.features
     if architecture.cell == "deep":
         interior, numbers = architecture.interior(study.depth), data.train.shape[1]
         return Classifier(interior, numbers, features, data.classes, study.precision)
+    if architecture.cell == "transformer":
+        return Transformer(features, study.depth)
+    if architecture.cell == "block":
+        return BlockClassifier(
+            architecture.phi,
+            data.train.shape[1],
+            features,
+            data.classes,
+            study.depth,
+            architecture.components,
+            architecture.mixing == "real" and architecture.components > 1,
+            architecture.residual,
+            architecture.normalisation,
+            study.precision,
+        )
     return SequenceClassifier(
         architecture.law,
         architecture.phi,
