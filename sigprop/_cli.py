@@ -1,5 +1,5 @@
-"""The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone`, `spectrum` and
-`demo`.
+"""The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone`, `spectrum`,
+`demo`, `probe`, `train` and `continuity`.
 
 What a command does stands in `sigprop._commands` and `sigprop._demo`, imported only when it
 runs, so that help and mistakes need not wait for JAX.
@@ -403,6 +403,47 @@ def train(
         ) from error
     instead = {"data": data, "depth": depth}
     return train_study(study, instead, output, only_show, json)
+
+
+@app.command
+def continuity(
+    target: Annotated[
+        str,
+        Parameter(
+            help="A .npz or .npy file, the folder of an Orbax checkpoint, or FILE.py:NAME, where "
+            "NAME is a model or a tree of arrays. The file is run. Or a study in a TOML file, "
+            "trained by sigprop train with the same --output."
+        ),
+    ],
+    *,
+    names: Annotated[
+        str,
+        Parameter(help="Which weights, with * for any text; # stands for the number of a layer."),
+    ] = "*",
+    rank: Annotated[int, Parameter(help="Leading singular vectors in a frame, at least 1.")] = 4,
+    tolerance: Annotated[float, Parameter(help="On the alignments, between 0 and 1.")] = 1e-2,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Measure how alike the weights of different layers are, against chance.
+
+    Weights that occur in every layer are found by their names. Printed: |cos| of the leading right
+    (inputs, v) and left (outputs, u) singular vectors of neighbouring layers, with the mean and the
+    99 % quantile of independent random directions, and a line for every layer that has no leading
+    direction. Writes layer×layer maps: continuity.png, .pdf and .zarr.
+    """
+    if target.endswith(".toml"):
+        try:
+            from sigprop.experiments._continuity_study import show_study
+        except ModuleNotFoundError as error:
+            raise BadInput(
+                f"continuity: a study needs the extra packages of sigprop[train]; got none named "
+                f"{error.name}"
+            ) from error
+        return show_study(Path(target), output, json)
+    from sigprop._continuity_command import show_continuity
+
+    return show_continuity(target, names, rank, tolerance, output, json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
