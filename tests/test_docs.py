@@ -29,7 +29,7 @@ def name(page):
 
 
 # Pages whose examples need more than a few seconds.
-SLOW = {"docs/comparison.md", "docs/training.md"}
+SLOW = {"docs/comparison.md", "docs/recurrent.md", "docs/training.md"}
 RUNNING = [
     pytest.param(page, marks=[pytest.mark.slow] * (name(page) in SLOW), id=name(page))
     for page in PAGES
