@@ -17,6 +17,7 @@ STYLE = {
     "U(1)": ("#D55E00", "s"),
     "O(4)": ("#0072B2", "o"),
     "dense": ("#009E73", "^"),
+    "O(2)": ("#000000", "X"),
     "U(1) weights, elementwise tanh": ("#E69F00", "v"),
     "O(4) weights, elementwise tanh": ("#56B4E9", "D"),
     "dense, blocks of 2": ("#CC79A7", "P"),
@@ -84,7 +85,7 @@ def step_panel(panel, networks, chosen, rate, quantity, label):
 def rates_figure(path):
     """Learning-rate curves of the groups and of the controls, and what the first steps do."""
     networks = read("digits_100")["networks"]
-    groups = [name for name in ("U(1)", "O(4)", "dense") if name in names(networks)]
+    groups = [name for name in ("U(1)", "O(2)", "O(4)", "dense") if name in names(networks)]
     controls = [name for name in names(networks) if name not in groups]
     figure = Figure(figsize=(7.0, 5.4), layout="constrained")
     a, b, c, d = figure.subplots(2, 2).flat

@@ -99,7 +99,8 @@ class TestDiagnostics:
         parameters = built.draw(KEY, 1.5, dtype=jnp.float64)
         x = images.test[:count].astype(float)
         labels = images.test_labels[:count]
-        return built, parameters, x, labels, diagnose(built, parameters, x, labels, rotations(2))
+        every = rotations(built.components)
+        return built, parameters, x, labels, diagnose(built, parameters, x, labels, every)
 
     def test_against_explicit_sums(self):
         built, parameters, x, labels, found = self.found(O2)
