@@ -335,15 +335,26 @@ def train(
     return study_dataset(study, folder)
 
 
+_MEASURED = {
+    "signals": ("deep", "rnn", "gru"),
+    "classes": ("deep",),
+    "jacobian": ("deep",),
+    "continuity": ("block",),
+    "projections": ("transformer",),
+}
+"""The cells that a measure applies to."""
+
+
 def _check_measures(study: Study) -> None:
     for name in study.measures:
         if name not in MEASURES:
             known = ", ".join(MEASURES)
             raise ValueError(f"`measures`: must be some of {known}; got {name}")
         for architecture in study.architectures:
-            if name in ("classes", "jacobian") and architecture.cell != "deep":
+            cells = _MEASURED[name]
+            if architecture.cell not in cells:
                 raise ValueError(
-                    f"`measures`: {name} is of deep networks; got it for {architecture.name}"
+                    f"`measures`: {name} is of {cells[0]} networks; got it for {architecture.name}"
                 )
 
 
