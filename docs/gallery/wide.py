@@ -13,8 +13,8 @@ import theory
 
 TANH = theory.activation("tanh")
 BLACK, BLUE, VERMILLION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
-WEIGHTS, BIAS, DEPTH = 2.5, 0.05, 12
-WIDTHS = (100, 1000, 10_000, 100_000, 1_000_000)
+WEIGHTS, BIAS, DEPTH = 1.5, 0.0, 12
+WIDTHS = (100, 200, 400, 1000, 10_000, 100_000, 1_000_000)
 STYLE = {"ms": 3.5, "mfc": "white", "lw": 0, "elinewidth": 0.8}
 
 
@@ -76,18 +76,14 @@ def corrections(panels, units):
         if name == "length":
             for layer, color, marker in ((2, GREEN, "^"), (4, BLUE, "o"), (12, VERMILLION, "s")):
                 shift = mean[:, layer] - exact[name][layer]
-                line = theirs[layer] * inverse
-                panels[0].plot(inverse, -line, color=color, label=f"$l={layer}$")
-                panels[0].errorbar(
-                    inverse, -shift, error[:, layer], fmt=marker, color=color, **STYLE
+                panels[0].plot(
+                    inverse, theirs[layer] * inverse, color=color, label=rf"$M_l/N$, $l={layer}$"
                 )
-    panels[0].set(
-        xscale="log",
-        yscale="log",
-        ylim=(3e-8, 1e-2),
-        xlabel="$1/N$",
-        ylabel=r"$q_l-\langle |z_l|^2\rangle/N$",
-    )
+                panels[0].errorbar(
+                    inverse, shift, error[:, layer], fmt=marker, color=color, **STYLE
+                )
+    panels[0].set(xlabel="$1/N$", ylabel=r"$\langle |z_l|^2\rangle/N-q_l$")
+    panels[0].ticklabel_format(scilimits=(0, 0))
     panels[1].set(xlabel="layer $l$", ylabel=r"slope in $1/N$ of the length")
 
 
@@ -143,7 +139,7 @@ def autocorrelations(panel, width, replicas, steps):
 
 def main(
     output: str = "docs/figures/wide.png",
-    units: int = 4_000_000,
+    units: int = 20_000_000,
     width: int = 500,
     steps: int = 400,
     replicas: int = 8,
