@@ -41,13 +41,14 @@ def alignments(weights: Float[Array, "layers m n"]) -> dict[str, Array]:
 
 def continuity_of(model, parameters, initial, x, labels) -> dict[str, tuple[Array, tuple]]:
     """Quantities of the weights W, of what training has added ΔW, and of the gradients."""
-    weights, before = model.layer_weights(parameters), model.layer_weights(initial)
+    weights = model.layer_weights(parameters)
+    change = _beyond_rounding(weights - model.layer_weights(initial), weights)
     found: dict[str, tuple[Any, tuple]] = {}
-    for name, matrices in (("", weights), ("update_", weights - before)):
+    for name, matrices in (("", weights), ("update_", change)):
         for quantity, values in alignments(matrices).items():
             axis = "layer" if quantity == "effective_rank" else "pair"
             found[f"{name}{quantity}"] = values, (axis,)
-    found["update_cosine"] = neighbours(frobenius_cosines(weights - before)).value, ("pair",)
+    found["update_cosine"] = neighbours(frobenius_cosines(change)).value, ("pair",)
 
     def loss(parameters):
         return jnp.mean(cross_entropy(model.logits(parameters, x), labels))
@@ -64,6 +65,13 @@ def continuity_of(model, parameters, initial, x, labels) -> dict[str, tuple[Arra
     if model.shared:
         found |= _certificate(model, parameters, x[:_CERTIFIED])
     return found
+
+
+def _beyond_rounding(change: Array, weights: Array) -> Array:
+    """Zero where a layer has changed by no more than drawing it again may round."""
+    size = lambda x: jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True))
+    floor = 8 * jnp.finfo(weights.dtype).eps * size(weights)
+    return jnp.where(size(change) <= floor, 0, change)
 
 
 def _certificate(model, parameters, x) -> dict[str, tuple[Array, tuple]]:
