@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from theory._architecture import (
     Affine,
@@ -231,7 +231,8 @@ def _forward(turns: Turns, before: PreActivation, order: int):
         one, two = (jax.tree.map(lambda x, i=i: x[i], before) for i in places)
         # The activation is that of the later layer; a schedule of activations is not described.
         node = eqx.combine(jax.tree.map(lambda x: x[places[1]], nodes), structure)
-        after, _ = MeanField(order).pointwise(node, _both(one, two, turns.residual))
+        shared = turns.residual | (places[0] == places[1])
+        after, _ = MeanField(order).pointwise(node, _both(one, two, shared))
         return after.value.covariance[:n, n:], after.error.covariance[:n, n:]
 
     found = jax.lax.map(pair, (rows, columns))
@@ -239,19 +240,19 @@ def _forward(turns: Turns, before: PreActivation, order: int):
     return tuple(jnp.zeros(shape, x.dtype).at[rows, columns].set(x) for x in found)
 
 
-def _both(one: PreActivation, two: PreActivation, residual: bool) -> PreActivation:
-    """The joint moments of layers l ≤ m: 2n Gaussian variables."""
+def _both(one: PreActivation, two: PreActivation, shared: Bool[Array, ""]) -> PreActivation:
+    """The joint moments of layers l ≤ m: 2n Gaussian variables.
+
+    If `shared`, the later layer is the earlier one and independent terms; else it is independent.
+    """
     own = lambda tensor: jnp.einsum("aaij->aij", tensor)
 
     def joined(a: Moments, b: Moments, errors: bool) -> Moments:
         covariance, mine, theirs = a.covariance, own(a.covariance), own(b.covariance)
-        if residual:
-            cross = covariance
-            grown = theirs + mine if errors else theirs - mine
-            apart = a.separation + grown[None] / 2
-        else:
-            cross = jnp.zeros_like(covariance)
-            apart = (mine[:, None] + theirs[None]) / 2
+        grown = theirs + mine if errors else theirs - mine
+        cross = jnp.where(shared, covariance, 0)
+        alone = (mine[:, None] + theirs[None]) / 2
+        apart = jnp.where(shared, a.separation + grown[None] / 2, alone)
         turned = lambda x: jnp.swapaxes(jnp.swapaxes(x, 0, 1), 2, 3)
         block = lambda p, q, r: jnp.concatenate(
             [jnp.concatenate([p, q], axis=1), jnp.concatenate([turned(q), r], axis=1)]

@@ -61,7 +61,10 @@ def test_planned_against_obtained(planned, tmp_path):
     spread = 5 / math.sqrt(planned.replicas) + 5 / math.sqrt(planned.pilot.replicas)
     assert found.standard_error == pytest.approx(found.planned_standard_error, rel=spread)
     assert abs(found.deviation) < 5 * found.standard_error
-    assert found.reached
+    # The standard error is a sample's, and may come out above the wanted error.
+    obtained = math.hypot(planned.bias, found.standard_error)
+    assert found.reached == (obtained <= planned.error)
+    assert obtained < (1 + spread) * planned.error
     # The exact error, and one that a plan 3 % wrong in N·R at 20 times the networks would miss.
     exact = math.sqrt(((1 + 2 / planned.width) ** 5 - 1) / planned.replicas)
     assert planned.standard_error == pytest.approx(exact, rel=5 / math.sqrt(planned.pilot.replicas))

@@ -191,14 +191,14 @@ class TestLinearResidual:
 class TestSpikes:
     @pytest.mark.parametrize("m, n, strength", [(300, 300, 1.6), (150, 300, 1.6), (300, 150, 2.2)])
     def test_against_drawn_matrices(self, m, n, strength):
-        rng = np.random.default_rng(2)
+        rng, draws = np.random.default_rng(2), 40
         drawn = []
-        for _ in range(12):
+        for _ in range(draws):
             w = rng.normal(size=(m, n)) / math.sqrt(n)
             w[0, 0] += strength
             u, _, vt = np.linalg.svd(w, full_matrices=False)
             drawn.append((u[0, 0] ** 2, vt[0, 0] ** 2))
-        mean, error = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1) / math.sqrt(12)
+        mean, error = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1) / math.sqrt(draws)
         law = [float(e.value) for e in theory.spike_overlap(strength, m / n)]
         assert np.all(np.abs(mean - law) < 5 * error + 2 / n)
         for wrong in (0.9, 1.1):
