@@ -20,6 +20,18 @@ def compiled_code_is_freed():
     jax.clear_caches()
 
 
+_PRECISION = "jax_default_matmul_precision"
+_AS_IT_WAS = getattr(jax.config, _PRECISION)
+
+
+@pytest.fixture(autouse=True)
+def precision_of_products_is_restored():
+    """Commands set it for their process; addresses and provenance depend on it."""
+    jax.config.update(_PRECISION, _AS_IT_WAS)
+    yield
+    jax.config.update(_PRECISION, _AS_IT_WAS)
+
+
 @pytest.fixture
 def standard_promotion():
     """JAX's ordinary dtype promotion, which optax's Adam needs."""
