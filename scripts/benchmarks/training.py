@@ -53,7 +53,7 @@ def training_rows(depth, features, batch, steps, repeats):
         units = features // k if algebra == "real" else features
         columns = batch * features // units
         shape = (depth, units, units)
-        weights = jax.random.normal(jax.random.key(0), shape, jnp.float32) / np.sqrt(units)
+        weights = jax.random.normal(jax.random.key(0), shape, jnp.float32) / math.sqrt(units)
         x = jax.random.normal(jax.random.key(1), (units, columns), jnp.float32)
         first = jax.random.normal(jax.random.key(2), (features, pixels), jnp.float32)
         given = (weights, x, first, data.train[:batch].T)
