@@ -32,11 +32,8 @@ RUN = Run(3, (8, 16, 32), (20,), seed=0, dtype="float32")
 @pytest.fixture(autouse=True)
 def same_configuration(monkeypatch):
     """JAX as the command line configures it, so that the tests share what is compiled."""
-    precision = jax.config.jax_default_matmul_precision
     jax.config.update("jax_default_matmul_precision", "highest")
     monkeypatch.setattr(_output, "DPI", 120)  # drawing takes its time
-    yield
-    jax.config.update("jax_default_matmul_precision", precision)
 
 
 @pytest.fixture

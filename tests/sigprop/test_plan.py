@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
 
@@ -115,20 +114,16 @@ def test_times_are_fitted_without_negative_terms():
 
 def test_command(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    precision = jax.config.jax_default_matmul_precision
     argv = ["plan", "--activation", "linear", "--weight-variance", "1", "--bias-variance", "0"]
     argv += ["--depth", "4", "--observable", "length", "--error", "0.02", "--run", "--json"]
-    try:
-        assert _cli.main(argv) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["plan"]["reached"]
-        assert found["outcome"]["standard_error"] < 0.04
-        assert sigprop.sweep_status("runs/plan.zarr").done == found["plan"]["replicas"]
-        bad = [*argv[: argv.index("--error")], "--error", "-1"]
-        assert _cli.main(bad) == 2
-        assert capsys.readouterr().err == "sigprop: --error: must be finite and above 0; got -1.0\n"
-        bad = [a if a != "length" else "lenght" for a in argv]
-        assert _cli.main(bad) == 2
-        assert "--observable: must be some of length" in capsys.readouterr().err
-    finally:
-        jax.config.update("jax_default_matmul_precision", precision)
+    assert _cli.main(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["plan"]["reached"]
+    assert found["outcome"]["standard_error"] < 0.04
+    assert sigprop.sweep_status("runs/plan.zarr").done == found["plan"]["replicas"]
+    bad = [*argv[: argv.index("--error")], "--error", "-1"]
+    assert _cli.main(bad) == 2
+    assert capsys.readouterr().err == "sigprop: --error: must be finite and above 0; got -1.0\n"
+    bad = [a if a != "length" else "lenght" for a in argv]
+    assert _cli.main(bad) == 2
+    assert "--observable: must be some of length" in capsys.readouterr().err

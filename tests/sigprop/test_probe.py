@@ -421,7 +421,6 @@ fails = lambda x: x @ jnp.ones((3, 3))
         (tmp_path / "network.py").write_text(self.FILE)
         np.save("inputs.npy", np.random.default_rng(1).normal(size=(3, 64)))
         (tmp_path / "broken.py").write_text("1 / 0")
-        precision = jax.config.jax_default_matmul_precision
 
         def run(*argv):
             code = _cli.main(["probe", *argv])
@@ -429,7 +428,6 @@ fails = lambda x: x @ jnp.ones((3, 3))
 
         with jax.numpy_dtype_promotion("standard"):
             yield run
-        jax.config.update("jax_default_matmul_precision", precision)
 
     def test_contract(self, command, tmp_path):
         how = ("--inputs", "inputs.npy", "--layers", "layers", "--description", "law")

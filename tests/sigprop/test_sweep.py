@@ -605,15 +605,13 @@ class TestCommands:
     def command(self, capsys, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sigprop._output.DPI", 60)
-        precision = jax.config.jax_default_matmul_precision
 
         def run(*argv):
             code = _cli.main([str(part) for part in argv])
             out, err = capsys.readouterr()
             return code, out, err
 
-        yield run
-        jax.config.update("jax_default_matmul_precision", precision)
+        return run
 
     def test_run_status_merge_show(self, command, tmp_path):
         small = dataclasses.replace(SMALL, width=(8, 6), replicas=2)
