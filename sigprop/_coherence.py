@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sigprop._ensemble import Progress, _default_block, _in_blocks
+from sigprop._lapack import eigh
 from sigprop._network import FiniteNetwork, Signals, cast, start_at
 from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
 from theory._architecture import check_count
@@ -66,7 +67,7 @@ def network_coherence(
     gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(loss_gram)
     network, dtype = cast(network, inputs.dtype), inputs.dtype
     weights_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
-    size, turn = jnp.linalg.eigh(gram.astype(dtype))
+    size, turn = eigh(gram.astype(dtype))
     root = turn * jnp.sqrt(jnp.maximum(size, 0))[None]
     k = inputs.shape[2]
 

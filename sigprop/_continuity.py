@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sigprop._lapack import svd
 from sigprop._singular import leading_vectors
 from theory import Estimate, Status
 
@@ -259,7 +260,7 @@ def spectra(weights: Float[Array, "layers m n"]) -> Spectra:
     safe = jnp.where(finite[:, None, None], weights, 0)
     size = jnp.max(jnp.abs(safe), axis=(1, 2), keepdims=True)
     unit = safe / jnp.where(size > 0, size, 1)
-    u, s, vt = jax.lax.map(lambda w: tuple(jnp.linalg.svd(w, full_matrices=False)), unit)
+    u, s, vt = jax.vmap(svd)(unit)
     total = jnp.sum(s**2, axis=1, keepdims=True)
     p = s**2 / jnp.where(total > 0, total, 1)
     eps = jnp.finfo(weights.dtype).eps

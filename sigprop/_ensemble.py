@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from threadpoolctl import threadpool_limits
 
 from sigprop._jacobian import JacobianSample, sample_jacobian
+from sigprop._lapack import one_thread
 from sigprop._network import Sample, cast, outer_depth, sample_network
 from sigprop._weights import draws_matrices
 from theory import Part
@@ -84,7 +84,7 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
         return jax.tree.map(np.asarray, block_fn(jnp.arange(start, start + block)))
 
     workers = 1 if jax.default_backend() != "cpu" else _cores()
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
         for start, piece in zip(starts, pool.map(run, starts), strict=True):
             pieces.append(piece)
             done = min(start + block, replicas)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from sigprop._lapack import eigvalsh, qr, svd
 from sigprop._network import FiniteNetwork, Signals, cast
 from sigprop._shared import Blank
 from sigprop._weights import draws_matrices
@@ -135,7 +136,7 @@ def orthonormalised(state: _Frame) -> _Frame:
     """The same flag of subspaces by orthonormal columns, its stretch put into the logs."""
     signals = state.signals
     shape = signals.tangents.shape
-    q, r = jnp.linalg.qr(signals.tangents.reshape(-1, shape[-1]))
+    q, r = qr(signals.tangents.reshape(-1, shape[-1]))
     diagonal = jnp.diagonal(r)
     signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
     q, r = q * signs[None], r * signs[:, None]
@@ -277,14 +278,14 @@ def _alignment(frame: Float[Array, "size count"], directions: Float[Array, "size
     """
     if directions.shape[1] == 0:
         return jnp.zeros(frame.shape[1], frame.dtype)
-    u, s, _ = jnp.linalg.svd(directions, full_matrices=False)
+    u, s, _ = svd(directions)
     eps = jnp.finfo(frame.dtype).eps
     basis = u * (s > s[:1] * eps * frame.shape[0]).astype(frame.dtype)[None]
     dimension = jnp.sum(basis**2)
 
     def inside(rest):
         gram = jnp.matmul(rest.T, rest, precision="highest")
-        sines = jnp.maximum(jnp.linalg.eigvalsh(gram), 0)
+        sines = jnp.maximum(eigvalsh(gram), 0)
         return dimension - jnp.sum(sines / (sines + _OUT**2))
 
     def turn(carry, column):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from sigprop._lapack import singular_values
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, cast, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
 
@@ -101,7 +102,7 @@ def certify(
     directions = jax.vmap(lambda g: turned(g, x))(a).astype(jnp.result_type(float))
     start = _square(directions)
     start = jnp.where(start > 0, start, 1.0)
-    values = jnp.linalg.svd(directions.reshape(len(a), -1), compute_uv=False)
+    values = singular_values(directions.reshape(len(a), -1))
     broken = jnp.sum(values > values[0] * eps * np.sqrt(x.size)) if len(a) else jnp.asarray(0)
     return Certificate(
         residual,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
-from threadpoolctl import threadpool_limits
 
+from sigprop._lapack import alone, divide_upper, one_thread, qr, solve, solve_upper, triangle
 from theory import Status
 
 # Notation: the product of the factors so far is J = Q e^d T, with Q well conditioned, d the
@@ -80,7 +80,7 @@ def generic_frame(size: int, dtype: Any) -> Float[Array, "{size} {size}"]:
     """A fixed random orthonormal frame: whatever the factors map to zero shows in the last
     columns, where `step` looks for it."""
     gaussian = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    return jnp.linalg.qr(gaussian)[0]
+    return qr(gaussian)[0]
 
 
 def step(state: Graded, product: Float[Array, "rows p"], *, last: bool = False) -> Graded:
@@ -101,9 +101,7 @@ def step(state: Graded, product: Float[Array, "rows p"], *, last: bool = False) 
     mix = _triangular_product(unit, state.mix)
 
     r32, mix32 = r.astype(jnp.float32), mix.astype(jnp.float32)
-    inverse = jax.lax.linalg.triangular_solve(
-        r32[:, :p], jnp.eye(p, dtype=jnp.float32), left_side=True, lower=False
-    )
+    inverse = solve_upper(r32[:, :p], jnp.eye(p, dtype=jnp.float32))
     moved = _dot(r32, state.frame_drift) + _aligned(noise, inverse)
     drift = _dot(moved[:, :p], inverse)
     drift = jnp.where(dead[None] | dead[:, None], 0.0, drift)
@@ -141,14 +139,14 @@ def finish(
     d = jnp.where(dead, stand_in.astype(dtype), state.log_scales)
 
     first, d, lengths, order = _sorted(state.mix.T, d)
-    basis, r = jnp.linalg.qr(first)
+    basis, r = qr(first)
     y, d, _, turn = _sorted(*_swept(r, d))
-    y, d, _, _ = _sorted(*_swept(jnp.linalg.qr(y, mode="r"), d))
+    y, d, _, _ = _sorted(*_swept(triangle(y), d))
     y, d, left, _ = _rotated(y, d, 500 * eps)
 
     # d log s = yᵀ dTᵀ a with y the right singular vector and Tᵀ a = y.
     y32 = jnp.zeros_like(y).at[turn].set(y).astype(jnp.float32)
-    a = jax.lax.linalg.triangular_solve(r.astype(jnp.float32), y32, left_side=True, lower=False)
+    a = solve_upper(r.astype(jnp.float32), y32)
     a = a / lengths.astype(jnp.float32)[:, None]
     moved = _dot(state.mix_drift[order].T, a) * _dot(basis.astype(jnp.float32), y32)
     moved = jnp.abs(jnp.sum(moved, axis=0))
@@ -205,24 +203,25 @@ def product_log_singular_values(
     limit = jnp.asarray(tolerance, factors.dtype)
     longest = lambda count: jnp.asarray(count, jnp.int32)
     if isinstance(factors, Tracer):
-        return _product_spectrum(factors, limit, longest(_LONGEST))
-    # Threads of LAPACK wait for each other by spinning: on a busy machine that is 30 times slower.
-    with threadpool_limits(1, user_api="blas"):
-        found = jax.block_until_ready(_product_spectrum(factors, limit, longest(_LONGEST)))
-        if found.error > limit:
+        return _product_spectrum(factors, limit, longest(_LONGEST))[0]
+    with one_thread():
+        found, joined = jax.block_until_ready(_product_spectrum(factors, limit, longest(_LONGEST)))
+        if joined and found.error > limit:
             # A factor unlike those before it: none are multiplied together.
-            again = jax.block_until_ready(_product_spectrum(factors, limit, longest(1)))
+            again, _ = jax.block_until_ready(_product_spectrum(factors, limit, longest(1)))
             found = again if again.error < found.error else found
     return found
 
 
 @eqx.filter_jit
-def _product_spectrum(factors, tolerance, longest) -> ProductSpectrum:
+@alone
+def _product_spectrum(factors, tolerance, longest) -> tuple[ProductSpectrum, Bool[Array, ""]]:
+    """The spectrum, and whether any factors were multiplied together."""
     layers, n, _ = factors.shape
     state = start(generic_frame(n, factors.dtype))
 
     def turn(carry, factor):
-        state, product, since, cadence, rate = carry
+        state, product, since, cadence, rate, joined = carry
         columns = jnp.max(jnp.abs(factor), axis=0)
         largest = jnp.max(columns)
         largest = jnp.where(largest > 0, largest, 1.0).astype(factor.dtype)
@@ -250,14 +249,15 @@ def _product_spectrum(factors, tolerance, longest) -> ProductSpectrum:
         waits = lambda state: (state, product, since + 1, cadence, rate)
         state, *rest = jax.lax.cond(since + 1 >= cadence, factorised, waits, state)
         log_scales = state.log_scales + jnp.log(largest)
-        return (eqx.tree_at(lambda s: s.log_scales, state, log_scales), *rest), None
+        state = eqx.tree_at(lambda s: s.log_scales, state, log_scales)
+        return (state, *rest, joined | (cadence > 1)), None
 
     one = jnp.asarray(1, jnp.int32)
     rate = jnp.asarray(0, factors.dtype)
-    begin = (state, state.frame, 0 * one, one, rate)
-    (state, product, *_), _ = jax.lax.scan(turn, begin, factors)
+    begin = (state, state.frame, 0 * one, one, rate, jnp.asarray(False))
+    (state, product, *_, joined), _ = jax.lax.scan(turn, begin, factors)
     values, error, zeros, status, log_scales = finish(state, product, tolerance)
-    return ProductSpectrum(values, error, zeros, status, log_scales / float(layers))
+    return ProductSpectrum(values, error, zeros, status, log_scales / float(layers)), joined
 
 
 def _spread(growth: Float[Array, " p"]) -> Float[Array, ""]:
@@ -279,7 +279,7 @@ def _factorise(
     order = jnp.argsort(-sizes)
 
     def full(_):
-        q, r = jnp.linalg.qr(b[order])
+        q, r = qr(b[order])
         r, signs = _upright(r)
         threshold = 8 * columns * float(jnp.finfo(b.dtype).eps) * sizes[order[:p]]
         gone = jax.lax.cummax(((jnp.diagonal(r) <= threshold) | dead[:p]).astype(jnp.int32)) > 0
@@ -290,11 +290,11 @@ def _factorise(
 
     if rows < columns or exact:
         return full(None)
-    r32 = _upright(jnp.linalg.qr(b.astype(jnp.float32)[order], mode="r"))[0]
+    r32 = _upright(triangle(b.astype(jnp.float32)[order]))[0]
 
     def fast(_):
         r = _without(r32, dead).astype(b.dtype)
-        q = jax.lax.linalg.triangular_solve(r, b, left_side=False, lower=False)
+        q = divide_upper(b, r)
         q = jnp.where(dead[None], 0.0, q)
         # Rows are of similar size here, and the rounding has no preferred direction.
         noise = _rounding(q[:p]) * jnp.sqrt(jnp.sum(r32**2, axis=0))[None]
@@ -405,7 +405,7 @@ def _rotated(
         norm = jnp.max(jnp.sum(jnp.abs(half), axis=0))
         half = half * jnp.where(norm > 0.7, 0.7 / norm, 1.0)
         # The Cayley transform is orthogonal in the scaled coordinates, whatever the angles.
-        turned = jnp.linalg.solve((eye - half).T, y.T).T
+        turned = solve((eye - half).T, y.T).T
         y, d, _, _ = _sorted(2 * turned - y, d)
         return y, d, left, steps + 1
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, Shaped
 
+from sigprop._lapack import qr
+
 # The third byte of an IDX file names the type of its elements.
 _IDX_TYPES = {
     0x08: np.dtype(np.uint8),
@@ -85,7 +87,7 @@ def gram_inputs(
             f" got rank {rank}"
         )
     # With the signs of the triangular factor's diagonal taken out, Q of a Gaussian matrix is Haar.
-    frame, triangle = jnp.linalg.qr(jax.random.normal(key, (width, components * rank)))
+    frame, triangle = qr(jax.random.normal(key, (width, components * rank)))
     frame = frame * jnp.sign(jnp.diagonal(triangle))[None, :]
     frame = frame.reshape(width, components, rank) * np.sqrt(width)
     product = jnp.einsum("ar,imr->aim", jnp.asarray(root, frame.dtype), frame, precision="highest")
@@ -125,7 +127,7 @@ def pair_inputs(
     kinds = 2 if np.any(values) else 1
     if width < kinds * k:
         raise ValueError(f"`width`: must be at least {kinds * k} units; got {width}")
-    frame, triangle = jnp.linalg.qr(jax.random.normal(key, (width, kinds * k)))
+    frame, triangle = qr(jax.random.normal(key, (width, kinds * k)))
     frame = frame * jnp.sign(jnp.diagonal(triangle))[None, :] * np.sqrt(width)
     one, other = frame[:, :k], frame[:, k:]
     second = jnp.matmul(one, jnp.asarray(cross, frame.dtype), precision="highest")

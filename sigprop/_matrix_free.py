@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from sigprop._lapack import qr, svd
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, cast
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
 from theory._architecture import check_count
@@ -300,8 +301,8 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     _, basis = _bidiagonal(operator, start, steps)
     # Where the Krylov space was exhausted, rounding went into the last vectors; an orthonormal
     # frame of the same span, and fresh products with it, do not know of that.
-    frame = jnp.linalg.qr(basis.T)[0].T
-    u, values, turn = jnp.linalg.svd(jax.vmap(operator.forward)(frame).T, full_matrices=False)
+    frame = qr(basis.T)[0].T
+    u, values, turn = svd(jax.vmap(operator.forward)(frame).T)
     u, values, v = u.T[:count], values[:count], turn[:count] @ frame
     onward = jax.vmap(operator.forward)(v) - values[:, None] * u
     back = jax.vmap(operator.backward)(u) - values[:, None] * v
@@ -456,7 +457,7 @@ def _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth) -> Spectru
 
 def _quadrature(b: Float[Array, "steps steps"]) -> tuple[Array, Array]:
     """Nodes s_j and weights of Σ_j w_j g(s_j²) = e_1ᵀ g(BᵀB) e_1."""
-    _, nodes, right = jnp.linalg.svd(b)
+    _, nodes, right = svd(b)
     return nodes, right[:, 0] ** 2
 
 

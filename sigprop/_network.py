@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from sigprop._lapack import svd
 from sigprop._random import normal
 from sigprop._shared import Blank, shared_product, turn_round
 from sigprop._weights import draws_matrices, product
@@ -215,7 +216,7 @@ def _orthogonal_tangent(
         )
     tangent = jax.random.normal(key, (width * k,), inputs.dtype).reshape(width, k)
     columns = jnp.moveaxis(inputs, 1, 0).reshape(width, n * k)
-    u, s, _ = jnp.linalg.svd(columns, full_matrices=False)
+    u, s, _ = svd(columns)
     frame = jnp.where(s > s[0] * jnp.finfo(s.dtype).eps * width * k, 1, 0)[None] * u
     for _ in range(2):  # once more takes out what rounding left
         tangent = tangent - frame @ (frame.T @ tangent)

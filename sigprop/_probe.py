@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from sigprop._ensemble import sample_ensemble
 from sigprop._graded import product_log_singular_values
+from sigprop._lapack import singular_values
 from sigprop._layers import Anatomy, dissect
 from sigprop._matrix_free import SpectrumEstimate, estimate_spectrum, leading_singular_values
 from theory import Part, Status, correlation, given_moments, length, propagate
@@ -317,7 +318,7 @@ def _dense(call: Callable, x: Array, tolerance: float):
         largest = jnp.max(jnp.abs(forward))
         scale = jnp.where(good & (largest > 0), largest, 1.0)
         matrix = jnp.where(good, forward / scale, 0.0)
-        s = jnp.linalg.svd(matrix, compute_uv=False)
+        s = singular_values(matrix)
         rank = jnp.minimum(
             jnp.sum(jnp.any(matrix != 0, axis=0)), jnp.sum(jnp.any(matrix != 0, axis=1))
         )

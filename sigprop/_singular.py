@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sigprop._lapack import eigh, qr, svd
 from theory import Status
 from theory._architecture import check_count
 
@@ -101,7 +102,7 @@ def _leading(weights: Any, rank: int, tolerance: float) -> LeadingVectors:
         unit = jnp.where(finite & ~zero, w, jnp.eye(m, n, dtype=w.dtype))
         unit = unit / jnp.where(zero | ~finite, 1, size)
         if whole:
-            left, values, right = jnp.linalg.svd(unit, full_matrices=False)
+            left, values, right = svd(unit)
             found = left, values, right.T, jnp.zeros_like(values)
         else:
             found = _iterated(unit, rank, tolerance, key)
@@ -118,7 +119,7 @@ def _iterated(w: Array, rank: int, tolerance: float, key: Any) -> tuple:
     n = w.shape[1]
     block = rank + _SPARE
     first = jax.random.normal(key, (n, block), w.dtype)
-    first = jnp.linalg.qr(first)[0].T  # vectors are rows: products with rows are the fast ones
+    first = qr(first)[0].T  # vectors are rows: products with rows are the fast ones
     times = functools.partial(jnp.matmul, precision="highest")
     each = lambda fn, rows: jnp.stack([fn(row) for row in rows])
     steps = _BASIS // block
@@ -131,7 +132,7 @@ def _iterated(w: Array, rank: int, tolerance: float, key: Any) -> tuple:
             scale = jnp.linalg.norm(x, axis=1)
             for _ in range(3):
                 x = each(lambda row: row - times(times(basis, row), basis), x)
-                q, r = jnp.linalg.qr(x.T)
+                q, r = qr(x.T)
                 # Where the span is complete, what is left is rounding, and not orthogonal.
                 lost = jnp.abs(jnp.diagonal(r)) <= 1e3 * eps * scale
                 x, scale = jnp.where(lost[:, None], fresh, q.T), jnp.ones_like(scale)
@@ -141,7 +142,7 @@ def _iterated(w: Array, rank: int, tolerance: float, key: Any) -> tuple:
         basis = jnp.zeros((steps * block, n), w.dtype).at[:block].set(x)
         basis, _ = jax.lax.fori_loop(1, steps, extend, (basis, x))
         image = times(basis, w.T)
-        _, turn = jnp.linalg.eigh(times(image, image.T))
+        _, turn = eigh(times(image, image.T))
         turn = turn[:, ::-1][:, :block].T
         right, left = times(turn, basis), times(turn, image)
         values = jnp.linalg.norm(left, axis=1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from sigprop._lapack import cholesky, qr, solve_upper, triangle
 from sigprop._random import normal
 from theory import Part, WeightLaw
 
@@ -90,7 +91,7 @@ def _haar_symplectic(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -
 
 def _orthonormal(columns: Array) -> Array:
     """The frame that Gram and Schmidt make; of Gaussian columns it is uniformly distributed."""
-    q, r = jnp.linalg.qr(columns)
+    q, r = qr(columns)
     # Householder reflections give R's diagonal signs or phases: Q takes them back.
     phase = jax.lax.sign(jnp.diagonal(r))
     return q * jnp.where(phase == 0, jnp.ones_like(phase), phase)[None]
@@ -158,7 +159,7 @@ def _forward(fan_out, orthogonal, precision, r, x, key):
     a = _seen(fan_out, orthogonal, x, key)
     if orthogonal:
         # A is a frame already; its own triangle need not be divided out in a pass of its own.
-        r = jax.scipy.linalg.solve_triangular(factored(a)[1], r)
+        r = solve_upper(factored(a)[1], r)
         r = r * jnp.sqrt(jnp.asarray(len(a), x.dtype))
     # Transposed: long rows are faster to multiply than long columns.
     return jnp.matmul(r.T, a.T[:, :fan_out], precision=precision).T
@@ -186,7 +187,7 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     Fukaya et al. 2020, algorithm 4.1 (shifted Cholesky QR).
     """
     if x.shape[1] > x.shape[0]:
-        q, r = jnp.linalg.qr(x)
+        q, r = qr(x)
         signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(x.dtype)
         return q * signs[None], r * signs[:, None]
     columns, info = x.shape[1], jnp.finfo(x.dtype)
@@ -205,8 +206,8 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
         both = usable[:, None] & usable[None]
         correlation = jnp.where(both, gram / (length[:, None] * length[None]), unit)
         shift = 100 * columns * jnp.asarray(info.eps, x.dtype)
-        factor = jnp.linalg.cholesky(jnp.stack([correlation, correlation + shift * unit]))
-        return length, jnp.swapaxes(factor, 1, 2), usable
+        factor = cholesky(correlation).T, cholesky(correlation + shift * unit).T
+        return length, factor, usable
 
     def poor(state):
         _, _, (_, factor, usable), empty, turn = state
@@ -220,7 +221,7 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
         empty = largest == 0
         length = jnp.where(usable, length, jnp.where(empty, 1, largest))
         step = jnp.where(jnp.all(usable | empty), factor[1], unit)
-        inverse = jax.scipy.linalg.solve_triangular(step, unit) / length[:, None]
+        inverse = solve_upper(step, unit) / length[:, None]
         r = dot(step * jnp.where(empty, 0, length)[None], r)
         x = dot(inverse.T, x.T).T
         return x, r, measured(x), empty, turn + 1
@@ -228,7 +229,7 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     start = (x, unit, measured(x), jnp.zeros(columns, bool), 0)
     x, r, (length, factor, _), _, _ = jax.lax.while_loop(poor, improve, start)
     last = jnp.where(jnp.all(jnp.isfinite(factor[0])), factor[0], factor[1])
-    inverse = jax.scipy.linalg.solve_triangular(last, unit) / length[:, None]
+    inverse = solve_upper(last, unit) / length[:, None]
     return dot(inverse.T, x.T).T, dot(last * length[None], r)
 
 
@@ -265,9 +266,9 @@ def _conditioned_reverse(fan_out, orthogonal, precision, known, g):
         rest = g - dot(a, dot(a.T, g)) / size
         frame = outside(normal(unseen, (size, g.shape[1]), g.dtype))
         frame = _orthonormal(frame) * jnp.sqrt(jnp.asarray(size, g.dtype))
-        back = back + dot(frame, jnp.linalg.qr(rest, mode="r"))
+        back = back + dot(frame, triangle(rest))
     else:
-        r = jnp.linalg.qr(g, mode="r")
+        r = triangle(g)
         back = back + outside(dot(normal(unseen, (fan_in, len(r)), g.dtype), r))
     return back[:fan_in], None
 

@@ -45,6 +45,14 @@ def test_arrows_of_import_point_one_way(path):
     assert "*" not in {name for _, name in found}
 
 
+def test_factorisations_are_never_batched():
+    """Other than by `sigprop._lapack`; see there."""
+    for path in (p for p in MODULES if p.startswith("sigprop/") and p != "sigprop/_lapack.py"):
+        assert not re.search(
+            r"(jnp|lax|jax\.scipy)\.linalg\.(?!norm)", ast.unparse(MODULES[path])
+        ), path
+
+
 @pytest.mark.parametrize("name", ["theory", "sigprop"])
 def test_public_surface_is_what_it_says(name):
     package = importlib.import_module(name)

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from threadpoolctl import threadpool_limits
 
 import sigprop
 import theory
+from sigprop._lapack import one_thread
+from theory._compiled import plain_options
 
 from .timing import timed
 
@@ -87,7 +88,7 @@ def spectra_rows(repeats):
         factors = tanh_layers(256, 256, sigma, bias, weights, jax.random.key(0))
         plain = jax.jit(plain_values)
         jax.block_until_ready(plain(factors))
-        with threadpool_limits(1, user_api="blas"):
+        with one_thread():
             floor, _ = timed(lambda f=factors, g=plain: g(f), repeats)
             rows.append((f"{name}, 256 layers of 256: plain", floor, 1.0))
             sigprop.product_log_singular_values(factors)
@@ -103,7 +104,7 @@ def spectra_rows(repeats):
         [tanh_layers(128, 256, 1.5, 0.0, "gaussian", jax.random.key(i)) for i in range(16)]
     )
     ours = lambda f: sigprop.product_log_singular_values(f).log_singular_values
-    with threadpool_limits(1, user_api="blas"):
+    with one_thread():
         floor = None
         for what, fn in (
             ("16 of 128, plain: lax.map", jax.jit(lambda f: jax.lax.map(plain_values, f))),
@@ -114,7 +115,7 @@ def spectra_rows(repeats):
             took, _ = timed(lambda g=fn: g(batch), repeats)
             floor = took if floor is None else floor
             rows.append((what, took, took / floor))
-        one = jax.jit(ours)
+        one = jax.jit(ours, compiler_options=plain_options())  # as in ensembles
         each = lambda: [jax.block_until_ready(x) for x in POOL.map(one, batch)]
         each()
         took, _ = timed(each, repeats)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from sigprop._continuity import frobenius_cosines, neighbours
 from sigprop._goldstone import certify
+from sigprop._lapack import singular_values
 from sigprop._singular import leading_vectors
 from sigprop.experiments._classifier import cross_entropy
 from sigprop.experiments._diagnostics import rotations
@@ -32,7 +33,7 @@ def alignments(weights: Float[Array, "layers m n"]) -> dict[str, Array]:
         result[side] = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(inner[:, 0, 0]))
         overlap = jnp.sum(inner**2, axis=(1, 2)) / rank
         result[f"{side}_frame"] = jnp.where(jnp.isnan(frame_error), jnp.nan, overlap)
-    square = jax.lax.map(lambda w: jnp.linalg.svd(w, compute_uv=False) ** 2, weights)
+    square = jax.vmap(singular_values)(weights) ** 2
     total = jnp.sum(square, axis=1, keepdims=True)
     share = square / jnp.where(total > 0, total, 1)
     result["effective_rank"] = jnp.exp(jnp.sum(jax.scipy.special.entr(share), axis=1))

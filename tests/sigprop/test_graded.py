@@ -1,5 +1,8 @@
 """All singular values of a product, against arbitrary precision and exact laws."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -359,3 +362,17 @@ def test_relu_networks_have_the_exact_law_of_hanin_and_nica():
     assert 5 * depth / N < gains.var(ddof=1) < 2 * 5 * depth / N
     # Weights of 3 % more variance would be seen at the exact law's own precision in depth.
     assert (depth + 1) * np.log(1.06) > 3 * standard_error
+
+
+def test_batches_end_on_two_cores():
+    """Before jaxlib 0.11.2, two independent batches of factorisations wait for each other."""
+    code = """
+import os
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, numpy as np, sigprop
+factors = 0.2 * jax.random.normal(jax.random.key(0), (4, 24, 64, 64))
+values = lambda f: sigprop.product_log_singular_values(f).log_singular_values
+together = jax.jit(jax.vmap(values))(factors)
+np.testing.assert_array_equal(together, jax.jit(lambda f: jax.lax.map(values, f))(factors))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,0 +1,59 @@
+"""Factorisations of one matrix after the other."""
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from threadpoolctl import threadpool_limits
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """LAPACK without threads of its own: they wait for each other by spinning, and an ensemble
+    keeps the cores busy without them."""
+    # What jaxlib calls; it loads it at its first factorisation, and only what is loaded is held.
+    importlib.import_module("scipy.linalg.cython_lapack")
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+def alone(fn: Callable) -> Callable:
+    """The function; on a CPU, `jax.vmap` calls it in turn on each entry of the batch.
+
+    jaxlib below 0.11.2 splits a batch of factorisations over the threads of XLA and waits for
+    them on one of these threads. As many independent batches as there are threads then wait for
+    each other for ever: on two cores, two.
+    """
+    in_turn = jax.custom_batching.sequential_vmap(fn)
+
+    @functools.wraps(fn)
+    def call(*args: Any) -> Any:
+        return (in_turn if jax.default_backend() == "cpu" else fn)(*args)
+
+    return call
+
+
+cholesky = alone(lambda x: jnp.linalg.cholesky(x))
+eigh = alone(lambda x: tuple(jnp.linalg.eigh(x)))
+eigvalsh = alone(lambda x: jnp.linalg.eigvalsh(x))
+qr = alone(lambda x: tuple(jnp.linalg.qr(x)))
+singular_values = alone(lambda x: jnp.linalg.svd(x, compute_uv=False))
+solve = alone(lambda a, b: jnp.linalg.solve(a, b))
+svd = alone(lambda x: tuple(jnp.linalg.svd(x, full_matrices=False)))
+triangle = alone(lambda x: jnp.linalg.qr(x, mode="r"))
+
+
+@alone
+def solve_upper(r: jax.Array, x: jax.Array) -> jax.Array:
+    """R⁻¹ X for upper triangular R."""
+    return jax.lax.linalg.triangular_solve(r, x, left_side=True, lower=False)
+
+
+@alone
+def divide_upper(x: jax.Array, r: jax.Array) -> jax.Array:
+    """X R⁻¹ for upper triangular R."""
+    return jax.lax.linalg.triangular_solve(r, x, left_side=False, lower=False)
