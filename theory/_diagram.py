@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -278,6 +279,7 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         order = next(order for bound, order in _ORDERS if longest <= bound)
         order = max(order, _KINKED if kinked else 0)
         ahead.result()
+        pool.submit(importlib.import_module, "xarray")  # which takes a second
         pieces = [finish(starts[0], reached[0], order)]
         for piece in pool.map(functools.partial(finish, order=order), starts[1:], reached[1:]):
             pieces.append(piece)
@@ -288,9 +290,10 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
 
 def _nowhere(block: int) -> Attractor:
     """A result of `_reach` from which there is nothing to compute."""
-    one = jnp.ones(block)
-    estimate = Estimate(one, one, jnp.zeros(block, jnp.int8))
-    return Attractor(LengthPoint(estimate, estimate, estimate), jnp.zeros(block, bool))
+    # Made by numpy: each first operation of JAX on a new shape is a compilation.
+    one = jnp.asarray(np.ones(block))
+    estimate = Estimate(one, one, jnp.asarray(np.zeros(block, np.int8)))
+    return Attractor(LengthPoint(estimate, estimate, estimate), jnp.asarray(np.zeros(block, bool)))
 
 
 def _has_kinks(body: Part) -> bool:
