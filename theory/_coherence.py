@@ -16,6 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -175,7 +176,8 @@ def check_gram(gram: Array, n: int) -> None:
         raise ValueError(f"`loss_gram`: must have shape ({n}, {n}); got {gram.shape}")
     if isinstance(gram, Tracer):
         return
-    if not bool(jnp.all(jnp.isfinite(gram)) & jnp.allclose(gram, gram.T)):
+    known = np.asarray(gram)  # inside `jax.jit` an operation of JAX would be traced
+    if not (np.all(np.isfinite(known)) and np.allclose(known, known.T)):
         raise ValueError("`loss_gram`: must be finite and symmetric; got another matrix")
 
 

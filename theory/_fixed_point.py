@@ -105,6 +105,8 @@ class Survey(eqx.Module):
     y: Float[Array, " nodes"]
     growth: Float[Array, " nodes"]
     """h."""
+    rate: Float[Array, " nodes"]
+    """dh/dy."""
     noise: Float[Array, " nodes"]
     """|h| below this is zero as far as can be told."""
     touching: Float[Array, ""]
@@ -134,7 +136,10 @@ def survey(body: Part, *, order: int = 64) -> Survey:
     heading = (h[:-1] * dh[:-1] < 0) & (h[1:] * dh[1:] > 0) & (h[:-1] * h[1:] > 0)
     step = y[1:] - y[:-1]
     fall = jnp.abs(dh[:-1]) * jnp.abs(dh[1:]) / (jnp.abs(dh[:-1]) + jnp.abs(dh[1:]))
-    left = jnp.minimum(jnp.abs(h[:-1]), jnp.abs(h[1:])) - step * fall
+    nearest = jnp.minimum(jnp.abs(h[:-1]), jnp.abs(h[1:]))
+    left = nearest - step * fall
+    # Unless the tangents go no eighth of the way to zero: those of a constant are rounding.
+    heading = heading & (left < 7 / 8 * nearest)
     i = jnp.argmin(jnp.where(heading, left, jnp.inf))
     found = heading[i]
     guess = y[i] + jnp.where(found, step[i] * dh[i] / (dh[i] - dh[i + 1]), 0.0)
@@ -157,6 +162,7 @@ def survey(body: Part, *, order: int = 64) -> Survey:
     return Survey(
         insert(y, top),
         insert(h, h_top),
+        insert(dh, jnp.where(found, 0.0, dh[0])),
         insert(noise, noise_top),
         jnp.where(found, top, jnp.nan),
         y,
@@ -241,7 +247,7 @@ def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> Fi
     def at(i):
         present, half = i >= 0, touch[i + 1]
         h = lambda y, body: _log_growth(y, body, order)
-        y, width = root_between_nodes(h, body, seen.y, seen.growth, i, present & ~half)
+        y, width = root_between_nodes(h, body, seen.y, seen.growth, seen.rate, i, present & ~half)
         y = jnp.where(half, seen.y[i + 1], y)
         point = _length_point(body, seen, y, width, tolerance, order)
         steady = jnp.abs(point.multiplier.value) < 1
@@ -318,7 +324,7 @@ def attractor(
     to_zero = ~rising & ~present & ~stays
 
     h = lambda y, body: _log_growth(y, body, order)
-    y, width = root_between_nodes(h, body, seen.y, seen.growth, i, present)
+    y, width = root_between_nodes(h, body, seen.y, seen.growth, seen.rate, i, present)
     y = jnp.where(present, y, y0)
     width = jnp.where(present, width, 0.0)
     point = _length_point(body, seen, y, width, tolerance, order)

@@ -333,7 +333,8 @@ def _on_the_line(
         return miss(line, jnp.exp(y), target), line
 
     both = (activation, target)
-    values = jax.vmap(lambda y: look(y, frozen(both))[0])(nodes)
+    along = lambda y: jax.jvp(lambda y: look(y, frozen(both))[0], (y,), (jnp.ones_like(y),))
+    values, slopes = jax.vmap(along)(nodes)
     # Rounding can cross zero where the function is zero along the line (small lengths).
     noise = 1e-11
     crossing = (values[:-1] > 0) != (values[1:] > 0)
@@ -343,7 +344,7 @@ def _on_the_line(
     def at(place):
         present = place >= 0
         fn = lambda y, parameters: look(y, parameters)[0]
-        y, _ = root_between_nodes(fn, both, nodes, values, place, present)
+        y, _ = root_between_nodes(fn, both, nodes, values, slopes, place, present)
         (rest, line), (rate, moved) = jax.jvp(lambda y: look(y, both), (y,), (jnp.ones_like(y),))
         w, dw, b, db, multiplier, dm = line
         y_error = (jnp.abs(rest) + (db + dw) / jnp.exp(y) + dm) / jnp.abs(rate)

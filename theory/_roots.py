@@ -17,6 +17,7 @@ def newton(
     lower: Array,
     upper: Array,
     accuracy: float,
+    present: Bool[Array, ""] | bool = True,
 ) -> tuple[Float[Array, ""], Any]:
     """Newton's method, with bisection where it leaves what is known of the bracket.
 
@@ -28,6 +29,8 @@ def newton(
     accuracy
         Stops after a step below this, whose square is then the error that is left, or when
         small steps no longer shrink: what remains is rounding.
+    present
+        False takes no step at all, and looks at nothing.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def newton(
 
     far = jnp.full_like(start, jnp.inf)
     nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(look, start)[2])
-    carry = (start, lower, upper, far, far, 0, nothing)
+    carry = (start, lower, upper, jnp.where(present, far, 0), far, 0, nothing)
     end = jax.lax.while_loop(unfinished, advance, carry)
     return end[0], end[-1]
 
@@ -106,8 +109,8 @@ def bracketed_root(
             fn = lambda y: guarded(y, everything)
             return *jax.jvp(fn, (y,), (jnp.ones_like(y),)), None
 
-        start, lower, upper = everything[1]
-        return newton(look, start, lower, upper, 1e-9)[0]
+        _, (start, lower, upper), present = everything
+        return newton(look, start, lower, upper, 1e-9, present)[0]
 
     bracket = jax.lax.stop_gradient((start, lower, upper))
     return implicit_root(guarded, (args, bracket, present), solve)
@@ -118,12 +121,21 @@ def root_between_nodes(
     args: Any,
     nodes: Float[Array, " nodes"],
     values: Float[Array, " nodes"],
+    slopes: Float[Array, " nodes"],
     place: Int[Array, ""],
     present: Bool[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The root between nodes `place` and `place` + 1, and the width of that bracket."""
+    """The root between nodes `place` and `place` + 1, and the width of that bracket.
+
+    The start is the root of the cubic through values and slopes at both nodes.
+    """
     a, b = nodes[place], nodes[place + 1]
     fa, fb = values[place], values[place + 1]
-    start = jnp.clip(a - fa * (b - a) / jnp.where(fb == fa, 1.0, fb - fa), a, b)
-    start = jnp.where(jnp.isfinite(start), start, a)
+    da, db = (slopes[place + i] * (b - a) for i in range(2))
+    t = fa / jnp.where(fb == fa, 1.0, fa - fb)
+    square, cube = 3 * (fb - fa) - 2 * da - db, 2 * (fa - fb) + da + db
+    for _ in range(3):
+        value, slope = ((cube * t + square) * t + da) * t + fa, (3 * cube * t + 2 * square) * t + da
+        t = jnp.clip(t - value / jnp.where(slope == 0, 1.0, slope), 0.0, 1.0)
+    start = a + jnp.where(jnp.isfinite(t), t, 0.0) * (b - a)
     return bracketed_root(fn, args, start, a, b, present), b - a

@@ -23,7 +23,8 @@ def inputs(gram=GRAM):
 
 def assert_agreement_with_power(comparison):
     for cells in comparison.cells:
-        assert np.max(np.abs(cells.z)) <= comparison.threshold, cells.observable.name
+        # NaN marks what is not judged: correlations close to 1 in the ordered phase.
+        assert np.nanmax(np.abs(cells.z)) <= comparison.threshold, cells.observable.name
         assert abs(cells.pooled_z) <= comparison.threshold, cells.observable.name
     assert comparison.agrees
     for power in comparison.power:

@@ -45,7 +45,8 @@ def fractions_below(turn, length, places, *, depth, width, replicas):
     x = math.sqrt(length) * jax.random.normal(jax.random.key(1), (replicas, 1, width, 1))
     network = theory.repeat(turn, depth)
     sample = sigprop.sample_jacobians(network, x, width=width, replicas=replicas)
-    assert np.all(sample.error < 1e-8)
+    # Far below what a fraction resolves. One Gaussian matrix in hundreds is nearly singular.
+    assert np.all(sample.error < 1e-6)
     logs = np.asarray(sample.log_singular_values)[:, ::-1]
     return np.stack([np.searchsorted(row, np.asarray(places)) for row in logs]) / width
 
@@ -101,7 +102,7 @@ def test_deep_tanh_networks_have_the_predicted_quantiles():
 @pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
 @pytest.mark.parametrize("depth", [16, 64, 512])
 def test_256_units_have_the_predicted_quantiles(weights, depth):
-    assert_agreement_with_power(weights, depth, (128, 40), (256, 20), 1.06)
+    assert_agreement_with_power(weights, depth, (128, 60), (256, 30), 1.06)
 
 
 @pytest.mark.slow
