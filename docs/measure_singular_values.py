@@ -75,17 +75,25 @@ def main(sizes=((16, 64), (32, 128)), timed=((256, 256),)):
     """Print both tables; give back whether every error was at least the true one."""
     jax.config.update("jax_enable_x64", True)
     honest = True
-    print("| layers D W of tanh | width | depth | decades | true error | reported error |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| layers D W of tanh | width | depth | decades | float64, true error | reported | "
+        "float32, true error | reported |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for width, depth in sizes:
         for name, *law in NETWORKS:
-            factors = layer_jacobians(width, depth, *law)
-            exact = exact_logs(factors)
-            found = sigprop.product_log_singular_values(jnp.asarray(factors))
-            off = np.max(np.abs(found.log_singular_values - exact))
-            honest &= bool(off <= found.error + np.spacing(np.max(np.abs(exact))))
+            # Numbers of single precision, which both dtypes take as they are.
+            factors = layer_jacobians(width, depth, *law).astype(np.float32)
+            exact = exact_logs(factors.astype(float))
+            cells = []
+            for dtype in (float, np.float32):
+                found = sigprop.product_log_singular_values(jnp.asarray(factors.astype(dtype)))
+                off = np.max(np.abs(found.log_singular_values - exact))
+                rounding = np.max(np.abs(exact)) * float(jnp.finfo(dtype).eps)
+                honest &= bool(off <= found.error + rounding)
+                cells += [f"{off:.0e}", f"{found.error:.0e}"]
             decades = (exact[0] - exact[-1]) / np.log(10)
-            print(f"| {name} | {width} | {depth} | {decades:.0f} | {off:.0e} | {found.error:.0e} |")
+            print(f"| {name} | {width} | {depth} | {decades:.0f} | {' | '.join(cells)} |")
     print("\n| layers D W of tanh | width | depth | plain, CPU s | graded, CPU s | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
     for width, depth in timed:
