@@ -142,7 +142,8 @@ def finish(
     basis, r = qr(first)
     y, d, _, turn = _sorted(*_swept(r, d))
     y, d, _, _ = _sorted(*_swept(triangle(y), d))
-    y, d, left, _ = _rotated(y, d, 500 * eps)
+    alive = jnp.arange(len(d)) < len(d) - zeros
+    y, d, left, _ = _rotated(y, d, alive, 500 * eps)
 
     # d log s = yᵀ dTᵀ a with y the right singular vector and Tᵀ a = y.
     y32 = jnp.zeros_like(y).at[turn].set(y).astype(jnp.float32)
@@ -150,7 +151,6 @@ def finish(
     a = a / lengths.astype(jnp.float32)[:, None]
     moved = _dot(state.mix_drift[order].T, a) * _dot(basis.astype(jnp.float32), y32)
     moved = jnp.abs(jnp.sum(moved, axis=0))
-    alive = jnp.arange(len(d)) < len(d) - zeros
     sample = jnp.max(jnp.where(alive, moved, 0.0)) + jnp.max(jnp.abs(state.frame_drift))
     largest = jnp.max(jnp.where(alive, jnp.abs(d), 0.0))
     error = eps * (_SAFETY * (sample.astype(dtype) + 1) + largest) + left
@@ -384,16 +384,20 @@ def _swept(r: Float[Array, "p p"], d: Float[Array, " p"]) -> tuple[Array, Array]
 
 
 def _rotated(
-    y: Float[Array, "p p"], d: Float[Array, " p"], tolerance: float
+    y: Float[Array, "p p"], d: Float[Array, " p"], alive: Bool[Array, " p"], tolerance: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Orthogonal columns from Y e^d by rotations; with the change still to come, and steps."""
+    """Orthogonal columns from Y e^d by rotations; with the change still to come, and steps.
+
+    Dead columns, which come last, are not turned against each other.
+    """
     eye = jnp.eye(len(d), dtype=y.dtype)
+    pairs = (alive[:, None] | alive[None]) & (eye == 0)
     upper = jnp.triu(jnp.ones(eye.shape, bool))
     cap = _cap(y.dtype)
 
     def turn(carry):
         y, d, _, steps = carry
-        g = _dot(y.T, y) * (1 - eye)
+        g = jnp.where(pairs, _dot(y.T, y), 0.0)
         gap = jnp.clip(d[None] - d[:, None], -cap, cap)
         u = jnp.expm1(2 * gap) / 2
         root = jnp.sqrt(u * u + g * g * jnp.exp(2 * gap))

@@ -23,8 +23,9 @@ _SPARE = 1
 """Vectors in a block beside those that are wanted: they see a degeneracy."""
 _SMALL = 96
 """Up to this size all singular values at once are faster."""
-_ROUNDING = 16.0
-"""Singular values closer than this many eps of the largest are not told apart."""
+_ROUNDING = 8.0
+"""Singular values closer than this many eps of the largest, times the root of the number of
+rows or columns, are not told apart: rounding of the products."""
 
 
 class LeadingVectors(eqx.Module):
@@ -149,7 +150,7 @@ def _iterated(w: Array, rank: int, tolerance: float, key: Any) -> tuple:
         left = left / jnp.where(values > 0, values, 1)[:, None]
         rest = each(lambda row: times(row, w), left) - right * values[:, None]
         residual = jnp.linalg.norm(rest, axis=1)
-        floor = _ROUNDING * eps * values[0]
+        floor = _ROUNDING * math.sqrt(max(w.shape)) * eps * values[0]
         gaps = values[:-1] - values[1:] - residual[1:]
         # Of the vectors in front of a gap, all of which count for the span.
         bound = lambda k: jnp.linalg.norm(residual[: k + 1]) / jnp.maximum(gaps[k], floor)
@@ -171,7 +172,7 @@ def _iterated(w: Array, rank: int, tolerance: float, key: Any) -> tuple:
 def _judged(found, size, zero, finite, rank, tolerance) -> LeadingVectors:
     left, values, right, residual = found
     eps = jnp.finfo(values.dtype).eps
-    rounding = _ROUNDING * eps * values[0]
+    rounding = _ROUNDING * math.sqrt(max(len(left), len(right))) * eps * values[0]
     after = jnp.concatenate([values, jnp.zeros(1, values.dtype)])[1:]
     less = jnp.concatenate([residual, jnp.zeros(1, values.dtype)])[1:]
 

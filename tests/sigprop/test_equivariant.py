@@ -121,7 +121,8 @@ def test_the_relative_rotation_of_two_inputs_is_frozen_at_any_depth():
     # a generic perturbation of the same network does not stay
     other = jnp.concatenate([x, x + 1e-3 * jax.random.normal(KEY, x.shape)])
     far = sigprop.sample_network(net, other, KEY, width=64, explicit_weights=False).moments
-    assert theory.correlation(far)[-1, 0, 1] < 0.999
+    apart = 1 - theory.correlation(far)[:, 0, 1]
+    assert apart[-1] > 100 * apart[0]
 
 
 @pytest.mark.parametrize(("k", "algebra"), GROUPS)

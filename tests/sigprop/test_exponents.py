@@ -56,20 +56,19 @@ def test_the_standard_error_is_the_spread_over_networks():
     [(3, 3, 2.25), (2, 1, 2.25), pytest.param(4, 6, 2.0, marks=pytest.mark.slow)],
 )
 def test_zero_exponents_are_told_by_alignment_and_not_by_size(k, protected, weight_variance):
-    """32 units: O(3) protects three, O(4) six; O(2) one, beside an accident. At 2.25 O(4) has
-    an accident so close to zero that 4000 layers do not tell it from the six."""
+    """32 units. Another exponent can be so close to zero by chance that 4000 layers mix it with
+    those that are protected, on one machine and not on another: their number is the sum."""
     network = theory.feedforward(TANH, weight_variance, components=k, depth=4000)
     found = exponents(network, inputs(32, k), KEY, 12, 32, explicit=True)
     own = np.asarray(found.alignment)
-    assert np.sum(own > 0.99) == protected
-    assert np.all((own > 0.99) | (own < 0.01))
-    assert np.max(np.abs(found.values[own > 0.99])) < 1e-3
+    near = np.abs(found.values) < 5e-3
+    np.testing.assert_allclose(np.sum(own), protected, atol=1e-3)
+    assert np.sum(own[~near]) < 0.01
+    assert abs(np.sum(own * found.values)) < 1e-3 * protected
     assert np.max(found.outside) < 1e-3
     assert np.max(np.abs(found.expected)) < 1e-3
     if k == 2:
-        accident = np.argmin(np.where(own > 0.99, np.inf, np.abs(found.values)))
-        assert abs(found.values[accident]) < 3e-3
-        assert own[accident] < 0.01
+        assert np.sum(near) > protected
 
 
 def test_a_bias_leaves_no_exponent_at_zero():
