@@ -203,17 +203,17 @@ def compare(
     finite, with 2 on bad input. Writes comparison.png, .pdf and .zarr.
     """
     from sigprop import _commands
+    from sigprop._ensemble import MOST_WITH_MATRICES
     from sigprop._requests import (
         MOST_REPLICAS,
         MOST_UNITS,
-        MOST_WIDTH,
         Inputs,
         Network,
         Run,
         whole_numbers,
     )
 
-    most = MOST_WIDTH if weight_matrices == "always" else MOST_UNITS
+    most = MOST_WITH_MATRICES if weight_matrices == "always" else MOST_UNITS
     run = Run(
         depth,
         whole_numbers("--widths", widths, 1, most),
@@ -254,12 +254,12 @@ def goldstone(
     and for one network its leading Lyapunov exponents, told apart by alignment with the
     generators A, and the residual of J(Ax) = A f(x). Writes goldstone.png, .pdf and .zarr.
     """
-    from sigprop import _commands
+    from sigprop import _goldstone_command
     from sigprop._requests import Network, Run
 
     network = Network(activation, weight_variance, bias_variance, symmetry=symmetry)
     run = Run(depth, (width,), (replicas,), seed, dtype, weight_matrices=weight_matrices)
-    return _commands.goldstone(network, run, output, json)
+    return _goldstone_command.goldstone(network, run, output, json)
 
 
 @app.command

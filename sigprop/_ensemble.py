@@ -1,6 +1,5 @@
 """Many independent finite networks of one description."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,11 +16,11 @@ from sigprop._network import Sample, cast, outer_depth, sample_network
 from sigprop._weights import draws_matrices
 from theory import Part
 from theory._architecture import check_count
-from theory._compiled import compiled, plain_options
+from theory._compiled import compiled, cores, plain_options
 from theory._moments import check_signals
 
 Progress = Callable[[int, int], None]
-MOST_UNITS = 46_340
+MOST_WITH_MATRICES = 46_340
 """Units of a layer with explicit weights."""
 
 
@@ -83,7 +82,7 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
     def run(start):
         return jax.tree.map(np.asarray, block_fn(jnp.arange(start, start + block)))
 
-    workers = 1 if jax.default_backend() != "cpu" else _cores()
+    workers = 1 if jax.default_backend() != "cpu" else cores()
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         for start, piece in zip(starts, pool.map(run, starts), strict=True):
             pieces.append(piece)
@@ -93,15 +92,9 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
     return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[:replicas]), *pieces)
 
 
-def _cores() -> int:
-    """How many this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
 def _default_block(replicas: int, entries: int) -> int:
     """Replicas per compiled call: about a second of work, so that progress can be shown."""
-    return max(1, min(-(-replicas // _cores()), int(1e8 / entries) or 1))
+    return max(1, min(-(-replicas // cores()), int(1e8 / entries) or 1))
 
 
 def sample_ensemble(
@@ -152,10 +145,10 @@ def sample_ensemble(
     """
     check_count("width", width)
     check_count("replicas", replicas, 2)
-    if explicit_weights and width > MOST_UNITS:
+    if explicit_weights and width > MOST_WITH_MATRICES:
         raise ValueError(
-            f"`width`: must be at most {MOST_UNITS} with explicit weights, which are then 2³¹ "
-            f"numbers per layer; got {width}"
+            f"`width`: must be at most {MOST_WITH_MATRICES} with explicit weights, which are then "
+            f"2³¹ numbers per layer; got {width}"
         )
     turns = outer_depth(network)
     key = jax.random.fold_in(jax.random.key(seed), width)

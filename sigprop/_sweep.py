@@ -5,18 +5,17 @@ import hashlib
 import json
 import math
 import platform
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from sigprop._requests import find_units
+from sigprop._toml import build, read_toml
 
 if TYPE_CHECKING:
     from theory import Part
@@ -404,28 +403,11 @@ def read_sweep_file(path: str | PathLike[str]) -> Sweep:
     ValueError
         Names what cannot be read, an unknown field, or one out of range.
     """
-    path = Path(path)
+    content = read_toml(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
-    try:
-        return sweep_from(content)
-    except (TypeError, ValueError) as error:
+        return build(Sweep, content)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def sweep_from(content: Mapping[str, Any]) -> Sweep:
-    """A sweep from its fields."""
-    known = {field.name for field in dataclasses.fields(Sweep)}
-    for name in content:
-        if name not in known:
-            raise ValueError(f"`{name}`: must be one of {', '.join(sorted(known))}; got {name}")
-    lists: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in content.items()
-    }
-    return Sweep(**lists)
 
 
 def union(sweeps: Sequence[Sweep]) -> Sweep:

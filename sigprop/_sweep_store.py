@@ -24,7 +24,8 @@ import xarray as xr
 import zarr
 
 from sigprop._store import _is_empty_folder, _partial, _replace, provenance
-from sigprop._sweep import AXES, SCHEMA, Sweep, environment, sweep_from
+from sigprop._sweep import AXES, SCHEMA, Sweep, environment
+from sigprop._toml import build
 
 VARIABLES = {
     "length": ("length", "input"),
@@ -232,7 +233,7 @@ def open_store(path: Path, *, write: bool = True) -> SweepStore:
             raise ValueError(
                 f"`path`: must be a sweep's store of version {SCHEMA}; got version {schema}, {path}"
             )
-        return SweepStore(path, group, sweep_from(json.loads(attributes["sweep"])), attributes)
+        return SweepStore(path, group, build(Sweep, json.loads(attributes["sweep"])), attributes)
     except ValueError as error:
         if str(error).startswith("`path`"):
             raise

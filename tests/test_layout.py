@@ -76,13 +76,13 @@ SLOW_KINDS = [pytest.param(k, marks=pytest.mark.slow) for k in ("Affine", "Chain
 @pytest.mark.parametrize("kind", ["Residual", *SLOW_KINDS])
 def test_the_type_checker_names_a_kind_of_node_that_the_fold_leaves_out(kind, tmp_path):
     """A new kind of node rests on this: every reading that lacks it is named."""
-    source = (ROOT / "theory" / "_architecture.py").read_text(encoding="utf-8")
+    source = (ROOT / "theory" / "_interpret.py").read_text(encoding="utf-8")
     fold = source.index("def interpret(")
     arm = re.compile(rf"        case {kind}\(.*?(?=        case )", re.DOTALL)
     damaged, count = arm.subn("", source[fold:], count=1)
     assert count == 1
     shutil.copytree(ROOT / "theory", tmp_path / "theory", ignore=lambda *_: {"__pycache__"})
-    changed = tmp_path / "theory" / "_architecture.py"
+    changed = tmp_path / "theory" / "_interpret.py"
     changed.write_text(source[:fold] + damaged, encoding="utf-8")
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(changed)]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

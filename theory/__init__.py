@@ -20,16 +20,12 @@ from theory._architecture import (
     Normalise,
     Part,
     Pointwise,
-    Reading,
     Recurrent,
     Repeat,
     Residual,
-    Stacked,
     WeightLaw,
     affine,
-    along_depth,
     feedforward,
-    interpret,
     layer,
     recurrent,
     repeat,
@@ -42,6 +38,7 @@ from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._finite_width import LengthCorrection, length_correction
 from theory._fixed_point import FixedPoints, Stability, fixed_points
 from theory._generic_exponent import GenericExponent, generic_exponent
+from theory._interpret import Reading, Stacked, along_depth, interpret
 from theory._jacobian import JacobianFactors, SlopeLaw, jacobian_factors
 from theory._jacobian_moments import (
     SpectrumMoments,

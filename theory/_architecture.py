@@ -1,13 +1,11 @@
-"""The description of a random network, and the one fold that reads it.
+"""The description of a random network.
 
-A description is data: an immutable tree of a few node types whose variances are array
-leaves. Everything that is computed about a network is a `Reading`: what the leaves of the
-tree do to one kind of state. `interpret` is the only function that knows the node types.
+A description is data: an immutable tree of a few node types whose variances are array leaves.
+`theory._interpret` reads it.
 """
 
-import abc
 from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, assert_never, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
@@ -408,126 +406,6 @@ def recurrent(
     return Chain((affine(input_variance, **how), Recurrent(body, steps)))
 
 
-State = TypeVar("State")
-
-
-class Stacked(eqx.Module):
-    """The notes of a `Repeat`: those of its body, with a leading depth axis on every leaf."""
-
-    notes: Any
-
-
-class Reading(eqx.Module, Generic[State]):
-    """What the leaves of a description do to one kind of state.
-
-    Every method that acts returns (state, note). A note is a pytree, or None; the notes of
-    the whole network mirror its description (`Chain`: a tuple, `Residual`: the pair of the
-    branch's notes and the sum's, `Repeat`: `Stacked`, `Recurrent`: one note for all steps).
-    """
-
-    @abc.abstractmethod
-    def affine(self, node: Affine, state: State) -> tuple[State, Any]:
-        """z = W x + b."""
-
-    @abc.abstractmethod
-    def pointwise(self, node: Pointwise, state: State) -> tuple[State, Any]:
-        """φ."""
-
-    @abc.abstractmethod
-    def normalise(self, node: Normalise, state: State) -> tuple[State, Any]:
-        """(x − m)/√(v + ε)."""
-
-    @abc.abstractmethod
-    def add(self, skip: State, branch: State) -> tuple[State, Any]:
-        """h + branch(h), where the branch ends in a fresh `Affine`."""
-
-    @abc.abstractmethod
-    def through_time(self, turn: Callable, state: State, steps: int) -> tuple[State, Any]:
-        """All steps of a `Recurrent`: from the drives of every step to the states of every step.
-
-        ``turn(reading, state, drive)`` interprets the body once and adds: it gives back the
-        state of the next step and the notes, as those of a residual branch. A structural
-        reading, which sees no steps, takes one turn.
-        """
-
-    def child(self, index: int) -> "Reading[State]":
-        """The reading for the part at place `index` of a chain."""
-        return self
-
-    def inside_branch(self) -> "Reading[State]":
-        """The reading inside a residual branch."""
-        return self
-
-    def layers(self, depth: int) -> "Reading[State]":
-        """The readings of `depth` turns of a `Repeat`, stacked along a leading axis."""
-        return self
-
-    def boundary(self, state: State) -> State:
-        """The end of one turn of a `Repeat`."""
-        return state
-
-    def loop(self, turn: Callable, state: State, layers: Any, depth: int) -> tuple[State, Any]:
-        """Run `turn` over the layers; a scan, so that compile time does not grow with depth."""
-        return jax.lax.scan(turn, state, layers, length=depth)
-
-
-def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State, Any]:
-    """Fold a reading over a description: the state after `part`, and the notes made.
-
-    Raises
-    ------
-    TypeError
-        If the body of a `Repeat`, or a residual branch, gives back another kind or shape of
-        state than it takes; or if `part` is not a node.
-    """
-    if not isinstance(part, Part):
-        raise TypeError(
-            "`part`: must be an Affine, Pointwise, Chain, Residual or Repeat; got "
-            f"{type(part).__name__}"
-        )
-    match part:
-        case Affine():
-            return reading.affine(part, state)
-        case Pointwise():
-            return reading.pointwise(part, state)
-        case Normalise():
-            return reading.normalise(part, state)
-        case Chain(parts=parts):
-            notes = []
-            for index, member in enumerate(parts):
-                state, note = interpret(member, reading.child(index), state)
-                notes.append(note)
-            return state, tuple(notes)
-        case Residual(branch=branch):
-            inner, notes = interpret(branch, reading.inside_branch(), state)
-            _check_same_kind("a residual branch", state, inner)
-            state, note = reading.add(state, inner)
-            return state, (notes, note)
-        case Repeat(body=body, depth=depth):
-            per_layer, structure = eqx.partition((body, reading.layers(depth)), eqx.is_array)
-
-            def turn(carry, leaves):
-                layer, layer_reading = eqx.combine(leaves, structure)
-                after, note = interpret(layer, layer_reading, carry)
-                after = layer_reading.boundary(after)
-                _check_same_kind("the body of a Repeat", carry, after)
-                return after, note
-
-            state, notes = reading.loop(turn, state, per_layer, depth)
-            return state, Stacked(notes)
-        case Recurrent(body=body, steps=steps):
-
-            def advance(step, previous, drive):
-                after, notes = interpret(body, step.inside_branch(), previous)
-                _check_same_kind("the body of a Recurrent", previous, after)
-                state, note = step.add(drive, after)
-                return state, (notes, note)
-
-            return reading.through_time(advance, state, steps)
-        case _:
-            assert_never(part)
-
-
 def time_steps(part: Part) -> int:
     """The steps of the recurrent parts of a network; 1 where it has none.
 
@@ -560,43 +438,3 @@ def components(part: Part) -> int:
 
     jax.tree.flatten(part, is_leaf=note)
     return found[0] if found else 1
-
-
-def _check_same_kind(where: str, before: Any, after: Any) -> None:
-    def look(state):
-        shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
-        return type(state), shapes
-
-    if look(before) != look(after):
-        raise TypeError(
-            f"{where} must give back the kind and shape of state that it takes; it takes "
-            f"{eqx.tree_pformat(before)} and gives {eqx.tree_pformat(after)}"
-        )
-
-
-def along_depth(notes: Any) -> Any:
-    """The notes of a network as one series over depth.
-
-    Parameters
-    ----------
-    notes
-        What `interpret` returned; leaves that noted nothing (None) are passed over.
-
-    Returns
-    -------
-    The same kind of note with a leading axis over the places that noted something, in
-    order of depth; None if there are none.
-    """
-    if notes is None:
-        return None
-    if isinstance(notes, Stacked):
-        if not jax.tree.leaves(notes):
-            return None
-        inner = eqx.filter_vmap(along_depth)(notes.notes)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inner)
-    if isinstance(notes, tuple):
-        series = [s for s in map(along_depth, notes) if s is not None]
-        if not series:
-            return None
-        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *series)
-    return jax.tree.map(lambda x: x[None], notes)

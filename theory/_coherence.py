@@ -20,16 +20,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from theory._architecture import (
-    Affine,
-    Chain,
-    Part,
-    Pointwise,
-    Repeat,
-    Residual,
-    along_depth,
-    interpret,
-)
+from theory._architecture import Affine, Chain, Part, Pointwise, Repeat, Residual
+from theory._interpret import along_depth, interpret
 from theory._mean_field import MeanField, input_state
 from theory._moments import Moments, PostActivation, PreActivation, given_moments, per_component
 from theory._status import Estimate, Status, as_estimate

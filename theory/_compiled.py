@@ -1,6 +1,10 @@
-"""Compiler options: on a CPU, XLA spends much of its time on what little is gained from."""
+"""How programs are compiled and run on a CPU: options of XLA, and how many cores there are.
+
+With its own options XLA spends much of its time on what little is gained from.
+"""
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,3 +52,9 @@ def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
     """The function, compiled with these options; to be called outside of other compiled ones."""
     jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
     return jit(fn, compiler_options=options() if options else None)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1

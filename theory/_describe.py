@@ -9,16 +9,8 @@ import jax
 import numpy as np
 
 from theory._activations import Activation, Radial
-from theory._architecture import (
-    Affine,
-    Normalise,
-    Part,
-    Pointwise,
-    Reading,
-    WeightLaw,
-    components,
-    interpret,
-)
+from theory._architecture import Affine, Normalise, Part, Pointwise, WeightLaw, components
+from theory._interpret import Reading, interpret
 
 
 class _Told(eqx.Module):

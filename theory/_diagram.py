@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import lazy_loader
 import numpy as np
 
 from theory._architecture import Part, Pointwise, check_positive, components
-from theory._compiled import compiled, hasty_options, light_options
+from theory._compiled import compiled, cores, hasty_options, light_options
 from theory._fixed_point import Attractor, LengthPoint, attractor
 from theory._phase import (
     Phase,
@@ -238,7 +237,7 @@ def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> 
     starts = range(0, size, block)
     one = lambda first: jax.tree.map(np.asarray, run(_block_of(flat, first, block)))
     pieces = [one(starts[0])]
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for piece in pool.map(one, starts[1:]):
             pieces.append(piece)
             if progress is not None:
@@ -266,7 +265,7 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         done = complete_from(build, points(first), there, tolerance, order)
         return jax.tree.map(np.asarray, done)
 
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         # While what comes first is traced, compiled and run, what comes after it compiles, at
         # the order that most diagrams need. The other blocks then run side by side.
         likely = max(_ORDERS[0][1], _KINKED if kinked else 0)
@@ -299,10 +298,6 @@ def _nowhere(block: int) -> Attractor:
 def _has_kinks(body: Part) -> bool:
     nodes = jax.tree.leaves(body, is_leaf=lambda node: isinstance(node, Pointwise))
     return any(node.activation.kinks for node in nodes if isinstance(node, Pointwise))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _flags(members: Any) -> dict[str, Any]:

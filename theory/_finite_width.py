@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from theory._activations import Componentwise
-from theory._architecture import Affine, Part, Pointwise, Reading, along_depth, interpret
+from theory._architecture import Affine, Part, Pointwise
 from theory._expectation import gaussian_expectation
+from theory._interpret import Reading, along_depth, interpret
 from theory._status import Estimate, as_estimate
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory._architecture import Part, components, interpret
+from theory._architecture import Part, components
+from theory._interpret import interpret
 from theory._mean_field import MeanField
 from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments

@@ -23,17 +23,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise, Radial
-from theory._architecture import (
-    Affine,
-    Normalise,
-    Part,
-    Pointwise,
-    Reading,
-    Residual,
-    Stacked,
-    components,
-    interpret,
-)
+from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, components
+from theory._interpret import Reading, Stacked, interpret
 from theory._mean_field import MeanField
 from theory._moment_integrals import features, floored, grading
 from theory._moments import PostActivation, PreActivation, given_moments, per_component

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from theory._architecture import Part, along_depth, check_count, interpret
+from theory._architecture import Part, check_count
 from theory._branch import log_lambda, negative_solution
+from theory._interpret import along_depth, interpret
 from theory._jacobian import SAFETY, JacobianFactors, begins_with_pointwise, by_both
 from theory._mean_field import MeanField, propagate
 from theory._moment_integrals import epsilon

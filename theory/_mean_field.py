@@ -9,17 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory._activations import Componentwise, Radial
-from theory._architecture import (
-    Affine,
-    Normalise,
-    Part,
-    Pointwise,
-    Reading,
-    along_depth,
-    interpret,
-    time_steps,
-)
+from theory._architecture import Affine, Normalise, Part, Pointwise, time_steps
 from theory._expectation import pair_moments, single_moments, slope_rate
+from theory._interpret import Reading, along_depth, interpret
 from theory._moments import (
     Moments,
     PostActivation,

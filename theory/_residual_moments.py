@@ -15,16 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory._activations import Componentwise
-from theory._architecture import (
-    Affine,
-    Chain,
-    Part,
-    Pointwise,
-    Residual,
-    check_count,
-    interpret,
-)
+from theory._architecture import Affine, Chain, Part, Pointwise, Residual, check_count
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
+from theory._interpret import interpret
 from theory._jacobian_moments import SpectrumMoments
 from theory._mean_field import MeanField
 from theory._moment_integrals import epsilon

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from theory._architecture import Affine, Part, check_variance, components, interpret
+from theory._architecture import Affine, Part, check_variance, components
+from theory._interpret import interpret
 from theory._mean_field import MeanField
 from theory._moments import PreActivation, given_moments, per_component
 from theory._phase import predict

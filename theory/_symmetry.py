@@ -16,18 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from theory._activations import Radial
-from theory._architecture import (
-    Affine,
-    Algebra,
-    Normalise,
-    Part,
-    Pointwise,
-    Reading,
-    WeightLaw,
-    components,
-    interpret,
-)
+from theory._architecture import Affine, Algebra, Normalise, Part, Pointwise, WeightLaw, components
 from theory._fixed_point import SHORTEST
+from theory._interpret import Reading, interpret
 from theory._mean_field import MeanField
 from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments

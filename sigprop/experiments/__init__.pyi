@@ -12,8 +12,9 @@ from ._model import (
     without_zero_biases,
 )
 from ._recurrent import SequenceClassifier
+from ._results import study_dataset
 from ._study import Architecture, Member, Study, read_study
-from ._train import Model, study_dataset, train
+from ._train import Model, train
 from ._transformer import Transformer
 
 __all__ = [

@@ -12,8 +12,8 @@ from sigprop._alignment_null import cosine_null
 from sigprop._commands import set_up
 from sigprop._output import BadInput, checked
 from sigprop._plots import styled, write_caption
+from sigprop.experiments._results import study_dataset
 from sigprop.experiments._study import Study, read_study
-from sigprop.experiments._train import study_dataset
 from sigprop.experiments._train_command import COLOURS, MARKERS, over_seeds
 
 QUANTITIES = ("right", "left", "update_right", "update_left", "update_cosine", "gradient_cosine")

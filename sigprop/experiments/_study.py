@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import json
 import math
-import tomllib
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
+
+from sigprop._toml import build, read_toml
 
 if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw
@@ -221,29 +222,14 @@ def read_study(path: str | PathLike[str], **instead: Any) -> Study:
     ValueError
         Names what cannot be read, an unknown field, or one out of range.
     """
-    path = Path(path)
+    content = read_toml(path)
+    tables = content.pop("architecture", [])
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: must be a readable TOML file; got {error}") from error
-    architectures = content.pop("architecture", [])
-    if not isinstance(architectures, list):
-        raise ValueError(f"{path}: `architecture`: must be tables [[architecture]]")
-    built = tuple(_build(Architecture, each, path) for each in architectures)
-    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
-    return _build(Study, {**lists, "architectures": built, **instead}, path)
-
-
-def _build(kind: Any, values: dict[str, Any], path: Path) -> Any:
-    known = {f.name for f in dataclasses.fields(kind) if f.init}
-    for name in values:
-        if name not in known:
-            raise ValueError(
-                f"{path}: `{name}`: must be one of {', '.join(sorted(known))}; got {name}"
-            )
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
+        if not isinstance(tables, list):
+            raise ValueError("`architecture`: must be tables [[architecture]]")
+        architectures = tuple(build(Architecture, table) for table in tables)
+        return build(Study, {**content, "architectures": architectures, **instead})
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 

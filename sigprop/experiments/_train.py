@@ -17,12 +17,19 @@ import orbax.checkpoint as ocp
 import xarray as xr
 from jaxtyping import Array, Float, Int, Key
 
-from sigprop._store import provenance, read_dataset, write_dataset
+from sigprop._store import provenance, write_dataset
 from sigprop.experiments._blocks import BlockClassifier
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
 from sigprop.experiments._data import Labelled, copy_task, load_images, permuted, python_sources
 from sigprop.experiments._measures import MEASURES, Measured
 from sigprop.experiments._recurrent import SequenceClassifier
+from sigprop.experiments._results import (
+    Record,
+    is_ready,
+    member_dataset,
+    member_store,
+    study_dataset,
+)
 from sigprop.experiments._study import Architecture, Member, Study
 from sigprop.experiments._transformer import Transformer
 
@@ -48,7 +55,6 @@ _PROBED = 256
 _TEST_BLOCK = 1000
 _SAVING = threading.Lock()
 """Orbax counts its operations for the whole process."""
-REASONS = {0: "", 1: "the loss was not finite", 2: "a gradient was not finite"}
 
 
 class Progressing(eqx.Module):
@@ -62,20 +68,6 @@ class Progressing(eqx.Module):
     """A key of `REASONS`; if not 0, the network stays as it was before that step."""
     loss: Float[Array, ""]
     """Of the last batch."""
-
-
-class Record(eqx.Module):
-    """What is measured of a network at one step."""
-
-    step: Int[Array, ""]
-    failed: Int[Array, ""]
-    batch_loss: Float[Array, ""]
-    test_loss: Float[Array, ""]
-    test_accuracy: Float[Array, ""]
-    """Right answers."""
-    test_success: Float[Array, ""]
-    """Inputs all of whose answers are right."""
-    measured: dict[str, Measured]
 
 
 def load_data(study: Study) -> Labelled:
@@ -321,7 +313,7 @@ def train(
             progress(done, total)
 
     def run(chunk: list[Member]) -> None:
-        if all(_finished(folder, member) for member in chunk):
+        if all(is_ready(folder, member) for member in chunk):
             note(len(chunk) * stops[-1])
         else:
             _train_chunk(folder, chunk, data, stops, size, on_cpu, note)
@@ -416,9 +408,11 @@ def _train_chunk(
     count = parameter_count(jax.tree.map(lambda leaf: leaf[0], states.parameters))
     for index, member in enumerate(chunk):
         own = jax.tree.map(lambda leaf, i=index: leaf[:, i], records)
-        dataset = _member_dataset(own, count)
+        dataset = member_dataset(own, count)
         write_dataset(
-            dataset, _store(folder, member), provenance=provenance(seed=member.seed, member=member)
+            dataset,
+            member_store(folder, member),
+            provenance=provenance(seed=member.seed, member=member),
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -439,79 +433,3 @@ def _placed(every: np.ndarray, one: np.ndarray, place: int) -> np.ndarray:
     result = np.array(every)
     result[place] = one
     return result
-
-
-def _store(folder: Path, member: Member) -> Path:
-    return folder / "networks" / f"{member.key}.zarr"
-
-
-def _finished(folder: Path, member: Member) -> bool:
-    return (_store(folder, member) / "zarr.json").is_file()
-
-
-def _member_dataset(records: Record, parameters: int) -> xr.Dataset:
-    measured = {
-        name: (("record", *one.axes), np.asarray(one.values))
-        for name, one in records.measured.items()
-    }
-    sizes = {
-        axis: size
-        for axes, values in measured.values()
-        for axis, size in zip(axes, values.shape, strict=True)
-    }
-    del sizes["record"]
-    return xr.Dataset(
-        {
-            "failed": ("record", np.asarray(records.failed)),
-            "batch_loss": ("record", np.asarray(records.batch_loss)),
-            "test_loss": ("record", np.asarray(records.test_loss)),
-            "test_accuracy": ("record", np.asarray(records.test_accuracy)),
-            "test_success": ("record", np.asarray(records.test_success)),
-            "parameters": ((), parameters),
-            **measured,
-        },
-        {
-            "step": ("record", np.asarray(records.step)),
-            **{axis: np.arange(size) for axis, size in sizes.items()},
-        },
-    )
-
-
-def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
-    """What is ready of a study, with axes architecture, gain, learning_rate, seed and record.
-
-    Networks that are missing are NaN, and `ready` says 0. Axes of what is measured have the
-    size of the largest, NaN where a network has less.
-    """
-    folder = Path(folder).resolve()
-    axes = {
-        "architecture": [a.name for a in study.architectures],
-        "gain": list(study.gains),
-        "learning_rate": list(study.learning_rates),
-        "seed": list(study.seeds),
-    }
-    pieces, sizes = [], {}
-    for member in study.members:
-        place = (member.architecture.name, member.gain, member.learning_rate, member.seed)
-        here = {name: [value] for name, value in zip(axes, place, strict=True)}
-        if not _finished(folder, member):
-            continue
-        found = read_dataset(_store(folder, member))
-        own = found.drop_vars("step").assign(ready=((), 1), record_step=found["step"].variable)
-        for axis, size in own.sizes.items():
-            sizes[axis] = max(size, sizes.get(axis, 0))
-        pieces.append(own.drop_attrs().expand_dims(here))
-    if not pieces:
-        raise ValueError(f"`folder`: must hold networks of this study; got none in {folder}")
-    del sizes["record"]
-    whole = {axis: np.arange(size) for axis, size in sizes.items()}
-    joined = xr.combine_by_coords(
-        [piece.reindex(whole) for piece in pieces],
-        join="outer",
-        combine_attrs="drop",
-        coords="minimal",
-        compat="no_conflicts",
-    )
-    assert isinstance(joined, xr.Dataset)
-    joined = joined.reindex(axes)
-    return joined.assign(ready=joined["ready"].fillna(0).astype(int))

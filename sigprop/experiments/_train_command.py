@@ -14,8 +14,9 @@ from sigprop._commands import set_up
 from sigprop._output import BadInput, checked
 from sigprop._plots import styled, write_caption
 from sigprop._store import provenance, write_dataset
+from sigprop.experiments._results import REASONS, study_dataset
 from sigprop.experiments._study import Study, read_study
-from sigprop.experiments._train import REASONS, study_dataset, train
+from sigprop.experiments._train import train
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito 2008; told apart by everybody."""

@@ -1,0 +1,104 @@
+"""What is stored of a network that was trained, and the results of a study."""
+
+from pathlib import Path
+
+import equinox as eqx
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float, Int
+
+from sigprop._store import read_dataset
+from sigprop.experiments._measures import Measured
+from sigprop.experiments._study import Member, Study
+
+REASONS = {0: "", 1: "the loss was not finite", 2: "a gradient was not finite"}
+
+
+class Record(eqx.Module):
+    """What is measured of a network at one step."""
+
+    step: Int[Array, ""]
+    failed: Int[Array, ""]
+    batch_loss: Float[Array, ""]
+    test_loss: Float[Array, ""]
+    test_accuracy: Float[Array, ""]
+    """Right answers."""
+    test_success: Float[Array, ""]
+    """Inputs all of whose answers are right."""
+    measured: dict[str, Measured]
+
+
+def member_store(folder: Path, member: Member) -> Path:
+    return folder / "networks" / f"{member.key}.zarr"
+
+
+def is_ready(folder: Path, member: Member) -> bool:
+    return (member_store(folder, member) / "zarr.json").is_file()
+
+
+def member_dataset(records: Record, parameters: int) -> xr.Dataset:
+    measured = {
+        name: (("record", *one.axes), np.asarray(one.values))
+        for name, one in records.measured.items()
+    }
+    sizes = {
+        axis: size
+        for axes, values in measured.values()
+        for axis, size in zip(axes, values.shape, strict=True)
+    }
+    del sizes["record"]
+    return xr.Dataset(
+        {
+            "failed": ("record", np.asarray(records.failed)),
+            "batch_loss": ("record", np.asarray(records.batch_loss)),
+            "test_loss": ("record", np.asarray(records.test_loss)),
+            "test_accuracy": ("record", np.asarray(records.test_accuracy)),
+            "test_success": ("record", np.asarray(records.test_success)),
+            "parameters": ((), parameters),
+            **measured,
+        },
+        {
+            "step": ("record", np.asarray(records.step)),
+            **{axis: np.arange(size) for axis, size in sizes.items()},
+        },
+    )
+
+
+def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
+    """What is ready of a study, with axes architecture, gain, learning_rate, seed and record.
+
+    Networks that are missing are NaN, and `ready` says 0. Axes of what is measured have the
+    size of the largest, NaN where a network has less.
+    """
+    folder = Path(folder).resolve()
+    axes = {
+        "architecture": [a.name for a in study.architectures],
+        "gain": list(study.gains),
+        "learning_rate": list(study.learning_rates),
+        "seed": list(study.seeds),
+    }
+    pieces, sizes = [], {}
+    for member in study.members:
+        place = (member.architecture.name, member.gain, member.learning_rate, member.seed)
+        here = {name: [value] for name, value in zip(axes, place, strict=True)}
+        if not is_ready(folder, member):
+            continue
+        found = read_dataset(member_store(folder, member))
+        own = found.drop_vars("step").assign(ready=((), 1), record_step=found["step"].variable)
+        for axis, size in own.sizes.items():
+            sizes[axis] = max(size, sizes.get(axis, 0))
+        pieces.append(own.drop_attrs().expand_dims(here))
+    if not pieces:
+        raise ValueError(f"`folder`: must hold networks of this study; got none in {folder}")
+    del sizes["record"]
+    whole = {axis: np.arange(size) for axis, size in sizes.items()}
+    joined = xr.combine_by_coords(
+        [piece.reindex(whole) for piece in pieces],
+        join="outer",
+        combine_attrs="drop",
+        coords="minimal",
+        compat="no_conflicts",
+    )
+    assert isinstance(joined, xr.Dataset)
+    joined = joined.reindex(axes)
+    return joined.assign(ready=joined["ready"].fillna(0).astype(int))
