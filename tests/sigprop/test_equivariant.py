@@ -94,7 +94,7 @@ def test_unitary_and_symplectic_weights_agree_with_theory(k, algebra):
     cross = 0.7 * rotation(k, algebra, 6)
     x = sigprop.pair_inputs(jax.random.key(5), cross, 32)
     comparison = sigprop.compare(
-        network(k, algebra, 2.0, 0.5, depth=4, weights="orthogonal"),
+        network(k, algebra, 2.0, 0.75, depth=4, weights="orthogonal"),
         x,
         widths=(12, 16, 24, 32),
         replicas=(60000, 45000, 30000, 30000),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import digamma
+from scipy.stats import ks_2samp
 
 import sigprop
 import theory
@@ -69,6 +70,40 @@ def test_zero_exponents_are_told_by_alignment_and_not_by_size(k, protected, weig
     assert np.max(np.abs(found.expected)) < 1e-3
     if k == 2:
         assert np.sum(near) > protected
+
+
+SLOW_UNITS = [pytest.param(*u, marks=pytest.mark.slow) for u in ((1, "real"), (4, "quaternion"))]
+
+
+@pytest.mark.parametrize(("k", "algebra"), [(2, "complex"), *SLOW_UNITS])
+def test_products_alone_have_the_law_of_weight_matrices(k, algebra):
+    """Three leading exponents of 800 networks each way: means, variances, and their laws."""
+    phi = TANH if k > 1 else theory.activation("tanh")
+    x = inputs(16, k)
+
+    def draw(explicit, weight_variance, seed):
+        network = theory.feedforward(
+            phi, weight_variance, 0.1, components=k, algebra=algebra, depth=96
+        )
+        fn = lambda key: exponents(network, x, key, 3, 16, explicit).values
+        keys = jax.random.split(jax.random.key(seed), 800)
+        return np.asarray(jax.jit(lambda keys: jax.lax.map(fn, keys, batch_size=100))(keys))
+
+    def z(a, b):
+        """Of the means, and of the variances with their own standard errors."""
+        first = [a - a.mean(axis=0), b - b.mean(axis=0)]
+        found = [(a.mean(axis=0) - b.mean(axis=0), [v.var(axis=0) for v in first])]
+        squares = [v**2 for v in first]
+        means = [v.mean(axis=0) for v in squares]
+        found.append((means[0] - means[1], [v.var(axis=0) for v in squares]))
+        return np.array([d / np.sqrt(sum(v) / len(a)) for d, v in found])
+
+    with_matrices, without = draw(True, 1.8, 0), draw(False, 1.8, 1)
+    assert np.max(np.abs(z(with_matrices, without))) < 5
+    laws = [ks_2samp(with_matrices[:, i], without[:, i]).pvalue for i in range(3)]
+    assert min(laws) > 1e-6
+    # 3 % of the weight variance would be seen
+    assert np.max(np.abs(z(with_matrices, draw(False, 1.8 * 1.03, 1)))) > 5
 
 
 def test_a_bias_leaves_no_exponent_at_zero():
