@@ -100,7 +100,8 @@ def torch_step(depth, features, batch, k, algebra, steps, repeats):
     def phi(z):
         if k == 1:
             return torch.tanh(z)
-        r = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-19)
+        # three times as fast as torch.linalg.vector_norm over an axis in the middle
+        r = (z * z).sum(1, keepdim=True).clamp_min(1e-37).sqrt()
         return torch.tanh(r) / r * z
 
     def turn(w, z):
