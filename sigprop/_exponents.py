@@ -47,7 +47,8 @@ class Exponents(eqx.Module):
     between where depth has not told neighbours apart. The sum is at most the number of
     broken generators."""
     expected: Float[Array, " generators"]
-    """log(|A z_L|/|A z_0|)/L: the exponents of the generators' directions, by equivariance."""
+    """log(|A z_L|/|A z_0|)/L, of root mean squares over units: the exponents of the generators'
+    directions, by equivariance; without a bias, J takes A z_0 to A z_L."""
     outside: Float[Array, " generators"]
     """The part of A z_L/|A z_L| outside V_count. Near 0: its exponent is among the values."""
     residual: Float[Array, " generators"]
@@ -248,7 +249,8 @@ def sample_exponents(
     size = jnp.linalg.norm(directions, axis=0)
     size = jnp.where(size > 0, size, 1)
     before = jnp.linalg.norm(_turned(a, x).reshape(room + len(a), len(a)), axis=0)
-    expected = jnp.log(size / before) / depth
+    units = np.sqrt((room + len(a)) / len(frame)).astype(x.dtype)
+    expected = jnp.log(size / before * units) / depth
     leading, own = frame[:, :count], frame[:, count:]
     rest = _without(leading, directions)
     followed = jnp.matmul(own, final.triangle, precision="highest")
