@@ -1,4 +1,4 @@
-"""Learning rates that train deep networks, and the window at finite width, from docs/data.
+"""Learning rates, depths and gains that train deep networks, from docs/data.
 
 python docs/gallery/training.py
 """
@@ -6,28 +6,53 @@ python docs/gallery/training.py
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
-
-import theory
 
 DATA = Path(__file__).parent.parent / "data"
 STYLE = {
     "U(1)": ("#D55E00", "s"),
-    "O(4)": ("#0072B2", "o"),
-    "dense": ("#009E73", "^"),
     "O(2)": ("#000000", "X"),
+    "O(4)": ("#0072B2", "o"),
+    "O(8)": ("#56B4E9", "D"),
+    "dense": ("#009E73", "^"),
     "U(1) weights, elementwise tanh": ("#E69F00", "v"),
     "O(4) weights, elementwise tanh": ("#56B4E9", "D"),
     "dense, blocks of 2": ("#CC79A7", "P"),
+    "dense, blocks of 4": ("#000000", "X"),
+    "dense, size of U(1)": ("#D55E00", "<"),
+    "dense, size of O(4)": ("#0072B2", ">"),
+    "dense, orthogonal": ("#E69F00", "v"),
+    "residual": ("#CC79A7", "P"),
+    "residual, layer norm": ("#000000", "X"),
+    "dense, entries of U(1)": ("#E69F00", "v"),
+    "dense, entries of O(4)": ("#56B4E9", "D"),
 }
+PANELS = (
+    ("U(1)", "O(2)", "O(4)", "O(8)", "dense"),
+    ("U(1) weights, elementwise tanh", "O(4) weights, elementwise tanh", "dense, blocks of 2",
+     "dense, blocks of 4"),
+    ("dense, size of U(1)", "dense, size of O(4)", "dense, orthogonal", "residual",
+     "residual, layer norm"),
+)  # fmt: skip
+DEPTHS = {50: ("#56B4E9", "o"), 100: ("#E69F00", "s"), 200: ("#009E73", "^"), 500: ("#000000", "D")}
 CHANCE = 0.1
+USABLE = 0.5
+"""Test accuracy of a learning rate that counts as usable."""
 
 
 def read(name):
-    """The contents of one file of docs/data."""
-    return json.loads((DATA / f"{name}.json").read_text())
+    """The networks in one file of docs/data."""
+    return json.loads((DATA / f"{name}.json").read_text())["networks"]
+
+
+def over_seeds(values):
+    """Mean over networks, and its standard error where there is more than one."""
+    values = np.array(values, float)
+    if len(values) == 0:
+        return np.nan, np.nan
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return values.mean(axis=0), error
 
 
 def select(networks, **where):
@@ -35,131 +60,151 @@ def select(networks, **where):
     return [n for n in networks if all(n[key] == value for key, value in where.items())]
 
 
-def mean_error(values):
-    """Mean, and standard error where there is more than one."""
-    values = np.array(values, float)
-    if len(values) == 0:
-        return np.nan, np.nan
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return values.mean(), error
+def accuracies(networks, axis, **where):
+    """Final test accuracy along an axis: its values, means and standard errors."""
+    at = sorted({n[axis] for n in networks})
+    each = [select(networks, **where, **{axis: value}) for value in at]
+    found = [over_seeds([n["test_accuracy"][-1] for n in some]) for some in each]
+    return np.array(at), *np.array(found, float).T
 
 
-def names(networks):
-    """Architectures that have a style, in its order."""
-    there = {n["architecture"] for n in networks}
-    return [name for name in STYLE if name in there]
+def draw(panel, x, mean, error, style, **more):
+    """A curve of points with error bars."""
+    color, marker = style
+    bars = None if np.all(np.isnan(error)) else error
+    how = {"color": color, "marker": marker, "ms": 3.2, "lw": 0.9, "capsize": 1.5}
+    panel.errorbar(x, mean, bars, **how, **more)
 
 
-def rate_panel(panel, networks, chosen):
+def rate_panel(panel, networks, names):
     """Final test accuracy over the learning rate."""
-    rates = sorted({n["learning_rate"] for n in networks})
-    for name in chosen:
-        color, marker = STYLE[name]
-        found = [
-            [n["test_accuracy"][-1] for n in select(networks, architecture=name, learning_rate=r)]
-            for r in rates
-        ]
-        mean, error = np.array([mean_error(f) for f in found]).T
-        panel.errorbar(
-            rates, mean, error, color=color, marker=marker, ms=3.5, lw=0.9, capsize=1.5, label=name
-        )
+    for name in names:
+        draw(panel, *accuracies(networks, "learning_rate", architecture=name), STYLE[name],
+             label=name)  # fmt: skip
     panel.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
     panel.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel="test accuracy", ylim=(0, 1))
 
 
-def step_panel(panel, networks, chosen, rate, quantity, label):
+def step_panel(panel, networks, names, rate, quantity, label):
     """A quantity over the first steps of training."""
-    for name in chosen:
-        color, marker = STYLE[name]
+    for name in names:
         members = select(networks, architecture=name, learning_rate=rate)
-        if not members:
-            continue
-        values = np.array([m[quantity] for m in members], float)
-        panel.plot(
-            members[0]["step"], values.mean(axis=0), color=color, marker=marker, ms=3, lw=0.9
-        )
+        mean, error = over_seeds([m[quantity] for m in members])
+        draw(panel, members[0]["step"], mean, error, STYLE[name])
     panel.set(xscale="symlog", xlabel="step", ylabel=label)
     panel.set_xlim(left=0)
 
 
+def below(panel):
+    """A legend under a panel."""
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22)}
+    panel.legend(frameon=False, fontsize=5.8, ncols=2, columnspacing=0.6, handlelength=1.2, **place)
+
+
+def letters(panels):
+    """(a), (b), … above the panels."""
+    for panel, letter in zip(panels, "abcdefgh", strict=False):
+        panel.set_title(f"({letter})", loc="left", fontsize=9)
+
+
 def rates_figure(path):
-    """Learning-rate curves of the groups and of the controls, and what the first steps do."""
-    networks = read("digits_100")["networks"]
-    groups = [name for name in ("U(1)", "O(2)", "O(4)", "dense") if name in names(networks)]
-    controls = [name for name in names(networks) if name not in groups]
-    figure = Figure(figsize=(7.0, 5.4), layout="constrained")
-    a, b, c, d = figure.subplots(2, 2).flat
-    rate_panel(a, networks, groups)
-    rate_panel(b, networks, controls)
-    a.legend(frameon=False, fontsize=7)
-    b.legend(frameon=False, fontsize=6)
-    step_panel(c, networks, groups, 1e-3, "similarity", "cosine of two inputs, last turn")
-    step_panel(d, networks, groups, 1e-3, "gradient_ratio", "log gradient, last over first turn")
-    for letter, panel in zip("abcd", (a, b, c, d), strict=True):
-        panel.set_title(f"({letter})", loc="left")
+    """Learning-rate curves, and what the first steps do to signals, gradients and the charge."""
+    networks = read("digits_100")
+    figure = Figure(figsize=(9.0, 6.2), layout="constrained")
+    panels = figure.subplots(2, 3)
+    for panel, names in zip(panels[0], PANELS, strict=True):
+        rate_panel(panel, networks, names)
+        below(panel)
+    groups, rate = PANELS[0], 1e-3
+    text = "cosine of two inputs, last turn"
+    step_panel(panels[1, 0], networks, groups, rate, "similarity", text)
+    text = "log gradient, last over first turn"
+    step_panel(panels[1, 1], networks, groups, rate, "gradient_ratio", text)
+    charged = [name for name in (*groups[:4], *PANELS[1]) if name in STYLE]
+    text = "variation of the charge over depth"
+    step_panel(panels[1, 2], networks, charged, rate, "charge_drift", text)
+    panels[1, 2].set_yscale("log")
+    letters(panels.flat)
     figure.savefig(path, dpi=150)
 
 
-def window_figure(path):
-    """Exponents of what no symmetry protects, where they become positive, and the cascade."""
-    data = read("finite_width_window")
-    figure = Figure(figsize=(7.0, 2.8), layout="constrained")
+def usable_decades(networks, name):
+    """Decades of the learning rate, within the grid, at which the mean accuracy is above USABLE."""
+    rates, mean, _ = accuracies(networks, "learning_rate", architecture=name)
+    fine = np.linspace(np.log10(rates[0]), np.log10(rates[-1]), 2001)
+    above = np.interp(fine, np.log10(rates), mean) > USABLE
+    return above.mean() * (fine[-1] - fine[0])
+
+
+def depth_figure(path):
+    """Learning-rate curves at every depth, and how much of the rates is usable."""
+    found = {depth: read(f"digits_{depth}") for depth in DEPTHS}
+    names = (*PANELS[0], "residual")
+    figure = Figure(figsize=(9.0, 5.6), layout="constrained")
+    grid = figure.add_gridspec(2, 4)
+    panels = [figure.add_subplot(grid[i // 3, i % 3]) for i in range(6)]
+    for panel, name in zip(panels, names, strict=True):
+        for depth, networks in found.items():
+            points = accuracies(networks, "learning_rate", architecture=name)
+            draw(panel, *points, DEPTHS[depth], label=f"$L={depth}$")
+        panel.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
+        panel.set(xscale="log", ylim=(0, 1), title=name)
+    panels[0].legend(frameon=False, fontsize=6)
+    for panel in panels[3:]:
+        panel.set_xlabel(r"learning rate $\eta$")
+    for panel in panels[::3]:
+        panel.set_ylabel("test accuracy")
+    width, best = figure.add_subplot(grid[0, 3]), figure.add_subplot(grid[1, 3])
+    depths = list(DEPTHS)
+    for name in names:
+        color, marker = STYLE[name]
+        how = {"color": color, "marker": marker, "ms": 3.2, "lw": 0.9, "label": name}
+        width.plot(depths, [usable_decades(found[d], name) for d in depths], **how)
+        tops = [max(zip(*accuracies(found[d], "learning_rate", architecture=name)[1:], strict=True))
+                for d in depths]  # fmt: skip
+        mean, error = np.array(tops).T
+        draw(best, depths, mean, error, STYLE[name])
+    for panel in (width, best):
+        panel.set_xscale("log")
+        panel.set_xticks(depths, [str(d) for d in depths])
+        panel.tick_params(axis="x", which="minor", bottom=False)
+        panel.set_xlabel("depth $L$")
+    width.set(ylabel=f"decades of $\\eta$ with accuracy > {USABLE}", ylim=(-0.05, 2.1))
+    width.legend(frameon=False, fontsize=6)
+    best.set(ylabel="accuracy at the best rate", ylim=(0, 1))
+    figure.savefig(path, dpi=150)
+
+
+def fashion_figure(path):
+    """Figure 3 of Iqbal et al. 2026 and what it leaves out: the learning rate."""
+    gains, rates = read("fashion_gains"), read("fashion_rates")
+    names = [name for name in STYLE if select(gains, architecture=name)]
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     a, b, c = figure.subplots(1, 3)
-    cases = {"dense": (1, "real"), "U(1)": (2, "complex"), "O(4)": (4, "real")}
-    for group, (k, algebra) in cases.items():
-        color, marker = STYLE[group]
-        rows = [row for row in data["windows"] if row["group"] == group]
-        (row,) = [row for row in rows if row["numbers"] == 64]
-        style = {"color": color, "marker": marker, "ms": 3, "ls": "none", "elinewidth": 0.7}
-        a.errorbar(row["gains"], row["exponent"], row["standard_error"], label=group, **style)
-        sizes = np.array([row["numbers"] for row in rows])
-        edges = np.array([mean_error(row["edges"]) for row in rows])
-        good = np.isfinite(edges[:, 0])
-        b.errorbar(sizes[good], edges[good, 0] - 1, edges[good, 1], **style)
-        if group != "O(4)":
-            phi = theory.radial("tanh") if k > 1 else theory.activation("tanh")
-            gains = np.linspace(1.02, 3.2, 80)
-            found = [
-                theory.generic_exponent(phi, g**2, components=k, algebra=algebra) for g in gains
-            ]
-            limit, coefficient = np.array(found, float).T
-            line = limit + coefficient * k / 64
-            shown = (gains > 1.06) & (gains < 2.2)
-            a.plot(gains[shown], line[shown], color=color, lw=0.9)
-            # λ = 0 at this number of real numbers in a layer.
-            at = -coefficient * k / limit
-            b.plot(at[at > 12], gains[at > 12] - 1, color=color, lw=0.9)
-    a.axhline(0, color="0.6", lw=0.7)
-    a.set(xlim=(1, 2.2), ylim=(-0.1, 0.2), xlabel=r"gain $\sigma_w$", ylabel=r"exponent $\lambda$")
-    a.legend(frameon=False, fontsize=7)
-    b.set(
-        xscale="log",
-        yscale="log",
-        xlim=(11, 400),
-        xlabel="real numbers in a layer $N$",
-        ylabel=r"onset of chaos $\sigma_w-1$",
-    )
-    b.set_xticks([16, 32, 64, 128, 256], ["16", "32", "64", "128", "256"])
-    b.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    gains = np.array(data["cascade"]["gains"])
-    eigenvalues = np.array(data["cascade"]["eigenvalues"], float)
-    ratio = np.maximum(eigenvalues / eigenvalues[..., :1], 1e-12)
-    for i in range(1, 4):
-        middle = np.exp(np.log(ratio[..., i]).mean(axis=0))
-        color = ("#E69F00", "#56B4E9", "#000000")[i - 1]
-        style = {"color": color, "marker": "o^s"[i - 1], "ms": 3, "lw": 0.9}
-        c.semilogy(gains, middle, label=f"$i={i + 1}$", **style)
-    c.set(xlabel=r"gain $\sigma_w$", ylabel=r"eigenvalue $i$ of $\langle z z^T\rangle$ / first")
-    c.legend(frameon=False, fontsize=7)
-    for letter, panel in zip("abc", (a, b, c), strict=True):
-        panel.set_title(f"({letter})", loc="left")
+    for name in names:
+        draw(a, *accuracies(gains, "gain", architecture=name), STYLE[name], label=name)
+        at = sorted({n["gain"] for n in gains})
+        each = [select(gains, architecture=name, gain=g) for g in at]
+        order = [over_seeds([n["order_parameter"][0] for n in some]) for some in each]
+        draw(b, at, *np.array(order, float).T, STYLE[name])
+    a.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
+    a.set(xlabel=r"gain $\sigma_w$", ylabel=r"test accuracy, $\eta=10^{-3}$", ylim=(0, 1))
+    below(a)
+    b.set(xlabel=r"gain $\sigma_w$", ylabel="order parameter $m$ before training", ylim=(0, 1))
+    rate_panel(c, rates, names)
+    c.set_ylabel(r"test accuracy, $\sigma_w=1.2$")
+    letters((a, b, c))
     figure.savefig(path, dpi=150)
 
 
 def main(folder="docs/figures"):
-    jax.config.update("jax_enable_x64", True)
-    window_figure(Path(folder) / "finite_width_window.png")
-    rates_figure(Path(folder) / "training_rates.png")
+    """Write the figures."""
+    for name, figure in (
+        ("training_rates", rates_figure),
+        ("training_depths", depth_figure),
+        ("training_fashion_mnist", fashion_figure),
+    ):
+        figure(Path(folder) / f"{name}.png")
 
 
 if __name__ == "__main__":
