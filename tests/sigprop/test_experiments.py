@@ -138,6 +138,33 @@ class TestDiagnostics:
                 assert drift.shape == (6,)
                 assert np.all(drift < 1e-14 if conserved else drift > 0.05)
 
+    @pytest.mark.parametrize(("mixing", "conserved"), [("real", True), ("dense", False)])
+    def test_charge_of_a_hundred_layers_before_and_after_training(self, mixing, conserved):
+        """In float64, of a network that ten epochs of Adam in float32 have trained."""
+        data, exact = load_images("digits"), lambda leaf: leaf.astype(float)
+        study = Study((Architecture("O(4)", 4, mixing),), depth=100, features=32, batch=128)
+        model = Classifier(study.architectures[0].interior(100), 64, 32, 10)
+        seed, rate = jnp.int32(0), jnp.float32(1e-4)
+
+        @jax.jit
+        def loss(parameters):
+            return jnp.mean(cross_entropy(model.logits(parameters, data.test), data.test_labels))
+
+        @jax.jit
+        def epoch(state):
+            return advance(model, study, data, state, rate, seed, state.step + 11)
+
+        state = start(model, study, jnp.float32(1.2), seed)
+        trained = state
+        for _ in range(10):
+            trained = epoch(trained)
+        assert loss(trained.parameters) < loss(state.parameters) - 0.1
+        for parameters in (state.parameters, trained.parameters):
+            known = jax.tree.map(exact, parameters)
+            x, labels = exact(data.test[:8]), data.test_labels[:8]
+            drift = diagnose(model, known, x, labels, rotations(4)).charge_drift
+            assert np.all(drift < 1e-13 if conserved else drift > 0.05)
+
     def test_class_similarity_against_explicit_sums(self):
         states = jax.random.normal(KEY, (2, 6, 4, 1))
         labels = jnp.array([0, 0, 2, 2, 2, 3])
