@@ -391,7 +391,7 @@ def train(
     """Train a study: classifiers of several architectures, gains, learning rates and seeds.
 
     Whatever is ready in the output folder (by default runs/ and the name of the file) is not
-    trained again, and what was interrupted goes on from the end of its last epoch. Prints the
+    trained again, and what was interrupted goes on from its last checkpoint. Prints the
     best and worst learning rate of every architecture and gain. Writes study.png, .pdf and
     .zarr, and a Zarr store for every network.
     """

@@ -3,6 +3,7 @@
 import functools
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,6 +266,7 @@ def train(
     folder: str | Path,
     *,
     members_at_once: int | None = None,
+    checkpoint_seconds: float = 10.0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Train every network of a study, or what of it is missing in a folder.
@@ -275,11 +277,14 @@ def train(
         What to train.
     folder
         Holds one Zarr store for every network that is ready, and checkpoints of those that are
-        not, after every epoch. A run that is stopped, however it is stopped, goes on from there
+        not. A run that is stopped, however it is stopped, goes on from there
         and ends with the same bits.
     members_at_once
         Networks in one compiled program: by default 1 on a CPU, where two programs run at a
         time, and 64 elsewhere. It can change the last bits on an accelerator.
+    checkpoint_seconds
+        A checkpoint is written at the end of an epoch if the last one is at least this old: writing
+        one takes a tenth of a second, as long as many an epoch.
     progress
         Called with (steps done, steps in all).
 
@@ -316,7 +321,7 @@ def train(
         if all(is_ready(folder, member) for member in chunk):
             note(len(chunk) * stops[-1])
         else:
-            _train_chunk(folder, chunk, data, stops, size, on_cpu, note)
+            _train_chunk(folder, chunk, data, stops, size, on_cpu, checkpoint_seconds, note)
 
     try:
         (folder / "networks").mkdir(parents=True, exist_ok=True)
@@ -357,6 +362,7 @@ def _train_chunk(
     stops: list[int],
     size: int,
     on_cpu: bool,
+    checkpoint_seconds: float,
     note: Callable[[int], None],
 ) -> None:
     """Train some networks of one architecture, from their last checkpoint on."""
@@ -375,7 +381,7 @@ def _train_chunk(
     look = lambda states: _measure(classifier, study, data, states, gains, seeds, each)
     blank = jax.eval_shape(look, states)
     records = jax.tree.map(lambda leaf: np.full((len(stops), *leaf.shape), -1, leaf.dtype), blank)
-    at = 0
+    at, saved = 0, time.monotonic()
     how = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
     with ocp.CheckpointManager(checkpoints, options=how) as manager:
         latest = manager.latest_step()
@@ -401,10 +407,11 @@ def _train_chunk(
                 records = jax.tree.map(
                     lambda all_, one, p=place: _placed(all_, np.asarray(one), p), records, found
                 )
-            if stop in epochs:
+            if stop in epochs and time.monotonic() - saved >= checkpoint_seconds:
                 full, _ = _full_and_empty((states, records))
                 with _SAVING:
                     manager.save(stop, args=ocp.args.StandardSave(full))
+                saved = time.monotonic()
     count = parameter_count(jax.tree.map(lambda leaf: leaf[0], states.parameters))
     for index, member in enumerate(chunk):
         own = jax.tree.map(lambda leaf, i=index: leaf[:, i], records)

@@ -322,7 +322,8 @@ import sys
 from sigprop.experiments import Architecture, Study, train
 study = Study((Architecture("O(2)", 2),), depth=5, features=12, learning_rates=(1e-2,), seeds=(0,),
               epochs=20, batch=64, records=6)
-train(study, sys.argv[1], progress=lambda done, total: print(done, flush=True))
+note = lambda done, total: print(done, flush=True)
+train(study, sys.argv[1], checkpoint_seconds=0, progress=note)
 """
 
 
