@@ -106,11 +106,39 @@ def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bo
     unlike = jnp.zeros_like(scale) if equal_lengths else (root[i] - root[j]) ** 2 / 2
     # The separation holds the symmetric part of δ to full relative accuracy.
     delta = (before.separation[i, j] - unlike * one - (cross - cross.T) / 2) / scale
+    delta = _possible(delta)
     # By Price's theorem E φ' T φ'ᵀ is the derivative of the product along T.
     along = -before.tangent[i, j] / scale
     moved, rate = jax.jvp(lambda d: cross_moments(a[i], a[j], d, k), (delta,), (along,))
     gap = (moved.lost + moved.lost.T) / 2 + jnp.sum((a[i] - a[j]) ** 2) / 2 * one
     return (moved.product, gap, rate.product), delta
+
+
+_BEYOND = 1e-9
+_SQUARINGS = 34
+
+
+def _possible(delta: Float[Array, "k k"]) -> Float[Array, "k k"]:
+    """δ, where rounding has not led C = 1 − δ out of what a covariance may be; else that of C
+    divided by its norm.
+
+    No singular value of C is above 1. One that starts there, as those of two inputs do that are
+    rotated into each other, leaves by rounding, which chaos amplifies; outside the map diverges.
+    """
+    one = jnp.eye(len(delta), dtype=delta.dtype)
+    c = one - delta
+
+    def square(_, carry):
+        power, log, weight = carry
+        size = floored(jnp.trace(power))
+        power = power / size
+        return power @ power, log + weight * jnp.log(size), weight / 2
+
+    # The trace of M^m is the largest eigenvalue to the m, times a factor between 1 and k.
+    start = (c.T @ c, jnp.zeros((), c.dtype), jnp.ones((), c.dtype))
+    power, log, weight = jax.lax.fori_loop(0, _SQUARINGS, square, start)
+    norm = jnp.exp((log + weight * jnp.log(floored(jnp.trace(power)))) / 2)
+    return jnp.where(norm > 1 + _BEYOND, one - c / norm, delta)
 
 
 def _own_errors(inputs: _Inputs, tangent: Array, state: PreActivation) -> tuple[Array, Array]:
