@@ -324,22 +324,25 @@ def test_errors_of_pairs_grow_no_faster_than_the_network_lets_them(start):
     assert np.all(np.abs(lost) <= 2 * (1 + np.tan(0.8)) * error[:, 0, 0])
 
 
-@pytest.mark.parametrize("k", [2, 3])
-def test_rounding_never_leads_two_inputs_out_of_what_is_possible(k):
-    """x and R x in a thousand layers: chaos amplifies rounding until the reported error exceeds
-    the overlap, which stays below the lengths and says so; it would diverge on the other side."""
-    r = np.linalg.qr(np.random.default_rng(k).normal(size=(k, k)))[0]
-    gram = np.stack([np.stack([np.eye(k), r]), np.stack([r.T, np.eye(k)])])
-    network = theory.feedforward(TANH, 2.25, components=k, depth=1000)
-    after = hastily(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
+def test_rounding_never_leads_inputs_out_of_what_is_possible():
+    """Five rotated copies of x in a thousand layers: chaos amplifies rounding until the reported
+    error exceeds the overlaps, which stay below the lengths; outside they would diverge."""
+    r = lambda t: np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
+    x = np.random.default_rng(0).normal(size=(16, 2))
+    turns = 0.8 * np.arange(5)
+    inputs = jnp.asarray(np.stack([x @ r(t).T for t in turns]))
+    network = theory.feedforward(TANH, 2.25, components=2, algebra="complex", depth=1000)
+    after = hastily(theory.propagate)(network, inputs)
     found = np.asarray(after.value.covariance)
-    error = np.asarray(after.error.covariance)[:, 0, 1]
-    q = found[:, 0, 0, 0, 0]
-    assert np.max(np.linalg.norm(found[:, 0, 1], axis=(1, 2), ord=2) / q) < 1 + 1e-6
-    off = np.linalg.norm(found[:, 0, 1] - q[:, None, None] * r, axis=(1, 2))
-    assert np.all(off <= error[:, 0, 0])
-    assert error[100, 0, 0] < 1e-8
-    assert error[-1, 0, 0] > 1
+    error = np.asarray(after.error.covariance)
+    q = found[:, :1, :1, :1, :1]
+    assert np.max(np.linalg.norm(found / q, axis=(3, 4), ord=2)) < 1 + 1e-6
+    expected = np.stack([np.stack([r(a - b) for b in turns]) for a in turns])
+    off = np.linalg.norm(found - q * expected[None], axis=(3, 4))
+    pairs = np.triu_indices(5, 1)
+    assert np.all((off <= error[..., 0, 0] + 2e-15)[:, *pairs])
+    assert np.max(error[100, *pairs]) < 1e-8
+    assert np.min(error[-1, *pairs]) > 1
 
 
 def test_an_input_that_is_not_isotropic_becomes_so_and_says_what_it_costs():
