@@ -88,7 +88,7 @@ def spike_panel(panel):
     spread = 2 * chance.deviation / math.sqrt((LAYERS - 1) * SEEDS)
     panel.axhspan(chance.mean - spread, chance.mean + spread, color="0.88", lw=0)
     panel.set(xlabel="time $t$", ylabel=r"$|\langle v_1,v_1'\rangle|$ of $W$", ylim=(0, 1))
-    panel.legend(frameon=False)
+    panel.legend(frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.36))
 
 
 def main(output="docs/figures/continuity.png"):

@@ -20,7 +20,7 @@ from sigprop.experiments._train import train
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito 2008; told apart by everybody."""
-MARKERS = "os^vDPX"
+MARKERS = "os^vDPXp*"
 
 
 def train_study(
