@@ -158,7 +158,7 @@ def sample_ensemble(
         raise ValueError("`inputs`: must be finite; got an infinite or undefined entry")
     network = cast(network, inputs.dtype)
     columns = 2 * len(inputs) * inputs.shape[-1]
-    explicit_weights = draws_matrices(explicit_weights, network, width, columns)
+    explicit_weights = draws_matrices(explicit_weights, width, columns)
     how = (width, gradients, explicit_weights, precision)
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4

@@ -212,7 +212,7 @@ def sample_exponents(
             f"`count`: must be at most width_in · k less the generators, {room}; got {count}"
         )
     columns = count + len(a)
-    explicit_weights = draws_matrices(explicit_weights, network, width, (1 + columns) * k * steps)
+    explicit_weights = draws_matrices(explicit_weights, width, (1 + columns) * k * steps)
     weights_key, frame_key = (jax.random.fold_in(key, i) for i in range(2))
     generic = jax.random.normal(frame_key, (1, width_in, k, count), x.dtype)
     tangents = jnp.concatenate([generic, _turned(a, x)], axis=-1)

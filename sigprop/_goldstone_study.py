@@ -191,7 +191,7 @@ def goldstone_study(
     size = _default_block(replicas, 16 * width * components**2 * depth)
     for variance in weight_variances[at]:
         given = (build(variance), activation, x, jax.random.fold_in(key, 1))
-        explicit = draws_matrices(explicit_weights, network, width, components)
+        explicit = draws_matrices(explicit_weights, width, components)
         block = functools.partial(_profile_means, *given, width=width, explicit=explicit)
         means.append(np.asarray(_in_blocks(block, replicas, size, advance), float))
         finished()

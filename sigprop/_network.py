@@ -301,7 +301,7 @@ def sample_network(
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
     steps = time_steps(network)
     check_sequences(n, steps)
-    explicit_weights = draws_matrices(explicit_weights, network, width, 2 * n * inputs.shape[2])
+    explicit_weights = draws_matrices(explicit_weights, width, 2 * n * inputs.shape[2])
     # Of a sequence the first input alone is perturbed.
     first = (jnp.arange(n) % steps == 0).astype(inputs.dtype)[:, None, None, None]
     tangent = _orthogonal_tangent(inputs[::steps], tangent_key)[None, ..., None]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop._random import normal
-from sigprop._weights import draw_weights, lift
+from sigprop._weights import draw_weights, images, lift, of_units, products_of
 from theory import Affine, Normalise, Pointwise, Reading, WeightLaw
 
 
@@ -51,28 +51,30 @@ def shared_product(
 ) -> tuple[Float[Array, "fan_out k_out columns"], Shared]:
     """W v for every column v, and what is known of W after it."""
     fan_in, _, columns = vectors.shape
-    lifted = lift(law, vectors, precision)
     if isinstance(memory, HeldWeights):
         weights = memory.weights.reshape(len(memory.weights), -1)
-        out = jnp.matmul(weights, lifted, precision=precision)
+        out = jnp.matmul(weights, lift(law, vectors, precision), precision=precision)
         return out.reshape(len(weights), law.table.shape[1], columns), memory
-    orthogonal = law.distribution == "orthogonal"
-    if orthogonal and len(law.table) != 1:
-        raise ValueError(
-            f"`explicit_weights`: must be True for orthogonal {law.algebra} weights; got False"
-        )
+    fan_out = len(memory.bias)
+    x, height, haar = products_of(law, vectors, fan_out, precision)
     parts = (memory.q, memory.a, memory.z, memory.p)
-    rows = jnp.pad(lifted, ((0, memory.q.shape[1] - len(lifted)), (0, 0))).T
+    rows = jnp.pad(x, ((0, memory.q.shape[1] - len(x)), (0, 0))).T
     used = memory.used
-    met: Any = _meet(orthogonal, precision, rows, parts, used, memory.key)
+    met: Any = _meet(haar, precision, rows, parts, used, memory.key)
     out, (q, a, z, p) = met
     scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
-    fan_out = len(memory.bias)
-    memory = Products(q, a, z, p, used + len(rows), memory.key, memory.bias)
-    return (scale * out[:, :fan_out].T).reshape(fan_out, law.table.shape[1], columns), memory
+    memory = Products(q, a, z, p, used + len(rows) * max(haar, 1), memory.key, memory.bias)
+    return of_units(law, scale * out[:, :height].T, fan_out, columns), memory
 
 
-def _extend(known: Array, row: Array, slot: Any, precision: str) -> tuple[Array, Array, Array]:
+def _put(known: Array, row: Array, slot: Any, haar: int) -> Array:
+    """The images of a vector in the rows from a slot on."""
+    return jax.lax.dynamic_update_slice_in_dim(known, images(row[:, None], haar).T, slot, 0)
+
+
+def _extend(
+    known: Array, row: Array, slot: Any, haar: int, precision: str
+) -> tuple[Array, Array, Array]:
     """The frame with the part of a vector that is new to it, and coefficients of the vector.
 
     A part that rounding leaves is not new: the frame gets zeros.
@@ -86,13 +88,14 @@ def _extend(known: Array, row: Array, slot: Any, precision: str) -> tuple[Array,
     left = jnp.linalg.norm(rest)
     new = left > 32 * jnp.finfo(row.dtype).eps * size
     unit = jnp.where(new, rest / jnp.where(new, left, 1), 0)
-    return known.at[slot].set(unit), inside.at[slot].set(jnp.where(new, left, 0)), new
+    inside = inside.at[slot].set(jnp.where(new, left, 0))
+    return _put(known, unit, slot, haar), inside, new
 
 
-def _fresh(frame: Array, slot: Any, key: Array, outside: tuple, orthogonal: bool) -> Array:
+def _fresh(frame: Array, slot: Any, key: Array, outside: tuple, haar: int) -> Array:
     """A random row: Gaussian, or the next one of √size times a Haar frame outside others."""
     row = normal(jax.random.fold_in(key, slot), frame.shape[1:], frame.dtype)
-    if not orthogonal:
+    if not haar:
         return row
     for _ in range(2):
         for known, size in outside:
@@ -101,22 +104,22 @@ def _fresh(frame: Array, slot: Any, key: Array, outside: tuple, orthogonal: bool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _meet(orthogonal: bool, precision: str, rows: Array, parts: tuple, used: Array, key: Array):
+def _meet(haar: int, precision: str, rows: Array, parts: tuple, used: Array, key: Array):
     q, a, z, p = parts
-    out, q, a = _columns_forward(orthogonal, precision, rows, q, a, used, key)
+    out, q, a = _columns_forward(haar, precision, rows, q, a, used, key)
     return out, (q, a, z, p)
 
 
-def _meet_forward(orthogonal, precision, rows, parts, used, key):
-    return _meet(orthogonal, precision, rows, parts, used, key), (used, key)
+def _meet_forward(haar, precision, rows, parts, used, key):
+    return _meet(haar, precision, rows, parts, used, key), (used, key)
 
 
-def _meet_reverse(orthogonal, precision, known, cotangent):
+def _meet_reverse(haar, precision, known, cotangent):
     used, key = known
     g, (q, a, z, p) = cotangent
     if z is None:
         raise ValueError("`gradients`: must be asked for where weights are shared; they were not")
-    back, z, p = _columns_backward(orthogonal, precision, g, q, a, z, p, used, key)
+    back, z, p = _columns_backward(haar, precision, g, q, a, z, p, used, key)
     return back, (q, a, z, p), None, None
 
 
@@ -143,22 +146,23 @@ def _turn_reverse(memory, cotangent):
 turn_round.defvjp(_turn_forward, _turn_reverse)
 
 
-def _columns_forward(orthogonal, precision, rows, q, a, used, key):
+def _columns_forward(haar, precision, rows, q, a, used, key):
     """One column after the other: each may lie in the span of those before it."""
 
     def turn(carry, column):
         q, a = carry
         row, slot = column
-        q, inside, new = _extend(q, row, slot, precision)
-        drawn = _fresh(a, slot, jax.random.fold_in(key, 0), ((a, a.shape[1]),), orthogonal)
-        a = a.at[slot].set(jnp.where(new, drawn, 0))
+        q, inside, new = _extend(q, row, slot, haar, precision)
+        drawn = _fresh(a, slot, jax.random.fold_in(key, 0), ((a, a.shape[1]),), haar)
+        a = _put(a, jnp.where(new, drawn, 0), slot, haar)
         return (q, a), jnp.matmul(inside, a, precision=precision)
 
-    (q, a), out = jax.lax.scan(turn, (q, a), (rows, used + jnp.arange(len(rows))))
+    slots = used + jnp.arange(len(rows)) * max(haar, 1)
+    (q, a), out = jax.lax.scan(turn, (q, a), (rows, slots))
     return out, q, a
 
 
-def _columns_backward(orthogonal, precision, rows, q, a, z, p, used, key):
+def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
     size = q.shape[1]
     dot = lambda x, y: jnp.matmul(x, y, precision=precision)
 
@@ -171,19 +175,20 @@ def _columns_backward(orthogonal, precision, rows, q, a, z, p, used, key):
         z, p = carry
         row, slot = column
         rest = row
-        if orthogonal:
+        if haar:
             for _ in range(2):
                 rest = rest - dot(dot(a, rest), a) / size
             # What rounding leaves of a vector inside A is nothing.
             large = jnp.linalg.norm(rest) > 32 * jnp.finfo(row.dtype).eps * jnp.linalg.norm(row)
             rest = jnp.where(large, rest, 0)
-        p, inside, new = _extend(p, rest, slot, precision)
-        drawn = _fresh(z, slot, jax.random.fold_in(key, 1), ((q, 1), (z, size)), orthogonal)
-        z = z.at[slot].set(jnp.where(new, drawn, 0))
+        p, inside, new = _extend(p, rest, slot, haar, precision)
+        drawn = _fresh(z, slot, jax.random.fold_in(key, 1), ((q, 1), (z, size)), haar)
+        z = _put(z, jnp.where(new, drawn, 0), slot, haar)
         back = dot(dot(a, row), q) + outside(dot(inside, z))
         return (z, p), back
 
-    (z, p), out = jax.lax.scan(turn, (z, p), (rows, used + jnp.arange(len(rows))))
+    slots = used + jnp.arange(len(rows)) * max(haar, 1)
+    (z, p), out = jax.lax.scan(turn, (z, p), (rows, slots))
     return out, z, p
 
 
@@ -213,11 +218,11 @@ class Blank(Reading[Array]):
             return after, HeldWeights(draw_weights(law, key, fan_out, fan_in, dtype), bias)
         size_in, size_out, columns = fan_in * tables, fan_out, self.columns * k_out
         if law.distribution == "orthogonal":
-            size_in = size_out = max(size_in, size_out)
+            size_in = size_out = max(size_in, fan_out * tables)
             if columns > size_in:
                 raise ValueError(
-                    f"`width`: must be at least the {columns} vectors that meet orthogonal "
-                    f"weights, or weights must be explicit; got {size_in}"
+                    f"`width`: must be at least the {columns // tables} vectors that meet "
+                    f"orthogonal weights, or weights must be explicit; got {size_in // tables}"
                 )
         q, a = (jnp.zeros((columns, size), dtype) for size in (size_in, size_out))
         z, p = (q, a) if self.gradients else (None, None)

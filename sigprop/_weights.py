@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from sigprop._lapack import cholesky, qr, solve_upper, triangle
 from sigprop._random import normal
-from theory import Part, WeightLaw
+from theory import WeightLaw
+from theory._architecture import Algebra
 
 _WELL = 0.1
 """Smallest sine between a unit vector and those before it at which their scalar products alone
@@ -20,19 +22,15 @@ LARGEST_MATRIX = 2**20
 """Entries up to which the weights of a layer are drawn where nothing else is asked for."""
 
 
-def draws_matrices(asked: bool | None, network: Part, width: int, columns: int) -> bool:
+def draws_matrices(asked: bool | None, width: int, columns: int) -> bool:
     """Whether weights are drawn: what was asked for, or else the cheaper way.
 
-    Up to 1024 units a matrix is cheap, and it is drawn; so are unitary and symplectic ones at
-    any width. Beyond, none is if the `columns` that meet it in all are a quarter of the width or
-    less, or its own numbers would fill gigabytes.
+    Up to 1024 units a matrix is cheap, and it is drawn. Beyond, none is if the `columns` that
+    meet it in all are a quarter of the width or less, or its own numbers would fill gigabytes.
     """
     if asked is not None:
         return asked
-    is_law = lambda node: isinstance(node, WeightLaw)
-    laws = [node for node in jax.tree.leaves(network, is_leaf=is_law) if is_law(node)]
-    only_drawn = any(law.distribution == "orthogonal" and law.algebra != "real" for law in laws)
-    if only_drawn or width**2 <= LARGEST_MATRIX:
+    if width**2 <= LARGEST_MATRIX:
         return True
     return 4 * columns > width and width**2 <= 2**8 * LARGEST_MATRIX
 
@@ -118,19 +116,65 @@ def product(
     Bolthausen 2014, section 2 (conditioning on the products seen so far).
     """
     fan_in, _, columns = vectors.shape
-    k_out, lifted = law.table.shape[1], lift(law, vectors, precision)
+    k_out = law.table.shape[1]
     if explicit:
         weights = draw_weights(law, key, fan_out, fan_in, vectors.dtype)
+        lifted = lift(law, vectors, precision)
         out = jnp.matmul(weights.reshape(fan_out, -1), lifted, precision=precision)
-    else:
-        orthogonal = law.distribution == "orthogonal"
-        if orthogonal and len(law.table) != 1:
-            raise ValueError(
-                f"`explicit_weights`: must be True for orthogonal {law.algebra} weights; got False"
-            )
-        scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
-        out = scale * jnp.asarray(_conditioned(fan_out, orthogonal, precision, lifted, key))
-    return out.reshape(fan_out, k_out, columns)
+        return out.reshape(fan_out, k_out, columns)
+    x, rows, size = products_of(law, vectors, fan_out, precision)
+    scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
+    out = scale * jnp.asarray(_conditioned(rows, size, precision, x, key))
+    return of_units(law, out, fan_out, columns)
+
+
+def products_of(
+    law: WeightLaw, vectors: Float[Array, "fan_in k columns"], fan_out: int, precision: str
+) -> tuple[Array, int, int]:
+    """The columns that the weights act on, how many rows they then have, and their `images`.
+
+    Haar weights act on columns of numbers of the algebra, D real ones each. Gaussian ones, which
+    are free of each other, act on lifted columns of real numbers (0 stands for them).
+    """
+    if law.distribution == "gaussian":
+        return lift(law, vectors, precision), fan_out, 0
+    size, (fan_in, k, columns) = len(law.table), vectors.shape
+    numbers = vectors.reshape(fan_in, k // size, size, columns)
+    return jnp.swapaxes(numbers, 1, 2).reshape(fan_in * size, -1), fan_out * size, size
+
+
+def of_units(law: WeightLaw, out: Array, fan_out: int, columns: int) -> Array:
+    """The products as components of units, [fan_out, k_out, columns]."""
+    k, size = law.table.shape[1], len(law.table)
+    if law.distribution == "gaussian":
+        return out.reshape(fan_out, k, columns)
+    numbers = out.reshape(fan_out, size, k // size, columns)
+    return jnp.swapaxes(numbers, 1, 2).reshape(fan_out, k, columns)
+
+
+@functools.cache
+def _from_the_right(size: int) -> np.ndarray:
+    """Multiplication from the right by the units of an algebra, shape [D, D, D]."""
+    known: dict[int, Algebra] = {1: "real", 2: "complex", 4: "quaternion"}
+    left = WeightLaw(1.0, "gaussian", size, known[size]).table
+    # x u is the conjugate of ū x̄, and ū = −u but for 1
+    conjugate = np.diag(np.append(1.0, -np.ones(size - 1)))
+    return np.concatenate([left[:1], -conjugate @ left[1:] @ conjugate])
+
+
+def images(x: Float[Array, "rows columns"], size: int) -> Float[Array, "rows images"]:
+    """Every column of numbers of an algebra times each of its D units, side by side.
+
+    Weights over the algebra act on all of them alike. As real columns they are orthogonal and of
+    one length, so that Gram and Schmidt's process on all is that over the algebra.
+    """
+    if size < 2:
+        return x
+    rows, columns = x.shape
+    table = jnp.asarray(_from_the_right(size), x.dtype)
+    numbers = x.reshape(rows // size, size, columns)
+    turned = jnp.einsum("boi,uic->uocb", table, numbers, precision="highest")
+    return turned.reshape(rows, columns * size)
 
 
 def lift(law: WeightLaw, vectors: Float[Array, "fan_in k columns"], precision: str) -> Array:
@@ -145,30 +189,34 @@ def lift(law: WeightLaw, vectors: Float[Array, "fan_in k columns"], precision: s
     return lifted.reshape(fan_in * tables, k_out * columns)
 
 
-# W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that size.
-# Known of W is W X = A R, where X = Q R and A = W Q. Notation: G what comes back, padded like
-# Q by zeros to the size of O.
+# W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that size, a real
+# matrix that commutes with multiplication from the right by numbers of its algebra. Known of W is
+# W X = A R, where X = Q R and A = W Q; X and all that is made of it hold the `images` of columns.
+# Notation: G what comes back, padded like Q by zeros to the size of O.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _conditioned(fan_out: int, orthogonal: bool, precision: str, x: Array, key: Array) -> Array:
-    return _forward(fan_out, orthogonal, precision, factored(x)[1], x, key)
+def _conditioned(fan_out: int, haar: int, precision: str, x: Array, key: Array) -> Array:
+    """`haar` is 0 for Gaussian weights, else the real dimension of the algebra."""
+    x = images(x, haar)
+    return _forward(fan_out, haar, precision, _factored(x, haar)[1], x, key)
 
 
-def _forward(fan_out, orthogonal, precision, r, x, key):
-    a = _seen(fan_out, orthogonal, x, key)
-    if orthogonal:
+def _forward(fan_out, haar, precision, r, x, key):
+    a = _seen(fan_out, haar, x, key)
+    if haar:
         # A is a frame already; its own triangle need not be divided out in a pass of its own.
         r = solve_upper(factored(a)[1], r)
-        r = r * jnp.sqrt(jnp.asarray(len(a), x.dtype))
+        r = r[:, ::haar] * jnp.sqrt(jnp.asarray(len(a), x.dtype))
     # Transposed: long rows are faster to multiply than long columns.
     return jnp.matmul(r.T, a.T[:, :fan_out], precision=precision).T
 
 
-def _seen(fan_out: int, orthogonal: bool, x: Array, key: Array) -> Array:
+def _seen(fan_out: int, haar: int, x: Array, key: Array) -> Array:
     """Gaussian columns: A, or what Gram and Schmidt make into A/√size."""
-    rows = max(fan_out, len(x)) if orthogonal else fan_out
-    return normal(jax.random.fold_in(key, 0), (min(x.shape), rows), x.dtype).T
+    rows = max(fan_out, len(x)) if haar else fan_out
+    count = min(x.shape) // max(haar, 1)
+    return images(normal(jax.random.fold_in(key, 0), (count, rows), x.dtype).T, haar)
 
 
 def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
@@ -233,21 +281,37 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     return dot(inverse.T, x.T).T, dot(last * length[None], r)
 
 
-def _conditioned_forward(fan_out, orthogonal, precision, x, key):
+def _factored(x: Array, haar: int) -> tuple[Array, Array]:
+    """Q and R of images. What rounding leaves of dependent columns would not commute with the
+    algebra: Q has zeros there."""
     q, r = factored(x)
-    out = _forward(fan_out, orthogonal, precision, r, x, key)
-    a = _seen(fan_out, orthogonal, x, key)
-    if orthogonal:
+    if haar < 2:
+        return q, r
+    new = jnp.diagonal(r) > 32 * jnp.finfo(x.dtype).eps * jnp.linalg.norm(x, axis=0)
+    new = jnp.repeat(jnp.all(new.reshape(-1, haar), axis=1), haar)[None]
+    q, r = factored(jnp.where(new, x, 0))
+    q = jnp.where(new, q, 0)
+    return q, jnp.where(new, r, jnp.matmul(q.T, x, precision="highest"))
+
+
+def _conditioned_forward(fan_out, haar, precision, x, key):
+    x = images(x, haar)
+    q, r = _factored(x, haar)
+    out = _forward(fan_out, haar, precision, r, x, key)
+    a = _seen(fan_out, haar, x, key)
+    if haar:
         a = _orthonormal(a) * jnp.sqrt(jnp.asarray(len(a), x.dtype))
+    if haar > 1:
+        a = jnp.where(jnp.any(q != 0, axis=0)[None], a, 0)
     return out, (q, a, key)
 
 
-def _conditioned_reverse(fan_out, orthogonal, precision, known, g):
+def _conditioned_reverse(fan_out, haar, precision, known, g):
     q, a, key = known
     fan_in, unseen = q.shape[0], jax.random.fold_in(key, 1)
     dot = functools.partial(jnp.matmul, precision=precision)
-    q = _padded(q, len(a)) if orthogonal else q
-    g = _padded(g, len(a))
+    q = _padded(q, len(a)) if haar else q
+    g = images(_padded(g, len(a)), haar)
     back = dot(q, dot(a.T, g))
 
     def outside(z):
@@ -255,22 +319,23 @@ def _conditioned_reverse(fan_out, orthogonal, precision, known, g):
             z = z - dot(q, dot(q.T, z))
         return z
 
-    if orthogonal:
+    if haar:
         # O takes what is outside Q to what is outside A/√size.
         size, seen = q.shape
         if size < seen + g.shape[1]:
             raise ValueError(
-                f"`width`: must be at least {seen + g.shape[1]} for backward signals without "
-                f"explicit orthogonal weights; got {size}"
+                f"`width`: must be at least {(seen + g.shape[1]) // haar} for backward signals "
+                f"without explicit orthogonal weights; got {size // haar}"
             )
         rest = g - dot(a, dot(a.T, g)) / size
-        frame = outside(normal(unseen, (size, g.shape[1]), g.dtype))
+        frame = outside(images(normal(unseen, (size, g.shape[1] // haar), g.dtype), haar))
         frame = _orthonormal(frame) * jnp.sqrt(jnp.asarray(size, g.dtype))
-        back = back + dot(frame, triangle(rest))
+        r = triangle(rest) if haar == 1 else _factored(rest, haar)[1]
+        back = back + dot(frame, r)
     else:
         r = triangle(g)
         back = back + outside(dot(normal(unseen, (fan_in, len(r)), g.dtype), r))
-    return back[:fan_in], None
+    return back[:fan_in, :: max(haar, 1)], None
 
 
 def _padded(rows: Array, size: int) -> Array:

@@ -97,8 +97,9 @@ def test_unitary_and_symplectic_weights_agree_with_theory(k, algebra):
         network(k, algebra, 2.0, 0.75, depth=4, weights="orthogonal"),
         x,
         widths=(12, 16, 24, 32),
-        replicas=(60000, 45000, 30000, 30000),
+        replicas=(160000, 120000, 80000, 60000),
         gradients=False,
+        explicit_weights=False,
     )
     assert comparison.agrees, comparison.largest_z
     hidden = [p for p in comparison.power if "body" in p.leaf]

@@ -79,12 +79,6 @@ def test_orthogonal_weights_are_haar(k, algebra):
         assert np.max(np.abs(z)) < 5
 
 
-def test_unitary_weights_without_matrices_are_refused():
-    law = WeightLaw(1.0, "orthogonal", 2, "complex")
-    with pytest.raises(ValueError, match="`explicit_weights`: must be True"):
-        product(law, KEY, jnp.ones((4, 2, 1)), 4, explicit=False)
-
-
 def test_a_product_is_the_drawn_matrix_times_the_vectors():
     law = WeightLaw(1.3, components=2)
     vectors = jax.random.normal(KEY, (5, 2, 3))

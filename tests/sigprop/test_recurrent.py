@@ -1,5 +1,6 @@
 """Finite recurrent networks: weights held, known by their products, and dynamic mean field."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +15,11 @@ KEY = jax.random.key(11)
 STEPS = 5
 
 
-def sequences(steps=STEPS, width=16, dtype=float):
+def sequences(steps=STEPS, width=16, dtype=float, k=1):
     """Two correlated starts, of which the second meets one more input."""
-    three = sigprop.gram_inputs(KEY, jnp.eye(3) + 0.3, width).astype(dtype)
-    x = jnp.zeros((2 * steps, width, 1), dtype)
+    three = sigprop.gram_inputs(KEY, jnp.eye(3) + 0.3, width * k).astype(dtype)
+    three = three.reshape(3, width, k)
+    x = jnp.zeros((2 * steps, width, k), dtype)
     return x.at[0].set(three[0]).at[steps].set(three[1]).at[steps + 2].set(three[2])
 
 
@@ -86,12 +88,32 @@ def same_law(network, x, steps, width, replicas, power):
 
 def _scaled(body, factor):
     phi, law = body.parts
-    weights = theory.WeightLaw(law.weights.variance * factor, law.weights.distribution)
-    return theory.Chain((phi, theory.Affine(weights, law.bias_variance)))
+    return theory.Chain(
+        (phi, eqx.tree_at(lambda a: a.weights.variance, law, replace_fn=lambda v: v * factor))
+    )
+
+
+HAAR = [(2, "complex"), pytest.param(4, "quaternion", marks=pytest.mark.slow)]
+
+
+def rotating(k, algebra):
+    how = {"components": k, "algebra": algebra, "weights": "orthogonal"}
+    return theory.recurrent(theory.radial("tanh"), 2.0, 0.2, steps=3, **how)
 
 
 def test_products_alone_have_the_law_of_held_weights():
     same_law(network(), sequences(), STEPS, 12, 2500, power=False)
+
+
+@pytest.mark.parametrize(("k", "algebra"), HAAR)
+def test_products_with_unitary_and_symplectic_weights(k, algebra):
+    same_law(rotating(k, algebra), sequences(3, k=k), 3, 20, 2500, power=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "algebra"), [(2, "complex"), (4, "quaternion")])
+def test_products_with_unitary_and_symplectic_weights_with_power(k, algebra):
+    same_law(rotating(k, algebra), sequences(3, k=k), 3, 48, 20000, power=True)
 
 
 @pytest.mark.slow

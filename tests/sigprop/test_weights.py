@@ -8,7 +8,7 @@ from scipy import stats
 
 import theory
 from sigprop._random import normal
-from sigprop._weights import draws_matrices, factored, product
+from sigprop._weights import draws_matrices, factored, images, product
 
 KEY = jax.random.key(3)
 
@@ -62,32 +62,61 @@ def test_triangular_factors_are_exact_to_rounding(name):
 
 
 def test_width_decides_whether_weights_are_drawn():
-    tanh = theory.activation("tanh")
-    net = theory.feedforward(tanh, 1.0, depth=2)
-    assert draws_matrices(None, net, 1024, 4)
-    assert not draws_matrices(None, net, 1025, 4)
-    assert draws_matrices(None, net, 2000, 1000)
-    assert not draws_matrices(None, net, 10**6, 10**6)
-    assert draws_matrices(True, net, 10**6, 4)
-    assert not draws_matrices(False, net, 8, 4)
-    units = {"components": 2, "algebra": "complex"}
-    unitary = theory.feedforward(theory.radial("tanh"), 1.0, depth=2, weights="orthogonal", **units)
-    assert draws_matrices(None, unitary, 4000, 4)
+    assert draws_matrices(None, 1024, 4)
+    assert not draws_matrices(None, 1025, 4)
+    assert draws_matrices(None, 2000, 1000)
+    assert not draws_matrices(None, 10**6, 10**6)
+    assert draws_matrices(True, 10**6, 4)
+    assert not draws_matrices(False, 8, 4)
 
 
-@pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])
-def test_joint_moments_up_to_fourth_order_at_width_64(distribution):
+@pytest.mark.parametrize(("k", "algebra"), [(2, "complex"), (4, "complex"), (4, "quaternion")])
+@pytest.mark.parametrize(("fan_in", "fan_out"), [(20, 20), (28, 20), (20, 28)])
+def test_products_of_haar_weights_are_linear_over_the_algebra(k, algebra, fan_in, fan_out):
+    """W (v u) = (W v) u, and the transposed map likewise; square ones keep scalar products."""
+    law = theory.WeightLaw(1.0, "orthogonal", k, algebra)
+    size = len(law.table)
+    right = np.array(images(jnp.eye(size), size)).reshape(size, size, size)[:, :, 1]
+    turn = np.kron(np.eye(k // size), right)
+    v = jax.random.normal(KEY, (fan_in, k, 2))
+    both = jnp.concatenate([v, jnp.einsum("ij,ujc->uic", turn, v)], axis=2)
+    y, pull = jax.vjp(lambda v: product(law, KEY, v, fan_out, explicit=False), both)
+    np.testing.assert_allclose(y[..., 2:], np.einsum("ij,ujc->uic", turn, y[..., :2]), atol=1e-12)
+    if fan_in == fan_out:
+        dot = lambda x: np.einsum("uic,uid->cd", x, x)
+        np.testing.assert_allclose(dot(y), dot(both), atol=1e-11)
+    g = jax.random.normal(jax.random.key(5), (fan_out, k, 2))
+    (back,) = pull(jnp.concatenate([g, jnp.einsum("ij,ujc->uic", turn, g)], axis=2))
+    turned = np.einsum("ij,ujc->uic", turn, back[..., :2])
+    np.testing.assert_allclose(back[..., 2:], turned, atol=1e-12)
+    # Wᵀ is the adjoint of W on what has met it
+    np.testing.assert_allclose(
+        np.einsum("uic,uid->cd", back[..., :2], both), np.einsum("uic,uid->cd", g, y), atol=1e-11
+    )
+
+
+@pytest.mark.parametrize(
+    ("distribution", "k", "algebra"),
+    [
+        ("gaussian", 1, "real"),
+        ("orthogonal", 1, "real"),
+        ("orthogonal", 2, "complex"),
+        pytest.param("orthogonal", 4, "quaternion", marks=pytest.mark.slow),
+    ],
+)
+def test_joint_moments_up_to_fourth_order_at_width_64(distribution, k, algebra):
     """Of entries of W V and of Wᵀ G, where G depends on W V; and 3 % more variance is seen."""
     width, draws = 64, 2500
-    v = jax.random.normal(KEY, (width, 1, 2)) @ jnp.array([[1.0, 0.6], [0.0, 0.8]])
+    v = jax.random.normal(KEY, (width, k, 2)) @ jnp.array([[1.0, 0.6], [0.0, 0.8]])
     orders = [i for n in (1, 2, 3, 4) for i in _multisets(6, n)]
 
     def one(key, explicit, variance):
-        law = theory.WeightLaw(variance, distribution)
+        law = theory.WeightLaw(variance, distribution, k, algebra)
         y, pull = jax.vjp(lambda v: product(law, key, v, width, explicit=explicit), v)
         (back,) = pull(jnp.tanh(y) + y**2)
         # Two rows of W V and one of Wᵀ G, for every such group.
-        numbers = jnp.concatenate([y[::2, 0], y[1::2, 0], back[::2, 0]], axis=1)
+        # of different components, where there are several
+        numbers = jnp.concatenate([y[::2, 0], y[1::2, k - 1], back[::2, k // 2]], axis=1)
         return jnp.stack([jnp.mean(jnp.prod(numbers[:, np.array(i)], axis=1)) for i in orders])
 
     def sample(explicit, variance=1.5, offset=0):
