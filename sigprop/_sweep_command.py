@@ -102,6 +102,10 @@ def clock(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.{0 if size >= 1e7 else 1}f} MB"
+
+
 @contextmanager
 def watching(quiet: bool) -> Iterator[Callable[[Any], None]]:
     """Show the progress of a sweep on stderr: a bar on a terminal, else a line now and then."""
@@ -113,7 +117,7 @@ def watching(quiet: bool) -> Iterator[Callable[[Any], None]]:
     def line(p: Any) -> None:
         now = time.monotonic()
         if p.done == 0:
-            text = f"{p.total} networks to compute; memory {p.memory / 1e6:.0f} MB"
+            text = f"{p.total} networks to compute; memory {_megabytes(p.memory)}"
         else:
             text = f"{p.done} of {p.total} networks; {clock(p.remaining)} left"
         if p.done in (0, p.total) or now - said["at"] > _EVERY:
@@ -137,7 +141,7 @@ def watching(quiet: bool) -> Iterator[Callable[[Any], None]]:
 
         def update(p: Any) -> None:
             if p.done == 0:
-                bars.console.print(f"memory {p.memory / 1e6:.0f} MB", highlight=False)
+                bars.console.print(f"memory {_megabytes(p.memory)}", highlight=False)
             left = f"{clock(p.remaining)} left" if p.done else "started"
             bars.update(task, completed=p.done, total=p.total, left=left)
 

@@ -24,7 +24,7 @@ STYLE = {
     "dense, size of O(4)": ("#0072B2", ">"),
     "dense, orthogonal": ("#E69F00", "v"),
     "residual": ("#CC79A7", "P"),
-    "residual, layer norm": ("#000000", "X"),
+    "residual, layer norm": ("#7F7F7F", "h"),
     "dense, entries of U(1)": ("#E69F00", "v"),
     "dense, entries of O(4)": ("#56B4E9", "D"),
 }
@@ -95,9 +95,9 @@ def step_panel(panel, networks, names, rate, quantity, label):
     panel.set_xlim(left=0)
 
 
-def below(panel):
+def below(panel, by=0.22):
     """A legend under a panel."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22)}
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -by)}
     panel.legend(frameon=False, fontsize=5.8, ncols=2, columnspacing=0.6, handlelength=1.2, **place)
 
 
@@ -138,40 +138,40 @@ def usable_decades(networks, name):
 
 def depth_figure(path):
     """Learning-rate curves at every depth, and how much of the rates is usable."""
-    found = {depth: read(f"digits_{depth}") for depth in DEPTHS}
-    names = (*PANELS[0], "residual")
-    figure = Figure(figsize=(9.0, 5.6), layout="constrained")
-    grid = figure.add_gridspec(2, 4)
-    panels = [figure.add_subplot(grid[i // 3, i % 3]) for i in range(6)]
+    found = {d: read(f"digits_{d}") for d in DEPTHS if (DATA / f"digits_{d}.json").is_file()}
+    names = (*PANELS[0], *PANELS[2][2:])
+    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
+    grid = figure.subplots(2, 5)
+    panels, (width, best) = grid[:, :4].ravel(), grid[:, 4]
     for panel, name in zip(panels, names, strict=True):
         for depth, networks in found.items():
-            points = accuracies(networks, "learning_rate", architecture=name)
-            draw(panel, *points, DEPTHS[depth], label=f"$L={depth}$")
+            if select(networks, architecture=name):
+                points = accuracies(networks, "learning_rate", architecture=name)
+                draw(panel, *points, DEPTHS[depth], label=f"$L={depth}$")
         panel.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
-        panel.set(xscale="log", ylim=(0, 1), title=name)
-    panels[0].legend(frameon=False, fontsize=6)
-    for panel in panels[3:]:
+        panel.set(xscale="log", ylim=(0, 1))
+        panel.set_title(name, fontsize=9)
+    panels[0].legend(frameon=False, fontsize=7)
+    for panel in panels[4:]:
         panel.set_xlabel(r"learning rate $\eta$")
-    for panel in panels[::3]:
+    for panel in panels[::4]:
         panel.set_ylabel("test accuracy")
-    width, best = figure.add_subplot(grid[0, 3]), figure.add_subplot(grid[1, 3])
-    depths = list(DEPTHS)
     for name in names:
+        own = {d: n for d, n in found.items() if select(n, architecture=name)}
         color, marker = STYLE[name]
         how = {"color": color, "marker": marker, "ms": 3.2, "lw": 0.9, "label": name}
-        width.plot(depths, [usable_decades(found[d], name) for d in depths], **how)
-        tops = [max(zip(*accuracies(found[d], "learning_rate", architecture=name)[1:], strict=True))
-                for d in depths]  # fmt: skip
-        mean, error = np.array(tops).T
-        draw(best, depths, mean, error, STYLE[name])
+        width.plot([*own], [usable_decades(n, name) for n in own.values()], **how)
+        curves = [accuracies(n, "learning_rate", architecture=name)[1:] for n in own.values()]
+        tops = [(mean.max(), error[mean.argmax()]) for mean, error in curves]
+        draw(best, [*own], *np.array(tops).T, STYLE[name], label=name)
     for panel in (width, best):
         panel.set_xscale("log")
-        panel.set_xticks(depths, [str(d) for d in depths])
-        panel.tick_params(axis="x", which="minor", bottom=False)
+        panel.set_xticks([*found], [str(d) for d in found])
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         panel.set_xlabel("depth $L$")
-    width.set(ylabel=f"decades of $\\eta$ with accuracy > {USABLE}", ylim=(-0.05, 2.1))
-    width.legend(frameon=False, fontsize=6)
+    width.set(ylabel="usable decades of $\\eta$", ylim=(-0.05, 2.1))
     best.set(ylabel="accuracy at the best rate", ylim=(0, 1))
+    below(best, 0.3)
     figure.savefig(path, dpi=150)
 
 
