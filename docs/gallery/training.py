@@ -1,4 +1,4 @@
-"""Learning rates, depths and gains that train deep networks, from docs/data.
+"""Learning rates that train deep networks, and what depth does to them, from docs/data.
 
 python docs/gallery/training.py
 """
@@ -25,8 +25,6 @@ STYLE = {
     "dense, orthogonal": ("#E69F00", "v"),
     "residual": ("#CC79A7", "P"),
     "residual, layer norm": ("#7F7F7F", "h"),
-    "dense, entries of U(1)": ("#E69F00", "v"),
-    "dense, entries of O(4)": ("#56B4E9", "D"),
 }
 PANELS = (
     ("U(1)", "O(2)", "O(4)", "O(8)", "dense"),
@@ -175,34 +173,11 @@ def depth_figure(path):
     figure.savefig(path, dpi=150)
 
 
-def fashion_figure(path):
-    """Figure 3 of Iqbal et al. 2026 and what it leaves out: the learning rate."""
-    gains, rates = read("fashion_gains"), read("fashion_rates")
-    names = [name for name in STYLE if select(gains, architecture=name)]
-    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
-    a, b, c = figure.subplots(1, 3)
-    for name in names:
-        draw(a, *accuracies(gains, "gain", architecture=name), STYLE[name], label=name)
-        at = sorted({n["gain"] for n in gains})
-        each = [select(gains, architecture=name, gain=g) for g in at]
-        order = [over_seeds([n["order_parameter"][0] for n in some]) for some in each]
-        draw(b, at, *np.array(order, float).T, STYLE[name])
-    a.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
-    a.set(xlabel=r"gain $\sigma_w$", ylabel=r"test accuracy, $\eta=10^{-3}$", ylim=(0, 1))
-    below(a)
-    b.set(xlabel=r"gain $\sigma_w$", ylabel="order parameter $m$ before training", ylim=(0, 1))
-    rate_panel(c, rates, names)
-    c.set_ylabel(r"test accuracy, $\sigma_w=1.2$")
-    letters((a, b, c))
-    figure.savefig(path, dpi=150)
-
-
 def main(folder="docs/figures"):
     """Write the figures."""
     for name, figure in (
         ("training_rates", rates_figure),
         ("training_depths", depth_figure),
-        ("training_fashion_mnist", fashion_figure),
     ):
         figure(Path(folder) / f"{name}.png")
 
