@@ -142,7 +142,7 @@ def main(
     units: int = 20_000_000,
     width: int = 500,
     steps: int = 400,
-    replicas: int = 8,
+    replicas: int = 64,
 ) -> None:
     """Write the figure; `units` is the number of networks times their width."""
     jax.config.update("jax_enable_x64", True)
@@ -150,7 +150,7 @@ def main(
     panels = figure.subplots(2, 2)
     corrections(panels[0], units)
     exponents(panels[1, 0], width, steps)
-    autocorrelations(panels[1, 1], 20 * width, replicas, 24)
+    autocorrelations(panels[1, 1], 4 * width, replicas, 24)
     for panel, letter in zip(panels.flat, "abcd", strict=True):
         panel.set_title(letter, loc="left", fontweight="bold", fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
