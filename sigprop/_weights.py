@@ -284,6 +284,9 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
 def _factored(x: Array, haar: int) -> tuple[Array, Array]:
     """Q and R of images. What rounding leaves of dependent columns would not commute with the
     algebra: Q has zeros there."""
+    if haar > 1 and x.shape[1] > x.shape[0]:
+        # More images than dimensions: the unit vectors, which are images themselves.
+        return jnp.eye(len(x), dtype=x.dtype), x
     q, r = factored(x)
     if haar < 2:
         return q, r

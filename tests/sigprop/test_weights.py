@@ -75,6 +75,7 @@ def test_width_decides_whether_weights_are_drawn():
     [
         (20, 20, 4, "complex"),
         (28, 20, 4, "quaternion"),
+        (2, 20, 2, "complex"),  # more images than dimensions of the input
         pytest.param(20, 20, 4, "quaternion", marks=pytest.mark.slow),
         pytest.param(20, 28, 4, "complex", marks=pytest.mark.slow),
         pytest.param(20, 28, 4, "quaternion", marks=pytest.mark.slow),
