@@ -203,10 +203,10 @@ def compare(
     finite, with 2 on bad input. Writes comparison.png, .pdf and .zarr.
     """
     from sigprop import _commands
-    from sigprop._ensemble import MOST_WITH_MATRICES
     from sigprop._requests import (
         MOST_REPLICAS,
         MOST_UNITS,
+        MOST_WITH_MATRICES,
         Inputs,
         Network,
         Run,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from sigprop._jacobian import JacobianSample, sample_jacobian
 from sigprop._lapack import one_thread
 from sigprop._network import Sample, cast, outer_depth, sample_network
+from sigprop._requests import MOST_WITH_MATRICES
 from sigprop._weights import draws_matrices
 from theory import Part
 from theory._architecture import check_count
@@ -20,8 +21,6 @@ from theory._compiled import compiled, cores, plain_options
 from theory._moments import check_signals
 
 Progress = Callable[[int, int], None]
-MOST_WITH_MATRICES = 46_340
-"""Units of a layer with explicit weights."""
 
 
 class Ensemble(eqx.Module):

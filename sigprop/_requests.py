@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MOST_POINTS = 2000
 """Values along one axis of a phase diagram."""
 MOST_DEPTH = 100_000
+MOST_WITH_MATRICES = 46_340
+"""Units of a layer with a weight matrix, which then has 2³¹ numbers."""
 MOST_UNITS = 10_000_000
 """Of a layer without a weight matrix."""
 MOST_REPLICAS = 1_000_000

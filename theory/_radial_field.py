@@ -115,6 +115,7 @@ def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bo
 
 
 _BEYOND = 1e-9
+"""In float64; a hundred roundings where that is more."""
 _SQUARINGS = 34
 
 
@@ -138,7 +139,8 @@ def _possible(delta: Float[Array, "k k"]) -> Float[Array, "k k"]:
     start = (c.T @ c, jnp.zeros((), c.dtype), jnp.ones((), c.dtype))
     power, log, weight = jax.lax.fori_loop(0, _SQUARINGS, square, start)
     norm = jnp.exp((log + weight * jnp.log(floored(jnp.trace(power)))) / 2)
-    return jnp.where(norm > 1 + _BEYOND, one - c / norm, delta)
+    beyond = max(_BEYOND, 100 * float(jnp.finfo(c.dtype).eps))
+    return jnp.where(norm > 1 + beyond, one - c / norm, delta)
 
 
 def _own_errors(inputs: _Inputs, tangent: Array, state: PreActivation) -> tuple[Array, Array]:

@@ -106,6 +106,15 @@ def test_products_alone_have_the_law_of_weight_matrices(k, algebra):
     assert np.max(np.abs(z(with_matrices, draw(False, 1.8 * 1.03, 1)))) > 5
 
 
+def test_a_first_layer_that_widens_gives_the_generators_no_growth():
+    """From 12 units to 192: of sums over units it would be log(16)/200 = 0.014 more."""
+    network = theory.feedforward(TANH, 1.21, components=2, depth=100)
+    x = inputs(12, 2)
+    found = exponents(network, x, KEY, 2, 192)
+    length = 0.1650082598 / 2  # at the fixed point
+    np.testing.assert_allclose(found.expected, np.log(length / np.mean(x**2)) / 200, atol=4e-3)
+
+
 def test_a_bias_leaves_no_exponent_at_zero():
     """Pseudo-Goldstone directions decay: nothing is aligned with the generators."""
     network = theory.feedforward(TANH, 2.25, 0.1, components=3, depth=1000)
