@@ -149,7 +149,7 @@ def depth_figure(path):
         panel.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
         panel.set(xscale="log", ylim=(0, 1))
         panel.set_title(name, fontsize=9)
-    panels[0].legend(frameon=False, fontsize=7)
+    panels[2].legend(frameon=False, fontsize=7, loc="lower right")
     for panel in panels[4:]:
         panel.set_xlabel(r"learning rate $\eta$")
     for panel in panels[::4]:
