@@ -384,6 +384,12 @@ def train(
         str | None, Parameter(help="A folder of IDX files, or digits, instead of the study's.")
     ] = None,
     depth: Annotated[int | None, Parameter(help="Layers, instead of the study's.")] = None,
+    delay: Annotated[
+        int | None, Parameter(help="Longest delay of the copy task, instead of the study's.")
+    ] = None,
+    permuted: Annotated[
+        bool | None, Parameter(help="Whether pixels are read in a random order.")
+    ] = None,
     output: Output = None,
     only_show: Annotated[bool, Parameter(negative="", help="Train nothing.")] = False,
     json: Json = False,
@@ -401,7 +407,7 @@ def train(
         raise BadInput(
             f"train: needs the extra packages of sigprop[train]; got none named {error.name}"
         ) from error
-    instead = {"data": data, "depth": depth}
+    instead = {"data": data, "depth": depth, "delay": delay, "permuted": permuted}
     return train_study(study, instead, output, only_show, json)
 
 

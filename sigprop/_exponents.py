@@ -239,10 +239,7 @@ def sample_exponents(
         )
     # A note is made before the boundary of its turn, so that turn l ends at note l + 1.
     stretch = jnp.concatenate([stretch[1:], final.log_stretch[None]])[:, :count]
-    ends = np.linspace(discard, depth, _BLOCKS + 1).round().astype(int)
-    means = (stretch[ends[1:]] - stretch[ends[:-1]]) / np.diff(ends)[:, None].astype(x.dtype)
-    values = (stretch[depth] - stretch[discard]) / (depth - discard)
-    error = jnp.std(means, axis=0, ddof=1) / np.sqrt(_BLOCKS).astype(x.dtype)
+    values, error = block_averages(stretch, discard)
 
     frame = final.signals.tangents.reshape(-1, columns)
     directions = _turned(a, final.signals.values).reshape(len(frame), len(a))
@@ -256,8 +253,20 @@ def sample_exponents(
     followed = jnp.matmul(own, final.triangle, precision="highest")
     residual = jnp.linalg.norm(followed - rest, axis=0) / size
     outside = jnp.linalg.norm(rest, axis=0) / size
-    alignment = _alignment(leading, directions / size[None])
-    return Exponents(values, error, alignment, expected, outside, residual)
+    protected = alignment(leading, directions / size[None])
+    return Exponents(values, error, protected, expected, outside, residual)
+
+
+def block_averages(
+    total: Float[Array, "ends count"], discard: int
+) -> tuple[Float[Array, " count"], Float[Array, " count"]]:
+    """Mean growth per step of what is summed from step 0 on, without the first `discard`, and
+    its standard error from the means over blocks."""
+    depth = len(total) - 1
+    ends = np.linspace(discard, depth, _BLOCKS + 1).round().astype(int)
+    means = (total[ends[1:]] - total[ends[:-1]]) / np.diff(ends)[:, None].astype(total.dtype)
+    error = jnp.std(means, axis=0, ddof=1) / np.sqrt(_BLOCKS).astype(total.dtype)
+    return (total[depth] - total[discard]) / (depth - discard), error
 
 
 def _turned(a: Float[Array, "generators k k"], x: Float[Array, "1 width k"]) -> Array:
@@ -272,7 +281,7 @@ def _without(frame: Float[Array, "size m"], columns: Float[Array, "size g"]) -> 
     return columns
 
 
-def _alignment(frame: Float[Array, "size count"], directions: Float[Array, "size g"]) -> Array:
+def alignment(frame: Float[Array, "size count"], directions: Float[Array, "size g"]) -> Array:
     """By how much each column raises the number of the directions' dimensions in V_j.
 
     That number is Σ τ²/(s² + τ²) over the sines s of the principal angles between V_j and the

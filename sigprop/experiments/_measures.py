@@ -11,10 +11,13 @@ from sigprop._goldstone import certify
 from sigprop._graded import product_log_singular_values
 from sigprop.experiments._continuity_measure import alignments, continuity_of
 from sigprop.experiments._diagnostics import diagnose, rotations
+from sigprop.experiments._map_exponents import map_exponents
 from sigprop.experiments._model import apply_parameters
 
 _LOOKED_AT = 2
 """Test inputs whose Jacobians are taken."""
+_LEADING = 16
+"""Exponents of a recurrent network."""
 
 
 class Measured(eqx.Module):
@@ -107,6 +110,38 @@ def jacobian(model, parameters, initial, x, labels) -> dict[str, Measured]:
     return measured
 
 
+def exponents(model, parameters, initial, x, labels) -> dict[str, Measured]:
+    """Leading Lyapunov exponents of a recurrent network in float64: `map_exponents`, from the
+    states at the end of two test sequences on.
+
+    `free`: without read-in, which leaves W, φ and the gates' own biases, so that the symmetry
+    is whole. `held`: with the input of the last step, over and over; the read-in breaks the
+    symmetry as far as training makes it.
+    """
+    exact = jnp.result_type(float)
+    parameters = jax.tree.map(lambda leaf: leaf.astype(exact), parameters)
+    x = x[:_LOOKED_AT].astype(exact)
+    states = model.hidden(parameters, x, keep=True)[1][-1]
+    inputs = x.reshape(len(x), -1, model.inputs)[:, -1]
+    deaf = parameters | {"read_in": jax.tree.map(jnp.zeros_like, parameters["read_in"])}
+    generators = jnp.asarray(rotations(model.components), exact)
+    measured = {}
+    for name, own, seen in (("free", deaf, jnp.zeros_like(inputs)), ("held", parameters, inputs)):
+
+        def follow(here, own=own):
+            state, x_t = here
+            turn = lambda z: model.step(own, z[None], x_t[None])[0]
+            return map_exponents(turn, state, generators, count=min(_LEADING, model.features))
+
+        found = jax.lax.map(follow, (states, seen))
+        axes = ("input", "direction")
+        measured[f"{name}_exponents"] = Measured(found.values, axes)
+        measured[f"{name}_standard_error"] = Measured(found.standard_error, axes)
+        measured[f"{name}_alignment"] = Measured(found.alignment, axes)
+        measured[f"{name}_length"] = Measured(found.length, ("input",))
+    return measured
+
+
 def continuity(model, parameters, initial, x, labels) -> dict[str, Measured]:
     """Alignment of neighbouring layers, of W, ΔW and the gradients: `continuity_of`."""
     found = continuity_of(model, parameters, initial, x, labels)
@@ -127,6 +162,7 @@ MEASURES: dict[str, Measure] = {
     "signals": signals,
     "classes": classes,
     "jacobian": jacobian,
+    "exponents": exponents,
     "continuity": continuity,
     "projections": projections,
 }

@@ -336,6 +336,7 @@ _MEASURED = {
     "signals": ("deep", "rnn", "gru"),
     "classes": ("deep",),
     "jacobian": ("deep",),
+    "exponents": ("rnn", "gru"),
     "continuity": ("block",),
     "projections": ("transformer",),
 }

@@ -1,0 +1,80 @@
+"""Lyapunov exponents of the map that a recurrent network iterates while its input stands still."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sigprop._exponents import alignment, block_averages
+from sigprop._lapack import qr
+
+
+class MapExponents(eqx.Module):
+    """The leading exponents of a map along one trajectory."""
+
+    values: Float[Array, " count"]
+    """Natural logarithm of the stretch per step; descending up to their standard errors."""
+    standard_error: Float[Array, " count"]
+    """From the means over blocks of steps."""
+    alignment: Float[Array, " count"]
+    """As in `sigprop.Exponents`: 1 for exponents that the symmetry protects, 0 for others."""
+    length: Float[Array, ""]
+    """Root mean square of the last state. Where it is zero to rounding no symmetry is broken,
+    and nothing protects an exponent from being that of the vacuum."""
+
+
+def map_exponents(
+    turn: Callable[[Float[Array, "width k"]], Float[Array, "width k"]],
+    state: Float[Array, "width k"],
+    generators: Float[Array, "generators k k"],
+    *,
+    count: int,
+    discard: int = 200,
+    steps: int = 1000,
+) -> MapExponents:
+    """Iterate a map from a state and follow a frame of `count` tangents.
+
+    Parameters
+    ----------
+    turn
+        The map, state ↦ state.
+    state
+        Where the trajectory starts; its dtype is that of the calculation.
+    generators
+        Of the symmetry that the map may have: what is protected is found, not assumed.
+    count
+        Number of leading exponents, at most width · k.
+    discard, steps
+        How long the trajectory and the frame settle, and how long they are averaged over.
+
+    Accuracy
+    --------
+    Neighbours closer than 1/steps are not told apart. A protected exponent is
+    log(|A z_end|/|A z_start|)/steps: zero up to O(1/steps) on any bounded trajectory that stays
+    away from zero.
+
+    References
+    ----------
+    Benettin et al. 1980 (the frame).
+    """
+    size = state.size
+    flat = lambda z: turn(z.reshape(state.shape)).reshape(-1)
+    frame = qr(jax.random.normal(jax.random.key(0), (size, count), state.dtype))[0]
+
+    def advance(carry, _):
+        z, frame = carry
+        after, push = jax.linearize(flat, z)
+        frame, r = qr(jax.vmap(push, 1, 1)(frame))
+        return (after, frame), jnp.log(jnp.abs(jnp.diagonal(r)))
+
+    start = (state.reshape(-1), frame)
+    (last, frame), logs = jax.lax.scan(advance, start, length=discard + steps)
+    total = jnp.concatenate([jnp.zeros((1, count), state.dtype), jnp.cumsum(logs, axis=0)])
+    values, error = block_averages(total, discard)
+    a = jnp.asarray(generators, state.dtype).reshape(-1, state.shape[1], state.shape[1])
+    directions = jnp.einsum("gij,uj->uig", a, last.reshape(state.shape)).reshape(size, len(a))
+    norms = jnp.linalg.norm(directions, axis=0)
+    protected = alignment(frame, directions / jnp.where(norms > 0, norms, 1)[None])
+    return MapExponents(values, error, protected, jnp.sqrt(jnp.mean(last**2)))
