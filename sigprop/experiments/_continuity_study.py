@@ -12,6 +12,11 @@ from sigprop._alignment_null import cosine_null
 from sigprop._commands import set_up
 from sigprop._output import BadInput, checked
 from sigprop._plots import styled, write_caption
+from sigprop.experiments._projections_study import (
+    projection_figure,
+    projection_rows,
+    projection_table,
+)
 from sigprop.experiments._results import study_dataset
 from sigprop.experiments._study import Study, read_study
 from sigprop.experiments._train_command import COLOURS, MARKERS, over_seeds
@@ -32,18 +37,26 @@ def show_study(path: Path, output: Path | None, json: bool) -> int:
         study = read_study(path)
     except ValueError as error:
         raise BadInput(str(error)) from error
-    if "continuity" not in study.measures:
-        raise BadInput(f"TARGET: must be a study that measures continuity; got {path}")
+    by_projection = "projections" in study.measures
+    if not by_projection and "continuity" not in study.measures:
+        raise BadInput(
+            f"TARGET: must be a study that measures continuity or projections; got {path}"
+        )
     source = Path("runs") / path.stem if output is None else output
     with checked(folder="output"):
         found = study_dataset(study, source)
     folder = out.output_folder(source, "continuity", ["continuity"], [])
-    rows = study_rows(found)
-    files = out.save_figure(continuity_curves(study, found), folder, "continuity")
+    if by_projection:
+        rows = projection_rows(study, found)
+        table, figure = projection_table(rows), projection_figure(study, found)
+    else:
+        rows = study_rows(found)
+        table, figure = _table(rows), continuity_curves(study, found)
+    files = out.save_figure(figure, folder, "continuity")
     if json:
         out.print_json({"rows": rows, "files": files})
     else:
-        out.show(_table(rows), f"written to {folder}")
+        out.show(table, f"written to {folder}")
     return 0
 
 
@@ -160,5 +173,5 @@ def _band(panel, found: xr.Dataset, name: str) -> None:
     if width < 2:
         return
     law = cosine_null(width)
-    spread = 2 * law.deviation / np.sqrt(found.sizes["pair"])
+    spread = 2 * law.deviation / np.sqrt(found.sizes["pair"] * found.sizes["seed"])
     panel.axhspan(law.mean - spread, law.mean + spread, color="0.85", lw=0)

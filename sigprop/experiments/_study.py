@@ -160,6 +160,11 @@ class Study:
                 raise ValueError(f"`{name}`: must {what}; got {value}")
 
     @property
+    def chance(self) -> float | None:
+        """The accuracy of guessing; None for text, whose bytes are not equally frequent."""
+        return {"copy": 1 / 8, "python": None}.get(self.data, 1 / 10)
+
+    @property
     def members(self) -> "list[Member]":
         """Every network of the study, in the order of its axes."""
         return [

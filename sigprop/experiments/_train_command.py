@@ -171,7 +171,8 @@ def study_figure(study: Study, found: xr.Dataset) -> Figure:
         )
         for panel in (rates, gains):
             panel.set_ylim(0, 1)
-            panel.axhline(0.1, color="0.6", lw=0.7, ls=":")
+            if study.chance is not None:
+                panel.axhline(study.chance, color="0.6", lw=0.7, ls=":")
         for panel in (learning, collapse):
             panel.set_xlim(left=0)
         rates.legend(frameon=False, fontsize=7)
@@ -182,7 +183,8 @@ def study_figure(study: Study, found: xr.Dataset) -> Figure:
             f"{Path(study.data).name}, depth {study.depth}, {study.features} features, "
             f"{study.epochs} epochs of {study.optimiser}, batch {study.batch}, "
             f"{len(study.seeds)} seeds: mean and standard error. (a), (c), (d) at gain "
-            f"{middle:g}. (d) States behind the last turn. Dotted: chance.",
+            f"{middle:g}. (d) States behind the last turn. "
+            + ("" if study.chance is None else f"Dotted: chance, {study.chance:g}."),
         )
     return figure
 

@@ -1,17 +1,23 @@
 """Layers h + φ(W norm(h)), and what a study measures of their alignment."""
 
+import json
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import theory
+from sigprop._alignment_null import cosine_null
+from sigprop._cli import main
 from sigprop._weight_sequences import weight_sequences
-from sigprop.experiments import Architecture, Study, load_images, train
+from sigprop.experiments import Architecture, Study, load_images, read_study, train
 from sigprop.experiments._blocks import BlockClassifier
 from sigprop.experiments._continuity_measure import alignments
 from sigprop.experiments._data import python_sources
-from sigprop.experiments._transformer import Transformer
+from sigprop.experiments._projections_study import projection_rows
+from sigprop.experiments._transformer import PROJECTIONS, Transformer
 
 KEY = jax.random.key(2)
 
@@ -91,6 +97,25 @@ def test_a_study_of_equivariant_blocks(tmp_path):
     assert float(found["gradient_cosine"][0].mean()) > 0.3
 
 
+STUDY = """
+data = "python"
+depth = 2
+features = 16
+learning_rates = [1e-2]
+gains = [1.0]
+seeds = [0, 1]
+epochs = 1
+batch = 16
+records = 3
+measures = ["projections"]
+train_count = 160
+
+[[architecture]]
+name = "transformer"
+cell = "transformer"
+"""
+
+
 class TestTransformer:
     model = Transformer(16, 2)
 
@@ -112,6 +137,26 @@ class TestTransformer:
         }
         named = weight_sequences(parameters)
         np.testing.assert_array_equal(jnp.stack(named["layers/*/up/kernel"]), found["up"])
+
+    def test_a_study_of_projections(self, tmp_path, capsys):
+        path = tmp_path / "study.toml"
+        path.write_text(STUDY)
+        study = read_study(path)
+        found = train(study, tmp_path)
+        rows = projection_rows(study, found)
+        assert [row["projection"] for row in rows] == list(PROJECTIONS)
+        gate = rows[4]
+        assert gate["right"]["chance"] == cosine_null(16).mean
+        assert gate["left"]["chance"] == cosine_null(42).mean
+        each = found["gate_right"].values[0, 0, 0, :, :, 0]
+        row = gate["right"]
+        assert row["mean"] == pytest.approx(each[:, -1].mean())
+        assert row["standard_error"] == pytest.approx(each[:, -1].std(ddof=1) / math.sqrt(2))
+        assert row["largest"] == pytest.approx(each.mean(axis=0).max())
+        assert main(["continuity", str(path), "--output", str(tmp_path), "--json"]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["rows"][4]["right"]["mean"] == row["mean"]
+        assert (tmp_path / "continuity.png").stat().st_size > 10_000
 
     def test_text(self):
         data = python_sources(50, 16)

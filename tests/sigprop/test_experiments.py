@@ -34,6 +34,7 @@ from sigprop.experiments import (
     to_nnx,
     train,
 )
+from sigprop.experiments._map_exponents import map_exponents
 from sigprop.experiments._measures import class_similarity
 from sigprop.experiments._train import advance, start
 
@@ -433,6 +434,78 @@ class TestSequences:
         found = train(study, tmp_path)["test_accuracy"].values.ravel()
         assert found[0] < 0.2
         assert found[-1] > 0.3  # chance is 1/8
+
+
+class TestMapExponents:
+    """Of the map that a recurrent network iterates by itself."""
+
+    def recurrent(self, components, gain, features=16):
+        architecture = Architecture("rnn", components, cell="rnn")
+        model = SequenceClassifier(architecture.law, architecture.phi, "rnn", 3, features, 5)
+        parameters = model.draw(jax.random.key(1), gain, dtype=float)
+        weights, bias = parameters["read_in"]
+        deaf = parameters | {"read_in": (0 * weights, 0 * bias)}
+        return model, parameters, deaf
+
+    def follow(self, model, parameters, drive=0.0, **how):
+        x = jnp.full((1, 3), drive)
+        turn = lambda h: model.step(parameters, h[None], x)[0]
+        start = jax.random.normal(KEY, (model.width, model.components))
+        generators = jnp.asarray(rotations(model.components))
+        return jax.jit(lambda h: map_exponents(turn, h, generators, **how))(start)
+
+    def test_below_the_transition_the_eigenvalues_of_the_weights(self):
+        """The state dies out, so that every step is W itself: log|det W| to rounding."""
+        model, _, deaf = self.recurrent(2, 0.6)
+        found = self.follow(model, deaf, count=16)
+        exact = np.log(np.abs(np.linalg.eigvals(np.kron(deaf["recurrent"][..., 0], np.eye(2)))))
+        assert float(jnp.sum(found.values)) == pytest.approx(exact.sum(), rel=1e-9)
+        np.testing.assert_allclose(np.sort(found.values), np.sort(exact), atol=5e-3)
+        assert float(found.length) < 1e-100
+
+    @pytest.mark.parametrize(("components", "zeros"), [(1, 0), (2, 1), (4, 6)])
+    def test_zeros_are_counted_by_what_protects_them(self, components, zeros):
+        model, parameters, deaf = self.recurrent(components, 1.6, 64)
+        found = self.follow(model, deaf, count=16)
+        protected = np.asarray(found.alignment) > 0.5
+        assert protected.sum() == zeros
+        assert np.all(np.abs(np.asarray(found.values)[protected]) < 4e-3)
+        if zeros:
+            driven = self.follow(model, parameters, drive=1.0, count=16)
+            assert not np.any(np.asarray(driven.alignment) > 0.5)
+
+    def test_the_logistic_map(self):
+        """4 h (1 − h) is conjugate to a tent of slope 2."""
+        turn = lambda h: 4 * h * (1 - h)
+        found = map_exponents(
+            turn, jnp.array([[0.3]]), jnp.zeros((0, 1, 1)), count=1, discard=100, steps=20_000
+        )
+        deviation = abs(float(found.values[0]) - np.log(2))
+        assert deviation < 5 * float(found.standard_error[0])
+        assert float(found.standard_error[0]) < 0.01
+
+    def test_a_study(self, tmp_path):
+        architectures = (
+            Architecture("U(1)", 2, "complex", cell="gru"),
+            Architecture("RNN", activation="tanh", cell="rnn"),
+        )
+        how = {"data": "copy", "delay": 2, "features": 8, "gains": (1.6,), "epochs": 1}
+        study = Study(
+            architectures,
+            learning_rates=(1e-3,),
+            seeds=(0,),
+            batch=32,
+            records=2,
+            train_count=64,
+            measures=("exponents",),
+            **how,
+        )
+        found = train(study, tmp_path)
+        assert found["free_exponents"].sizes["direction"] == 8
+        for name in ("free_exponents", "held_exponents", "held_standard_error", "free_length"):
+            assert np.all(np.isfinite(found[name]))
+        dense = found["free_alignment"].sel(architecture="RNN")
+        assert np.all(dense == 0)
 
 
 class TestStudy:
