@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sigprop._lapack import svd
-from sigprop._singular import leading_vectors
+from sigprop._singular import LeadingVectors, leading_vectors
 from theory import Estimate, Status
 
 
@@ -37,6 +37,8 @@ class Continuity(eqx.Module):
     """The leading singular values."""
     status: Any
     """Of every layer's leading direction, shape [L]."""
+    found: tuple[LeadingVectors, ...]
+    """The vectors, of the layers of each shape in turn."""
     rank: int = eqx.field(static=True)
     shapes: tuple[tuple[int, int], ...] = eqx.field(static=True)
 
@@ -51,7 +53,13 @@ class Spectra(eqx.Module):
     left: Estimate
 
 
-def continuity(weights: Any, rank: int = 1, *, tolerance: float = 1e-2) -> Continuity:
+def continuity(
+    weights: Any,
+    rank: int = 1,
+    *,
+    tolerance: float = 1e-2,
+    start: Continuity | None = None,
+) -> Continuity:
     """Alignment of the leading singular vectors of all layers.
 
     Parameters
@@ -63,6 +71,9 @@ def continuity(weights: Any, rank: int = 1, *, tolerance: float = 1e-2) -> Conti
         Size r of the frames.
     tolerance
         On the alignments. Leading vectors are found to half of it, where rounding allows.
+    start
+        What was found for the same layers before, some steps of training ago: the search for
+        leading vectors starts there, which is faster where they have a gap.
 
     Returns
     -------
@@ -79,14 +90,21 @@ def continuity(weights: Any, rank: int = 1, *, tolerance: float = 1e-2) -> Conti
     The errors of two directions are angles and add up; see `leading_vectors`.
     """
     matrices = as_matrices(weights)
-    if len({w.shape for w in matrices}) == 1:
-        found = [leading_vectors(_stacked(weights, matrices), rank, tolerance=tolerance / 2)]
-        groups = [list(range(len(matrices)))]
+    kinds = list(dict.fromkeys(w.shape for w in matrices))
+    groups = [[i for i, w in enumerate(matrices) if w.shape == kind] for kind in kinds]
+    if len(kinds) == 1:
+        stacks = [_stacked(weights, matrices)]
     else:
-        shapes = list(dict.fromkeys(w.shape for w in matrices))
-        groups = [[i for i, w in enumerate(matrices) if w.shape == s] for s in shapes]
         stacks = [jnp.stack([matrices[i] for i in group]) for group in groups]
-        found = [leading_vectors(stack, rank, tolerance=tolerance / 2) for stack in stacks]
+    before = [None] * len(kinds) if start is None else list(start.found)
+    if len(before) != len(kinds):
+        raise ValueError(
+            f"`start`: must be of the same layers, of {len(kinds)} shapes; got {len(before)}"
+        )
+    found = [
+        leading_vectors(stack, rank, tolerance=tolerance / 2, start=own)
+        for stack, own in zip(stacks, before, strict=True)
+    ]
     order = np.argsort(np.concatenate(groups))
     join = lambda name: np.concatenate([np.asarray(getattr(f, name)) for f in found])[order]
     whole = {n: join(n) for n in ("values", "error", "frame_error", "status", "frame_status")}
@@ -103,7 +121,12 @@ def continuity(weights: Any, rank: int = 1, *, tolerance: float = 1e-2) -> Conti
         maps[side] = _all_pairs(*one, alike, tolerance)
         maps[f"{side}_frame"] = _all_pairs(*many, alike, tolerance)
     return Continuity(
-        **maps, values=whole["values"], status=whole["status"], rank=rank, shapes=shapes
+        **maps,
+        values=whole["values"],
+        status=whole["status"],
+        found=tuple(found),
+        rank=rank,
+        shapes=shapes,
     )
 
 
