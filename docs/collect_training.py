@@ -16,6 +16,16 @@ import numpy as np
 from sigprop.experiments import read_study, study_dataset
 
 LAST_TURN = ("similarity", "spread")
+EXPONENTS = (
+    "free_exponents",
+    "free_standard_error",
+    "free_alignment",
+    "free_length",
+    "held_exponents",
+    "held_standard_error",
+    "held_alignment",
+)
+"""Of a recurrent network behind training, from the first test sequence on."""
 
 
 def networks(found) -> list[dict]:
@@ -40,7 +50,10 @@ def networks(found) -> list[dict]:
         row["gradient_ratio"] = number(
             one["log_gradient"].isel(turn=-1) - one["log_gradient"].isel(turn=0)
         )
-        row["charge_drift"] = number(one["charge_drift"].max("generator"))
+        if "charge_drift" in one:
+            row["charge_drift"] = number(one["charge_drift"].max("generator"))
+        for name in (n for n in EXPONENTS if n in one):
+            row[name] = number(one[name].isel(record=-1, input=0))
         if "class_similarity" in one:
             row["class_similarity"] = number(one["class_similarity"].isel(turn=-1))
         rows.append(row)
@@ -53,13 +66,18 @@ def main(argv=None):
     parser.add_argument("study", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--depth", type=int)
+    parser.add_argument("--delay", type=int)
+    parser.add_argument("--permuted", action="store_true", default=None)
     parser.add_argument("--data")
     options = parser.parse_args(argv)
-    instead = {"depth": options.depth, "data": options.data}
+    instead = {"depth": options.depth, "delay": options.delay, "permuted": options.permuted}
+    instead["data"] = options.data
     study = read_study(options.study, **{k: v for k, v in instead.items() if v is not None})
     found = study_dataset(study, options.folder)
     rows = networks(found)
-    asked = "" if options.depth is None else f" --depth {options.depth}"
+    asked = "".join(f" --{k} {v}" for k, v in instead.items() if k in ("depth", "delay") and v)
+    asked += " --permuted" if options.permuted else ""
+    asked += " --data FOLDER" if options.data else ""
     content = {
         "command": f"sigprop train scripts/studies/{options.study.name}{asked}",
         "depth": study.depth,
