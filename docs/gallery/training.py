@@ -1,4 +1,4 @@
-"""Learning rates that train deep networks, and what depth does to them, from docs/data.
+"""Learning rates, depths and gains that train deep and recurrent networks, from docs/data.
 
 python docs/gallery/training.py
 """
@@ -22,6 +22,16 @@ STYLE = {
     "dense, blocks of 4": ("#7F7F7F", "p"),
     "dense, size of U(1)": ("#D55E00", "<"),
     "dense, size of O(4)": ("#0072B2", ">"),
+    "dense, entries of U(1)": ("#E69F00", "v"),
+    "dense, entries of O(4)": ("#009E73", "^"),
+    "O(8) weights, elementwise tanh": ("#56B4E9", "<"),
+    "dense, blocks of 8": ("#000000", "X"),
+    "U(1) RNN": ("#D55E00", "s"),
+    "RNN": ("#0072B2", "o"),
+    "U(1) RNN, unitary": ("#E69F00", "D"),
+    "RNN, orthogonal": ("#56B4E9", "^"),
+    "U(1) GRU": ("#CC79A7", "P"),
+    "GRU": ("#000000", "v"),
     "dense, orthogonal": ("#E69F00", "v"),
     "residual": ("#CC79A7", "P"),
     "residual, layer norm": ("#7F7F7F", "h"),
@@ -173,11 +183,69 @@ def depth_figure(path):
     figure.savefig(path, dpi=150)
 
 
+def fashion_figure(path):
+    """Figure 3 of Iqbal et al. 2026 and what it leaves out: the learning rate."""
+    gains, rates = read("fashion_gains"), read("fashion_rates")
+    names = [name for name in STYLE if select(gains, architecture=name)]
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    a, b, c = figure.subplots(1, 3)
+    for name in names:
+        draw(a, *accuracies(gains, "gain", architecture=name), STYLE[name], label=name)
+        at = sorted({n["gain"] for n in gains})
+        each = [select(gains, architecture=name, gain=g) for g in at]
+        order = [over_seeds([n["order_parameter"][0] for n in some]) for some in each]
+        draw(b, at, *np.array(order, float).T, STYLE[name])
+    for panel in (a, b):
+        panel.axvline(1, color="0.8", lw=0.7)
+    a.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
+    a.set(xlabel=r"gain $\sigma_w$", ylabel=r"test accuracy, $\eta=10^{-3}$", ylim=(0, 1))
+    below(a)
+    b.set(xlabel=r"gain $\sigma_w$", ylabel="order parameter $m$", ylim=(0, 1))
+    rate_panel(c, rates, names)
+    c.set_ylabel(r"test accuracy, $\sigma_w=1.2$")
+    letters((a, b, c))
+    figure.savefig(path, dpi=150)
+
+
+def cause_figure(path):
+    """500 layers: the same weights and the same units without the symmetry; smaller rates."""
+    controls, groups, small = read("controls_500"), read("digits_500"), read("small_rates")
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    a, b = figure.subplots(1, 2)
+    for name in ("O(4)", "O(8)"):
+        rate_panel(a, groups, (name,))
+    rate_panel(a, controls, sorted({n["architecture"] for n in controls}))
+    rate_panel(b, groups + small, ("U(1)", "dense", "dense, orthogonal"))
+    for panel in (a, b):
+        below(panel)
+    letters((a, b))
+    figure.savefig(path, dpi=150)
+
+
+def recurrent_figure(path):
+    """Digits pixel by pixel and the copy task over the learning rate."""
+    parts = (("sequential_digits", "digits, pixel by pixel"), ("permuted_digits", "permuted"),
+             ("copy_25", "copy, delays up to 25"))  # fmt: skip
+    figure = Figure(figsize=(9.0, 3.3), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for panel, (name, title) in zip(panels, parts, strict=True):
+        networks = read(name)
+        rate_panel(panel, networks, list(dict.fromkeys(n["architecture"] for n in networks)))
+        panel.set_title(title, loc="right", fontsize=8)
+    panels[2].get_lines()[-1].set_ydata([1 / 8, 1 / 8])
+    below(panels[1])
+    letters(panels)
+    figure.savefig(path, dpi=150)
+
+
 def main(folder="docs/figures"):
     """Write the figures."""
     for name, figure in (
         ("training_rates", rates_figure),
         ("training_depths", depth_figure),
+        ("training_fashion_mnist", fashion_figure),
+        ("training_cause", cause_figure),
+        ("training_recurrent", recurrent_figure),
     ):
         figure(Path(folder) / f"{name}.png")
 
