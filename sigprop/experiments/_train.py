@@ -124,7 +124,7 @@ def optimiser_of(study: Study) -> optax.GradientTransformation:
 def record_steps(study: Study, data: Labelled) -> list[int]:
     """When the networks are measured: before training, and from step 1 in geometric progression."""
     total = steps_per_epoch(study, data) * study.epochs
-    steps = np.geomspace(1, total, study.records - 1).round().astype(int)
+    steps = np.geomspace(total, 1, study.records - 1).round().astype(int)  # one alone is the end
     return [0, *(int(step) for step in np.unique(steps))]
 
 

@@ -502,6 +502,7 @@ class TestMapExponents:
         )
         found = train(study, tmp_path)
         assert found["free_exponents"].sizes["direction"] == 8
+        np.testing.assert_array_equal(found["record_step"].values.reshape(2, 2), [[0, 2]] * 2)
         for name in ("free_exponents", "held_exponents", "held_standard_error", "free_length"):
             assert np.all(np.isfinite(found[name]))
         dense = found["free_alignment"].sel(architecture="RNN")
