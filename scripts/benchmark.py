@@ -78,10 +78,11 @@ def main(argv=None):
             f"{theirs * options.width / 6:.3g} s of random numbers"
         )
     if "continuity" in wanted:
-        ours, training, numpy, difference = continuity_rows(100, 512, 256, options.repeats)
+        ours, warm, training, numpy, difference = continuity_rows(100, 512, 256, options.repeats)
         print(
             f"\ncontinuity of 100 layers of 512×512: {ours:.3g} s, {ours / training:.2f} of a "
-            f"training step with 256 inputs ({training:.3g} s); numpy.linalg.svd in a loop "
+            f"training step with 256 inputs ({training:.3g} s); five steps later from there "
+            f"{warm:.3g} s, {warm / training:.2f}; numpy.linalg.svd in a loop "
             f"{numpy:.3g} s, {numpy / ours:.0f} times as long; they differ by {difference:.1e}"
         )
     if "units" in wanted:

@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from sigprop._lapack import eigh, qr, svd
@@ -113,7 +114,7 @@ def leading_vectors(
             )
     how = rank, float(tolerance)
     threads = min(cores(), len(weights)) if jax.default_backend() == "cpu" else 1
-    if isinstance(weights, jax.core.Tracer) or threads < 2 or weights.size < _LARGE:
+    if isinstance(weights, Tracer) or threads < 2 or weights.size < _LARGE:
         return _leading(weights, before, *how)
     size = -(-len(weights) // threads)
     starts = [
