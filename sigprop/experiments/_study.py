@@ -230,7 +230,7 @@ def read_study(path: str | PathLike[str], **instead: Any) -> Study:
     content = read_toml(path)
     tables = content.pop("architecture", [])
     try:
-        if not isinstance(tables, list):
+        if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):
             raise ValueError("`architecture`: must be tables [[architecture]]")
         architectures = tuple(build(Architecture, table) for table in tables)
         return build(Study, {**content, "architectures": architectures, **instead})

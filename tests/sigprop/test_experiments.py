@@ -530,6 +530,7 @@ class TestStudy:
             ("", "`architectures`: must hold at least one"),
             ("data = 'copy'\n[[architecture]]\nname = 'a'", "`data`: must be images"),
             ("depth = ", "must be a readable TOML file"),
+            ("architecture = [1]", "`architecture`: must be tables"),
             ("[[architecture]]\nname = 'a'\ncomponents = 3", "`features`: must be a multiple"),
         ],
     )
