@@ -6,12 +6,11 @@ NAME is the entry to write in docs/data/continuity.json, or for a study of trans
 docs/data/projections.json; FILE and FOLDER are what `sigprop train` was given and wrote.
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
 
-from sigprop.experiments import read_study, study_dataset
+from collect_training import DATA, asked_for, write
+
 from sigprop.experiments._continuity_study import study_rows
 from sigprop.experiments._projections_study import projection_rows
 
@@ -48,30 +47,17 @@ def course(found, row):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("name")
-    parser.add_argument("study", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--depth", type=int)
-    options = parser.parse_args(argv)
-    instead = {} if options.depth is None else {"depth": options.depth}
-    study = read_study(options.study, **instead)
-    found = study_dataset(study, options.folder)
+    name, study, found, command = asked_for((__doc__ or "").split("\n")[0], argv)
     if "projections" in study.measures:
         file, rows = "projections", projection_rows(study, found)
     else:
         file = "continuity"
         rows = [row | course(found, row) for row in study_rows(found)]
-    asked = "" if options.depth is None else f" --depth {options.depth}"
-    path = Path(__file__).parent / "data" / f"{file}.json"
+    path = DATA / f"{file}.json"
     content = json.loads(path.read_text()) if path.is_file() else {}
-    content[options.name] = {
-        "command": f"sigprop train scripts/studies/{options.study.name}{asked}",
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": [short(row) for row in rows],
-    }
-    text = json.dumps(content).replace('{"architecture"', '\n{"architecture"')
-    path.write_text(text + "\n")
+    date = time.strftime("%Y-%m-%d")
+    content[name] = {"command": command, "date": date, "rows": [short(row) for row in rows]}
+    write(file, content)
     print(f"{sum(row['networks'] for row in rows)} entries in {len(rows)} rows")
 
 

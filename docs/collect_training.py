@@ -15,6 +15,7 @@ import numpy as np
 
 from sigprop.experiments import read_study, study_dataset
 
+DATA = Path(__file__).parent / "data"
 LAST_TURN = ("similarity", "spread")
 EXPONENTS = (
     "free_exponents",
@@ -60,8 +61,9 @@ def networks(found) -> list[dict]:
     return rows
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def asked_for(description, argv=None):
+    """A name, a study, what is ready of it, and the command that trained it."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("name")
     parser.add_argument("study", type=Path)
     parser.add_argument("folder", type=Path)
@@ -73,13 +75,24 @@ def main(argv=None):
     instead = {"depth": options.depth, "delay": options.delay, "permuted": options.permuted}
     instead["data"] = options.data
     study = read_study(options.study, **{k: v for k, v in instead.items() if v is not None})
-    found = study_dataset(study, options.folder)
-    rows = networks(found)
     asked = "".join(f" --{k} {v}" for k, v in instead.items() if k in ("depth", "delay") and v)
     asked += " --permuted" if options.permuted else ""
     asked += " --data FOLDER" if options.data else ""
+    command = f"sigprop train scripts/studies/{options.study.name}{asked}"
+    return options.name, study, study_dataset(study, options.folder), command
+
+
+def write(name, content):
+    """A file in docs/data, with a line for every row."""
+    text = json.dumps(content).replace('{"architecture"', '\n{"architecture"')
+    (DATA / f"{name}.json").write_text(text + "\n")
+
+
+def main(argv=None):
+    name, study, found, command = asked_for((__doc__ or "").split("\n")[0], argv)
+    rows = networks(found)
     content = {
-        "command": f"sigprop train scripts/studies/{options.study.name}{asked}",
+        "command": command,
         "depth": study.depth,
         "epochs": study.epochs,
         "batch": study.batch,
@@ -89,8 +102,7 @@ def main(argv=None):
         "date": time.strftime("%Y-%m-%d"),
         "networks": rows,
     }
-    text = json.dumps(content).replace('{"architecture"', '\n{"architecture"')
-    (Path(__file__).parent / "data" / f"{options.name}.json").write_text(text + "\n")
+    write(name, content)
     print(f"{len(rows)} of {len(study.members)} networks")
 
 

@@ -115,6 +115,13 @@ def number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def with_error(value: float | None, error: float | None, digits: int = 2) -> str:
+    """A cell of a table; nothing where there is no value."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout; a NaN or an infinity in it is an error."""
     print(json.dumps(value, allow_nan=False))

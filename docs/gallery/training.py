@@ -84,12 +84,12 @@ def draw(panel, x, mean, error, style, **more):
     panel.errorbar(x, mean, bars, **how, **more)
 
 
-def rate_panel(panel, networks, names):
+def rate_panel(panel, networks, names, chance=CHANCE):
     """Final test accuracy over the learning rate."""
     for name in names:
         draw(panel, *accuracies(networks, "learning_rate", architecture=name), STYLE[name],
              label=name)  # fmt: skip
-    panel.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
+    panel.axhline(chance, color="0.6", lw=0.7, ls=":")
     panel.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel="test accuracy", ylim=(0, 1))
 
 
@@ -212,9 +212,8 @@ def cause_figure(path):
     controls, groups, small = read("controls_500"), read("digits_500"), read("small_rates")
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     a, b = figure.subplots(1, 2)
-    for name in ("O(4)", "O(8)"):
-        rate_panel(a, groups, (name,))
-    rate_panel(a, controls, sorted({n["architecture"] for n in controls}))
+    names = sorted({n["architecture"] for n in controls})
+    rate_panel(a, groups + controls, ("O(4)", "O(8)", *names))
     rate_panel(b, groups + small, ("U(1)", "dense", "dense, orthogonal"))
     for panel in (a, b):
         below(panel)
@@ -224,18 +223,19 @@ def cause_figure(path):
 
 def recurrent_figure(path):
     """Digits pixel by pixel and the copy task over the learning rate."""
-    parts = (("sequential_digits", "digits, pixel by pixel"), ("permuted_digits", "permuted"),
-             ("copy_25", "copy, delays up to 25"))  # fmt: skip
+    parts = (("sequential_digits", "digits, pixel by pixel", CHANCE),
+             ("permuted_digits", "permuted", CHANCE),
+             ("copy_25", "copy, delays up to 25", 1 / 8))  # fmt: skip
     figure = Figure(figsize=(9.0, 3.3), layout="constrained")
     panels = figure.subplots(1, 3)
-    for panel, (name, title) in zip(panels, parts, strict=True):
+    for panel, (name, title, chance) in zip(panels, parts, strict=True):
         networks = read(name)
-        rate_panel(panel, networks, list(dict.fromkeys(n["architecture"] for n in networks)))
+        names = dict.fromkeys(n["architecture"] for n in networks)
+        rate_panel(panel, networks, names, chance)
         panel.set_title(title, loc="right", fontsize=8)
         rates = sorted({n["learning_rate"] for n in networks})
         panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
         panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    panels[2].get_lines()[-1].set_ydata([1 / 8, 1 / 8])
     below(panels[1])
     letters(panels)
     figure.savefig(path, dpi=150)

@@ -48,7 +48,7 @@ def show_study(path: Path, output: Path | None, json: bool) -> int:
     folder = out.output_folder(source, "continuity", ["continuity"], [])
     if by_projection:
         rows = projection_rows(study, found)
-        table, figure = projection_table(rows), projection_figure(study, found)
+        table, figure = projection_table(rows), projection_figure(study, found, rows)
     else:
         rows = study_rows(found)
         table, figure = _table(rows), continuity_curves(study, found)
@@ -107,9 +107,7 @@ def _table(rows: list[dict[str, Any]]):
         texts = [row["architecture"], f"{row['gain']:g}", f"{row['learning_rate']:g}"]
         texts.append(str(row["networks"]))
         for name in names:
-            mean, error = row[name]["mean"], row[name]["standard_error"]
-            spread = "" if error is None else f" ± {error:.2f}"
-            texts.append("" if mean is None else f"{mean:.2f}{spread}")
+            texts.append(out.with_error(row[name]["mean"], row[name]["standard_error"]))
         chance = row.get("chance")
         table.add_row(*texts, "" if chance is None else f"{chance:.3f}")
     return table

@@ -25,11 +25,12 @@ def nulls(study: Study, architecture: str) -> dict[tuple[str, str], Null]:
     (own,) = (a for a in study.architectures if a.name == architecture)
     model = Transformer(own.features or study.features, study.depth)
     parts = jax.eval_shape(lambda: model.projections(model.draw(jax.random.key(0))))
-    sizes = lambda part: dict(zip(("left", "right"), part.shape[1:], strict=True))
+    sizes = {size for part in parts.values() for size in part.shape[1:]}
+    laws = {size: cosine_null(size) for size in sizes}
     return {
-        (name, side): cosine_null(size)
+        (name, side): laws[size]
         for name, part in parts.items()
-        for side, size in sizes(part).items()
+        for side, size in zip(("left", "right"), part.shape[1:], strict=True)
     }
 
 
@@ -40,13 +41,14 @@ def projection_rows(study: Study, found: xr.Dataset, record: int = -1) -> list[d
     rows = []
     axes = ("architecture", "gain", "learning_rate")
     stacked = found.stack(at=axes)
+    chances = {str(name): nulls(study, str(name)) for name in found["architecture"].values}
     for i in range(stacked.sizes["at"]):
         own = stacked.isel(at=i)
         if int(own["ready"].sum()) == 0:
             continue
         here = {axis: own[axis].item() for axis in axes}
         accuracy, _ = over_seeds(own["test_accuracy"].isel(record=record))
-        chance = nulls(study, str(here["architecture"]))
+        chance = chances[str(here["architecture"])]
         for name in PROJECTIONS:
             row: dict[str, Any] = {**here, "projection": name}
             row["networks"] = networks = int(own["ready"].sum())
@@ -78,9 +80,7 @@ def projection_table(rows: list[dict[str, Any]]):
         texts = [f"{row['gain']:g}", f"{row['learning_rate']:g}", row["projection"]]
         for side in SIDES:
             one = row[side]
-            error, value = one["standard_error"], one["mean"]
-            spread = "" if error is None else f" ± {error:.2f}"
-            texts.append("" if value is None else f"{value:.2f}{spread}")
+            texts.append(out.with_error(one["mean"], one["standard_error"]))
             texts.append(f"{one['chance']:.2f}")
             peak = one["largest"]
             texts.append("" if peak is None else f"{peak:.2f}, {one['largest_at']:g}")
@@ -88,11 +88,12 @@ def projection_table(rows: list[dict[str, Any]]):
     return table
 
 
-def projection_figure(study: Study, found: xr.Dataset) -> Figure:
-    """Of the first architecture: bars for every projection at the end, for every gain and rate;
-    and the course of training in the space that the projection shares with the stream."""
-    architecture = str(found["architecture"].values[0])
-    rows = projection_rows(study, found.sel(architecture=[architecture]))
+def projection_figure(study: Study, found: xr.Dataset, rows: list[dict[str, Any]]) -> Figure:
+    """Of the first architecture of `projection_rows`: bars for every projection at the end, for
+    every gain and rate; and the course of training in the space that the projection shares with
+    the stream."""
+    architecture = rows[0]["architecture"]
+    rows = [row for row in rows if row["architecture"] == architecture]
     gains = sorted({row["gain"] for row in rows})
     rates = sorted({row["learning_rate"] for row in rows})
     middle = rates[len(rates) // 2]
@@ -140,10 +141,16 @@ def _bars(panel, rows: list[dict[str, Any]], places: np.ndarray) -> None:
             one, name = row[side], label if place == 0 else None
             if one["mean"] is None:
                 continue
-            error = None if one["standard_error"] is None else one["standard_error"]
             how = {"width": 0.38, "color": colour, "ecolor": "0.2"}
             bars = {"elinewidth": 0.7, "capsize": 1.2}
-            panel.bar(place + shift, one["mean"], yerr=error, error_kw=bars, label=name, **how)
+            panel.bar(
+                place + shift,
+                one["mean"],
+                yerr=one["standard_error"],
+                error_kw=bars,
+                label=name,
+                **how,
+            )
             low, high = (one["chance"] + sign * 2 * one["deviation"] for sign in (-1, 1))
             at = [place + shift - 0.19, place + shift + 0.19]
             panel.fill_between(at, low, high, color="0.6", alpha=0.7, lw=0, zorder=3)

@@ -123,9 +123,8 @@ def _table(rows: list[dict[str, Any]]):
         parts = [row["architecture"], f"{row['gain']:g}", str(row["networks"])]
         for name in ("best", "worst"):
             one = row[name]
-            error = one["standard_error"]
-            spread = "" if error is None else f" ± {error:.3f}"
-            parts += [f"{one['learning_rate']:g}", f"{one['accuracy']:.3f}{spread}"]
+            accuracy = out.with_error(one["accuracy"], one["standard_error"], digits=3)
+            parts += [f"{one['learning_rate']:g}", accuracy]
         table.add_row(*parts)
     return table
 
