@@ -104,15 +104,21 @@ class Radial(eqx.Module):
 
 def _norm(z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*ones"]:
     """|z|, kept from zero so that g(r)/r is g'(0) there and derivatives are finite."""
+    tiny = jnp.finfo(z.dtype).tiny
+    if z.shape[axis] == 1:
+        return jnp.maximum(jnp.abs(z), tiny**0.5)
     square = jnp.sum(z * z, axis=axis, keepdims=True)
-    return jnp.sqrt(jnp.maximum(square, jnp.finfo(z.dtype).tiny))
+    return jnp.sqrt(jnp.maximum(square, tiny))
 
 
 @eqx.filter_custom_jvp
 def _turned_radially(profile: Callable, z: Array, *, axis: int) -> Float[Array, "*shape"]:
-    """g(|z|) z/|z|, with a derivative that takes one division and one evaluation of g."""
+    """g(|z|) z/|z|, with a derivative that takes one division and one evaluation of g.
+
+    With one component it takes none, and no root.
+    """
     r = _norm(z, axis)
-    return profile(r) / r * z
+    return profile(r) * jnp.sign(z) if z.shape[axis] == 1 else profile(r) / r * z
 
 
 @_turned_radially.def_jvp
@@ -120,16 +126,20 @@ def _(primals, tangents, *, axis):
     (profile, z), (moved, t) = primals, tangents
     r = _norm(z, axis)
     value, slope = jax.jvp(profile, (r,), (jnp.ones_like(r),))
+    rate = None
+    if jax.tree.leaves(moved):
+        rate = eqx.filter_jvp(lambda profile: profile(r), (profile,), (moved,))[1]
+    if z.shape[axis] == 1:
+        sign = jnp.sign(z)
+        change = jnp.zeros_like(z) if t is None else slope * t
+        return sign * value, change if rate is None else change + rate * sign
     inverse = 1 / r
     across = value * inverse
-    out, change = across * z, jnp.zeros_like(z)
+    change = jnp.zeros_like(z)
     if t is not None:
         bend = (slope - across) * inverse * inverse
         change = across * t + bend * jnp.sum(z * t, axis=axis, keepdims=True) * z
-    if jax.tree.leaves(moved):
-        rate = eqx.filter_jvp(lambda profile: profile(r), (profile,), (moved,))[1]
-        change = change + rate * inverse * z
-    return out, change
+    return across * z, change if rate is None else change + rate * inverse * z
 
 
 Activation: TypeAlias = Componentwise | Radial

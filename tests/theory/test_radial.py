@@ -533,3 +533,34 @@ def test_gradients_of_the_multipliers():
 def test_bad_descriptions_name_the_field(build, kind, field):
     with pytest.raises(kind, match=field):
         build()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_derivatives_by_hand(k, axis):
+    """Of φ in z, twice along a line, and in a parameter of g(r) = tanh(a r); at z = 0 too."""
+    rng = np.random.default_rng(k)
+    z, t = rng.standard_normal((2, 5, k))
+    z[0] = 0
+    laid = lambda x: jnp.asarray(x if axis == -1 else x.T)
+
+    def phi(z, a):
+        profile = eqx.Partial(lambda r, a: jnp.tanh(a * r), a=a)
+        return theory.radial(profile, name="g")(z, axis)
+
+    def whole(z, a):
+        r = np.linalg.norm(z, axis=-1, keepdims=True)
+        return np.where(r > 0, np.tanh(a * r) / np.where(r > 0, r, 1), a) * z
+
+    a, h = 0.7, 1e-4
+    line = lambda s: phi(laid(z) + s * laid(t), a)
+    first = jax.jvp(line, (0.0,), (1.0,))[1]
+    second = jax.jvp(lambda s: jax.jvp(line, (s,), (1.0,))[1], (0.0,), (1.0,))[1]
+    rate = jax.jvp(lambda a: phi(laid(z), a), (a,), (1.0,))[1]
+    before, here, after = (whole(z + s * t, a) for s in (-h, 0, h))
+    np.testing.assert_allclose(line(0.0), laid(here), rtol=1e-14)
+    np.testing.assert_allclose(first, laid((after - before) / (2 * h)), atol=1e-7)
+    np.testing.assert_allclose(second, laid((after - 2 * here + before) / h**2), atol=1e-6)
+    np.testing.assert_allclose(rate, laid((whole(z, a + h) - whole(z, a - h)) / (2 * h)), atol=1e-7)
+    pull = jax.grad(lambda z: jnp.sum(phi(z, a) * laid(t)))(laid(z))
+    np.testing.assert_allclose(jnp.sum(pull * laid(t)), jnp.sum(first * laid(t)), rtol=1e-12)
