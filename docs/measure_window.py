@@ -1,6 +1,6 @@
 """Measure where chaos sets in at finite width, without JAX: an oracle for the prediction.
 
-    python docs/measure_window.py [--depth 1500] [--seeds 4] [--sizes 8 16 32 64 128 256]
+    python docs/measure_window.py [--depth 6000] [--seeds 4]
 
 One tangent is followed through networks of radial tanh units, what lies along the rotations A z
 of the state is taken out at every layer, and its mean log growth is the exponent of everything
@@ -19,9 +19,15 @@ import numpy as np
 GROUPS = {"dense": (1, "real"), "U(1)": (2, "complex"), "O(4)": (4, "real")}
 GAINS = {
     "dense": np.array([1.03, 1.06, 1.1, 1.15, 1.22, 1.32, 1.5, 1.8, 2.4, 3.2]),
-    "U(1)": np.array([1.05, 1.1, 1.16, 1.24, 1.35, 1.5, 1.75, 2.1, 2.8]),
-    "O(4)": np.array([1.1, 1.2, 1.35, 1.5, 1.7, 1.9, 2.2, 2.6, 3.4]),
+    "U(1)": np.array([1.03, 1.05, 1.1, 1.16, 1.24, 1.35, 1.5, 1.75, 2.1, 2.8]),
+    "O(4)": np.array([1.03, 1.06, 1.1, 1.15, 1.2, 1.35, 1.5, 1.7, 1.9, 2.2, 2.6, 3.4]),
 }
+SIZES = {
+    "dense": [8, 16, 32, 64, 128, 256],
+    "U(1)": [8, 16, 32, 64, 128, 256, 512],
+    "O(4)": [8, 16, 32, 64, 128, 256, 512, 1024],
+}
+"""Real numbers in a layer: up to 256 units."""
 CASCADE = np.array([1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.43, 1.6, 1.9])
 
 
@@ -78,9 +84,10 @@ def follow(group: str, size: int, gains: np.ndarray, depth: int, seed: int):
                 flat = flat - np.einsum("gbx,gb->gx", frame, np.einsum("gbx,gx->gb", frame, flat))
             t = flat.reshape(shape)
         size_t = np.sqrt(np.sum(t**2, axis=(1, 2), keepdims=True))
-        t /= size_t
-        if layer >= discard:
-            total += np.log(size_t[:, 0, 0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t /= size_t
+            if layer >= discard:
+                total += np.log(size_t[:, 0, 0])
     covariance = np.einsum("gup,guq->gpq", z, z) / units
     return total / (depth - discard), np.linalg.eigvalsh(covariance)[:, ::-1]
 
@@ -94,15 +101,19 @@ def crossing(gains: np.ndarray, values: np.ndarray) -> float:
     return float(gains[i] - values[i] * (gains[i + 1] - gains[i]) / (values[i + 1] - values[i]))
 
 
+def finite(values, digits: int) -> list[float | None]:
+    """Rounded; None where few units have left nothing but the orbit, or the state died out."""
+    return [round(float(v), digits) if np.isfinite(v) else None for v in values]
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--depth", type=int, default=1500)
+    parser.add_argument("--depth", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
     options = parser.parse_args(argv)
     start, rows = time.process_time(), []
     for group, gains in GAINS.items():
-        for size in options.sizes:
+        for size in SIZES[group]:
             found = np.array(
                 [follow(group, size, gains, options.depth, s)[0] for s in range(options.seeds)]
             )
@@ -112,17 +123,15 @@ def main(argv=None):
                     "group": group,
                     "numbers": size,
                     "gains": gains.tolist(),
-                    "exponent": found.mean(0).round(6).tolist(),
-                    "standard_error": (found.std(0, ddof=1) / np.sqrt(len(found)))
-                    .round(6)
-                    .tolist(),
-                    "edges": np.round(edges, 4).tolist(),
+                    "exponent": finite(found.mean(0), 6),
+                    "standard_error": finite(found.std(0, ddof=1) / np.sqrt(len(found)), 6),
+                    "edges": finite(edges, 4),
                 }
             )
             print(
                 group, size, np.round(edges, 3), f"{time.process_time() - start:.0f} s", flush=True
             )
-    cascade = [follow("O(4)", 64, CASCADE, 2 * options.depth, s)[1] for s in range(options.seeds)]
+    cascade = [follow("O(4)", 64, CASCADE, options.depth, s)[1] for s in range(options.seeds)]
     content = {
         "command": "python docs/measure_window.py",
         "depth": options.depth,

@@ -35,37 +35,43 @@ def main(path="docs/figures/finite_width_window.png"):
     for group, (k, algebra) in cases.items():
         color, marker = STYLE[group]
         rows = [row for row in data["windows"] if row["group"] == group]
-        (row,) = [row for row in rows if row["numbers"] == 64]
         style = {"color": color, "marker": marker, "ms": 3, "ls": "none", "elinewidth": 0.7}
-        a.errorbar(row["gains"], row["exponent"], row["standard_error"], label=group, **style)
         sizes = np.array([row["numbers"] for row in rows])
         edges = np.array([mean_error(row["edges"]) for row in rows])
         good = np.isfinite(edges[:, 0])
         b.errorbar(sizes[good], edges[good, 0] - 1, edges[good, 1], **style)
-        if group != "O(4)":
-            phi = theory.radial("tanh") if k > 1 else theory.activation("tanh")
-            gains = np.linspace(1.02, 3.2, 80)
-            found = [
-                theory.generic_exponent(phi, g**2, components=k, algebra=algebra) for g in gains
-            ]
-            limit, coefficient = np.array(found, float).T
-            line = limit + coefficient * k / 64
+        phi = theory.radial("tanh") if k > 1 else theory.activation("tanh")
+        gains = np.linspace(1.02, 3.4, 120)
+        found = [theory.generic_exponent(phi, g**2, components=k, algebra=algebra) for g in gains]
+        limit, coefficient = np.array(found, float).T
+        for numbers in (64, 256) if group == "O(4)" else (64,):
+            (row,) = [row for row in rows if row["numbers"] == numbers]
+            values, errors = (np.array(row[name], float) for name in ("exponent", "standard_error"))
+            look = {**style, "label": f"{group}, $N={numbers}$"}
+            if numbers == 256:
+                look["mfc"] = "white"
+            a.errorbar(row["gains"], values, errors, **look)
             shown = (gains > 1.06) & (gains < 2.2)
-            a.plot(gains[shown], line[shown], color=color, lw=0.9)
-            # λ = 0 at this number of real numbers in a layer.
-            at = -coefficient * k / limit
-            b.plot(at[at > 12], gains[at > 12] - 1, color=color, lw=0.9)
+            line = (limit + coefficient * k / numbers)[shown]
+            a.plot(gains[shown], line, color=color, lw=0.9, ls="-" if numbers == 64 else "--")
+        # λ = 0 at this number of real numbers in a layer. For O(4) there is none above 78.
+        at = -coefficient * k / limit
+        shown = (at > 12) & (gains > (1.2 if group == "O(4)" else 1))
+        b.plot(at[shown], gains[shown] - 1, color=color, lw=0.9)
     a.axhline(0, color="0.6", lw=0.7)
-    a.set(xlim=(1, 2.2), ylim=(-0.1, 0.2), xlabel=r"gain $\sigma_w$", ylabel=r"exponent $\lambda$")
-    a.legend(frameon=False, fontsize=7)
+    a.set(
+        xlim=(1, 2.2), ylim=(-0.03, 0.17), xlabel=r"gain $\sigma_w$", ylabel=r"exponent $\lambda$"
+    )
+    a.legend(frameon=False, fontsize=6.5, loc="upper left")
     b.set(
         xscale="log",
         yscale="log",
-        xlim=(11, 400),
+        xlim=(11, 1400),
         xlabel="real numbers in a layer $N$",
         ylabel=r"onset of chaos $\sigma_w-1$",
     )
-    b.set_xticks([16, 32, 64, 128, 256], ["16", "32", "64", "128", "256"])
+    ticks = [16, 64, 256, 1024]
+    b.set_xticks(ticks, [str(tick) for tick in ticks])
     b.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     gains = np.array(data["cascade"]["gains"])
     eigenvalues = np.array(data["cascade"]["eigenvalues"], float)
