@@ -208,27 +208,34 @@ def fashion_figure(path):
 
 
 def cause_figure(path):
-    """500 layers: the same weights and the same units without the symmetry; smaller rates."""
+    """500 layers: weights and units without the symmetry; smaller rates; a smaller gain."""
     controls, groups, small = read("controls_500"), read("digits_500"), read("small_rates")
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-    a, b = figure.subplots(1, 2)
+    weaker = read("nonlinearity")
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    a, b, c = figure.subplots(1, 3)
     names = sorted({n["architecture"] for n in controls})
     rate_panel(a, groups + controls, ("O(4)", "O(8)", *names))
     rate_panel(b, groups + small, ("U(1)", "dense", "dense, orthogonal"))
-    for panel in (a, b):
+    rate_panel(c, weaker, ("U(1)", "O(2)", "dense"))
+    rate_panel(c, groups, ("O(8)",))
+    for panel in (a, b, c):
         below(panel)
-    letters((a, b))
+    letters((a, b, c))
     figure.savefig(path, dpi=150)
 
 
+COPY_RATE = 3e-3
+"""The best rate of the gated cells at a delay of 25, and the only one that all delays have."""
+
+
 def recurrent_figure(path):
-    """Digits pixel by pixel and the copy task over the learning rate."""
+    """Digits pixel by pixel and the copy task over the learning rate; the latter over the delay."""
     parts = (("sequential_digits", "digits, pixel by pixel", CHANCE),
              ("permuted_digits", "permuted", CHANCE),
              ("copy_25", "copy, delays up to 25", 1 / 8))  # fmt: skip
-    figure = Figure(figsize=(9.0, 3.3), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for panel, (name, title, chance) in zip(panels, parts, strict=True):
+    figure = Figure(figsize=(9.0, 5.6), layout="constrained")
+    panels = figure.subplots(2, 3)
+    for panel, (name, title, chance) in zip(panels[0], parts, strict=True):
         networks = read(name)
         names = dict.fromkeys(n["architecture"] for n in networks)
         rate_panel(panel, networks, names, chance)
@@ -236,8 +243,28 @@ def recurrent_figure(path):
         rates = sorted({n["learning_rate"] for n in networks})
         panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
         panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    below(panels[1])
-    letters(panels)
+    found = {delay: read(f"copy_{delay}") for delay in (25, 100, 200)}
+    long = read("copy_long")
+    labels = {"test_accuracy": "tokens that are right", "test_success": "sequences that are right"}
+    for panel, (quantity, label) in zip(panels[1], labels.items(), strict=False):
+        for name in dict.fromkeys(n["architecture"] for n in found[25]):
+            at = {"architecture": name, "learning_rate": COPY_RATE}
+            each = {d: [n[quantity][-1] for n in select(n, **at)] for d, n in found.items()}
+            each = {d: over_seeds(values) for d, values in each.items() if len(values) == 10}
+            draw(panel, [*each], *np.array([*each.values()]).T, STYLE[name], label=name)
+            longer = [n[quantity][-1] for n in select(long, **at)]
+            if longer:
+                mean, error = np.array([over_seeds(longer)]).T
+                color, marker = STYLE[name]
+                how = {"color": color, "marker": marker, "mfc": "white", "ms": 5}
+                panel.errorbar([100], mean, error, ls="none", capsize=1.5, **how)
+        panel.set(xscale="log", xlabel="largest delay", ylabel=label, ylim=(0, 1))
+        panel.set_xticks([*found], [str(delay) for delay in found])
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    panels[1, 0].axhline(1 / 8, color="0.6", lw=0.7, ls=":")
+    panels[1, 2].axis("off")
+    panels[1, 2].legend(*panels[1, 0].get_legend_handles_labels(), frameon=False, fontsize=8)
+    letters(panels.flat[:5])
     figure.savefig(path, dpi=150)
 
 
