@@ -250,7 +250,7 @@ def recurrent_figure(path):
         for name in dict.fromkeys(n["architecture"] for n in found[25]):
             at = {"architecture": name, "learning_rate": COPY_RATE}
             each = {d: [n[quantity][-1] for n in select(n, **at)] for d, n in found.items()}
-            each = {d: over_seeds(values) for d, values in each.items() if len(values) == 10}
+            each = {d: over_seeds(values) for d, values in each.items() if len(values) >= 5}
             draw(panel, [*each], *np.array([*each.values()]).T, STYLE[name], label=name)
             longer = [n[quantity][-1] for n in select(long, **at)]
             if longer:
