@@ -218,6 +218,7 @@ def cause_figure(path):
     rate_panel(b, groups + small, ("U(1)", "dense", "dense, orthogonal"))
     rate_panel(c, weaker, ("U(1)", "O(2)", "dense"))
     rate_panel(c, groups, ("O(8)",))
+    c.set_title(r"$\sigma_w=1.1$, O(8): 1.2", loc="right", fontsize=8)
     for panel in (a, b, c):
         below(panel)
     letters((a, b, c))
