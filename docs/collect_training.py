@@ -33,6 +33,8 @@ def networks(found) -> list[dict]:
     """One entry for every architecture, gain, rate and seed that is ready."""
     rows = []
     axes = ("architecture", "gain", "learning_rate", "seed")
+    # Without a symmetry there is no generator, and xarray does not stack what has no entries.
+    found = found.drop_dims([dim for dim, size in found.sizes.items() if size == 0])
     stacked = found.stack(network=axes)
     for i in range(stacked.sizes["network"]):
         one = stacked.isel(network=i)

@@ -49,36 +49,37 @@ def generic_exponent(
 
     λ = ½ log χ + ½ [⟨second-order change of log growth⟩ − V_M/(2χ²) − V_A/(q χ)],
 
-    where V_M/width is the variance of the growth in one layer, V_A/width what is lost to the
-    Goldstone directions, and the change is that with the covariance of a unit's state, with its
-    correlation with the tangent, and with the product of its anisotropy with that of the
-    tangent, at their stationary moments of order 1/width.
+    where V_M/width is the variance of the growth in one layer and V_A/width, per component, what
+    is lost to the Goldstone directions. The average is over stationary fluctuations, of order
+    1/width: of the covariance of a unit's state, of its correlation with the tangent, and of the
+    product of the anisotropies of state and tangent.
 
     Parameters
     ----------
     activation
         Radial, or odd with one component; g(r)/r must fall with r, as that of tanh does.
     weight_variance
-        σ_w², above the onset.
+        σ_w², above the onset; NaN below it.
     components, algebra
         Of a unit and of the weights, as in `theory.layer`. The width counts units.
 
     Accuracy
     --------
-    First order in 1/width: width · (σ_w² − 1) must be large. For radial tanh at σ_w = 1.6, the
-    exact coefficient at width 64 is 1 % larger for U(1), 10 % for U(2), 19 % for O(2) and 27 %
-    for O(4) (simulated, ± 1 %): several numbers in a unit become equally long slowly, and so do
-    those of the tangent.
+    First order in 1/width: width · (σ_w² − 1) must be large. For radial tanh at σ_w = 1.6,
+    width · (λ − limit) at width 64 exceeds the coefficient by 1 % for U(1), 10 % for U(2), 19 % for
+    O(2) and 27 % for O(4) (simulated, ± 1 %): several numbers in a unit become equally long
+    slowly, and so do those of the tangent.
 
     At the onset the coefficient is 1/d − 1/2 − 1/k for every smooth activation, with d = 1, 2, 4
-    for real, complex and quaternionic weights, and −1/(2k) for dense ones, while ½ log χ is
-    (σ_w² − 1)²/(2 (k + 2)). So a unit of one number has negative exponents up to
-    σ_w² − 1 = √((k + 2)/width); O(k) with k > 2 has none to this order.
+    for real, complex and quaternionic weights, and −1/(2k) for dense ones. If g'''(0) < 0,
+    ½ log χ = (σ_w² g'(0)² − 1)²/(2 (k + 2)) there, so that a unit of one number has negative
+    exponents up to σ_w² g'(0)² − 1 = √((k + 2)/width); O(k) with k > 2 has none to this order.
 
     Raises
     ------
     ValueError
-        If the activation is neither radial nor odd with one component.
+        If the activation is neither radial nor odd with one component, or the algebra does not act
+        on so many components.
 
     References
     ----------
@@ -144,7 +145,7 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
     # right angles to all multiples of n, half is Hermitian.
     rank_one = 1 / d - 1 / k
     turning = (k - d) / (2 * d)
-    isotropy = variance * mean(rho**2 * g**2) / (q * quartic)  # of E, and of H times √χ
+    isotropy = variance * mean(rho**2 * g**2) / (q * quartic)  # of E on itself; of H: over √χ
     tangent = variance * mean(b**2 + 2 * b * (a - b) / k + 2 * (a - b) ** 2 / quartic) / chi
     pushed = variance * mean((a**2 - b**2) * rho**2) / (quartic * chi)  # of S by E
     square_e = (variance / q) ** 2 * rank_one * mean(g**4) / (1 - isotropy**2)
@@ -176,4 +177,6 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
         - noise_growth / (2 * chi**2)
         - (lost if symmetric else 0.0)
     )
-    return GenericExponent(jnp.log(chi) / 2, total / 2)
+    alive = growth(_LOW) > 1
+    found = GenericExponent(jnp.log(chi) / 2, total / 2)
+    return jax.tree.map(lambda x: jnp.where(alive, x, jnp.nan), found)

@@ -54,7 +54,7 @@ def main(path="docs/figures/finite_width_window.png"):
             shown = (gains > 1.06) & (gains < 2.2)
             line = (limit + coefficient * k / numbers)[shown]
             a.plot(gains[shown], line, color=color, lw=0.9, ls="-" if numbers == 64 else "--")
-        # λ = 0 at this number of real numbers in a layer. For O(4) there is none above 78.
+        # λ = 0 at this number of real numbers in a layer. For O(4) there is none above 81.
         at = -coefficient * k / limit
         shown = (at > 12) & (gains > (1.2 if group == "O(4)" else 1))
         b.plot(at[shown], gains[shown] - 1, color=color, lw=0.9)

@@ -94,6 +94,7 @@ def orbit(k, table):
         (2, "dense", 1.6, 400, 1.1),
         (4, "real", 2.5, 500, 1.2),
         (4, "complex", 2.5, 500, 1.2),
+        (8, "quaternion", 2.5, 250, 1.2),
         pytest.param(4, "real", 2.5, 5000, 1.1, marks=pytest.mark.slow),
     ],
 )
@@ -150,6 +151,11 @@ def test_the_limit_is_half_log_chi():
     """χ by scipy's `quad` at the root of the length map that its `brentq` finds."""
     found = generic_exponent(TANH, 1.5**2)
     assert float(found.limit) == pytest.approx(0.5 * np.log(1.1393232249854865), rel=1e-9)
+
+
+def test_there_is_none_below_the_onset():
+    assert np.isnan(generic_exponent(TANH, 0.9, components=4)).all()
+    assert np.isfinite(generic_exponent(TANH, 1.001, components=4)).all()
 
 
 def test_bad_arguments():
