@@ -257,9 +257,10 @@ def recurrent_figure(path):
             if longer:
                 mean, error = np.array([over_seeds(longer)]).T
                 color, marker = STYLE[name]
-                how = {"color": color, "marker": marker, "mfc": "white", "ms": 5}
+                how = {"color": color, "marker": marker, "mfc": "white", "ms": 5, "elinewidth": 0.9}
                 panel.errorbar([100], mean, error, ls="none", capsize=1.5, **how)
         panel.set(xscale="log", xlabel="largest delay", ylabel=label, ylim=(0, 1))
+        panel.set_title(r"copy, $\eta=0.003$", loc="right", fontsize=8)
         panel.set_xticks([*found], [str(delay) for delay in found])
         panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     panels[1, 0].axhline(1 / 8, color="0.6", lw=0.7, ls=":")
