@@ -207,6 +207,9 @@ def fashion_figure(path):
     figure.savefig(path, dpi=150)
 
 
+ORTHOGONAL = "dense, orthogonal"
+
+
 def cause_figure(path):
     """500 layers: weights and units without the symmetry; smaller rates; a smaller gain."""
     controls, groups, small = read("controls_500"), read("digits_500"), read("small_rates")
@@ -218,6 +221,8 @@ def cause_figure(path):
     rate_panel(b, groups + small, ("U(1)", "dense", "dense, orthogonal"))
     rate_panel(c, weaker, ("U(1)", "O(2)", "dense"))
     rate_panel(c, groups, ("O(8)",))
+    points = accuracies(read("critical_500"), "learning_rate", architecture=ORTHOGONAL, gain=1.05)
+    draw(c, *points, STYLE[ORTHOGONAL], label=rf"{ORTHOGONAL}, $\sigma_w=1.05$")
     c.set_title(r"$\sigma_w=1.1$, O(8): 1.2", loc="right", fontsize=8)
     for panel in (a, b, c):
         below(panel)
