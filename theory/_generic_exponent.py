@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Algebra, WeightLaw
 from theory._quadrature import Resolution
-from theory._radial_moments import chi_nodes
+from theory._radial_moments import chi_nodes, radial_moments
 
 # Notation: z ∈ R^k a unit, n = z/|z|, t a tangent; a = g', b = g/r, so that Dt = a n (n·t) +
 # b (t − n (n·t)). Weights of an algebra of dimension d (1, 2, 4) commute with matrices of k/d
@@ -145,8 +145,9 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
     # right angles to all multiples of n, half is Hermitian.
     rank_one = 1 / d - 1 / k
     turning = (k - d) / (2 * d)
-    isotropy = variance * mean(rho**2 * g**2) / (q * quartic)  # of E on itself; of H: over √χ
-    tangent = variance * mean(b**2 + 2 * b * (a - b) / k + 2 * (a - b) ** 2 / quartic) / chi
+    gains, _ = radial_moments(activation, q, k, order=order)
+    isotropy = variance * gains.anisotropy  # of E on itself; of H: over √χ
+    tangent = variance * gains.symmetric_traceless / chi  # of S
     pushed = variance * mean((a**2 - b**2) * rho**2) / (quartic * chi)  # of S by E
     square_e = (variance / q) ** 2 * rank_one * mean(g**4) / (1 - isotropy**2)
     both = variance**2 / (q * chi) * rank_one * mean(g**2 * (a**2 - b**2))

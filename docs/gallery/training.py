@@ -44,7 +44,7 @@ PANELS = (
      "residual, layer norm"),
 )  # fmt: skip
 DEPTHS = {50: ("#56B4E9", "o"), 100: ("#E69F00", "s"), 200: ("#009E73", "^"), 500: ("#000000", "D")}
-CHANCE = 0.1
+CHANCE, COPY_CHANCE = 0.1, 1 / 8
 USABLE = 0.5
 """Test accuracy of a learning rate that counts as usable."""
 
@@ -81,7 +81,13 @@ def draw(panel, x, mean, error, style, **more):
     color, marker = style
     bars = None if np.all(np.isnan(error)) else error
     how = {"color": color, "marker": marker, "ms": 3.2, "lw": 0.9, "capsize": 1.5}
-    panel.errorbar(x, mean, bars, **how, **more)
+    panel.errorbar(x, mean, bars, **how | more)
+
+
+def ticks(panel, at):
+    """Marks of a logarithmic axis at these values alone."""
+    panel.set_xticks(at, [f"{value:g}" for value in at])
+    panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
 
 
 def rate_panel(panel, networks, names, chance=CHANCE):
@@ -174,8 +180,7 @@ def depth_figure(path):
         draw(best, [*own], *np.array(tops).T, STYLE[name], label=name)
     for panel in (width, best):
         panel.set_xscale("log")
-        panel.set_xticks([*found], [str(d) for d in found])
-        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        ticks(panel, [*found])
         panel.set_xlabel("depth $L$")
     width.set(ylabel="usable decades of $\\eta$", ylim=(-0.05, 2.1))
     best.set(ylabel="accuracy at the best rate", ylim=(0, 1))
@@ -218,7 +223,7 @@ def cause_figure(path):
     a, b, c = figure.subplots(1, 3)
     names = sorted({n["architecture"] for n in controls})
     rate_panel(a, groups + controls, ("O(4)", "O(8)", *names))
-    rate_panel(b, groups + small, ("U(1)", "dense", "dense, orthogonal"))
+    rate_panel(b, groups + small, ("U(1)", "dense", ORTHOGONAL))
     rate_panel(c, weaker, ("U(1)", "O(2)", "dense"))
     rate_panel(c, groups, ("O(8)",))
     points = accuracies(read("critical_500"), "learning_rate", architecture=ORTHOGONAL, gain=1.05)
@@ -238,7 +243,7 @@ def recurrent_figure(path):
     """Digits pixel by pixel and the copy task over the learning rate; the latter over the delay."""
     parts = (("sequential_digits", "digits, pixel by pixel", CHANCE),
              ("permuted_digits", "permuted", CHANCE),
-             ("copy_25", "copy, delays up to 25", 1 / 8))  # fmt: skip
+             ("copy_25", "copy, delays up to 25", COPY_CHANCE))  # fmt: skip
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     panels = figure.subplots(2, 3)
     for panel, (name, title, chance) in zip(panels[0], parts, strict=True):
@@ -246,9 +251,7 @@ def recurrent_figure(path):
         names = dict.fromkeys(n["architecture"] for n in networks)
         rate_panel(panel, networks, names, chance)
         panel.set_title(title, loc="right", fontsize=8)
-        rates = sorted({n["learning_rate"] for n in networks})
-        panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
-        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        ticks(panel, sorted({n["learning_rate"] for n in networks}))
     found = {delay: read(f"copy_{delay}") for delay in (25, 100, 200)}
     long = read("copy_long")
     labels = {"test_accuracy": "tokens that are right", "test_success": "sequences that are right"}
@@ -260,15 +263,12 @@ def recurrent_figure(path):
             draw(panel, [*each], *np.array([*each.values()]).T, STYLE[name], label=name)
             longer = [n[quantity][-1] for n in select(long, **at)]
             if longer:
-                mean, error = np.array([over_seeds(longer)]).T
-                color, marker = STYLE[name]
-                how = {"color": color, "marker": marker, "mfc": "white", "ms": 5, "elinewidth": 0.9}
-                panel.errorbar([100], mean, error, ls="none", capsize=1.5, **how)
+                points = [100], *np.array([over_seeds(longer)]).T
+                draw(panel, *points, STYLE[name], ls="none", mfc="white", ms=5)
         panel.set(xscale="log", xlabel="largest delay", ylabel=label, ylim=(0, 1))
         panel.set_title(r"copy, $\eta=0.003$", loc="right", fontsize=8)
-        panel.set_xticks([*found], [str(delay) for delay in found])
-        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    panels[1, 0].axhline(1 / 8, color="0.6", lw=0.7, ls=":")
+        ticks(panel, [*found])
+    panels[1, 0].axhline(COPY_CHANCE, color="0.6", lw=0.7, ls=":")
     panels[1, 2].axis("off")
     panels[1, 2].legend(*panels[1, 0].get_legend_handles_labels(), frameon=False, fontsize=8)
     letters(panels.flat[:5])

@@ -44,16 +44,15 @@ def main(path="docs/figures/finite_width_window.png"):
         gains = np.linspace(1.02, 3.4, 120)
         found = [theory.generic_exponent(phi, g**2, components=k, algebra=algebra) for g in gains]
         limit, coefficient = np.array(found, float).T
-        for numbers in (64, 256) if group == "O(4)" else (64,):
+        looks = ((64, "-", color), (256, "--", "white"))
+        for numbers, dashes, face in looks if group == "O(4)" else looks[:1]:
             (row,) = [row for row in rows if row["numbers"] == numbers]
             values, errors = (np.array(row[name], float) for name in ("exponent", "standard_error"))
-            look = {**style, "label": f"{group}, $N={numbers}$"}
-            if numbers == 256:
-                look["mfc"] = "white"
-            a.errorbar(row["gains"], values, errors, **look)
+            label = f"{group}, $N={numbers}$"
+            a.errorbar(row["gains"], values, errors, label=label, mfc=face, **style)
             shown = (gains > 1.06) & (gains < 2.2)
             line = (limit + coefficient * k / numbers)[shown]
-            a.plot(gains[shown], line, color=color, lw=0.9, ls="-" if numbers == 64 else "--")
+            a.plot(gains[shown], line, color=color, lw=0.9, ls=dashes)
         # λ = 0 at this number of real numbers in a layer. For O(4) there is none above 81.
         at = -coefficient * k / limit
         shown = (at > 12) & (gains > (1.2 if group == "O(4)" else 1))

@@ -24,7 +24,8 @@ def simulated(k, algebra, gain, width, chains, steps=150, discard=50):
     trace = lambda x: np.trace(x, axis1=-2, axis2=-1)
     swapped = lambda x: x.transpose(0, 2, 1)
     moments = np.zeros((chains, 2 * k, 2 * k)) + np.diag([0.5] * k + [1.0] * k)
-    total, known = np.zeros(chains), np.zeros((chains, 9))
+    expected = [scipy.stats.chi(k).moment(p) for p in range(4)]
+    total, known = np.zeros(chains), 0.0
     for step in range(steps):
         x = rng.standard_normal((chains, width, 2 * k))
         y = x @ swapped(np.linalg.cholesky(moments))
@@ -52,9 +53,8 @@ def simulated(k, algebra, gain, width, chains, steps=150, discard=50):
         moments = np.block([[zz, swapped(tz)], [tz, tt]])
         if step >= discard:
             total += np.log(growth[:, 0, 0]) / 2
-            known += mean_zero(x[..., :k], x[..., k:])
-    regressors = np.column_stack([np.ones(chains), known[:, [0, 2, 4, 6, 7, 8]], known[:, 1:6:2]])
-    regressors = regressors[:, : 7 if k == 1 else 10]
+            known += mean_zero(x[..., :k], x[..., k:], expected)
+    regressors = np.column_stack([np.ones(chains), known])
     each = total / (steps - discard)
     found, residual = np.linalg.lstsq(regressors, each)[:2]
     inverse = np.linalg.inv(regressors.T @ regressors)
@@ -62,15 +62,15 @@ def simulated(k, algebra, gain, width, chains, steps=150, discard=50):
     return found[0], np.sqrt(inverse[0, 0] * residual[0] / freedom)
 
 
-def mean_zero(x, t):
-    """Means over units of functions of two independent standard Gaussian vectors."""
+def mean_zero(x, t, expected):
+    """Means over units of functions of two standard Gaussian vectors; `expected` is E |x|^p."""
     k = x.shape[2]
     rho = np.linalg.norm(x, axis=2)
     along = (np.sum(x * t, axis=2) / rho) ** 2
     rest = np.sum(t * t, axis=2) - along
-    found = [rho**p * w for p in range(3) for w in (along - 1, rest - (k - 1))]
-    chi = scipy.stats.chi(k)
-    found += [rho**p - chi.moment(p) for p in (1, 2, 3)]
+    found = [rho**p * (along - 1) for p in range(3)]
+    found += [rho**p - expected[p] for p in (1, 2, 3)]
+    found += [rho**p * (rest - (k - 1)) for p in range(3) if k > 1]
     return np.stack([f.mean(axis=1) for f in found], axis=1)
 
 
