@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sigprop._toml import build, read_toml
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw
 
 Mixing = Literal["real", "complex", "quaternion", "dense"]
+
+_COUNTS = {"depth": 2, "features": 1, "epochs": 1, "batch": 2, "records": 2, "delay": 1}
+"""The smallest value of fields that count."""
+_SEEDS = 2**31
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,18 @@ class Architecture:
     cell: Literal["deep", "rnn", "gru", "block", "transformer"] = "deep"
     """A deep network, or a recurrent one that reads its input step by step; a deep one of layers
     [h +] φ(W norm(h)), see `BlockClassifier`; or a language model, see `Transformer`."""
+
+    def check(self) -> None:
+        """Raise a `ValueError` that names the field unless this can be built."""
+        for name in ("mixing", "weights", "normalisation", "cell"):
+            _check_choice(self, name)
+        if self.features is not None and not _whole(self.features, 1):
+            raise ValueError(f"`features`: must be at least 1, or None; got {self.features!r}")
+        try:
+            _ = self.phi, self.law
+        except ValueError as error:
+            message = re.sub("^`(name|profile)`", "`activation`", str(error))
+            raise ValueError(f"{message}, of {self.name}") from error
 
     @property
     def phi(self) -> "Activation":
@@ -96,7 +113,7 @@ class Study:
     optimiser: Literal["adam", "sgd"] = "adam"
     records: int = 12
     """How often the networks are measured: at steps in geometric progression, and at the end."""
-    precision: str = "highest"
+    precision: Literal["highest", "high", "default"] = "highest"
     """Of matrix products."""
     measures: tuple[str, ...] = ("signals",)
     """What is measured beside loss and accuracy: names in `MEASURES`."""
@@ -104,60 +121,41 @@ class Study:
     """Images to train on, None for all."""
 
     def __post_init__(self):
-        names = [a.name for a in self.architectures]
-        checks: list[tuple[bool, str, str, Any]] = [
-            (len(names) > 0, "architectures", "hold at least one", names),
-            (len(set(names)) == len(names), "architectures", "have different names", names),
-            (self.depth >= 2, "depth", "be a whole number of at least 2", self.depth),
-            (self.epochs >= 1, "epochs", "be a whole number of at least 1", self.epochs),
-            (self.batch >= 2, "batch", "be a whole number of at least 2", self.batch),
-            (self.records >= 2, "records", "be a whole number of at least 2", self.records),
-            (_positive(self.gains), "gains", "be positive, at least one", self.gains),
-            (
-                _positive(self.learning_rates),
-                "learning_rates",
-                "be positive, at least one",
-                self.learning_rates,
-            ),
-            (
-                len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds),
-                "seeds",
-                "be different, at least one",
-                self.seeds,
-            ),
-            (self.optimiser in ("adam", "sgd"), "optimiser", "be adam or sgd", self.optimiser),
-        ]
-        for architecture in self.architectures:
-            size = architecture.features or self.features
-            checks.append(
-                (
-                    size >= 1 and size % architecture.components == 0,
-                    "features",
-                    f"be a multiple of the components of {architecture.name}",
-                    size,
-                )
-            )
-            deep = architecture.cell in ("deep", "block")
-            text = architecture.cell == "transformer"
-            checks.append(
-                (
-                    text == (self.data == "python"),
-                    "data",
-                    "be python for transformers and for nothing else",
-                    self.data,
-                )
-            )
-            checks.append(
-                (
-                    not (deep and self.data == "copy"),
-                    "data",
-                    f"be images for {architecture.name}, which reads all numbers at once",
-                    self.data,
-                )
-            )
-        for good, name, what, value in checks:
+        def need(good: Any, name: str, what: str, value: Any) -> None:
             if not good:
-                raise ValueError(f"`{name}`: must {what}; got {value}")
+                raise ValueError(f"`{name}`: must {what}; got {value!r}")
+
+        names = [a.name for a in self.architectures]
+        need(names, "architectures", "hold at least one", names)
+        need(len(set(names)) == len(names), "architectures", "have different names", names)
+        for name in ("gains", "learning_rates", "seeds"):
+            values = getattr(self, name)
+            need(_several(values), name, "hold at least one, each once", values)
+        for name in ("gains", "learning_rates"):
+            values = getattr(self, name)
+            need(all(_positive(v) for v in values), name, "be finite and above 0", values)
+        whole = all(_whole(seed, 0) and seed < _SEEDS for seed in self.seeds)
+        need(whole, "seeds", f"be whole numbers from 0 to {_SEEDS - 1}", self.seeds)
+        several = isinstance(self.measures, tuple | list)
+        need(several, "measures", "be several names, or none", self.measures)
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            need(_whole(value, least), name, f"be a whole number of at least {least}", value)
+        count = self.train_count
+        need(count is None or _whole(count, 1), "train_count", "be at least 1, or None", count)
+        for name in ("optimiser", "precision"):
+            _check_choice(self, name)
+        for architecture in self.architectures:
+            architecture.check()
+            own, cell = architecture.name, architecture.cell
+            size = architecture.features or self.features
+            several = size % architecture.components == 0
+            need(several, "features", f"be a multiple of the components of {own}", size)
+            text = (cell == "transformer") == (self.data == "python")
+            need(text, "data", "be python for transformers and for nothing else", self.data)
+            images = self.data != "copy" or cell in ("rnn", "gru")
+            what = f"be images for {own}, which reads all numbers at once"
+            need(images, "data", what, self.data)
 
     @property
     def chance(self) -> float | None:
@@ -238,5 +236,21 @@ def read_study(path: str | PathLike[str], **instead: Any) -> Study:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _positive(values: tuple[float, ...]) -> bool:
-    return len(values) > 0 and all(math.isfinite(v) and v > 0 for v in values)
+def _several(values: Any) -> bool:
+    return isinstance(values, tuple | list) and len(set(values)) == len(values) > 0
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value is not True and 0 < value < math.inf
+
+
+def _check_choice(fields: Any, name: str) -> None:
+    """Raise a `ValueError` unless a field has one of the values in its annotation."""
+    known = get_args(type(fields).__annotations__[name])
+    value = getattr(fields, name)
+    if value not in known:
+        raise ValueError(f"`{name}`: must be one of {', '.join(known)}; got {value!r}")

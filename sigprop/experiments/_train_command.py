@@ -1,6 +1,9 @@
 """What `sigprop train` does: train what is missing of a study, and show what is there."""
 
 import json as json_text
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ def train_study(
         if only_show:
             found = study_dataset(study, folder)
         else:
-            with out.progress_bars(json) as bars:
+            with out.progress_bars(json) as bars, _named(path, instead):
                 found = train(study, folder, progress=lambda *steps: bars("steps", *steps))
         store = folder / "study.zarr"
         write_dataset(found, store, provenance=provenance(study=study))
@@ -53,6 +56,18 @@ def train_study(
     else:
         out.show(_table(rows), *failures(study, found), f"written to {folder}")
     return 0
+
+
+@contextmanager
+def _named(path: Path, options: dict[str, Any]) -> Iterator[None]:
+    """Say of a field that is no option of the command in which file it stands."""
+    try:
+        yield
+    except ValueError as error:
+        field = re.match(r"`(\w+)`", str(error))
+        if field and field[1] in Study.__dataclass_fields__.keys() - options.keys():
+            raise BadInput(f"{path}: {error}") from error
+        raise
 
 
 def over_seeds(accuracy: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:

@@ -526,7 +526,7 @@ class TestStudy:
         [
             ("depht = 3", "`depht`: must be one of"),
             ("depth = 1\n[[architecture]]\nname = 'a'", "`depth`: must be"),
-            ("gains = [-1.0]\n[[architecture]]\nname = 'a'", "`gains`: must be positive"),
+            ("gains = [-1.0]\n[[architecture]]\nname = 'a'", "`gains`: must be finite and above 0"),
             ("", "`architectures`: must hold at least one"),
             ("data = 'copy'\n[[architecture]]\nname = 'a'", "`data`: must be images"),
             ("depth = ", "must be a readable TOML file"),
@@ -539,6 +539,48 @@ class TestStudy:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_study(path)
+
+    def test_mistakes_of_kind(self, tmp_path):
+        """In a process of its own, where no hook checks the types before the study does."""
+        architecture = "\n[[architecture]]\nname = 'a'\n"
+        cases = [
+            ("gains = ['x']" + architecture, "`gains`: must be finite and above 0; got ('x',)"),
+            ("gains = 1.2" + architecture, "`gains`: must hold at least one, each once; got 1.2"),
+            ("learning_rates = [true]" + architecture, "`learning_rates`: must be finite and"),
+            (
+                "seeds = [0.5]" + architecture,
+                "`seeds`: must be whole numbers from 0 to 2147483647;",
+            ),
+            ("seeds = [1, 1]" + architecture, "`seeds`: must hold at least one, each once;"),
+            ("measures = 'signals'" + architecture, "`measures`: must be several names, or none;"),
+            ("epochs = 1.5" + architecture, "`epochs`: must be a whole number of at least 1;"),
+            ("precision = 'exact'" + architecture, "`precision`: must be one of highest, high,"),
+            (architecture + "cell = 'lstm'", "`cell`: must be one of deep, rnn, gru,"),
+            (architecture + "features = 1.5", "`features`: must be at least 1, or None; got 1.5"),
+            (architecture + "activation = 'x'", "`activation`: must be one of elu, erf,"),
+            (architecture + "activation = 'radial x'", "`activation`: must be one of"),
+            (
+                architecture + "mixing = 'complex'",
+                "`components`: complex weights act on a multiple",
+            ),
+        ]
+        paths = [tmp_path / f"{i}.toml" for i in range(len(cases))]
+        for path, (text, _) in zip(paths, cases, strict=True):
+            path.write_text(text)
+        code = """
+import sys
+from sigprop.experiments import read_study
+for path in sys.argv[1:]:
+    try:
+        read_study(path)
+    except ValueError as error:
+        print(error)
+"""
+        command = [sys.executable, "-c", code, *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        lines = done.stdout.splitlines()
+        for path, (_, message), line in zip(paths, cases, lines, strict=True):
+            assert line.startswith(f"{path}: {message}")
 
     def test_names_depend_on_the_result_alone(self):
         one = STUDY.members[0]
