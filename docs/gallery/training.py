@@ -142,17 +142,29 @@ def rates_figure(path):
     figure.savefig(path, dpi=150)
 
 
-def usable_decades(networks, name):
-    """Decades of the learning rate, within the grid, at which the mean accuracy is above USABLE."""
-    rates, mean, _ = accuracies(networks, "learning_rate", architecture=name)
-    fine = np.linspace(np.log10(rates[0]), np.log10(rates[-1]), 2001)
-    above = np.interp(fine, np.log10(rates), mean) > USABLE
-    return above.mean() * (fine[-1] - fine[0])
+def at_all_rates(depth):
+    """The networks of depths.toml and, where they are ready, of wide_rates.toml."""
+    wide = f"wide_rates_{depth}"
+    return read(f"digits_{depth}") + (read(wide) if (DATA / f"{wide}.json").is_file() else [])
+
+
+def usable(networks, **where):
+    """The rates around the best one at which the mean accuracy, interpolated, is above USABLE;
+    and whether the lowest and the highest of them are the ends of what was tried."""
+    rates, mean, _ = accuracies(select(networks, **where), "learning_rate")
+    fine = np.linspace(np.log10(rates[0]), np.log10(rates[-1]), 4001)
+    below = np.interp(fine, np.log10(rates), mean) <= USABLE
+    best = np.searchsorted(fine, np.log10(rates[np.argmax(mean)]))
+    if np.max(mean) <= USABLE:
+        return np.nan, np.nan, False, False
+    low = max(np.flatnonzero(below[:best]), default=-1) + 1
+    high = min(np.flatnonzero(below[best:]), default=len(fine) - best) + best - 1
+    return 10 ** fine[low], 10 ** fine[high], low == 0, high == len(fine) - 1
 
 
 def depth_figure(path):
     """Learning-rate curves at every depth, and how much of the rates is usable."""
-    found = {d: read(f"digits_{d}") for d in DEPTHS if (DATA / f"digits_{d}.json").is_file()}
+    found = {depth: at_all_rates(depth) for depth in DEPTHS}
     names = (*PANELS[0], *PANELS[2][2:])
     figure = Figure(figsize=(10.5, 5.0), layout="constrained")
     grid = figure.subplots(2, 5)
@@ -165,7 +177,7 @@ def depth_figure(path):
         panel.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
         panel.set(xscale="log", ylim=(0, 1))
         panel.set_title(name, fontsize=9)
-    panels[2].legend(frameon=False, fontsize=7, loc="lower right")
+    panels[4].legend(frameon=False, fontsize=7, loc="upper right")
     for panel in panels[4:]:
         panel.set_xlabel(r"learning rate $\eta$")
     for panel in panels[::4]:
@@ -174,15 +186,21 @@ def depth_figure(path):
         own = {d: n for d, n in found.items() if select(n, architecture=name)}
         color, marker = STYLE[name]
         how = {"color": color, "marker": marker, "ms": 3.2, "lw": 0.9, "label": name}
-        width.plot([*own], [usable_decades(n, name) for n in own.values()], **how)
-        curves = [accuracies(n, "learning_rate", architecture=name)[1:] for n in own.values()]
+        ends = np.array([usable(n, architecture=name) for n in own.values()])
+        decades = np.nan_to_num(np.log10(ends[:, 1] / ends[:, 0]))
+        width.plot([*own], decades, **how)
+        # Open where the range goes on beyond what was tried.
+        least = ends[:, 2:].any(axis=1)
+        width.plot(np.array([*own])[least], decades[least], **how | {"ls": "none", "mfc": "white"})
+        chosen = [select(n, architecture=name) for n in own.values()]
+        curves = [accuracies(n, "learning_rate")[1:] for n in chosen]
         tops = [(mean.max(), error[mean.argmax()]) for mean, error in curves]
         draw(best, [*own], *np.array(tops).T, STYLE[name], label=name)
     for panel in (width, best):
         panel.set_xscale("log")
         ticks(panel, [*found])
         panel.set_xlabel("depth $L$")
-    width.set(ylabel="usable decades of $\\eta$", ylim=(-0.05, 2.1))
+    width.set(ylabel="usable decades of $\\eta$", ylim=(-0.1, 5.1))
     best.set(ylabel="accuracy at the best rate", ylim=(0, 1))
     below(best, 0.3)
     figure.savefig(path, dpi=150)
@@ -216,18 +234,19 @@ ORTHOGONAL = "dense, orthogonal"
 
 
 def cause_figure(path):
-    """500 layers: weights and units without the symmetry; smaller rates; a smaller gain."""
-    controls, groups, small = read("controls_500"), read("digits_500"), read("small_rates")
-    weaker = read("nonlinearity")
+    """500 layers: weights and units without the symmetry; all rates; a smaller gain."""
+    controls, groups, weaker = read("controls_500"), at_all_rates(500), read("nonlinearity")
+    near = read("critical_500") + read("critical_small_rates_500")
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     a, b, c = figure.subplots(1, 3)
     names = sorted({n["architecture"] for n in controls})
-    rate_panel(a, groups + controls, ("O(4)", "O(8)", *names))
-    rate_panel(b, groups + small, ("U(1)", "dense", ORTHOGONAL))
+    rate_panel(a, read("digits_500") + controls, ("O(4)", "O(8)", *names))
+    rate_panel(b, groups, ("O(4)", "O(8)", "U(1)", "dense", ORTHOGONAL, "residual, layer norm"))
+    points = accuracies(near, "learning_rate", architecture=ORTHOGONAL, gain=1.05)
+    label = rf"{ORTHOGONAL}, $\sigma_w=1.05$"
+    draw(b, *points, STYLE[ORTHOGONAL], mfc="white", ls="--", label=label)
     rate_panel(c, weaker, ("U(1)", "O(2)", "dense"))
-    rate_panel(c, groups, ("O(8)",))
-    points = accuracies(read("critical_500"), "learning_rate", architecture=ORTHOGONAL, gain=1.05)
-    draw(c, *points, STYLE[ORTHOGONAL], label=rf"{ORTHOGONAL}, $\sigma_w=1.05$")
+    rate_panel(c, read("digits_500"), ("O(8)",))
     c.set_title(r"$\sigma_w=1.1$, O(8): 1.2", loc="right", fontsize=8)
     for panel in (a, b, c):
         below(panel)
@@ -253,7 +272,7 @@ def recurrent_figure(path):
         panel.set_title(title, loc="right", fontsize=8)
         ticks(panel, sorted({n["learning_rate"] for n in networks}))
     found = {delay: read(f"copy_{delay}") for delay in (25, 100, 200)}
-    long = read("copy_long")
+    long = {100: read("copy_long_100"), 200: read("copy_long_200")}
     labels = {"test_accuracy": "tokens that are right", "test_success": "sequences that are right"}
     for panel, (quantity, label) in zip(panels[1], labels.items(), strict=False):
         for name in dict.fromkeys(n["architecture"] for n in found[25]):
@@ -261,10 +280,10 @@ def recurrent_figure(path):
             each = {d: [n[quantity][-1] for n in select(n, **at)] for d, n in found.items()}
             each = {d: over_seeds(values) for d, values in each.items() if len(values) >= 5}
             draw(panel, [*each], *np.array([*each.values()]).T, STYLE[name], label=name)
-            longer = [n[quantity][-1] for n in select(long, **at)]
-            if longer:
-                points = [100], *np.array([over_seeds(longer)]).T
-                draw(panel, *points, STYLE[name], ls="none", mfc="white", ms=5)
+            longer = {d: [n[quantity][-1] for n in select(n, **at)] for d, n in long.items()}
+            if longer[100]:
+                points = [*longer], *np.array([over_seeds(v) for v in longer.values()]).T
+                draw(panel, *points, STYLE[name], ls=":", mfc="white", ms=5)
         panel.set(xscale="log", xlabel="largest delay", ylabel=label, ylim=(0, 1))
         panel.set_title(r"copy, $\eta=0.003$", loc="right", fontsize=8)
         ticks(panel, [*found])
