@@ -126,8 +126,9 @@ def rates_figure(path):
     networks = read("digits_100")
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")
     panels = figure.subplots(2, 3)
+    whole = at_all_rates(100) + read("wide_controls_100")
     for panel, names in zip(panels[0], PANELS, strict=True):
-        rate_panel(panel, networks, names)
+        rate_panel(panel, whole, names)
         below(panel)
     groups, rate = PANELS[0], 1e-3
     text = "cosine of two inputs, last turn"
