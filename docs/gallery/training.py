@@ -144,9 +144,8 @@ def rates_figure(path):
 
 
 def at_all_rates(depth):
-    """The networks of depths.toml and, where they are ready, of wide_rates.toml."""
-    wide = f"wide_rates_{depth}"
-    return read(f"digits_{depth}") + (read(wide) if (DATA / f"{wide}.json").is_file() else [])
+    """The networks of depths.toml and those of wide_rates.toml."""
+    return read(f"digits_{depth}") + read(f"wide_rates_{depth}")
 
 
 def usable(networks, **where):
