@@ -36,7 +36,6 @@ from theory._diagram import phase_diagram, sector_diagram
 from theory._edges import Edges, spectrum_edges
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._finite_width import LengthCorrection, length_correction
-from theory._fixed_point import FixedPoints, Stability, fixed_points
 from theory._generic_exponent import GenericExponent, generic_exponent
 from theory._interpret import Reading, Stacked, along_depth, interpret
 from theory._jacobian import JacobianFactors, SlopeLaw, jacobian_factors
@@ -46,6 +45,7 @@ from theory._jacobian_moments import (
     jacobian_moments,
     lyapunov_quantiles,
 )
+from theory._length_point import FixedPoints, Stability, fixed_points
 from theory._linear_residual import linear_residual_gain, spike_overlap
 from theory._mean_field import MeanField, propagate
 from theory._moments import (

@@ -15,7 +15,8 @@ import numpy as np
 
 from theory._architecture import Part, Pointwise, check_positive, components
 from theory._compiled import compiled, cores, hasty_options, light_options
-from theory._fixed_point import Attractor, LengthPoint, attractor
+from theory._fixed_point import LengthPoint
+from theory._length_point import Attractor, attractor
 from theory._phase import (
     Phase,
     Prediction,

@@ -1,43 +1,25 @@
-"""Fixed points of the length map and of the correlation map of one turn of a network.
+"""One turn of a network at a fixed length, and the fixed point of its correlation map.
 
-Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope, x = 1 − c, and
-r(x) = x'/x, the factor by which one turn multiplies 1 − c.
+Notation: q length, λ = dq'/dq, χ slope, x = 1 − c, and r(x) = x'/x, the factor by which one turn
+multiplies 1 − c.
 """
-
-import enum
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from theory._architecture import Part, components
 from theory._interpret import interpret
 from theory._mean_field import MeanField
 from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments
-from theory._roots import bracketed_root, newton, root_between_nodes
-from theory._status import Estimate, Status, as_estimate, choose, replace_where
+from theory._roots import newton
+from theory._status import Estimate, Status, as_estimate, replace_where
 
-SHORTEST, LONGEST = 1e-30, 1e6
-"""Lengths between which fixed points are looked for."""
-_SURVEY = np.log(
-    np.append(np.geomspace(SHORTEST, 1e-12, 10)[:-1], np.geomspace(1e-12, LONGEST, 128))
-)
-_SLOTS = 4
-
-
-class Stability(enum.IntEnum):
-    """What happens to a length close to a fixed point."""
-
-    STABLE = 0
-    UNSTABLE = 1
-    HALF_STABLE = 2
-    """Attracts from one side only: a double root."""
-    NEUTRAL = 3
-    """Every length nearby is a fixed point too (relu at σ_w² = 2)."""
-    ABSENT = 4
+SHORTEST = 1e-30
+"""The shortest length at which a turn is looked at; it stands for 0."""
 
 
 class Turn(eqx.Module):
@@ -88,256 +70,12 @@ def one_turn(
     return read(after.value), read(after.error)
 
 
-def _along_length(body: Part, q: Float[Array, ""], order: int) -> tuple[Turn, Turn, Turn]:
-    """One turn from length q: values, errors, and derivatives with respect to q."""
-    turn = lambda q: one_turn(body, q, order=order, errors=True)
-    value, rate, error = jax.jvp(turn, (q,), (jnp.ones_like(q),), has_aux=True)
-    return value, error, rate
-
-
-def _log_growth(y: Float[Array, ""], body: Part, order: int) -> Float[Array, ""]:
-    """h(y) = log(q'/q) at q = e^y."""
-    return jnp.log(one_turn(body, jnp.exp(y), order=order)[0].length) - y
-
-
-class Survey(eqx.Module):
-    """The length map on a grid of y = log q, with the extremum of h nearest to zero put in."""
-
-    y: Float[Array, " nodes"]
-    growth: Float[Array, " nodes"]
-    """h."""
-    rate: Float[Array, " nodes"]
-    """dh/dy."""
-    noise: Float[Array, " nodes"]
-    """|h| below this is zero as far as can be told."""
-    touching: Float[Array, ""]
-    """The y of the extremum that was put in; NaN where there is none."""
-    grid: Float[Array, " grid"]
-    """The nodes before that, and there:"""
-    multiplier: Float[Array, " grid"]
-    slope: Float[Array, " grid"]
-    slope_error: Float[Array, " grid"]
-
-    def change(self, values: Float[Array, " grid"], y: Float[Array, ""]) -> Float[Array, ""]:
-        """|d values/dy| around y, by differences: good enough to carry an error on."""
-        i = jnp.clip(jnp.searchsorted(self.grid, y), 1, self.grid.size - 1)
-        return jnp.abs((values[i] - values[i - 1]) / (self.grid[i] - self.grid[i - 1]))
-
-
-def survey(body: Part, *, order: int = 64) -> Survey:
-    """h(y) on a grid from `SHORTEST` to `LONGEST`, fine enough to tell its roots apart."""
-    body = frozen(body)
-    y = jnp.asarray(_SURVEY, jnp.result_type(float))
-    turn, error, rate = jax.vmap(lambda q: _along_length(body, q, order))(jnp.exp(y))
-    h, noise = jnp.log(turn.length) - y, error.length / turn.length
-    dh = rate.length * jnp.exp(-h) - 1
-    # Where the quadrature fails the sign of h is still the best guess; the error will say so.
-    noise = jnp.where(noise < 1e-6, noise, 0.0)
-    # A pair of roots between two nodes shows as an extremum that heads for zero from both ends.
-    heading = (h[:-1] * dh[:-1] < 0) & (h[1:] * dh[1:] > 0) & (h[:-1] * h[1:] > 0)
-    step = y[1:] - y[:-1]
-    fall = jnp.abs(dh[:-1]) * jnp.abs(dh[1:]) / (jnp.abs(dh[:-1]) + jnp.abs(dh[1:]))
-    nearest = jnp.minimum(jnp.abs(h[:-1]), jnp.abs(h[1:]))
-    left = nearest - step * fall
-    # Unless the tangents go no eighth of the way to zero: those of a constant are rounding.
-    heading = heading & (left < 7 / 8 * nearest)
-    i = jnp.argmin(jnp.where(heading, left, jnp.inf))
-    found = heading[i]
-    guess = y[i] + jnp.where(found, step[i] * dh[i] / (dh[i] - dh[i + 1]), 0.0)
-
-    def derivative(y, body):
-        return jax.jvp(lambda y: _log_growth(y, body, order), (y,), (jnp.ones_like(y),))[1]
-
-    top = bracketed_root(derivative, body, guess, y[i], y[i + 1], found)
-    # Without an extremum the first node stands twice, which adds nothing.
-    top = jnp.where(found, top, y[0])
-    h_top = jnp.where(found, _log_growth(top, body, order), h[0])
-    noise_top = jnp.where(found, jnp.maximum(noise[i], noise[i + 1]), noise[0])
-    place = jnp.where(found, i, 0) + 1
-
-    def insert(values, new):  # no sort: one for each point of a diagram takes half the time
-        before, behind = jnp.append(values, values[-1:]), jnp.append(values[:1], values)
-        index = jnp.arange(before.size)
-        return jnp.where(index < place, before, jnp.where(index > place, behind, new))
-
-    return Survey(
-        insert(y, top),
-        insert(h, h_top),
-        insert(dh, jnp.where(found, 0.0, dh[0])),
-        insert(noise, noise_top),
-        jnp.where(found, top, jnp.nan),
-        y,
-        rate.length,
-        turn.slope,
-        error.slope,
-    )
-
-
 class LengthPoint(eqx.Module):
     """A fixed point of the length map: q*, λ = dq'/dq and χ there."""
 
     length: Estimate
     multiplier: Estimate
     slope: Estimate
-
-
-def _length_point(body, seen: Survey, y, width, tolerance, order) -> LengthPoint:
-    q = jnp.exp(y)
-    turn, local, along = _along_length(body, q, order)
-    rate = along.length
-    # |δq| = (error of the map + residual)/|1 − λ|, and never more than the bracket.
-    residual = local.length + jnp.abs(turn.length - q)
-    error = jnp.minimum(residual / jnp.abs(1 - rate), q * jnp.expm1(width))
-    error = jnp.where(local.length < 1e-6 * q, error, jnp.inf)
-    rate_error = seen.change(seen.multiplier, y) * error / q + local.length / q
-    slope_error = local.slope + seen.change(seen.slope, y) * error / q
-    error, rate_error, slope_error = frozen((error, rate_error, slope_error))
-    return LengthPoint(
-        as_estimate(q, error, tolerance),
-        as_estimate(rate, rate_error, tolerance),
-        as_estimate(turn.slope, slope_error, tolerance),
-    )
-
-
-class FixedPoints(eqx.Module):
-    """All fixed points of the length map, shortest first; unused places are ABSENT."""
-
-    length: Estimate
-    multiplier: Estimate
-    slope: Estimate
-    stability: Int[Array, " slots"]
-    """`Stability` of each."""
-    divergent: Bool[Array, ""]
-    """Whether lengths beyond the last fixed point grow without bound."""
-
-
-@eqx.filter_jit
-def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> FixedPoints:
-    """All fixed points of the length map of one turn, with their stability.
-
-    Parameters
-    ----------
-    body
-        What is repeated: from pre-activations to pre-activations.
-    tolerance
-        Relative error beyond which a value is INACCURATE.
-    order
-        Nodes per panel of the quadrature.
-
-    Returns
-    -------
-    FixedPoints
-        Places for the zero fixed point and four others between 1e-30 and 1e6. Where every
-        length is a fixed point, only the zero one is listed, as NEUTRAL.
-
-    Accuracy
-    --------
-    The error of q* is that of the map over |1 − λ|, and at most the bracket in which h
-    changes sign. Two roots are told apart down to where h between them is within its error
-    of zero; then they are one HALF_STABLE point.
-    """
-    seen = survey(body, order=order)
-    up = seen.growth > 0
-    zero_in_sight = jnp.abs(seen.growth) <= seen.noise
-    flat = zero_in_sight[:-1] & zero_in_sight[1:]
-    touch = zero_in_sight & (seen.y == seen.touching)
-    crossing = (up[:-1] != up[1:]) & ~touch[:-1] & ~touch[1:]
-    crossing = (crossing | touch[1:]) & ~flat
-    (where,) = jnp.nonzero(crossing, size=_SLOTS, fill_value=-1)
-
-    def at(i):
-        present, half = i >= 0, touch[i + 1]
-        h = lambda y, body: _log_growth(y, body, order)
-        y, width = root_between_nodes(h, body, seen.y, seen.growth, seen.rate, i, present & ~half)
-        y = jnp.where(half, seen.y[i + 1], y)
-        point = _length_point(body, seen, y, width, tolerance, order)
-        steady = jnp.abs(point.multiplier.value) < 1
-        stability = jnp.where(steady, Stability.STABLE, Stability.UNSTABLE)
-        stability = jnp.where(half, Stability.HALF_STABLE, stability)
-        return point, present, stability
-
-    points = jax.vmap(at)(where)
-    joined = jax.tree.map(jnp.append, _zero_point(seen, tolerance), points)
-    rank = jnp.argsort(~joined[1], stable=True)
-    point, present, stability = jax.tree.map(lambda a: a[rank], joined)
-    point = replace_where(~present, Status.ABSENT, point)
-    return FixedPoints(
-        point.length,
-        point.multiplier,
-        point.slope,
-        jnp.where(present, stability, Stability.ABSENT).astype(jnp.int8),
-        up[-1] & ~zero_in_sight[-1],
-    )
-
-
-def _zero_point(seen: Survey, tolerance: float) -> tuple[LengthPoint, Array, Array]:
-    """The fixed point q* = 0, whether the map has it, and its stability."""
-    rate = seen.multiplier[0]
-    zero = jnp.zeros_like(rate)
-    # The map is a power of the shortest lengths (1, or more where φ'(0) = 0, down to underflow)
-    # or a constant (power 0).
-    power = rate * jnp.exp(-seen.growth[0])
-    point = LengthPoint(
-        as_estimate(zero, zero, tolerance),
-        as_estimate(jnp.where(power > 1.5, 0.0, rate), rate * seen.noise[0], tolerance),
-        as_estimate(seen.slope[0], seen.slope_error[0], tolerance),
-    )
-    there = ~(power <= 0.5) & ~jnp.isnan(seen.growth[0])
-    # At λ = 1 the first growth that can be told from zero decides.
-    told = jnp.abs(seen.growth) > seen.noise
-    first = jnp.argmax(told)
-    falls = jnp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
-    return point, there, jnp.where(told[first], falls, Stability.NEUTRAL)
-
-
-class Attractor(eqx.Module):
-    """Where the length of a typical input goes."""
-
-    point: LengthPoint
-    divergent: Bool[Array, "*batch"]
-
-
-def attractor(
-    body: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
-) -> Attractor:
-    """The stable fixed point of the length map that is reached from length `start`.
-
-    Where the length grows without bound, `divergent` is true, the length is INFINITE, and
-    multiplier and slope are those at length 1e6, with the change since the node before as
-    their error.
-    """
-    seen = survey(body, order=order)
-    y0 = jnp.log(jnp.asarray(start, seen.y.dtype))
-    h0 = _log_growth(y0, frozen(body), order)
-    zero_in_sight = jnp.abs(seen.growth) <= seen.noise
-    up = (seen.growth > 0) & ~zero_in_sight
-    # Attracting brackets: h from positive to negative. The direction at the start says which.
-    falls = up[:-1] & ~up[1:]
-    here = jnp.clip(jnp.searchsorted(seen.y, y0, side="right") - 1, 0, seen.y.size - 2)
-    stays = zero_in_sight[here] & zero_in_sight[here + 1]
-    rising = h0 > 0
-    index = jnp.arange(falls.size, dtype=here.dtype)
-    above = falls & ((index > here) | ((index == here) & rising))
-    below = falls & ((index < here) | ((index == here) & ~rising))
-    i = jnp.where(rising, jnp.argmax(above), falls.size - 1 - jnp.argmax(below[::-1]))
-    present = jnp.where(rising, jnp.any(above), jnp.any(below)) & ~stays
-    divergent = rising & ~present & ~stays
-    to_zero = ~rising & ~present & ~stays
-
-    h = lambda y, body: _log_growth(y, body, order)
-    y, width = root_between_nodes(h, body, seen.y, seen.growth, seen.rate, i, present)
-    y = jnp.where(present, y, y0)
-    width = jnp.where(present, width, 0.0)
-    point = _length_point(body, seen, y, width, tolerance, order)
-    point = choose(to_zero, _zero_point(seen, tolerance)[0], point)
-
-    def limit(values):
-        return as_estimate(values[-1], jnp.abs(values[-1] - values[-2]), tolerance)
-
-    far = LengthPoint(point.length, limit(seen.multiplier), limit(seen.slope))
-    point = choose(divergent, far, point)
-    infinite = replace_where(divergent, Status.INFINITE, point.length)
-    return Attractor(LengthPoint(infinite, point.multiplier, point.slope), divergent)
 
 
 class CorrelationPoint(eqx.Module):

@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 from theory._activations import Activation, Radial
 from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
 from theory._expectation import single_moments
-from theory._fixed_point import Attractor, attractor, stable_correlation
+from theory._fixed_point import stable_correlation
 from theory._interpret import Reading, interpret
+from theory._length_point import Attractor, attractor
 from theory._moment_integrals import Tree, frozen
 from theory._radial_moments import radial_moments
 from theory._roots import root_between_nodes
