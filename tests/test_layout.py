@@ -53,6 +53,26 @@ def test_factorisations_are_never_batched():
         ), path
 
 
+CARRIERS = {f"theory/_{name}.py" for name in ("mean_field", "radial_field", "normalised")} | {
+    "theory/_moments.py",  # says what it is
+    "theory/_two_times.py",  # brings tangents of different times to one scale
+    "theory/_coherence.py",  # carries a backward signal of a scale of its own
+}
+
+
+def test_a_tangent_is_read_with_its_scale():
+    """By `whole_tangent`, outside of what carries tangents on; writing and shapes are free."""
+    for path, tree in MODULES.items():
+        if path.startswith("tests/") or path in CARRIERS:
+            continue
+        free = [n.body for n in ast.walk(tree) if isinstance(n, ast.Lambda)]
+        free += [
+            n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "shape"
+        ]
+        read = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "tangent"]
+        assert not [n.lineno for n in read if n not in free], path
+
+
 @pytest.mark.parametrize("name", ["theory", "sigprop"])
 def test_public_surface_is_what_it_says(name):
     package = importlib.import_module(name)

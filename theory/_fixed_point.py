@@ -17,6 +17,7 @@ from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments
 from theory._roots import newton
 from theory._status import Estimate, Status, as_estimate, replace_where
+from theory._turn import check_turn
 
 SHORTEST = 1e-30
 """The shortest length at which a turn is looked at; it stands for 0."""
@@ -42,6 +43,7 @@ def one_turn(
     Without `errors` those are zero, and their cost is saved. Compiled as a unit, so that its
     many uses in one solver are traced once.
     """
+    check_turn(body)
     if x is None:
         covariance, separation = q.reshape(1, 1), jnp.zeros((1, 1), q.dtype)
     else:
@@ -59,15 +61,16 @@ def one_turn(
             f"in {type(after).__name__} moments"
         )
 
-    def read(m):
+    def read(m, tangent):
         return Turn(
             m.covariance[0, 0, 0, 0],
             m.separation[0, -1, 0, 0],
-            m.tangent[0, 0, 0, 0],
-            m.tangent[0, -1, 0, 0],
+            tangent[0, 0, 0, 0],
+            tangent[0, -1, 0, 0],
         )
 
-    return read(after.value), read(after.error)
+    doubt = after.value.whole_tangent_error(after.error)
+    return read(after.value, after.value.whole_tangent), read(after.error, doubt)
 
 
 class LengthPoint(eqx.Module):

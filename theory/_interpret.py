@@ -94,6 +94,8 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
     TypeError
         If the body of a `Repeat`, or a residual branch, gives back another kind or shape of
         state than it takes; or if `part` is not a node.
+    ValueError
+        If the variances of an `Affine` are those of several layers, outside of a `Repeat`.
     """
     if not isinstance(part, Part):
         raise TypeError(
@@ -102,6 +104,7 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
         )
     match part:
         case Affine():
+            _check_one_layer(part)
             return reading.affine(part, state)
         case Pointwise():
             return reading.pointwise(part, state)
@@ -141,6 +144,18 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             return reading.through_time(advance, state, steps)
         case _:
             assert_never(part)
+
+
+def _check_one_layer(node: Affine) -> None:
+    for field, value in (
+        ("weight_variance", node.weights.variance),
+        ("bias_variance", node.bias_variance),
+    ):
+        if jnp.ndim(value) > 0:
+            raise ValueError(
+                f"`{field}`: must be one number, or a schedule inside of a Repeat with its depth "
+                f"first; got the shape {list(jnp.shape(value))}"
+            )
 
 
 def _check_same_kind(where: str, before: Any, after: Any) -> None:

@@ -27,7 +27,13 @@ from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, c
 from theory._interpret import Reading, Stacked, interpret
 from theory._mean_field import MeanField
 from theory._moment_integrals import features, floored, grading
-from theory._moments import PostActivation, PreActivation, given_moments, per_component
+from theory._moments import (
+    PostActivation,
+    PreActivation,
+    given_moments,
+    log_tangent,
+    per_component,
+)
 from theory._quadrature import Resolution, half_line
 from theory._radial_moments import chi_nodes
 
@@ -190,10 +196,9 @@ class _Factors(Reading[Any]):
 
     def normalise(self, node: Normalise, state: PreActivation | PostActivation):
         """1/σ, but for the one or two directions of the layer that it takes out."""
-        before = jnp.diagonal(per_component(state.value.tangent))[0]
         after, _ = MeanField().normalise(node, state)
-        shrunk = jnp.diagonal(per_component(after.value.tangent))[0] / before
-        return after, _Weights(jnp.log(shrunk), jnp.zeros_like(shrunk))
+        shrunk = (log_tangent(after.value) - log_tangent(state.value))[0]
+        return after, _Weights(shrunk, jnp.zeros_like(shrunk))
 
     def add(self, skip: Any, branch: Any):
         after, _ = MeanField().add(skip, branch)

@@ -16,6 +16,7 @@ from theory._moment_integrals import frozen
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, choose, replace_where
 from theory._survey import Survey, along_length, log_growth, survey
+from theory._turn import needs_float64
 
 _SLOTS = 4
 
@@ -87,6 +88,7 @@ def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> Fi
     changes sign. Two roots are told apart down to where h between them is within its error
     of zero; then they are one HALF_STABLE point.
     """
+    needs_float64("fixed_points")
     seen = survey(body, order=order)
     up = seen.growth > 0
     zero_in_sight = jnp.abs(seen.growth) <= seen.noise

@@ -32,6 +32,23 @@ class Moments(eqx.Module):
     log_gain: Float[Array, "*batch n"]
     """log of the scale of E|t_a|²/k that was taken out of `tangent` at the boundaries."""
 
+    @property
+    def whole_tangent(self) -> Float[Array, "*batch n n k k"]:
+        """`tangent` with its scale. What reads a slope reads this: behind a `Repeat` the other
+        has lost its size."""
+        return self.tangent * self._scale
+
+    @property
+    def _scale(self) -> Float[Array, "*batch n n 1 1"]:
+        log = (self.log_gain[..., :, None] + self.log_gain[..., None, :]) / 2
+        return jnp.exp(log)[..., None, None]
+
+    def whole_tangent_error(self, error: "Moments") -> Float[Array, "*batch n n k k"]:
+        """That of `whole_tangent`, from the errors of these moments."""
+        doubt = (error.log_gain[..., :, None] + error.log_gain[..., None, :]) / 2
+        doubt = jnp.expm1(doubt)[..., None, None]
+        return self._scale * (error.tangent + doubt * (jnp.abs(self.tangent) + error.tangent))
+
 
 class PreActivation(eqx.Module):
     """Centred Gaussian moments: what stands behind an `Affine`."""

@@ -20,6 +20,7 @@ from theory._moment_integrals import Tree, frozen
 from theory._radial_moments import radial_moments
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, replace_where
+from theory._turn import check_turn, needs_float64
 
 
 class Phase(enum.IntEnum):
@@ -163,7 +164,8 @@ def predict(
     Parameters
     ----------
     body
-        One turn, as made by `layer`.
+        One turn, as made by `layer`. A `Repeat` is one turn of all its layers: χ is that of all
+        of them, and depth scales count such turns.
     start
         Length of the typical input from which the fixed point is reached.
     tolerance
@@ -179,7 +181,10 @@ def predict(
     Raises
     ------
     ValueError
-        If `start` or `tolerance` is not above 0, or `order` below 8.
+        If `start` or `tolerance` is not above 0, or `order` below 8; if `body` is a whole
+        network; if JAX is without float64.
+    TypeError
+        If one turn does not lead from pre-activations to pre-activations.
 
     Accuracy
     --------
@@ -190,6 +195,8 @@ def predict(
     ----------
     Poole et al. 2016 (fixed points); Schoenholz et al. 2017 (depth scales).
     """
+    needs_float64("predict")
+    check_turn(body)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
     check_count("order", order, 8)
@@ -249,6 +256,7 @@ def critical_line(
     ----------
     The parametric form follows from Schoenholz et al. 2017, eqs. 3 and 5.
     """
+    needs_float64("critical_line")
     q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
 
     def at(q):
@@ -286,6 +294,7 @@ def critical_points(
     order: int = 64,
 ) -> CriticalPoints:
     """All points of the critical line with a given bias variance > 0, shortest length first."""
+    needs_float64("critical_points")
     target = jnp.asarray(bias_variance, jnp.result_type(float))
 
     return _on_the_line(_excess_bias, activation, components, target, tolerance, order)
@@ -300,7 +309,7 @@ def half_stable_points(
     attracts from one side only. Roberts, Yaida and Hanin 2022, section 5.3, for GELU and
     SWISH.
     """
-
+    needs_float64("half_stable_points")
     return _on_the_line(_excess_multiplier, activation, components, jnp.ones(()), tolerance, order)
 
 

@@ -25,6 +25,7 @@ from theory._moments import PreActivation, given_moments
 from theory._phase import depth_scale
 from theory._radial_moments import radial_moments
 from theory._status import Estimate, Status, as_estimate, replace_where
+from theory._turn import check_turn, needs_float64
 
 
 class Symmetry(NamedTuple):
@@ -117,7 +118,7 @@ class _Seen(Reading[_Found]):
         return turn(self, state, state)[0], None
 
     def loop(self, turn, state, layers, depth):
-        return turn(state, layers)[0], None
+        return turn(state, jax.tree.map(lambda leaf: leaf[0], layers))[0], None
 
 
 def symmetry(network: Part) -> Symmetry:
@@ -271,6 +272,8 @@ def sectors(body: Part, length: Estimate, *, tolerance: float = 1e-10, order: in
     Iqbal et al. 2026 (arXiv 2605.14685); the multipliers follow from Price's theorem and the
     average over directions of the unit.
     """
+    needs_float64("sectors")
+    check_turn(body)
     found = [p.activation for p in _pointwise(body)]
     if not found or not all(isinstance(phi, Radial) for phi in found):
         raise TypeError("`body`: sectors need radial activations (theory.radial)")
@@ -298,8 +301,9 @@ def _sectors(body, length, present, phi, tolerance, order) -> Sectors:
         after, _ = interpret(body, MeanField(order, components=k), PreActivation(moments, zero))
         along = lambda m: jnp.sum(tangent * m[0, 0]) / jnp.sum(tangent**2)
         # Every entry of the error bounds its norm.
-        bound = jnp.max(after.error.tangent[0, 0]) / jnp.linalg.norm(tangent)
-        return along(after.value.tangent), bound
+        error = after.value.whole_tangent_error(after.error)
+        bound = jnp.max(error[0, 0]) / jnp.linalg.norm(tangent)
+        return along(after.value.whole_tangent), bound
 
     def multiplier(tangent, there):
         fn = lambda q: gains(q, tangent)

@@ -1,0 +1,45 @@
+"""What can be asked about one turn of a network, and in which precision."""
+
+import jax
+import jax.numpy as jnp
+
+from theory._architecture import Affine, Chain, Part, Recurrent, Repeat
+
+
+def needs_float64(name: str) -> None:
+    """Raise a `ValueError` that says what to switch on, where JAX knows float32 alone.
+
+    For what is found by differences and thresholds finer than float32 can hold.
+    """
+    if jnp.result_type(float) != jnp.float64:
+        raise ValueError(
+            f"`{name}`: needs float64; call jax.config.update('jax_enable_x64', True) first"
+        )
+
+
+def check_turn(body: Part) -> None:
+    """Raise an error unless a description may be one turn, repeated without end.
+
+    Raises
+    ------
+    ValueError
+        If it is a whole network, as `feedforward` makes it: its first affine map is meant for
+        inputs, and would act on pre-activations.
+    TypeError
+        If it is no part, or holds a `Recurrent`.
+    """
+    if not isinstance(body, Part):
+        raise TypeError(f"`body`: must be a part such as theory.layer; got {type(body).__name__}")
+    if isinstance(body, Chain) and len(body.parts) > 1:
+        first, second = body.parts[:2]
+        if isinstance(first, Affine) and isinstance(second, Repeat):
+            raise ValueError(
+                "`body`: must be one turn, such as theory.layer; got a whole network, whose first "
+                "Affine is for its inputs (its turns are `body.parts[1]`)"
+            )
+    is_recurrent = lambda node: isinstance(node, Recurrent)
+    if any(map(is_recurrent, jax.tree.leaves(body, is_leaf=is_recurrent))):
+        raise TypeError(
+            "`body`: must be one turn without a Recurrent; that of a recurrent network is the "
+            "Recurrent's own `body` (theory.stationary_state)"
+        )
