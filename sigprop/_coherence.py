@@ -7,10 +7,11 @@ from jaxtyping import Array, Float, Key
 
 from sigprop._ensemble import Progress, _default_block, _in_blocks
 from sigprop._lapack import eigh
-from sigprop._network import FiniteNetwork, Signals, cast, start_at
+from sigprop._network import FiniteNetwork, Signals, start_at
 from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
 from theory._architecture import check_count
 from theory._coherence import check_gram, turns_of
+from theory._precision import cast
 
 
 class _Probed(Reading[Signals]):

@@ -12,13 +12,13 @@ from jaxtyping import Array, Float
 
 from sigprop._jacobian import JacobianSample, sample_jacobian
 from sigprop._lapack import one_thread
-from sigprop._network import Sample, cast, outer_depth, sample_network
+from sigprop._network import Sample, outer_depth, sample_network, sampled_inputs
 from sigprop._requests import MOST_WITH_MATRICES
 from sigprop._weights import draws_matrices
 from theory import Part
 from theory._architecture import check_count
 from theory._compiled import compiled, cores, plain_options
-from theory._moments import check_signals
+from theory._precision import cast
 
 Progress = Callable[[int, int], None]
 
@@ -152,7 +152,7 @@ def sample_ensemble(
     turns = outer_depth(network)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = jnp.asarray(inputs)
-    check_signals("inputs", inputs)
+    inputs = sampled_inputs(inputs)
     if not np.all(np.isfinite(inputs)):
         raise ValueError("`inputs`: must be finite; got an infinite or undefined entry")
     network = cast(network, inputs.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from sigprop._lapack import eigvalsh, qr, svd
-from sigprop._network import FiniteNetwork, Signals, cast
+from sigprop._network import FiniteNetwork, Signals
 from sigprop._shared import Blank
 from sigprop._weights import draws_matrices
 from theory import (
@@ -27,6 +27,7 @@ from theory import (
     interpret,
 )
 from theory._architecture import check_count
+from theory._precision import cast
 
 _BLOCKS = 16
 """Stretches of depth whose means give the standard error."""

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sigprop._lapack import singular_values
-from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, cast, outer_depth, start_at
+from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
+from theory._precision import cast
 
 _COPIES = 4
 """Evaluations at inputs that differ by rounding."""

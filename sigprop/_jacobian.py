@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sigprop._graded import Graded, finish, generic_frame, start, step
-from sigprop._network import FiniteNetwork, Signals
+from sigprop._network import FiniteNetwork, Signals, sampled_inputs
 from theory import Affine, Normalise, Part, Pointwise, Reading, interpret
+from theory._precision import cast
 
 
 class JacobianSample(eqx.Module):
@@ -139,6 +140,8 @@ def sample_jacobian(
     ValueError
         If there is more than one input.
     """
+    inputs = sampled_inputs(inputs)
+    network = cast(network, inputs.dtype)
     n, width_in, k = inputs.shape
     if n != 1:
         raise ValueError(f"`inputs`: a Jacobian is taken at one input; got {n}")

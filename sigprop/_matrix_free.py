@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop._lapack import qr, svd
-from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, cast
+from sigprop._network import DrawnNetwork, FiniteNetwork, Signals
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
 from theory._architecture import check_count
+from theory._precision import cast
 
 _ROUNDING = 8.0
 """Singular values closer to zero than this many roundings of the largest are not resolved."""

@@ -23,6 +23,8 @@ from theory import (
     signal_moments,
 )
 from theory._architecture import check_sequences, time_steps
+from theory._moments import check_signals
+from theory._precision import as_signals, cast
 
 
 class Signals(eqx.Module):
@@ -295,8 +297,11 @@ def sample_network(
     Raises
     ------
     ValueError
-        If there is no room for a tangent beside the inputs: width_in <= k · number of inputs.
+        If there is no room for a tangent beside the inputs: width_in <= k · number of inputs;
+        if they are of half precision.
     """
+    inputs = sampled_inputs(inputs)
+    network = cast(network, inputs.dtype)
     n = len(inputs)
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
     steps = time_steps(network)
@@ -355,9 +360,22 @@ class DrawnNetwork(eqx.Module):
         return FiniteNetwork(key, self.width, None, self.precision, self.explicit_weights)
 
 
-def cast(network: Part, dtype: Any) -> Part:
-    """The description with its variances in the precision of the simulation."""
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
+def sampled_inputs(inputs: Any) -> Array:
+    """Inputs in the precision of the run, which is theirs.
+
+    Raises
+    ------
+    ValueError
+        If they do not have three axes, or are of half precision.
+    """
+    inputs = as_signals("inputs", inputs)
+    check_signals("inputs", inputs)
+    if jnp.finfo(inputs.dtype).bits < 32:
+        raise ValueError(
+            "`inputs`: must be float32 or float64, which a network is then sampled in; got "
+            f"{inputs.dtype}"
+        )
+    return inputs
 
 
 def start_at(x: Float[Array, "n width k"]) -> Signals:

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sigprop._network import Sample, cast, sample_network
+from sigprop._network import Sample, sample_network
 from sigprop._sweep import AXES, Sweep
 from sigprop._sweep_store import Arrays, variables
 from theory import distance, growth, length, overlap
 from theory._moments import log_tangent
+from theory._precision import cast
 
 STRUCTURE = ("activation", "weights", "residual", "depth", "width")
 """The fields of a point that a program is compiled for, the slowest axes."""

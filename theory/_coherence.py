@@ -24,6 +24,7 @@ from theory._architecture import Affine, Chain, Part, Pointwise, Repeat, Residua
 from theory._interpret import along_depth, interpret
 from theory._mean_field import MeanField, input_state
 from theory._moments import Moments, PostActivation, PreActivation, given_moments, per_component
+from theory._precision import as_signals, cast, widest
 from theory._status import Estimate, Status, as_estimate
 
 
@@ -131,6 +132,8 @@ def gradient_coherence(
     here, and checked against closed forms for linear and relu networks and against simulation.
     """
     turns = turns_of(network)
+    inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
+    inputs = cast(inputs, widest(network, inputs))
     state: Any = given_state(inputs) if isinstance(inputs, Moments) else input_state(inputs)
     n = state.value.tangent.shape[1]
     gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(loss_gram)

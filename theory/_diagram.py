@@ -26,6 +26,7 @@ from theory._phase import (
     phase_of,
     settled,
 )
+from theory._precision import needs_float64
 from theory._status import Estimate, Status
 from theory._symmetry import SymmetryPhase, sectors, symmetry_phase_of
 
@@ -121,6 +122,7 @@ def phase_diagram(
     ValueError
         If an axis is empty or not one-dimensional, or `start` or `tolerance` not above 0.
     """
+    needs_float64("phase_diagram")
     grids, flat = _grid(axes, start, tolerance)
     if correlations:
         prediction = _over_blocks(build, flat, start, tolerance, progress)
@@ -167,6 +169,7 @@ def sector_diagram(
         `phase`, and `symmetry_phase`: symmetric (q* = 0), broken spontaneously, or broken
         explicitly by a bias.
     """
+    needs_float64("sector_diagram")
     grids, flat = _grid(axes, start, tolerance)
     found, phase, symmetry_phase = _in_blocks(
         flat, lambda points: _sectors_of(build, points, start, tolerance), progress

@@ -23,6 +23,7 @@ from theory._branch import (
 )
 from theory._jacobian import SAFETY, JacobianFactors, SlopeLaw, by_both
 from theory._moment_integrals import epsilon
+from theory._precision import needs_float64
 from theory._skip import log_square, real_partner, summed
 from theory._status import Estimate, Status, as_estimate, replace_where
 
@@ -242,6 +243,7 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     Tracy and Widom (1996), On orthogonal and symplectic matrix ensembles, for the law of ξ;
     its scale follows from the density at the edge.
     """
+    needs_float64("spectrum_edges")
     both = lambda side: by_both(lambda factors: edge(factors, side), factors)
     upper, lower = both("upper"), both("lower")
     log_upper, log_lower = _logs(*upper, tolerance), _logs(*lower, tolerance)

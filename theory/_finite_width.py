@@ -15,6 +15,7 @@ from theory._activations import Componentwise
 from theory._architecture import Affine, Part, Pointwise
 from theory._expectation import gaussian_expectation
 from theory._interpret import Reading, along_depth, interpret
+from theory._precision import cast, needs_float64
 from theory._status import Estimate, as_estimate
 
 
@@ -135,7 +136,9 @@ def length_correction(
     Yaida 2020 (arXiv 1910.00019); Roberts, Yaida and Hanin 2022, chapter 4 (the
     four-point vertex V and the correction of the kernel).
     """
+    needs_float64("length_correction")
     start = jnp.asarray(length, jnp.result_type(float)) * jnp.array([1.0, 0.0, 0.0])
+    network = cast(network, start.dtype)
     _, notes = interpret(network, _FiniteWidth(order), _State(start, jnp.zeros(3)))
     found = along_depth(notes)
     parts = [

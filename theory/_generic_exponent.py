@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Algebra, WeightLaw
+from theory._precision import cast, needs_float64
 from theory._quadrature import Resolution
 from theory._radial_moments import chi_nodes, radial_moments
 
@@ -85,6 +86,8 @@ def generic_exponent(
     ----------
     Derived here; checked against simulation of the exact law of a layer given the last.
     """
+    needs_float64("generic_exponent")
+    activation = cast(activation, jnp.result_type(float))
     law = WeightLaw(1.0, "gaussian", components, algebra)
     if isinstance(activation, Componentwise):
         if activation.parity != "odd" or components > 1:

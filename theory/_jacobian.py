@@ -34,6 +34,7 @@ from theory._moments import (
     log_tangent,
     per_component,
 )
+from theory._precision import cast, needs_float64
 from theory._quadrature import Resolution, half_line
 from theory._radial_moments import chi_nodes
 
@@ -305,6 +306,7 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
     Voiculescu (1987), multiplication of certain non-commuting random variables, theorem 2.6.
     Pennington, Schoenholz and Ganguli (2017), arXiv 1711.04735, eqs. 12-16.
     """
+    needs_float64("jacobian_factors")
     if not isinstance(length, Tracer) and not (np.isfinite(length) and np.all(length >= 0)):
         raise ValueError(f"`length`: must be finite and at least 0; got {length}")
     return _read(network, length, order)
@@ -411,7 +413,7 @@ def _joined(slopes: list[tuple], branches: list[tuple]) -> tuple[SlopeLaw, Slope
 @eqx.filter_jit
 def _interpreted(network: Part, length: Any, order: int) -> Any:
     dtype = jnp.result_type(float)
-    q = jnp.asarray(length, dtype)
+    network, q = cast(network, dtype), jnp.asarray(length, dtype)
     k = components(network)
     moments = given_moments((q * jnp.eye(k, dtype=dtype))[None, None])
     zero = jax.tree.map(jnp.zeros_like, moments)

@@ -17,6 +17,7 @@ from theory._jacobian import SAFETY, JacobianFactors, begins_with_pointwise, by_
 from theory._mean_field import MeanField, propagate
 from theory._moment_integrals import epsilon
 from theory._moments import Moments, PreActivation, signal_moments
+from theory._precision import as_signals, cast, needs_float64, widest
 from theory._status import Estimate, Status, as_estimate, replace_where
 from theory._symmetry import generators, symmetry
 
@@ -124,6 +125,7 @@ def jacobian_moments(
         Relative error of ratios, and absolute error of log m_1, beyond which they are
         INACCURATE.
     """
+    needs_float64("jacobian_moments")
     check_count("order", order)
     both = by_both(lambda factors: _moment_ratios(factors, order), factors)
     (log, ratios), (log_2, ratios_2) = both
@@ -162,6 +164,8 @@ def lyapunov_quantiles(
     Newman (1986), The distribution of Lyapunov exponents: exact results for random matrices,
     eq. 2.10.
     """
+
+    needs_float64("lyapunov_quantiles")
 
     def values(factors):
         log_mean = jnp.sum(factors.count * jnp.log(factors.law.mean))
@@ -209,8 +213,10 @@ def goldstone_gains(network: Part, inputs: Float[Array, "1 width k"] | Moments) 
     """
     if symmetry(network).explicit:
         raise ValueError("`network`: a bias breaks the symmetry; its gains need bias_variance 0")
-    basis = jnp.asarray(generators(network))
+    inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
+    inputs = cast(inputs, widest(network, inputs))
     before = inputs if isinstance(inputs, Moments) else signal_moments(inputs)
+    basis = jnp.asarray(generators(network), before.covariance.dtype)
     if begins_with_pointwise(network):
         state = PreActivation(before, jax.tree.map(jnp.zeros_like, before))
         after = along_depth(interpret(network, MeanField(), state)[1])

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Int
 from theory._architecture import Part
 from theory._fixed_point import LengthPoint
 from theory._moment_integrals import frozen
+from theory._precision import needs_float64
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, choose, replace_where
 from theory._survey import Survey, along_length, log_growth, survey
-from theory._turn import needs_float64
 
 _SLOTS = 4
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from theory._activations import Componentwise, Radial
 from theory._architecture import Affine, Normalise, Part, Pointwise, time_steps
@@ -22,6 +22,7 @@ from theory._moments import (
     signal_moments,
 )
 from theory._normalised import normalised_moments
+from theory._precision import as_signals, cast, widest
 from theory._radial_field import radial_field
 from theory._two_times import first_input_alone, states_of_all_times
 
@@ -55,10 +56,13 @@ class MeanField(Reading[Any]):
                 f"`components`: the weights act on units of {table.shape[2]} components; the "
                 f"signal has {self.components or size}"
             )
+        dtype = state.value.covariance.dtype
         variance = law.entry_variance
         if self.components is not None:
             # Σ_a e_a X e_aᵀ = X Σ_a e_a e_aᵀ for an X that commutes with the table.
             variance, table = law.variance, np.eye(size)[None]
+        # The precision is that of the state throughout.
+        variance = variance.astype(dtype)
 
         def weigh(moments: Moments, table: Array) -> Moments:
             def through(matrix):
@@ -67,8 +71,8 @@ class MeanField(Reading[Any]):
             moved = (through(moments.covariance), through(moments.separation))
             return Moments(*moved, through(moments.tangent), moments.log_gain)
 
-        table = jnp.asarray(table, state.value.covariance.dtype)
-        bias = node.bias_variance * jnp.eye(table.shape[1], dtype=table.dtype)
+        table = jnp.asarray(table, dtype)
+        bias = node.bias_variance.astype(dtype) * jnp.eye(table.shape[1], dtype=dtype)
         value = weigh(state.value, table)
         value = eqx.tree_at(lambda m: m.covariance, value, value.covariance + bias[None, None])
         error = weigh(state.error, jnp.abs(table)) if self.errors else _zero_error(value)
@@ -85,12 +89,13 @@ class MeanField(Reading[Any]):
                 "a nonlinearity must act on Gaussian moments, behind an Affine; here it acts on "
                 f"{type(state).__name__} moments"
             )
-        match node.activation:
+        activation = cast(node.activation, state.value.covariance.dtype)
+        match activation:
             case Componentwise():
-                return _componentwise(node.activation, state, self), None
+                return _componentwise(activation, state, self), None
             case Radial():
                 after = radial_field(
-                    node.activation,
+                    activation,
                     state,
                     components=self.components,
                     order=self.order,
@@ -99,7 +104,7 @@ class MeanField(Reading[Any]):
                 )
                 return after, None
             case _:
-                assert_never(node.activation)
+                assert_never(activation)
 
     def normalise(self, node: Normalise, state: PreActivation | PostActivation):
         n, _, k, _ = state.value.covariance.shape
@@ -270,7 +275,7 @@ def _zero_error(value: Moments) -> Moments:
 
 
 def propagate(
-    network: Part, inputs: Float[Array, "n width k"] | Moments, *, order: int = 64
+    network: Part, inputs: Real[Array | np.ndarray, "n width k"] | Moments, *, order: int = 64
 ) -> PreActivation:
     """Mean-field moments of n inputs at every layer of a network.
 
@@ -279,7 +284,8 @@ def propagate(
     network
         The description.
     inputs
-        The inputs themselves, or moments over their units (`given_moments`). For a network
+        The inputs themselves, or moments over their units (`given_moments`). What is computed
+        is of the highest precision among inputs and description. For a network
         with a `Recurrent` they are sequences, one after the other, and tangents start at the
         first step of each.
     order
@@ -294,7 +300,7 @@ def propagate(
     Raises
     ------
     ValueError
-        If the inputs do not have three axes.
+        If the inputs do not have three axes, or hold no real numbers.
 
     Accuracy
     --------
@@ -306,6 +312,8 @@ def propagate(
     ----------
     Poole et al. 2016, eqs. 3-5; Schoenholz et al. 2017, eqs. 2-6.
     """
+    inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
+    inputs = cast(inputs, widest(network, inputs))
     if isinstance(inputs, Moments):
         n, k = inputs.tangent.shape[:2]
         state = PostActivation(

@@ -17,10 +17,11 @@ from theory._fixed_point import stable_correlation
 from theory._interpret import Reading, interpret
 from theory._length_point import Attractor, attractor
 from theory._moment_integrals import Tree, frozen
+from theory._precision import cast, needs_float64
 from theory._radial_moments import radial_moments
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, replace_where
-from theory._turn import check_turn, needs_float64
+from theory._turn import check_turn
 
 
 class Phase(enum.IntEnum):
@@ -221,6 +222,7 @@ class CriticalLine(eqx.Module):
 
 def _critical_at(activation: Activation, k: int, q: Array, order: int):
     """σ_w², σ_b² and dq'/dq on the critical line at length q, each with its error."""
+    activation = cast(activation, q.dtype)
     if isinstance(activation, Radial):
         value, error = radial_moments(activation, q, k, order=order)
         slope, slope_error = value.trace, error.trace

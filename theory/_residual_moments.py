@@ -22,6 +22,7 @@ from theory._jacobian_moments import SpectrumMoments
 from theory._mean_field import MeanField
 from theory._moment_integrals import epsilon
 from theory._moments import PreActivation, given_moments, per_component
+from theory._precision import cast, needs_float64
 from theory._status import as_estimate
 
 
@@ -57,6 +58,8 @@ def residual_moments(
     If the layers were free of each other, E D_l² D_m² would be E D_l² E D_m². For six layers of
     tanh with σ_w² = 1 and q_0 = 1 that makes m_2/m_1² 4.12 instead of 4.53.
     """
+    needs_float64("residual_moments")
+    layer = cast(layer, jnp.result_type(float))
     check_count("depth", depth)
     if not (np.isfinite(length) and length > 0):
         raise ValueError(f"`length`: must be finite and above 0; got {length}")

@@ -30,6 +30,7 @@ from theory._edges import Edges, spectrum_edges
 from theory._jacobian import SAFETY, JacobianFactors, checked, jacobian_factors
 from theory._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory._moment_integrals import epsilon
+from theory._precision import needs_float64
 from theory._skip import angle_of_sum, share, softplus
 from theory._status import Estimate, Status, as_estimate, replace_where
 
@@ -156,7 +157,7 @@ def singular_value_distribution(
     Pennington, Schoenholz and Ganguli (2018), The emergence of spectral universality in deep
     networks, eqs. 9-14.
     """
-
+    needs_float64("singular_value_distribution")
     one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
     singular = (factors.gaussian == 0) & (jnp.sum(factors.count) <= 1)
@@ -212,6 +213,7 @@ def singular_value_quantiles(
     The error is that of the cumulative distribution over the density, so that it grows towards
     the edges and is infinite in a gap, where the quantile jumps.
     """
+    needs_float64("singular_value_quantiles")
     axis = negative_axis(factors)
     nodes = axis.log_size
     seen = _look_at(factors, axis, nodes)[0].cumulative
@@ -283,6 +285,7 @@ def jacobian_spectrum(
 @eqx.filter_jit
 def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
     """The same from the factors; map over them with `jax.vmap`."""
+    needs_float64("spectrum_summary")
     mass, other = (jnp.max(law.mass_at_zero) for law in (factors.law, factors.check))
     # Without any weights, or slopes, all singular values are zero and there is nothing else.
     dead = (factors.log_variance == -jnp.inf) | (mass >= 1 - epsilon(mass))

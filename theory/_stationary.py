@@ -12,6 +12,7 @@ from theory._interpret import interpret
 from theory._mean_field import MeanField
 from theory._moments import PreActivation, given_moments, per_component
 from theory._phase import predict
+from theory._precision import cast, needs_float64
 from theory._status import Estimate, Status, as_estimate, replace_where
 
 _STEPS = 20000
@@ -83,7 +84,9 @@ def stationary_state(
     Molgedey, Schuchhardt and Schuster 1992 (noise suppresses chaos); Cessac 1995;
     Sompolinsky, Crisanti and Sommers 1988 (continuous time).
     """
+    needs_float64("stationary_state")
     check_variance("noise_variance", noise_variance)
+    body = cast(body, jnp.result_type(float))
     noise = jnp.asarray(noise_variance, jnp.result_type(float))
     found = predict(_with_bias(body, noise), start=start, tolerance=tolerance, order=order)
     chi = found.slope

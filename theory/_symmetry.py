@@ -23,9 +23,10 @@ from theory._mean_field import MeanField
 from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments
 from theory._phase import depth_scale
+from theory._precision import cast, needs_float64
 from theory._radial_moments import radial_moments
 from theory._status import Estimate, Status, as_estimate, replace_where
-from theory._turn import check_turn, needs_float64
+from theory._turn import check_turn
 
 
 class Symmetry(NamedTuple):
@@ -274,6 +275,7 @@ def sectors(body: Part, length: Estimate, *, tolerance: float = 1e-10, order: in
     """
     needs_float64("sectors")
     check_turn(body)
+    body = cast(body, length.value.dtype)
     found = [p.activation for p in _pointwise(body)]
     if not found or not all(isinstance(phi, Radial) for phi in found):
         raise TypeError("`body`: sectors need radial activations (theory.radial)")

@@ -1,20 +1,8 @@
-"""What can be asked about one turn of a network, and in which precision."""
+"""What may be one turn of a network."""
 
 import jax
-import jax.numpy as jnp
 
 from theory._architecture import Affine, Chain, Part, Recurrent, Repeat
-
-
-def needs_float64(name: str) -> None:
-    """Raise a `ValueError` that says what to switch on, where JAX knows float32 alone.
-
-    For what is found by differences and thresholds finer than float32 can hold.
-    """
-    if jnp.result_type(float) != jnp.float64:
-        raise ValueError(
-            f"`{name}`: needs float64; call jax.config.update('jax_enable_x64', True) first"
-        )
 
 
 def check_turn(body: Part) -> None:

@@ -62,8 +62,8 @@ def test_gains_of_extreme_targets():
             assert np.all(np.isfinite(found.value) & np.isfinite(found.error))
             assert found.value[0] == 1
             ends = sorted([1.0, target])
-            assert np.all((found.value >= ends[0] - found.error))
-            assert np.all((found.value <= ends[1] + found.error))
+            assert np.all(found.value >= ends[0] - found.error)
+            assert np.all(found.value <= ends[1] + found.error)
             if target >= 1 or depth == 1:  # otherwise y falls like a power of time
                 assert abs(float(found.value[3]) - target) <= found.error[3]
 
