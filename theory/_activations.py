@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from theory import _functions as functions
 from theory._closed_forms import ClosedForm, ErfForm, PiecewiseLinearForm, SinForm
 
 Parity: TypeAlias = Literal["odd", "even"]
@@ -296,7 +297,7 @@ def radial(
         at = parameters.get("threshold", 1.0)
         if isinstance(at, bool) or not isinstance(at, int | float) or not 0 < at < math.inf:
             raise ValueError(f"`threshold`: must be a number in (0, inf), got {_short(at)}")
-        return Radial(_Threshold(float(at)), (float(at),), _UNIFORM, "threshold")
+        return Radial(functions.Threshold(jnp.asarray(at, float)), (float(at),), _UNIFORM, "threshold")
     if isinstance(profile, str):
         if profile not in _TABLE:
             names = ", ".join((*ACTIVATION_NAMES, "threshold"))
@@ -313,42 +314,7 @@ def radial(
     return Radial(g.fn, tuple(k for k in g.kinks if k > 0), g.scale, g.name)
 
 
-class _Threshold(eqx.Module):
-    threshold: float = eqx.field(static=True)
-
-    def __call__(self, r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jax.nn.relu(r - self.threshold)
-
-
-class LeakyRelu(eqx.Module):
-    """z for z ≥ 0 and negative_slope z otherwise."""
-
-    negative_slope: Float[Array, ""]
-
-    def __call__(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jnp.where(z >= 0, z, self.negative_slope.astype(z.dtype) * z)
-
-
-class Elu(eqx.Module):
-    """z for z > 0 and alpha (exp(z) - 1) otherwise."""
-
-    alpha: Float[Array, ""]
-
-    def __call__(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        negative = jnp.where(z > 0, 0, z)  # exp(z) must not overflow where it is not used
-        return jnp.where(z > 0, z, self.alpha.astype(z.dtype) * jnp.expm1(negative))
-
-
-def _gelu(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return jax.nn.gelu(z, approximate=False)
-
-
-def _gelu_tanh(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # (1 + tanh(y))/2 = sigmoid(2y), which keeps its digits as z → -∞
-    return z * jax.nn.sigmoid(2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))
-
-
-def _leaky_relu_form(fn: LeakyRelu) -> ClosedForm:
+def _leaky_relu_form(fn: functions.LeakyRelu) -> ClosedForm:
     return PiecewiseLinearForm(fn.negative_slope)
 
 
@@ -382,22 +348,22 @@ class _Row(NamedTuple):
 # The scales are the best of those tried, 0.2 to 3 and _UNIFORM, for nodes a + b = 3 scale sinh t
 # with 24 to 48 points at lengths from 1e-2 to 1e6; within a factor of 1.5 they all serve.
 _TABLE = {
-    "elu": _Row(Elu, (0.0,), 2.0, None, None, {"alpha": 1.0}),
-    "erf": _Row(jax.lax.erf, (), 0.7, "odd", _erf_form),
-    "gelu": _Row(_gelu, (), 1.2, None),
-    "gelu_tanh": _Row(_gelu_tanh, (), 1.3, None),
+    "elu": _Row(functions.Elu, (0.0,), 2.0, None, None, {"alpha": 1.0}),
+    "erf": _Row(functions.erf, (), 0.7, "odd", _erf_form),
+    "gelu": _Row(functions.gelu, (), 1.2, None),
+    "gelu_tanh": _Row(functions.gelu_tanh, (), 1.3, None),
     "hard_tanh": _Row(jax.nn.hard_tanh, (-1.0, 1.0), _UNIFORM, "odd"),
     "leaky_relu": _Row(
-        LeakyRelu, (0.0,), _UNIFORM, None, _leaky_relu_form, {"negative_slope": 0.01}
+        functions.LeakyRelu, (0.0,), _UNIFORM, None, _leaky_relu_form, {"negative_slope": 0.01}
     ),
     "linear": _Row(jax.nn.identity, (), _UNIFORM, "odd", _linear_form),
     "relu": _Row(jax.nn.relu, (0.0,), _UNIFORM, None, _relu_form),
-    "selu": _Row(jax.nn.selu, (0.0,), 2.0, None),
-    "sigmoid": _Row(jax.nn.sigmoid, (), 1.5, None),
-    "silu": _Row(jax.nn.silu, (), 2.0, None),
+    "selu": _Row(functions.selu, (0.0,), 2.0, None),
+    "sigmoid": _Row(functions.sigmoid, (), 1.5, None),
+    "silu": _Row(functions.silu, (), 2.0, None),
     "sin": _Row(jnp.sin, (), _UNIFORM, "odd", _sin_form),
-    "softplus": _Row(jax.nn.softplus, (), 2.0, None),
-    "tanh": _Row(jnp.tanh, (), 1.0, "odd"),
+    "softplus": _Row(functions.softplus, (), 2.0, None),
+    "tanh": _Row(functions.tanh, (), 1.0, "odd"),
 }
 
 ACTIVATION_NAMES: tuple[str, ...] = tuple(sorted(_TABLE))
