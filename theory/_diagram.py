@@ -301,7 +301,7 @@ def _nowhere(block: int) -> Attractor:
 
 def _has_kinks(body: Part) -> bool:
     nodes = jax.tree.leaves(body, is_leaf=lambda node: isinstance(node, Pointwise))
-    return any(node.activation.kinks for node in nodes if isinstance(node, Pointwise))
+    return any(node.activation.places for node in nodes if isinstance(node, Pointwise))
 
 
 def _flags(members: Any) -> dict[str, Any]:

@@ -34,8 +34,7 @@ def with_slope_from(slope: Elementwise) -> Callable[[Elementwise], Elementwise]:
 @with_slope_from(lambda z: -bump(z) * tanh(0.5 * z))
 def bump(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1/(1 + e⁻ᶻ)(1 + eᶻ), the derivative of the sigmoid."""
-    value, small = jax.lax.logistic(z), jnp.exp(-z)
-    return value * jnp.where(small < jnp.inf, value * small, 0)
+    return jax.lax.logistic(z) * jax.lax.logistic(-z)
 
 
 @with_slope_from(bump)
@@ -82,7 +81,7 @@ def gaussian(z: Float[Array, "*shape"], half: bool) -> Float[Array, "*shape"]:
     """
     z, by = jnp.asarray(z), 0.5 if half else 1.0
     kind = jnp.finfo(z.dtype)
-    z = jnp.clip(z, -_BEYOND, _BEYOND)
+    z = jnp.minimum(jnp.abs(z), _BEYOND)
     coarse = jax.lax.reduce_precision(z, kind.nexp, (kind.nmant - 1) // 2)
     rest = by * ((z - coarse) * (z + coarse))
     less = 1 - rest * (1 - rest * (1 / 2 - rest * (1 / 6 - rest * (1 / 24))))
@@ -158,7 +157,7 @@ def normal_cdf(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     ratio = jnp.zeros_like(t)
     for coefficient in reversed(_MILLS[bool(jnp.finfo(t.dtype).eps > 1e-10)]):
         ratio = coefficient + t * ratio
-    tail = gaussian(x, True) * ratio * (x + 5) * inverse
+    tail = gaussian(z, True) * ratio * (x + 5) * inverse
     return jnp.where(z < 0, tail, 1 - tail)
 
 
@@ -169,9 +168,9 @@ def gelu(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def gelu_tanh(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """z (1 + tanh y)/2 = z sigmoid(2y), which keeps its digits as z → −∞."""
-    near = jnp.clip(z, -_BEYOND, _BEYOND)  # the cube must not overflow where it is not used
-    twice = 2 * math.sqrt(2 / math.pi) * (near + 0.044715 * (near * near * near))
-    return z * sigmoid(twice)
+    # The cube must not overflow where it is not used.
+    square = jnp.where(jnp.abs(z) < _BEYOND, z * z, _BEYOND**2)
+    return z * sigmoid(2 * math.sqrt(2 / math.pi) * z * (1 + 0.044715 * square))
 
 
 def silu(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

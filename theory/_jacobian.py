@@ -12,7 +12,8 @@ these factors are not free of each other.
 """
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
 import equinox as eqx
@@ -26,7 +27,7 @@ from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, components
 from theory._interpret import Reading, Stacked, interpret
 from theory._mean_field import MeanField
-from theory._moment_integrals import features, floored, grading
+from theory._moment_integrals import epsilon, features, floored, grading
 from theory._moments import (
     PostActivation,
     PreActivation,
@@ -57,6 +58,13 @@ class SlopeLaw(eqx.Module):
     def mass_at_zero(self) -> Float[Array, "*laws"]:
         """Of the singular values of the layer."""
         mass = jnp.sum(jnp.where(self.square == 0, self.probability, 0.0), axis=-1)
+        return mass if self.branch is None else jnp.where(self.branch < 0, mass, 0.0)
+
+    @property
+    def mass_below(self) -> Float[Array, "*laws"]:
+        """The probability of a D² too small to be held, not counting zeros."""
+        tiny = (self.square > 0) & (self.square <= 1.001 * _least(self.square, _ROOM))
+        mass = jnp.sum(jnp.where(tiny, self.probability, 0.0), axis=-1)
         return mass if self.branch is None else jnp.where(self.branch < 0, mass, 0.0)
 
     @property
@@ -110,14 +118,51 @@ def _atoms(activation: Componentwise, root: Float[Array, ""]) -> SlopeLaw:
     return SlopeLaw(slope**2, probability)
 
 
+_ROOM = 45.0
+"""The equations hold D² down to exp(_ROOM) over the largest number."""
+
+
+def _least(x: Array, room: float) -> float:
+    return math.exp(room) / float(jnp.finfo(x.dtype).max)
+
+
+def _squares(slope: Array, z: Array, places: Sequence[Any], room: float, sure: bool) -> Array:
+    """D² at z, where a zero is one only if φ is constant there.
+
+    Between kinks, slopes that die out through ever smaller numbers to a zero are not zero but
+    below the smallest number: they are set to the least D² that the equations can hold, as all
+    that are smaller. Slopes that end at the rounding error of 1 may have lost their digits; they
+    are taken as zero if `sure`.
+    """
+    eps = epsilon(slope)
+    least = _least(slope, room)
+    size = jnp.abs(slope)
+    above = [(z > jnp.asarray(place, z.dtype)).astype(int) for place in places]
+    piece = sum(above, jnp.zeros(z.shape, int))
+    fades = jnp.zeros(z.shape, bool)
+    for i in range(len(places) + 1):
+        inside = piece == i
+        smallest = jnp.min(jnp.where(inside & (size > 0), size, jnp.inf))
+        largest = jnp.max(jnp.where(inside, size, 0))
+        fades |= inside & (smallest < (eps if sure else 8) * eps * largest)
+    return jnp.where((size == 0) & ~fades, 0, jnp.maximum(slope * slope, least))
+
+
 def slope_law(
-    activation: Activation, length: Float[Array, ""], k: int, how: Resolution
+    activation: Activation,
+    length: Float[Array, ""],
+    k: int,
+    how: Resolution,
+    *,
+    check: bool = False,
 ) -> SlopeLaw:
     """The law of D² for pre-activations N(0, q) per component.
 
     Convention: a radial φ(z) = g(|z|) z/|z| of k components has the gain a = g'(r) along z and
-    b = g(r)/r across it, so D² has the law (1/k) law(a²) + (1 − 1/k) law(b²).
+    b = g(r)/r across it, so D² has the law (1/k) law(a²) + (1 − 1/k) law(b²). With `check`,
+    what is not known of tiny slopes is set to something else.
     """
+    known = {"room": _ROOM + 10 if check else _ROOM, "sure": not check}
     root = jnp.sqrt(floored(length))
     match activation:
         case Componentwise():
@@ -128,11 +173,13 @@ def slope_law(
             if activation.parity is None:
                 z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight])
             _, slope = activation.with_slope(root * z)
-            square, probability = slope**2, weight
+            square = _squares(slope, root * z, activation.places, **known)
+            probability = weight
         case Radial():
             rho, weight = chi_nodes(activation, root, k, how)
-            along, across = activation.gains(root * rho)
-            square = jnp.concatenate([along**2, across**2])
+            r = root * rho
+            gains = [_squares(gain, r, activation.places, **known) for gain in activation.gains(r)]
+            square = jnp.concatenate(gains)
             probability = jnp.concatenate([weight / k, weight * (1 - 1 / k)])
         case _:
             assert_never(activation)
@@ -192,7 +239,7 @@ class _Factors(Reading[Any]):
         law = slope_law(node.activation, q, k, Resolution(self.order))
         # No node in common with the first rule, and shorter tails.
         other = Resolution(7 * self.order // 8, 2.6, 8.5)
-        check = slope_law(node.activation, q + error, k, other)
+        check = slope_law(node.activation, q + error, k, other, check=True)
         return after, _Slopes(law, check, _is_linear(node.activation))
 
     def normalise(self, node: Normalise, state: PreActivation | PostActivation):
@@ -250,6 +297,12 @@ class JacobianFactors(eqx.Module):
             self.law,
             self.check,
         )
+
+
+def mass_unresolved(factors: JacobianFactors) -> Float[Array, ""]:
+    """Quantiles below this fraction are bounded from above at most."""
+    law = factors.law
+    return jnp.max(law.mass_at_zero) + jnp.sum(factors.count * law.mass_below)
 
 
 def checked(factors: JacobianFactors) -> JacobianFactors:

@@ -13,7 +13,13 @@ from jaxtyping import Array, Float
 from theory._architecture import Part, check_count
 from theory._branch import log_lambda, negative_solution
 from theory._interpret import along_depth, interpret
-from theory._jacobian import SAFETY, JacobianFactors, begins_with_pointwise, by_both
+from theory._jacobian import (
+    SAFETY,
+    JacobianFactors,
+    begins_with_pointwise,
+    by_both,
+    mass_unresolved,
+)
 from theory._mean_field import MeanField, propagate
 from theory._moment_integrals import epsilon
 from theory._moments import Moments, PreActivation, signal_moments
@@ -181,7 +187,10 @@ def lyapunov_quantiles(
     one, other = by_both(values, factors)
     size = jnp.sum(factors.count) + jnp.abs(factors.log_variance)
     rounding = 32 * epsilon(one) * (size + jnp.abs(one))
-    error = jnp.where(jnp.isfinite(one), SAFETY * jnp.abs(one - other) + rounding, 0.0)
+    error = jnp.where(one == other, 0.0, SAFETY * jnp.abs(one - other))
+    error = error + jnp.where(jnp.isfinite(one), rounding, 0.0)
+    unresolved = jnp.isfinite(one) & (fractions <= mass_unresolved(factors))
+    error = jnp.where(unresolved, jnp.inf, error)
     estimate = as_estimate(one, error, tolerance, jnp.ones_like(one))
     return replace_where((fractions < 0) | (fractions > 1), Status.INVALID, estimate)
 

@@ -88,10 +88,13 @@ def floored(q: Scalar) -> Scalar:
     return q + stop_gradient(jnp.maximum(least(q) - q, 0))
 
 
-def features(kinks: Sequence[float], *roots: Scalar) -> list[Scalar]:
+def features(kinks: Sequence[float | Scalar], *roots: Scalar) -> list[Scalar]:
     """Distances of the kinks from the origin, in standard deviations."""
-    distances = sorted({abs(float(k)) for k in kinks} - {0.0})
-    return [jnp.minimum(k / root, _FAR) for root in roots for k in distances]
+    known = {abs(float(k)) for k in kinks if not eqx.is_array(k)} - {0.0}
+    traced = [jnp.abs(k) for k in kinks if eqx.is_array(k)]
+    distances = [*sorted(known), *traced]
+    in_type = lambda k, root: k.astype(root.dtype) if eqx.is_array(k) else k
+    return [jnp.minimum(in_type(k, root) / root, _FAR) for root in roots for k in distances]
 
 
 def grading(scale: float, root: Scalar, how: Resolution) -> Scalar:

@@ -55,7 +55,7 @@ def _panels(
     width = grading(activation.scale, root, how)
     end = jnp.full_like(root, top)
     # Near the origin the features of g are resolved; beyond, g changes no faster than ρ.
-    breaks = [jnp.ones_like(root), *features(activation.kinks, root)]
+    breaks = [jnp.ones_like(root), *features(activation.places, root)]
     edges = jnp.sort(jnp.stack([jnp.minimum(e, end) for e in breaks] + [end]))
     inner, weight = graded_panel(edges[0], width, how.order)
     outer, outer_weight = plain_panel(jnp.diff(edges), how.order)

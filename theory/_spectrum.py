@@ -27,7 +27,13 @@ from theory._branch import (
     wide,
 )
 from theory._edges import Edges, spectrum_edges
-from theory._jacobian import SAFETY, JacobianFactors, checked, jacobian_factors
+from theory._jacobian import (
+    SAFETY,
+    JacobianFactors,
+    checked,
+    jacobian_factors,
+    mass_unresolved,
+)
 from theory._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory._moment_integrals import epsilon
 from theory._precision import needs_float64
@@ -206,7 +212,8 @@ def singular_value_quantiles(
     Returns
     -------
     Estimate
-        −inf where the fraction is within the mass at zero.
+        −inf where the fraction is within the mass at zero; with an infinite error where slopes
+        are smaller than can be held (below 1e-144 in float64), and may be much smaller.
 
     Accuracy
     --------
@@ -239,13 +246,15 @@ def singular_value_quantiles(
     one, other = _look_twice(factors, axis, x)
     _, error = _point_errors(one, other)
     error = (error + jnp.abs(one.cumulative - fractions)) / one.density
+    error = jnp.where(fractions <= mass_unresolved(factors), jnp.inf, error)
     x, found = x / 2, one.found & other.found
     estimate = _status(found, x, error, tolerance)
-    none = fractions <= mass
+    none, sure = fractions <= mass, fractions <= jnp.max(factors.check.mass_at_zero)
+    zero = jnp.where(sure, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
     estimate = Estimate(
         jnp.where(none, -jnp.inf, estimate.value),
-        jnp.where(none, 0.0, estimate.error),
-        jnp.where(none, jnp.int8(Status.OK), estimate.status),
+        jnp.where(none, jnp.where(sure, 0.0, jnp.inf), estimate.error),
+        jnp.where(none, zero, estimate.status),
     )
     return replace_where((fractions <= 0) | (fractions >= 1), Status.INVALID, estimate)
 

@@ -3,6 +3,9 @@
 The truth is that at the float that goes in. What `activation` promises stands as the error.
 """
 
+import math
+from statistics import NormalDist
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
+import theory
 from tests.honesty.campaign import Campaign
 from theory import ACTIVATION_NAMES, activation
 
@@ -98,7 +102,7 @@ def campaign(cases, seed=0):
                 exact = [EXACT[name](mpf(float(x))) for x in z]
                 roundings = np.full(cases, float(_ROUNDINGS))
                 if name == "gelu_tanh":
-                    roundings += [4 * float(abs(exponent(mpf(float(x))))) for x in z]
+                    roundings += [2 * float(abs(exponent(mpf(float(x))))) for x in z]
             size = [np.asarray([float(e[i]) for e in exact]) for i in (0, 1, -1)]
             least = 1e4 * kind.tiny
             for what, got, truth, scale in (
@@ -114,3 +118,48 @@ def campaign(cases, seed=0):
 @pytest.mark.parametrize("cases", [40, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_values_and_slopes_have_relative_accuracy(cases):
     campaign(cases).check(most_unknown=0)
+
+
+def quantiles(fractions, q, weight_variance):
+    """log s of one layer of tanh with orthogonal weights: σ_w/cosh² of a normal quantile."""
+    x = [math.sqrt(q) * NormalDist().inv_cdf(1 - f / 2) for f in fractions]
+    with mp.workdps(30):
+        return [float(mpmath.log(weight_variance) / 2 - 2 * mpmath.log(mpmath.cosh(y))) for y in x]
+
+
+FRACTIONS = (0.02, 0.1, 0.2, 0.3, 0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("q", "most_unknown"),
+    [(400.0, 0.2), pytest.param(1e4, 0.2, marks=pytest.mark.slow), (1e5, 0.9)],
+)
+def test_saturated_units_are_not_dead(q, most_unknown):
+    """Also where their slopes are below the smallest number, beyond z = 372."""
+    found = Campaign("saturated spectra")
+    layer = theory.layer(activation("tanh"), 400.0, 0.0, weights="orthogonal")
+    factors = theory.jacobian_factors(layer, q)
+    assert factors.law.mass_at_zero == factors.check.mass_at_zero == 0
+    at = theory.singular_value_quantiles(factors, jnp.asarray(FRACTIONS))
+    truth = quantiles(FRACTIONS, q, 400)
+    if q == 400:
+        np.testing.assert_allclose(truth[:4], [-88.67, -61.41, -46.88, -37.08], atol=0.006)
+    found.number(f"quantiles at {q}", at.value, at.error, truth)
+    found.check(most_unknown=most_unknown)
+
+
+def test_a_slope_that_lost_its_digits_leaves_the_mass_at_zero_open():
+    """jnp.tanh itself, whose derivative is 1 − tanh², and the dead units of a clipped line."""
+    fractions = jnp.asarray(FRACTIONS)
+    user = theory.componentwise(jnp.tanh, parity="odd")
+    for phi, mass in ((user, None), (activation("hard_tanh"), math.erfc(-1 / math.sqrt(800)) - 1)):
+        layer = theory.layer(phi, 400.0, 0.0, weights="orthogonal")
+        found = theory.jacobian_spectrum(layer, 400.0).mass_at_zero
+        if mass is None:
+            assert abs(found.value) <= found.error
+            assert found.status != theory.Status.OK
+            at = theory.singular_value_quantiles(theory.jacobian_factors(layer, 400.0), fractions)
+            assert np.all(np.isinf(at.error[:4]))
+        else:
+            np.testing.assert_allclose(found.value, 1 - mass, rtol=1e-12)
+            assert found.status == theory.Status.OK
