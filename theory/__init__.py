@@ -31,6 +31,13 @@ from theory._architecture import (
     repeat,
 )
 from theory._coherence import Coherence, gradient_coherence
+from theory._critical import (
+    CriticalLine,
+    CriticalPoints,
+    critical_line,
+    critical_points,
+    half_stable_points,
+)
 from theory._describe import describe
 from theory._diagram import phase_diagram, sector_diagram
 from theory._edges import Edges, spectrum_edges
@@ -61,16 +68,7 @@ from theory._moments import (
     signal_moments,
 )
 from theory._onset import OnsetLaw, onset_curvature, onset_law
-from theory._phase import (
-    CriticalLine,
-    CriticalPoints,
-    Phase,
-    Prediction,
-    critical_line,
-    critical_points,
-    half_stable_points,
-    predict,
-)
+from theory._phase import Phase, Prediction, predict
 from theory._residual_moments import residual_moments
 from theory._spectrum import (
     Distribution,

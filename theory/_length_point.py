@@ -31,6 +31,8 @@ class Stability(enum.IntEnum):
     NEUTRAL = 3
     """Every length nearby is a fixed point too (relu at σ_w² = 2)."""
     ABSENT = 4
+    UNKNOWN = 5
+    """The error of λ leaves it open."""
 
 
 def _length_point(body, seen: Survey, y, width, tolerance, order) -> LengthPoint:

@@ -1,25 +1,19 @@
 """Phases of random networks: one point, the critical line, whole diagrams."""
 
 import enum
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from theory._activations import Activation, Radial
 from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
-from theory._expectation import single_moments
 from theory._fixed_point import stable_correlation
 from theory._interpret import Reading, interpret
 from theory._length_point import Attractor, attractor
-from theory._moment_integrals import Tree, frozen
-from theory._precision import cast, needs_float64
-from theory._radial_moments import radial_moments
-from theory._roots import root_between_nodes
+from theory._moment_integrals import Tree
+from theory._precision import needs_float64
 from theory._status import Estimate, Status, as_estimate, replace_where
 from theory._turn import check_turn
 
@@ -208,157 +202,3 @@ def predict(
 def _predict(body, start, tolerance, order) -> Prediction:
     reached = attractor(body, start=start, tolerance=tolerance, order=order)
     return complete(body, reached, tolerance, order)
-
-
-class CriticalLine(eqx.Module):
-    """Points with χ = 1, one per length."""
-
-    length: Float[Array, "*points"]
-    weight_variance: Estimate
-    bias_variance: Estimate
-    multiplier: Estimate
-    """λ = dq'/dq there: where it is above 1 the point repels lengths; 1: half-stable."""
-
-
-def _critical_at(activation: Activation, k: int, q: Array, order: int):
-    """σ_w², σ_b² and dq'/dq on the critical line at length q, each with its error."""
-    activation = cast(activation, q.dtype)
-    if isinstance(activation, Radial):
-        value, error = radial_moments(activation, q, k, order=order)
-        slope, slope_error = value.trace, error.trace
-    else:
-        value, error = single_moments(activation, q, order=order)
-        slope, slope_error = value.derivative_square, error.derivative_square
-    eps = 4 * jnp.finfo(q.dtype).eps
-    weight = 1 / slope
-    weight_error = weight * (slope_error / slope + eps)
-    bias = q - weight * value.square
-    bias_error = weight_error * value.square + weight * error.square + eps * q
-    rate = weight * value.square_rate
-    rate_error = weight * error.square_rate + weight_error * jnp.abs(value.square_rate)
-    return weight, weight_error, bias, bias_error, rate, rate_error
-
-
-def critical_line(
-    activation: Activation,
-    lengths: Any,
-    *,
-    components: int = 1,
-    tolerance: float = 1e-10,
-    order: int = 64,
-) -> CriticalLine:
-    """The line χ = 1 of z ↦ W φ(z) + b, parametrised by the length q* on it.
-
-    For radial φ on units of k `components`, 1/σ_w² = E tr(φ'φ'ᵀ)/k instead.
-
-    σ_w² = 1/E φ'(√q z)², σ_b² = q − σ_w² E φ(√q z)²: there is no fixed point to solve, so
-    criticality costs nothing. Lengths at which σ_b² would be negative are ABSENT.
-
-    References
-    ----------
-    The parametric form follows from Schoenholz et al. 2017, eqs. 3 and 5.
-    """
-    needs_float64("critical_line")
-    q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
-
-    def at(q):
-        w, dw, b, db, rate, drate = _critical_at(activation, components, q, order)
-        # σ_b² is a difference of lengths; its error is judged against the length.
-        line = CriticalLine(
-            q,
-            as_estimate(w, dw, tolerance),
-            as_estimate(b, db, tolerance, q),
-            as_estimate(rate, drate, tolerance),
-        )
-        return replace_where(b < -db, Status.ABSENT, line)
-
-    return eqx.filter_jit(jax.vmap(at))(q)
-
-
-class CriticalPoints(eqx.Module):
-    """Critical points of one activation; unused places are ABSENT."""
-
-    length: Estimate
-    weight_variance: Estimate
-    bias_variance: Estimate
-    multiplier: Estimate
-
-
-_LINE = np.log(np.geomspace(1e-10, 1e6, 193))
-
-
-def critical_points(
-    activation: Activation,
-    bias_variance: Any,
-    *,
-    components: int = 1,
-    tolerance: float = 1e-10,
-    order: int = 64,
-) -> CriticalPoints:
-    """All points of the critical line with a given bias variance > 0, shortest length first."""
-    needs_float64("critical_points")
-    target = jnp.asarray(bias_variance, jnp.result_type(float))
-
-    return _on_the_line(_excess_bias, activation, components, target, tolerance, order)
-
-
-def half_stable_points(
-    activation: Activation, *, components: int = 1, tolerance: float = 1e-10, order: int = 64
-) -> CriticalPoints:
-    """Points where χ = 1 and dq'/dq = 1 at once, with σ_b² >= 0, shortest length first.
-
-    There the critical line touches the edge of where the fixed point exists: the length
-    attracts from one side only. Roberts, Yaida and Hanin 2022, section 5.3, for GELU and
-    SWISH.
-    """
-    needs_float64("half_stable_points")
-    return _on_the_line(_excess_multiplier, activation, components, jnp.ones(()), tolerance, order)
-
-
-def _excess_bias(line, q, target):
-    return (line[2] - target) / q
-
-
-def _excess_multiplier(line, q, target):
-    return line[4] - target
-
-
-@eqx.filter_jit
-def _on_the_line(
-    miss: Callable, activation, components, target, tolerance, order
-) -> CriticalPoints:
-    """The points of the critical line where miss(line, q, target) = 0."""
-    slots = 3
-    nodes = jnp.asarray(_LINE, jnp.result_type(float))
-
-    def look(y, parameters):
-        activation, target = parameters
-        line = _critical_at(activation, components, jnp.exp(y), order)
-        return miss(line, jnp.exp(y), target), line
-
-    both = (activation, target)
-    along = lambda y: jax.jvp(lambda y: look(y, frozen(both))[0], (y,), (jnp.ones_like(y),))
-    values, slopes = jax.vmap(along)(nodes)
-    # Rounding can cross zero where the function is zero along the line (small lengths).
-    noise = 1e-11
-    crossing = (values[:-1] > 0) != (values[1:] > 0)
-    crossing &= (jnp.abs(values[:-1]) > noise) & (jnp.abs(values[1:]) > noise)
-    (places,) = jnp.nonzero(crossing, size=slots, fill_value=-1)
-
-    def at(place):
-        present = place >= 0
-        fn = lambda y, parameters: look(y, parameters)[0]
-        y, _ = root_between_nodes(fn, both, nodes, values, slopes, place, present)
-        (rest, line), (rate, moved) = jax.jvp(lambda y: look(y, both), (y,), (jnp.ones_like(y),))
-        w, dw, b, db, multiplier, dm = line
-        y_error = (jnp.abs(rest) + (db + dw) / jnp.exp(y) + dm) / jnp.abs(rate)
-        q = jnp.exp(y)
-        points = CriticalPoints(
-            as_estimate(q, q * y_error, tolerance),
-            as_estimate(w, dw + jnp.abs(moved[0]) * y_error, tolerance),
-            as_estimate(b, db + jnp.abs(moved[2]) * y_error, tolerance, q),
-            as_estimate(multiplier, dm + jnp.abs(moved[4]) * y_error, tolerance),
-        )
-        return replace_where(~present | (b < -db), Status.ABSENT, points)
-
-    return jax.vmap(at)(places)

@@ -116,6 +116,16 @@ def bracketed_root(
     return implicit_root(guarded, (args, bracket, present), solve)
 
 
+def cubic(fa: Array, fb: Array, da: Array, db: Array) -> Callable[[Array], tuple[Array, Array]]:
+    """Value and slope at t of the cubic with values fa, fb and slopes da, db at 0 and 1."""
+    square, cube = 3 * (fb - fa) - 2 * da - db, 2 * (fa - fb) + da + db
+
+    def at(t):
+        return ((cube * t + square) * t + da) * t + fa, (3 * cube * t + 2 * square) * t + da
+
+    return at
+
+
 def root_between_nodes(
     fn: Callable[[Array, Any], Array],
     args: Any,
@@ -133,9 +143,26 @@ def root_between_nodes(
     fa, fb = values[place], values[place + 1]
     da, db = (slopes[place + i] * (b - a) for i in range(2))
     t = fa / jnp.where(fb == fa, 1.0, fa - fb)
-    square, cube = 3 * (fb - fa) - 2 * da - db, 2 * (fa - fb) + da + db
+    curve = cubic(fa, fb, da, db)
     for _ in range(3):
-        value, slope = ((cube * t + square) * t + da) * t + fa, (3 * cube * t + 2 * square) * t + da
+        value, slope = curve(t)
         t = jnp.clip(t - value / jnp.where(slope == 0, 1.0, slope), 0.0, 1.0)
     start = a + jnp.where(jnp.isfinite(t), t, 0.0) * (b - a)
     return bracketed_root(fn, args, start, a, b, present), b - a
+
+
+def nearest_turn(
+    nodes: Float[Array, " nodes"], values: Float[Array, " nodes"], slopes: Float[Array, " nodes"]
+) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    """The interval in which a function comes closest to zero and turns back, and whether there
+    is one: a pair of roots between two nodes shows as an extremum that heads for zero from both
+    ends."""
+    f, d = values, slopes
+    heading = (f[:-1] * d[:-1] < 0) & (f[1:] * d[1:] > 0) & (f[:-1] * f[1:] > 0)
+    fall = jnp.abs(d[:-1]) * jnp.abs(d[1:]) / (jnp.abs(d[:-1]) + jnp.abs(d[1:]))
+    nearest = jnp.minimum(jnp.abs(f[:-1]), jnp.abs(f[1:]))
+    left = nearest - (nodes[1:] - nodes[:-1]) * fall
+    # Unless the tangents go no eighth of the way to zero: those of a constant are rounding.
+    heading = heading & (left < 7 / 8 * nearest)
+    i = jnp.argmin(jnp.where(heading, left, jnp.inf))
+    return i, heading[i]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import theory
-from theory import Phase, Status, _compiled
+from theory import Phase, Stability, Status, _compiled
 from theory._compiled import hasty_options
 
 TANH, ERF, RELU = (theory.activation(name) for name in ("tanh", "erf", "relu"))
@@ -72,6 +72,56 @@ def test_critical_points_of_erf_move_as_its_line_in_closed_form_does():
     r, dr = 2 * q / (1 + 2 * q), 2 / (1 + 2 * q) ** 2
     db = 1 - 2 / np.pi * (dw * np.arcsin(r) + w * dr / np.sqrt(1 - r**2))
     np.testing.assert_allclose(found, np.stack([1 / db, dw / db], axis=1), rtol=1e-9)
+
+
+LINE = jax.jit(lambda q: theory.critical_line(TANH, q).bias_variance.value)
+
+
+def test_a_critical_point_at_a_node_of_the_search_is_found():
+    """Every power of ten is a node, and next to it rounding hides the sign."""
+    lengths = np.array([1e-3, 0.1, 1.0, 10.0, 1e4])
+    lengths = np.concatenate([lengths, np.nextafter(lengths, 2 * lengths), lengths * (1 + 1e-13)])
+    found = jax.jit(jax.vmap(lambda b: theory.critical_points(TANH, b)))(LINE(lengths))
+    off = np.abs(found.length.value[:, 0] - lengths)
+    assert np.all(off <= found.length.error[:, 0])
+    assert np.all(found.length.error[:, 0] < 1e-7 * lengths)
+    assert np.all(found.length.status[:, 1:] == Status.ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "w", "multiplier", "stability"),
+    [
+        ("silu", 2.72861153, 1.0998723, Stability.UNSTABLE),
+        ("tanh", 1.76095464, 0.51818648, Stability.STABLE),
+    ],
+)
+def test_a_critical_point_says_whether_it_attracts(name, w, multiplier, stability):
+    phi = theory.activation(name)
+    found = theory.critical_points(phi, 0.05)
+    np.testing.assert_allclose(found.weight_variance.value[0], w, rtol=1e-8)
+    np.testing.assert_allclose(found.multiplier.value[0], multiplier, rtol=1e-7)
+    assert list(found.stability) == [stability, Stability.ABSENT, Stability.ABSENT]
+    line = theory.critical_line(phi, found.length.value[:1])
+    assert line.stability[0] == stability
+
+
+def test_stability_where_lengths_neither_grow_nor_shrink():
+    assert np.all(theory.critical_line(RELU, [1e-6, 1.0, 1e6]).stability == Stability.NEUTRAL)
+    half = theory.half_stable_points(theory.activation("silu"))
+    assert list(half.stability) == [Stability.HALF_STABLE, Stability.ABSENT, Stability.ABSENT]
+
+
+def test_what_the_search_for_critical_points_does_not_see_is_not_called_absent():
+    """σ_b² of erf on the line goes on with q, so 1e13 is reached beyond all lengths looked at;
+    and in rounding, where it is 4q³/3, the error is as large as what it hides."""
+    target = jnp.array([-1.0, 0.05, 1e13, 1e-24, 1e-31])
+    found = jax.jit(jax.vmap(lambda b: theory.critical_points(ERF, b)))(target)
+    first = [Status.INVALID, Status.OK, Status.NOT_CONVERGED, Status.INACCURATE]
+    assert list(found.length.status[:4, 0]) == first
+    q, error = found.length.value[3, 0], found.length.error[3, 0]
+    assert abs(q - 0.75 ** (1 / 3) * 1e-8) <= error
+    assert found.length.status[4, 0] in (Status.INACCURATE, Status.NOT_CONVERGED)
+    assert found.stability[2, 0] == Stability.UNKNOWN
 
 
 def test_the_rate_at_criticality_from_two_expectations():

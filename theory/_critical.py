@@ -1,0 +1,389 @@
+"""The critical line χ = 1 of an activation, and single points of it.
+
+Notation: q length, y = log q, σ_w² and σ_b² the variances, λ = dq'/dq, d… an error.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from theory._activations import Activation, Radial
+from theory._expectation import single_moments
+from theory._length_point import Stability
+from theory._moment_integrals import epsilon, frozen
+from theory._precision import cast, needs_float64
+from theory._radial_moments import radial_moments
+from theory._roots import cubic, nearest_turn, root_between_nodes
+from theory._status import Estimate, Status, as_estimate, replace_where
+
+_FINE = np.geomspace(1e-10, 1e6, 193)
+_LINE = np.log(
+    np.concatenate([np.geomspace(1e-30, _FINE[0], 41)[:-1], _FINE, np.geomspace(1e6, 1e12, 13)[1:]])
+)
+"""Where the line is looked at. Outside of the finer part it is all but a power of q."""
+_SLOTS = 3
+_KIND = lambda found: found.stability
+_FAR = 700.0
+"""log of the longest length that a number can hold."""
+
+
+class CriticalLine(eqx.Module):
+    """Points with χ = 1, one per length."""
+
+    length: Float[Array, "*points"]
+    weight_variance: Estimate
+    bias_variance: Estimate
+    multiplier: Estimate
+    """λ = dq'/dq there: where it is above 1 the point repels lengths; 1: half-stable."""
+    stability: Int[Array, "*points"]
+    """`Stability` of the length: only stable points are reached by deep networks."""
+
+
+class CriticalPoints(eqx.Module):
+    """Critical points of one activation, shortest length first.
+
+    Unused places are ABSENT, or NOT_CONVERGED where points may have escaped the search.
+    """
+
+    length: Estimate
+    weight_variance: Estimate
+    bias_variance: Estimate
+    multiplier: Estimate
+    """λ = dq'/dq there."""
+    stability: Int[Array, "*places"]
+    """`Stability` of the length: only stable points are reached by deep networks."""
+
+
+class _Point(eqx.Module):
+    """A point of the line, or the errors of one."""
+
+    weight: Float[Array, "*points"]
+    bias: Float[Array, "*points"]
+    multiplier: Float[Array, "*points"]
+
+
+def _moments(activation: Activation, k: int, q: Array, order: int):
+    """E φ², E φ'² and ∂E φ²/∂q per component, and their errors."""
+    activation = cast(activation, q.dtype)
+    if isinstance(activation, Radial):
+        value, error = radial_moments(activation, q, k, order=order)
+        return tuple((m.square, m.trace, m.square_rate) for m in (value, error))
+    value, error = single_moments(activation, q, order=order)
+    return tuple((m.square, m.derivative_square, m.square_rate) for m in (value, error))
+
+
+def _on_line(activation: Activation, k: int, q: Array, order: int) -> tuple[_Point, _Point]:
+    """The point of length q, and its errors."""
+    (square, slope, rate), (dsquare, dslope, drate) = _moments(activation, k, q, order)
+    eps = 4 * epsilon(q)
+    weight = 1 / slope
+    dweight = weight * (dslope / slope + eps)
+    bias = q - weight * square
+    dbias = dweight * square + weight * dsquare + eps * q
+    dmultiplier = weight * drate + dweight * jnp.abs(rate)
+    return _Point(weight, bias, weight * rate), frozen(_Point(dweight, dbias, dmultiplier))
+
+
+_SIDES, _FAR_OFF = (0.999, 1.001), (1e-4, 1.0, 1e4)
+
+
+def _around(q: Float[Array, ""]) -> Float[Array, "5"]:
+    """Lengths that tell what λ = 1 means at q: beside it, and far away."""
+    return jnp.stack([*(s * q for s in _SIDES), *(jnp.full_like(q, y) for y in _FAR_OFF)])
+
+
+def _stability(q: Array, here: _Point, error: _Point, around: _Point) -> Int[Array, ""]:
+    """The `Stability` of a point of the line, from those of the lengths `_around` it."""
+    others, size, doubt = _around(q), jnp.abs(here.multiplier), error.multiplier
+    square = lambda q, point: (q - point.bias) / point.weight
+    # q' − q at other lengths, for the variances of this one.
+    moved = others - q
+    growth = here.weight * (square(others, around) - square(q, here)) - moved
+    noise = (error.bias / q + error.weight / here.weight) * (others + q)
+    told = jnp.abs(growth) > noise + doubt * jnp.abs(moved)
+    below, above, *_ = jnp.where(told, jnp.sign(growth), 0)
+    cases = [
+        (size + doubt < 1, Stability.STABLE),
+        (size - doubt > 1, Stability.UNSTABLE),
+        (jnp.abs(here.multiplier - 1) > doubt, Stability.UNKNOWN),
+        (below * above > 0, Stability.HALF_STABLE),
+        ((below > 0) & (above < 0), Stability.STABLE),
+        ((below < 0) & (above > 0), Stability.UNSTABLE),
+        (jnp.all(jnp.abs(growth) <= noise) & (noise[-1] < others[-1]), Stability.NEUTRAL),
+    ]
+    kinds = [jnp.full_like(q, kind) for _, kind in cases]
+    unknown = jnp.full_like(q, Stability.UNKNOWN)
+    return jnp.select([case for case, _ in cases], kinds, unknown).astype(jnp.int8)
+
+
+def critical_line(
+    activation: Activation,
+    lengths: Any,
+    *,
+    components: int = 1,
+    tolerance: float = 1e-10,
+    order: int = 64,
+) -> CriticalLine:
+    """The line χ = 1 of z ↦ W φ(z) + b, parametrised by the length q* on it.
+
+    For radial φ on units of k `components`, 1/σ_w² = E tr(φ'φ'ᵀ)/k instead.
+
+    σ_w² = 1/E φ'(√q z)², σ_b² = q − σ_w² E φ(√q z)²: there is no fixed point to solve, so
+    criticality costs nothing. Lengths at which σ_b² would be negative are ABSENT, lengths
+    below 0 INVALID.
+
+    A network becomes critical where the point attracts lengths, which `stability` tells: gelu
+    and silu have χ = 1 at short lengths too, but only at fixed points that repel.
+
+    References
+    ----------
+    The parametric form follows from Schoenholz et al. 2017, eqs. 3 and 5.
+    """
+    needs_float64("critical_line")
+    q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
+
+    def at(q):
+        value, error = _on_line(activation, components, q, order)
+        around, _ = jax.vmap(lambda q: _on_line(activation, components, q, order))(_around(q))
+        line = CriticalLine(
+            q,
+            as_estimate(value.weight, error.weight, tolerance),
+            # A difference of lengths; its error is judged against the length.
+            as_estimate(value.bias, error.bias, tolerance, q),
+            as_estimate(value.multiplier, error.multiplier, tolerance),
+            _stability(q, value, error, around),
+        )
+        there = jnp.isfinite(value.weight) & jnp.isfinite(value.bias)
+        line = replace_where(~there, Status.NOT_CONVERGED, line)
+        negative = value.bias < -error.bias
+        line = replace_where(negative, Status.ABSENT, line)
+        valid = (q >= 0) & jnp.isfinite(q)
+        line = replace_where(~valid, Status.INVALID, line)
+        none = jnp.where(negative, Stability.ABSENT, Stability.UNKNOWN).astype(jnp.int8)
+        usable = there & valid & ~negative
+        return eqx.tree_at(_KIND, line, jnp.where(usable, line.stability, none))
+
+    return eqx.filter_jit(jax.vmap(at))(q)
+
+
+def critical_points(
+    activation: Activation,
+    bias_variance: Any,
+    *,
+    components: int = 1,
+    tolerance: float = 1e-10,
+    order: int = 64,
+) -> CriticalPoints:
+    """The points of the critical line with a given bias variance, shortest length first.
+
+    Parameters
+    ----------
+    activation
+        φ.
+    bias_variance
+        σ_b², at least 0.
+    components
+        k, for radial φ.
+    tolerance
+        Relative error beyond which a value is INACCURATE.
+    order
+        Nodes per panel of the quadrature.
+
+    Returns
+    -------
+    CriticalPoints
+        The first three with lengths above 0 and up to 1e12; `stability` tells which of them a
+        deep network can reach. Places are NOT_CONVERGED where σ_b² on the line still moves
+        towards the given value at the longest length, or cannot be told from it; INVALID where
+        σ_b² is below 0.
+
+    Accuracy
+    --------
+    The sign of σ_b²(q) − σ_b² is shown to change within the error of q. Where it is lost in
+    rounding the error is the whole stretch of lengths over which it is.
+    """
+    needs_float64("critical_points")
+    target = jnp.asarray(bias_variance, jnp.result_type(float))
+    return _search("bias", activation, components, target, tolerance, order)
+
+
+def half_stable_points(
+    activation: Activation, *, components: int = 1, tolerance: float = 1e-10, order: int = 64
+) -> CriticalPoints:
+    """Points where χ = 1 and dq'/dq = 1 at once, with σ_b² >= 0, shortest length first.
+
+    There the critical line touches the edge of where the fixed point exists: the length
+    attracts from one side only. Roberts, Yaida and Hanin 2022, section 5.3, for GELU and
+    SWISH. Lengths from 1e-30 to 1e12 are looked at.
+    """
+    needs_float64("half_stable_points")
+    one = jnp.ones((), jnp.result_type(float))
+    return _search("multiplier", activation, components, one, tolerance, order)
+
+
+class _Table(eqx.Module):
+    """The line on a grid: what is to vanish, its derivative and error, and the points."""
+
+    y: Float[Array, " nodes"]
+    miss: Float[Array, " nodes"]
+    rate: Float[Array, " nodes"]
+    doubt: Float[Array, " nodes"]
+    point: _Point
+    error: _Point
+    rise: Float[Array, " nodes"]
+    """∂σ_b²/∂y."""
+
+
+@eqx.filter_jit
+def _search(
+    kind: Literal["bias", "multiplier"], activation, components, target, tolerance, order
+) -> CriticalPoints:
+    """The points of the critical line where σ_b² or λ is `target`."""
+
+    def look(y, parameters):
+        activation, target = parameters
+        q = jnp.exp(y)
+        value, error = _on_line(activation, components, q, order)
+        if kind == "bias":
+            return ((value.bias - target) / q, value), (error.bias / q, error)
+        return (value.multiplier - target, value), (error.multiplier, error)
+
+    def along(y, parameters):
+        at = lambda y: look(y, parameters)
+        return jax.jvp(at, (y,), (jnp.ones_like(y),), has_aux=True)
+
+    both = (activation, target)
+    still = frozen(both)
+    table = _table(jax.vmap(lambda y: along(y, still)), jnp.asarray(_LINE, target.dtype))
+    crossing, before, lost = _crossings(table)
+    (places,) = jnp.nonzero(crossing, size=_SLOTS, fill_value=-1)
+
+    def at(place):
+        present = place >= 0
+        ends = jnp.stack([before[place], place])
+        lower, upper = table.y[ends]
+        index = jnp.arange(table.y.size)
+        between = lambda values: jnp.where((index >= ends[0]) & (index <= ends[1]), values, 0)
+        miss = lambda y, parameters: look(y, parameters)[0][0]
+        bracket = (table.y[ends], table.miss[ends], table.rate[ends])
+        y, _ = root_between_nodes(miss, both, *bracket, jnp.zeros_like(place), present)
+        (rest, point), (rate, _), _ = along(y, both)
+        q = jnp.exp(y)
+        # The root is where the sign is seen to change; else somewhere in the bracket.
+        doubt = jnp.max(between(table.doubt))
+        step = 2 * (jnp.abs(rest) + doubt) / jnp.abs(rate)
+        step = jnp.where(jnp.isfinite(step), step, upper - lower)
+        sides = jnp.stack([jnp.maximum(y - step, lower), jnp.minimum(y + step, upper)])
+        more = frozen(jnp.append(sides, jnp.log(_around(q))))
+        (rests, points), _ = jax.vmap(lambda y: look(y, still))(more)
+        seen = (rests[0] * rests[1] < 0) & jnp.all(jnp.abs(rests[:2]) >= doubt)
+
+        def spread(narrow, wide, value):
+            wide = jnp.max(between(jnp.abs(wide - value)))
+            return frozen(jnp.where(seen, jnp.max(jnp.abs(narrow[:2] - value)), wide))
+
+        q_error = spread(jnp.exp(more), jnp.exp(table.y), q) + 4 * epsilon(q) * frozen(q)
+        shares = _shares(table.error, table.point, jnp.exp(table.y))
+        shares = jax.tree.map(lambda e: jnp.max(between(e)), shares)
+        own = frozen(_Point(point.weight * shares.weight, q * shares.bias, shares.multiplier))
+        error = jax.tree.map(jnp.add, own, jax.tree.map(spread, points, table.point, point))
+        found = CriticalPoints(
+            as_estimate(q, q_error, tolerance),
+            as_estimate(point.weight, error.weight, tolerance),
+            as_estimate(point.bias, error.bias, tolerance, q),
+            as_estimate(point.multiplier, error.multiplier, tolerance),
+            _stability(*frozen((q, point, error)), jax.tree.map(lambda a: a[2:], points)),
+        )
+        good = jnp.isfinite(q) & jnp.isfinite(point.weight)
+        found = replace_where(~good, Status.NOT_CONVERGED, found)
+        return found, present & ~(point.bias < -error.bias)
+
+    found, present = jax.vmap(at)(places)
+    rank = jnp.argsort(~present, stable=True)
+    found, present = jax.tree.map(lambda a: a[rank], (found, present))
+    valid = jnp.isfinite(target) & (target >= 0)
+    if kind == "bias":
+        lost = lost | _escapes(table, target)
+    found = replace_where(~present & ~lost, Status.ABSENT, found)
+    found = replace_where(~present & lost, Status.NOT_CONVERGED, found)
+    found = replace_where(~valid, Status.INVALID, found)
+    none = jnp.where(lost | ~valid, Stability.UNKNOWN, Stability.ABSENT).astype(jnp.int8)
+    stability = jnp.where(present & valid, found.stability, none)
+    return eqx.tree_at(_KIND, found, stability)
+
+
+def _shares(error: _Point, point: _Point, q: Array) -> _Point:
+    """Errors relative to what they grow with."""
+    return _Point(error.weight / point.weight, error.bias / q, error.multiplier)
+
+
+def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
+    """The line at the nodes, and more of it where two roots may lie between two of them."""
+
+    def passes(y, _):
+        (miss, point), (rate, moved), (doubt, error) = look(y)
+        seen = _Table(y, miss, rate, doubt, point, error, moved.bias)
+        i, found = nearest_turn(y, miss, rate)
+        closer = y[i] + (y[i + 1] - y[i]) * jnp.linspace(0.0, 1.0, y.size, dtype=y.dtype)
+        return jnp.where(found, closer, y), seen
+
+    # One loop, so that what is looked at twice is compiled once.
+    _, seen = jax.lax.scan(passes, nodes, length=2)
+    seen = jax.tree.map(lambda a: a.reshape(-1), seen)
+    rank = jnp.argsort(seen.y, stable=True)
+    seen = jax.tree.map(lambda a: a[rank], seen)
+    i, found = nearest_turn(seen.y, seen.miss, seen.rate)
+    width, slopes = seen.y[i + 1] - seen.y[i], (seen.rate[i], seen.rate[i + 1])
+    share = slopes[0] / jnp.where(found, slopes[0] - slopes[1], 1.0)
+    row = jax.tree.map(lambda a: a[i], seen)
+    top = cubic(seen.miss[i], seen.miss[i + 1], *(d * width for d in slopes))(share)[0]
+    turned = (row.y + share * width, top, jnp.zeros_like(top))
+    fields = lambda t: (t.y, t.miss, t.rate)
+    # Without a turning point one node stands twice, which adds nothing.
+    turned = tuple(jnp.where(found, new, old) for new, old in zip(turned, fields(row), strict=True))
+    row = eqx.tree_at(fields, row, turned)
+    place = jnp.arange(seen.y.size + 1)
+
+    def insert(values, new):
+        before, behind = jnp.append(values, values[-1:]), jnp.append(values[:1], values)
+        return jnp.where(place <= i, before, jnp.where(place > i + 1, behind, new))
+
+    return jax.tree.map(insert, seen, row)
+
+
+def _crossings(table: _Table) -> tuple[Bool[Array, " nodes"], Int[Array, " nodes"], Array]:
+    """Nodes where a sign is known and other than the last one that was, the nodes of those, and
+    whether roots may hide where no sign is known."""
+    told = jnp.abs(table.miss) > table.doubt
+    last = jax.lax.cummax(jnp.where(told, jnp.arange(told.size), -1))
+    before = jnp.append(jnp.full_like(last[:1], -1), last[:-1])
+    turns = jnp.sign(table.miss) != jnp.sign(table.miss[before])
+    known = told & (before >= 0)
+    allowed = table.point.bias >= -table.error.bias
+    # A root at a node, or a stretch that rounding hides, lies between two known signs that
+    # differ. Between two that agree it may hold a pair of roots, or none.
+    gap = before < jnp.arange(told.size) - 1
+    lost = jnp.any(known & ~turns & gap) | jnp.any(jnp.isnan(table.miss))
+    return known & turns & (allowed | allowed[before]), before, lost
+
+
+def _escapes(table: _Table, target: Array) -> Bool[Array, ""]:
+    """Whether σ_b² may be `target` at lengths beyond the table.
+
+    Never below: σ_b² <= q. Beyond the table σ_b² goes on as a power of q.
+    """
+    bias, error, rise = table.point.bias[-1], table.error.bias[-1], table.rise[-1]
+    towards = (target - bias) * rise > 0
+    shown = jnp.abs(rise) > 16 * error
+    log = jnp.where(bias > 0, jnp.abs(jnp.log(target / jnp.where(bias > 0, bias, 1))), 1.0)
+    reach = log * jnp.abs(bias / jnp.where(rise == 0, 1, rise)) < _FAR
+    hidden = ~(jnp.abs(table.miss[-1]) > table.doubt[-1])
+    # Where σ_b² = 0 at every length, as for relu, it is no other value.
+    level = jnp.all(jnp.abs(table.point.bias) <= table.error.bias) & (target > 0)
+    short = (target < jnp.exp(table.y[0])) & (target > 0)
+    return ((towards & shown & reach) | hidden | short) & ~level
