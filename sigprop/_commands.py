@@ -214,12 +214,19 @@ def store_diagram(
     """Write the data and the figure of a phase diagram; gives back the paths."""
     from sigprop._plots import phase_diagram_figure
     from sigprop._store import write_dataset
+    from theory import Stability
 
     if line is not None:
         dataset = dataset.assign_coords(critical_length=np.asarray(line.length))
         for name in ("weight_variance", "bias_variance"):
             values = np.asarray(getattr(line, name).value)
             dataset[f"critical_{name}"] = ("critical_length", values)
+        kinds = list(Stability)
+        flags = {
+            "flag_values": [int(kind) for kind in kinds],
+            "flag_meanings": " ".join(kind.name.lower() for kind in kinds),
+        }
+        dataset["critical_stability"] = ("critical_length", np.asarray(line.stability), flags)
     store = folder / "phase_diagram.zarr"
     with checked(path="output"):
         write_dataset(dataset, store, provenance=origin)

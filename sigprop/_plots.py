@@ -14,10 +14,11 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, TwoS
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from sigprop._compare import Comparison, comparison_dataset
-from theory import CriticalLine, Phase, Status
+from theory import CriticalLine, Phase, Stability, Status
 
 WIDTH = 7.0
 """Inches across two columns of a journal."""
@@ -56,6 +57,9 @@ LABELS = {
 }
 _QUANTITIES = ("length", "correlation", "slope", "depth_scale_correlation", "depth_scale_length")
 _SECTORS = ("length", "order_parameter", "trace", "goldstone", "depth_scale_goldstone")
+_AT_LENGTH = ("slope", "trace", "goldstone")
+"""What has a limit for diverging lengths, which belongs to no fixed point."""
+_DIVERGES = ("white", "\\\\\\\\", "the length diverges")
 _LAYER_LABELS = {
     "length": r"length $q_l$",
     "correlation": r"correlation $c_l$",
@@ -91,6 +95,10 @@ def phase_diagram_figure(
     caption: str = "",
 ) -> Figure:
     """Draw phases, fixed points and depth scales over two parameters.
+
+    Where the length diverges χ and λ are those of q → ∞ and not drawn. The edge of chaos is
+    solid where its points attract lengths, dashed where they repel them: no network comes to
+    rest there.
 
     Parameters
     ----------
@@ -193,7 +201,8 @@ def _phase_panel(panel: Axes, dataset: xr.Dataset) -> dict[Any, Any]:
 
 def _quantity_panel(figure: Figure, panel: Axes, dataset: xr.Dataset, name: str) -> dict[Any, Any]:
     status = dataset[f"{name}_status"].values
-    values = np.where(status <= Status.INACCURATE, dataset[name].values, np.nan)
+    limit = (dataset["phase"].values == Phase.DIVERGENT) & (name in _AT_LENGTH)
+    values = np.where((status <= Status.INACCURATE) & ~limit, dataset[name].values, np.nan)
     values = np.where(np.isfinite(values), values, np.nan)
     panel.set_title(LABELS[name], loc="left")
     if np.any(np.isfinite(values)):
@@ -202,12 +211,13 @@ def _quantity_panel(figure: Figure, panel: Axes, dataset: xr.Dataset, name: str)
         image = _cells(panel, dataset, np.clip(values, low, None), cmap=colours, norm=norm)
         figure.colorbar(image, ax=panel, extend=extend, pad=0.02, aspect=25)
     shown = {}
-    for kind, (colour, hatch, text) in _MISSING.items():
-        cells = _rectangles(dataset, status == kind)
+    kinds = [(int(kind), (status == kind) & ~limit, look) for kind, look in _MISSING.items()]
+    for rank, where, (colour, hatch, text) in [*kinds, (len(Status), limit, _DIVERGES)]:
+        cells = _rectangles(dataset, where)
         if cells:
             style: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "#555555"}
             panel.add_collection(PolyCollection(cells, linewidth=0, **style))
-            shown[1, int(kind)] = Patch(label=text, linewidth=0.5, **style)
+            shown[1, rank] = Patch(label=text, linewidth=0.5, **style)
     return shown
 
 
@@ -240,13 +250,29 @@ def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, st
     return Normalize(min(low, 0.0), high if high > 0 else 1.0), "viridis", "neither"
 
 
+def _pieces(line: CriticalLine) -> list[tuple[str, str, np.ndarray]]:
+    """Label, line style and which points of the edge of chaos are of a kind."""
+    kinds = np.asarray(line.stability)
+    shown = np.isfinite(np.asarray(line.bias_variance.value))
+    repels = (kinds == Stability.UNSTABLE) & shown
+    rest = shown & ~repels
+    repels |= rest & (np.convolve(repels, [1, 1, 1], "same") > 0)  # so that the pieces meet
+    pieces = [
+        (r"edge of chaos, $\chi=1$", "-", rest),
+        (r"$\chi=1$ at a length that repels", "--", repels),
+    ]
+    return [piece for piece in pieces if np.any(piece[2])]
+
+
 def _lines_and_points(
     panel: Axes, line: CriticalLine | None, points: Sequence[tuple[float, float, str]]
 ) -> None:
     if line is not None:
         x, y = np.asarray(line.weight_variance.value), np.asarray(line.bias_variance.value)
-        panel.plot(x, y, color="white", linewidth=2.2)
-        panel.plot(x, y, color=BLACK, linewidth=1.1)
+        for _, style, own in _pieces(line):
+            up = np.where(own, y, np.nan)
+            halo = [withStroke(linewidth=2.2, foreground="white")]
+            panel.plot(x, up, style, color=BLACK, linewidth=1.1, path_effects=halo)
     for (x, y, _), marker in zip(points, _MARKERS, strict=False):
         panel.plot(
             x, y, marker, color="white", markersize=5.5, markeredgecolor=BLACK, clip_on=False
@@ -255,8 +281,8 @@ def _lines_and_points(
 
 def _marks(line: CriticalLine | None, points: Sequence[tuple[float, float, str]]) -> list[Line2D]:
     marks = []
-    if line is not None:
-        marks.append(Line2D([], [], color=BLACK, label=r"edge of chaos, $\chi=1$"))
+    for label, style, _ in _pieces(line) if line is not None else []:
+        marks.append(Line2D([], [], color=BLACK, linestyle=style, linewidth=1.1, label=label))
     for (_, _, name), marker in zip(points, _MARKERS, strict=False):
         marks.append(
             Line2D([], [], marker=marker, color="white", markeredgecolor=BLACK, label=name)

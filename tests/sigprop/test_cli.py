@@ -18,7 +18,7 @@ import theory
 from sigprop import _cli, _output, _plots
 from sigprop._demo import demo
 from sigprop._requests import Network, Run, axis_values
-from theory import Phase, Status
+from theory import Phase, Stability, Status
 
 ROOT = Path(__file__).parents[2]
 # erf has closed forms, which compile fastest.
@@ -633,6 +633,35 @@ class TestPhaseDiagramFigure:
         assert {"ordered", "critical", "chaotic", "infinite", "no such value", "here"} <= labels
         assert "divergent" not in labels
         assert figure.get_supxlabel() == "a caption"
+
+    def test_what_no_network_comes_to_rest_at_is_not_drawn_as_if_it_did(self):
+        """The slope of diverging lengths is hatched; χ = 1 is dashed where it repels."""
+        data = made_up_diagram()
+        data["phase"][1, 0] = Phase.DIVERGENT
+        data["slope_status"][1, 0] = Status.OK
+        estimate = lambda values: theory.Estimate(
+            np.array(values), np.zeros(4), np.zeros(4, np.int8)
+        )
+        kinds = np.array([Stability.UNSTABLE, Stability.UNSTABLE, Stability.STABLE, 0])
+        line = theory.CriticalLine(
+            np.ones(4),
+            estimate([1.0, 2.0, 3.0, 4.0]),
+            estimate([0.0, 0.02, 0.04, 0.06]),
+            estimate([1.5, 1.2, 0.9, 0.8]),
+            kinds.astype(np.int8),
+        )
+        figure = _plots.phase_diagram_figure(data, line)
+        panel = next(a for a in figure.axes if "slope" in a.get_title("left"))
+        (mesh,) = [c for c in panel.collections if isinstance(c, QuadMesh)]
+        shown = np.ma.filled(mesh.get_array(), np.nan).reshape(2, 3).T
+        assert np.isnan(shown[1, 0])
+        assert np.isfinite(shown[0, 0])
+        drawn = {each.get_linestyle(): each.get_ydata() for each in panel.lines}
+        assert list(np.isfinite(drawn["--"])) == [True, True, True, False]
+        assert list(np.isfinite(drawn["-"])) == [False, False, True, True]
+        (legend,) = figure.legends
+        labels = {text.get_text() for text in legend.get_texts()}
+        assert {"the length diverges", r"$\chi=1$ at a length that repels"} <= labels
 
     @pytest.mark.parametrize("value", [np.nan, 0.0])
     def test_without_numbers(self, tmp_path, value):
