@@ -4,7 +4,7 @@ A description is data: an immutable tree of a few node types whose variances are
 `theory._interpret` reads it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias, get_args
 
 import equinox as eqx
@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise, Radial
+from theory._linear import is_linear
 
 Distribution: TypeAlias = Literal["gaussian", "orthogonal"]
 Algebra: TypeAlias = Literal["real", "complex", "quaternion", "dense"]
@@ -200,7 +201,8 @@ class Chain(eqx.Module):
 class Residual(eqx.Module):
     """h ↦ h + branch(h).
 
-    The branch must end in an `Affine`: its fresh weights make it independent of h.
+    The branch must end in an `Affine`: its fresh weights make it independent of h. A
+    `Normalise` or a linear `Pointwise` may follow, which only scale what is Gaussian.
     """
 
     branch: "Part"
@@ -237,7 +239,8 @@ class Recurrent(eqx.Module):
     Convention: the axis over inputs holds whole sequences, one after the other, each of `steps`
     inputs. What comes in are the drives u_t, what goes out the states z_t, so that the parts
     before and behind act on every step with the same weights, as they do on every input. The
-    body must end in an `Affine`: its weights are independent of the drives.
+    body must end in an `Affine`, as a residual branch must: its weights are independent of the
+    drives.
     """
 
     body: "Part"
@@ -258,13 +261,31 @@ def check_sequences(inputs: int, steps: int) -> int:
 
 
 def _check_end(last: "Part", field: str, what: str, other: str) -> None:
-    while isinstance(last, Chain | Repeat):
-        last = last.parts[-1] if isinstance(last, Chain) else last.body
-    if not isinstance(last, Affine):
+    # What is linear for given lengths leaves that behind an Affine as it is.
+    found = next((leaf for leaf in _backwards(last) if not _only_scales(leaf)), last)
+    if not isinstance(found, Affine):
         raise TypeError(
             f"`{field}`: {what} must end in an Affine, whose fresh weights make it independent "
-            f"of {other}; got {type(last).__name__} at its end"
+            f"of {other}, with nothing behind it but a Normalise or a linear Pointwise; got "
+            f"{type(found).__name__} at its end"
         )
+
+
+def _backwards(part: "Part") -> "Iterator[Part]":
+    match part:
+        case Chain(parts=parts):
+            for member in reversed(parts):
+                yield from _backwards(member)
+        case Repeat(body=body):
+            yield from _backwards(body)
+        case _:
+            yield part
+
+
+def _only_scales(part: "Part") -> bool:
+    if isinstance(part, Pointwise):
+        return is_linear(part.activation)
+    return isinstance(part, Normalise)
 
 
 Part: TypeAlias = Affine | Pointwise | Normalise | Chain | Residual | Repeat | Recurrent

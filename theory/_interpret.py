@@ -54,7 +54,8 @@ class Reading(eqx.Module, Generic[State]):
 
     @abc.abstractmethod
     def add(self, skip: State, branch: State) -> tuple[State, Any]:
-        """h + branch(h), where the branch ends in a fresh `Affine`."""
+        """h + branch(h), where the branch ends in a fresh `Affine`; a sum of states of different
+        kinds has the kind of the skip connection."""
 
     @abc.abstractmethod
     def through_time(self, turn: Callable, state: State, steps: int) -> tuple[State, Any]:
@@ -80,6 +81,10 @@ class Reading(eqx.Module, Generic[State]):
     def boundary(self, state: State) -> State:
         """The end of one turn of a `Repeat`."""
         return state
+
+    def kept(self, before: State, after: State) -> State:
+        """The state behind one turn of a `Repeat` as one of the kind that went in, if it is."""
+        return after
 
     def loop(self, turn: Callable, state: State, layers: Any, depth: int) -> tuple[State, Any]:
         """Run `turn` over the layers; a scan, so that compile time does not grow with depth."""
@@ -118,7 +123,8 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             return state, tuple(notes)
         case Residual(branch=branch):
             inner, notes = interpret(branch, reading.inside_branch(), state)
-            _check_same_kind("a residual branch", state, inner)
+            if type(inner) is type(state):
+                _check_same_kind("a residual branch", state, inner)
             state, note = reading.add(state, inner)
             return state, (notes, note)
         case Repeat(body=body, depth=depth):
@@ -127,7 +133,7 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             def turn(carry, leaves):
                 layer, layer_reading = eqx.combine(leaves, structure)
                 after, note = interpret(layer, layer_reading, carry)
-                after = layer_reading.boundary(after)
+                after = layer_reading.kept(carry, layer_reading.boundary(after))
                 _check_same_kind("the body of a Repeat", carry, after)
                 return after, note
 
@@ -159,15 +165,21 @@ def _check_one_layer(node: Affine) -> None:
 
 
 def _check_same_kind(where: str, before: Any, after: Any) -> None:
-    def look(state):
-        shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
-        return type(state), shapes
-
-    if look(before) != look(after):
+    """Raise a `TypeError` of one sentence unless two states have one type and equal shapes."""
+    if type(before) is not type(after):
         raise TypeError(
-            f"{where} must give back the kind and shape of state that it takes; it takes "
-            f"{eqx.tree_pformat(before)} and gives {eqx.tree_pformat(after)}"
+            f"{where} must give back the kind of state that it takes; it takes "
+            f"{type(before).__name__} and gives {type(after).__name__}"
         )
+    pairs = zip(*map(jax.tree.leaves_with_path, (before, after)), strict=True)
+    for (path, old), (_, new) in pairs:
+        was, is_now = (f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in (old, new))
+        if was != is_now:
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "state"
+            raise TypeError(
+                f"{where} must give back the shape of state that it takes; its `{name}` is {was} "
+                f"before and {is_now} behind"
+            )
 
 
 def along_depth(notes: Any) -> Any:

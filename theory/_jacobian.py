@@ -193,6 +193,10 @@ class _Weights(eqx.Module):
     gaussian: Float[Array, ""]
 
 
+class _Scale(_Weights):
+    """Note of what multiplies the whole layer by one number: like weights, but not fresh."""
+
+
 class _Slopes(eqx.Module):
     """Note of a nonlinearity: the law of D², and the same by another rule at a length that is
     wrong by its error."""
@@ -246,7 +250,7 @@ class _Factors(Reading[Any]):
         """1/σ, but for the one or two directions of the layer that it takes out."""
         after, _ = MeanField().normalise(node, state)
         shrunk = (log_tangent(after.value) - log_tangent(state.value))[0]
-        return after, _Weights(shrunk, jnp.zeros_like(shrunk))
+        return after, _Scale(shrunk, jnp.zeros_like(shrunk))
 
     def add(self, skip: Any, branch: Any):
         after, _ = MeanField().add(skip, branch)
@@ -260,6 +264,9 @@ class _Factors(Reading[Any]):
 
     def boundary(self, state: PreActivation | PostActivation):
         return MeanField().boundary(state)
+
+    def kept(self, before: Any, after: Any):
+        return MeanField().kept(before, after)
 
 
 SAFETY = 5.0
@@ -412,13 +419,15 @@ def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
     is_note = lambda note: isinstance(note, _Weights | _Slopes | _Skip | Stacked)
     found = jax.tree.leaves(notes, is_leaf=is_note)
     weights = [note for note in found if isinstance(note, _Weights)]
-    slopes = [note for note in found if isinstance(note, _Slopes)]
+    constant = [note for note in found if isinstance(note, _Slopes) and note.constant]
+    slopes = [note for note in found if isinstance(note, _Slopes) and not note.constant]
     if any(isinstance(note, _Skip | Stacked) for note in found) or len(slopes) > 1:
         raise TypeError(
             "`network`: a residual branch may hold one nonlinearity, no other branch and no "
             "Repeat, where the spectrum is to be predicted"
         )
-    if found[0] in slopes and not slopes[0].constant:
+    fresh = [isinstance(note, _Weights) and not isinstance(note, _Scale) for note in found]
+    if any(note is slope for note in found[: fresh.index(True)] for slope in slopes):
         raise TypeError(
             "`network`: residual branches that begin with a nonlinearity are not free of each "
             "other, and their spectrum is not predicted; branches that begin with an Affine are"
@@ -427,6 +436,7 @@ def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
     linear = SlopeLaw(one, one)
     pair = (slopes[0].law, slopes[0].check) if slopes else (linear, linear)
     variance = jnp.exp(sum((note.log_variance for note in weights), jnp.zeros(())))
+    variance = math.prod((note.law.square[..., 0] for note in constant), start=variance)
     gaussian = sum((note.gaussian for note in weights), jnp.zeros(()))
     # A branch that does nothing is one that does next to nothing.
     scaled = lambda law: jnp.maximum(law.square * variance[..., None], 1e-200)

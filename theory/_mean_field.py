@@ -12,6 +12,7 @@ from theory._activations import Componentwise, Radial
 from theory._architecture import Affine, Normalise, Part, Pointwise, time_steps
 from theory._expectation import pair_moments, single_moments, slope_rate
 from theory._interpret import Reading, along_depth, interpret
+from theory._linear import gain, is_linear
 from theory._moments import (
     Moments,
     PostActivation,
@@ -84,12 +85,15 @@ class MeanField(Reading[Any]):
         return state, None if self.in_branch else state
 
     def pointwise(self, node: Pointwise, state: PreActivation | PostActivation):
+        dtype = state.value.covariance.dtype
+        activation = cast(node.activation, dtype)
+        if is_linear(activation):
+            return self._scaled(state, gain(activation, dtype)), None
         if not isinstance(state, PreActivation):
             raise TypeError(
                 "a nonlinearity must act on Gaussian moments, behind an Affine; here it acts on "
                 f"{type(state).__name__} moments"
             )
-        activation = cast(node.activation, state.value.covariance.dtype)
         match activation:
             case Componentwise():
                 return _componentwise(activation, state, self), None
@@ -115,14 +119,37 @@ class MeanField(Reading[Any]):
         state = PostActivation(value, error, mean) if behind else PreActivation(value, error)
         return state, None
 
-    def add(self, skip: PreActivation, branch: PreActivation):
+    def _scaled(self, state: PreActivation | PostActivation, factor: Array):
+        """The state of u ↦ a u, which stays Gaussian."""
+        square = factor**2
+
+        def scaled(m: Moments) -> Moments:
+            times = (square * m.covariance, square * m.separation, square * m.tangent)
+            return Moments(*times, m.log_gain)
+
+        value = scaled(state.value)
+        error = _rounded(value, scaled(state.error)) if self.errors else _zero_error(value)
+        if isinstance(state, PreActivation):
+            return PreActivation(value, error)
+        return PostActivation(value, error, factor * state.mean)
+
+    def add(self, skip: PreActivation | PostActivation, branch: PreActivation | PostActivation):
+        if not isinstance(branch, PreActivation):
+            raise TypeError(
+                "a residual branch must give Gaussian moments, as those behind an Affine are; "
+                f"here it gives {type(branch).__name__} moments"
+            )
+
         def total(a: Moments, b: Moments) -> Moments:
             summed = jax.tree.map(jnp.add, a, b)
             return eqx.tree_at(lambda m: m.log_gain, summed, a.log_gain)
 
-        return self._noted(
-            PreActivation(total(skip.value, branch.value), total(skip.error, branch.error))
-        )
+        summed = (total(skip.value, branch.value), total(skip.error, branch.error))
+        state, note = self._noted(PreActivation(*summed))
+        if isinstance(skip, PostActivation):
+            # A sum with something that is not Gaussian is not; its second moments are exact.
+            state = PostActivation(state.value, state.error, skip.mean)
+        return state, note
 
     def through_time(self, turn, state: PreActivation | PostActivation, steps: int):
         if not isinstance(state, PreActivation):
@@ -132,6 +159,11 @@ class MeanField(Reading[Any]):
             )
         advance = lambda previous, drive: turn(self, previous, drive)[0]
         return self._noted(states_of_all_times(advance, self.boundary, state, steps))
+
+    def kept(self, before: Any, after: Any):
+        if isinstance(before, PostActivation) and isinstance(after, PreActivation):
+            return PostActivation(after.value, after.error, jnp.zeros_like(before.mean))
+        return after
 
     def boundary(self, state: PreActivation | PostActivation):
         if self.in_branch:

@@ -19,6 +19,7 @@ from theory._activations import Radial
 from theory._architecture import Affine, Algebra, Normalise, Part, Pointwise, WeightLaw, components
 from theory._fixed_point import SHORTEST
 from theory._interpret import Reading, interpret
+from theory._linear import is_linear
 from theory._mean_field import MeanField
 from theory._moment_integrals import frozen
 from theory._moments import PreActivation, given_moments
@@ -102,7 +103,7 @@ class _Seen(Reading[_Found]):
 
     def pointwise(self, node: Pointwise, state: _Found):
         phi = node.activation
-        rotates = isinstance(phi, Radial)
+        rotates = isinstance(phi, Radial) or is_linear(phi)
         odd = rotates or phi.parity == "odd"
         at = (state.components, state.algebra)
         return _Found(*at, state.odd and odd, state.rotates and rotates), None
@@ -277,12 +278,13 @@ def sectors(body: Part, length: Estimate, *, tolerance: float = 1e-10, order: in
     check_turn(body)
     body = cast(body, length.value.dtype)
     found = [p.activation for p in _pointwise(body)]
-    if not found or not all(isinstance(phi, Radial) for phi in found):
+    radial = [phi for phi in found if isinstance(phi, Radial)]
+    if not radial or not all(isinstance(phi, Radial) or is_linear(phi) for phi in found):
         raise TypeError("`body`: sectors need radial activations (theory.radial)")
     law = max(_laws(body), key=lambda law: len(law.table))
     symmetric, antisymmetric = commutant_dimensions(law)
     present = np.array([antisymmetric > 0, True, symmetric > 1])
-    return _sectors(body, length, present, found[0], tolerance, order)
+    return _sectors(body, length, present, radial[0], tolerance, order)
 
 
 _DIRECTIONS = np.array([[[0, 1], [-1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]]])

@@ -1,0 +1,51 @@
+"""Which activations are linear: those whose program is made of nothing else."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from theory._activations import Activation, Radial
+from theory._precision import widest
+
+_PASSED = {"neg", "convert_element_type", "copy", "squeeze", "reshape", "broadcast_in_dim"}
+_ADDED = {"add", "sub", "add_any"}
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_INSIDE = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
+
+
+def is_linear(activation: Activation) -> bool:
+    """Whether φ(z) = a z, as its program proves: of a and z alone, without looking at values."""
+    fn: Any = activation.profile if isinstance(activation, Radial) else activation.fn
+    jaxpr = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((), widest(fn))).jaxpr
+    return _outputs(jaxpr, [True]) == [True]
+
+
+def gain(activation: Activation, dtype: Any) -> Array:
+    """a of a linear φ."""
+    fn: Callable = activation.profile if isinstance(activation, Radial) else activation.fn
+    return jnp.asarray(fn(jnp.ones((), dtype)), dtype)
+
+
+def _outputs(jaxpr: Any, inputs: Sequence[bool | None]) -> list[bool | None]:
+    """Of each output whether it is linear; False if constant, None if neither."""
+    known: dict[Any, bool | None] = dict(zip(jaxpr.invars, inputs, strict=True))
+    of = lambda var: False if hasattr(var, "val") else known.get(var, False)
+    for equation in jaxpr.eqns:
+        name, seen = equation.primitive.name, [of(var) for var in equation.invars]
+        out: list[bool | None] = [None] * len(equation.outvars)
+        if not any(kind is not False for kind in seen):
+            out = [False] * len(equation.outvars)
+        elif name in _INSIDE:
+            inner: Any = next(equation.params[key] for key in _BODIES if key in equation.params)
+            out = _outputs(getattr(inner, "jaxpr", inner), seen)
+        elif name in _PASSED or (name in _ADDED and seen == [True, True]):
+            out = [seen[0]]
+        elif (name == "mul" and None not in seen and seen != [True, True]) or (
+            name == "div" and seen == [True, False]
+        ):
+            out = [True]
+        known.update(zip(equation.outvars, out, strict=True))
+    return [of(var) for var in jaxpr.outvars]
