@@ -122,6 +122,7 @@ def test_a_stack_may_begin_with_any_block_that_begins_with_weights(block, length
     assert np.all(error < 1e-13)
 
 
+@pytest.mark.slow
 def test_the_spectrum_knows_scaled_sums():
     """m_1 = Π (1 + χ)/2, and a branch that begins with a nonlinearity behind a norm is refused."""
     weights = (theory.affine(1.0), theory.Pointwise(ERF), theory.affine(1.5))
