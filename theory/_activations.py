@@ -41,6 +41,8 @@ class Componentwise(eqx.Module):
     """For text and file names."""
     closed_form_of: Callable[[Any], ClosedForm] | None = eqx.field(static=True, default=None)
     """Makes the closed form from `fn`, and so from the one copy of its parameters."""
+    jumps: tuple[float, ...] = eqx.field(static=True, default=())
+    """Where φ itself may jump: at ± those kinks where it does, or where nobody can tell yet."""
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
         """φ(z), wherever the components of a unit are."""
@@ -51,6 +53,10 @@ class Componentwise(eqx.Module):
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         """φ(z) and φ'(z)."""
         return jax.jvp(self.fn, (z,), (jnp.ones_like(z),))
+
+    def steps(self, dtype: Any) -> tuple[Float[Array, " jumps"], Float[Array, " jumps"]]:
+        """φ(k + 0) − φ(k − 0) and the mean of the two, at every place of `jumps`."""
+        return _steps(self.fn, jnp.asarray(self.jumps, dtype))
 
     def push(
         self, z: Float[Array, "*units k"], tangents: Float[Array, "*units k m"]
@@ -89,11 +95,17 @@ class Radial(eqx.Module):
         static=True, default=None
     )
     """Reads kinks that are parameters from the profile, and so from the one copy of them."""
+    jumps: tuple[float, ...] = eqx.field(static=True, default=())
+    """Where g itself may jump, in r > 0."""
 
     @property
     def places(self) -> tuple[float | Float[Array, ""], ...]:
         """All kinks; those that are parameters are arrays and can be differentiated."""
         return self.kinks + (() if self.kinks_of is None else self.kinks_of(self.profile))
+
+    def steps(self, dtype: Any) -> tuple[Float[Array, " jumps"], Float[Array, " jumps"]]:
+        """g(k + 0) − g(k − 0) and the mean of the two, at every place of `jumps`."""
+        return _steps(self.profile, jnp.asarray(self.jumps, dtype))
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
         """φ(z), where `axis` holds the components of a unit."""
@@ -115,6 +127,33 @@ class Radial(eqx.Module):
         n = (z / r)[..., None]
         radial = n * jnp.sum(n * tangents, axis=-2, keepdims=True)
         return across * z, across[..., None] * (tangents - radial) + along[..., None] * radial
+
+
+_ROUNDINGS = 1e3
+"""A change across a kink below this many roundings of its terms is none."""
+
+
+def _steps(fn: Callable, k: Float[Array, " jumps"]) -> tuple[Array, Array]:
+    info = jnp.finfo(k.dtype)
+    beside = jnp.maximum(2 * float(info.eps) * jnp.abs(k), float(info.tiny) ** 0.5)
+    along = lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),))
+    (low, steep), (high, steeper) = along(k - beside), along(k + beside)
+    noise = float(info.eps) * (jnp.abs(low) + jnp.abs(high))
+    noise = noise + beside * (jnp.abs(steep) + jnp.abs(steeper))
+    step = high - low
+    return jnp.where(jnp.abs(step) > _ROUNDINGS * noise, step, 0.0), (low + high) / 2
+
+
+def _may_jump(fn: Callable, kinks: tuple[float, ...]) -> tuple[float, ...]:
+    """The places ± kinks where `fn` jumps; all of them while a parameter of it is traced."""
+    places = sorted({sign * abs(kink) for kink in kinks for sign in (1.0, -1.0)})
+    if not places:
+        return ()
+    with jax.ensure_compile_time_eval():
+        steps, _ = _steps(fn, jnp.asarray(places, jnp.result_type(float)))
+    if isinstance(steps, Tracer):
+        return tuple(places)
+    return tuple(k for k, step in zip(places, np.asarray(steps), strict=True) if step != 0)
 
 
 def _norm(z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*ones"]:
@@ -230,7 +269,8 @@ def componentwise(
     module = _as_module(fn)
     _check_shapes(module)
     _check_values(module, parity)
-    return Componentwise(module, places, float(scale), parity, name)
+    jumps = _may_jump(module, places)
+    return Componentwise(module, places, float(scale), parity, name, jumps=jumps)
 
 
 def activation(name: str, **parameters: Any) -> Componentwise:
@@ -345,7 +385,8 @@ def radial(
         origin = g.fn(jnp.zeros((), jnp.result_type(float)))
     if not isinstance(origin, Tracer) and abs(float(origin)) > 0:
         raise ValueError(f"`profile`: must be 0 at r = 0, got {float(origin):.6g}")
-    return Radial(g.fn, tuple(k for k in g.kinks if k > 0), g.scale, g.name)
+    positive = lambda places: tuple(k for k in places if k > 0)
+    return Radial(g.fn, positive(g.kinks), g.scale, g.name, jumps=positive(g.jumps))
 
 
 def _threshold_place(profile: functions.Threshold) -> tuple[Float[Array, ""], ...]:

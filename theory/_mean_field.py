@@ -170,7 +170,7 @@ class MeanField(Reading[Any]):
             return state
         # Tangents grow by χ per layer; their scale is kept as a logarithm.
         size = jnp.diagonal(per_component(state.value.tangent))
-        size = jnp.where(size > 0, size, 1.0)
+        size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
         root = jnp.sqrt(size)
         scale = (root[:, None] * root[None])[..., None, None]
 
@@ -261,12 +261,20 @@ def _componentwise(
             steep = (top - jnp.abs(pair.slope)) / jnp.where(x > 0, x, 1.0)
             size = jnp.where(own.derivative_square > 0, own.derivative_square, 1)
             relative = jnp.diag(error.slope) / size
+            along = jnp.abs(steep) * x_error
+            along += jnp.abs(pair.slope) * (relative[rows] + relative[columns]) / 2
+            if activation.jumps:
+                # The slope is at most the ratio of distances r, and falls by at most 2r/x.
+                ratio = pair.distance / (mean * jnp.where(x > 0, x, 1.0))
+                far = max(k * k for k in activation.jumps) * (1 / qa + 1 / qb)
+                by_length = 2 * (ratio + jnp.abs(pair.slope)) * (1 + far)
+                known = _times(2 * ratio / jnp.where(x > 0, x, 1.0), x_error)
+                known = known + by_length * (ea / qa + eb / qb)
+                along = jnp.where(jnp.isfinite(top), along, known)
             pairs = _Table(
                 local.product + moved + rate(pair.product_rate_a, pair.product_rate_b),
                 local.distance + moved + rate(pair.distance_rate_a, pair.distance_rate_b),
-                local.slope
-                + jnp.abs(steep) * x_error
-                + jnp.abs(pair.slope) * (relative[rows] + relative[columns]) / 2,
+                local.slope + along,
             )
             error = error.put(rows, columns, pairs)
 
@@ -282,12 +290,19 @@ def _componentwise(
 
     # Tangents: t_i ↦ φ'(u_i) t_i, so E t_a t_bᵀ is multiplied by E φ'(u_ai) φ'(u_bj).
     old, old_error = state.value, state.error
-    tangent_error = value.slope * old_error.tangent + error.slope * jnp.abs(old.tangent)
-    after = Moments(value.product, distance, value.slope * old.tangent, old.log_gain)
+    tangent_error = _times(value.slope, old_error.tangent)
+    tangent_error = tangent_error + _times(error.slope, jnp.abs(old.tangent))
+    tangent = _times(value.slope, old.tangent)
+    after = Moments(value.product, distance, tangent, old.log_gain)
     after_error = Moments(error.product, distance_error, tangent_error, old_error.log_gain)
     if reading.errors:
         after_error = _rounded(after, after_error)
     return PostActivation(after, after_error, own.mean.reshape(n, k))
+
+
+def _times(factor: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """factor · x, and 0 where x is 0 and the factor infinite, as the slope of a jump is."""
+    return jnp.where(x == 0, 0.0, jnp.where(x == 0, 1.0, factor) * x)
 
 
 def _safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:

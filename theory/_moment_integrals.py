@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from theory._activations import Componentwise
 from theory._quadrature import Resolution, half_line, quarter_plane
@@ -138,10 +138,68 @@ def single_quadrature(
     terms = (mean, f * f, df * df, f * df * z / root)
     terms = [weight * y for y in terms]
     if not bounds:
-        return SingleMoments(*map(jnp.sum, terms))
+        return _with_step_rate(activation, q, SingleMoments(*map(jnp.sum, terms)))
     both = sums(*terms, *map(jnp.abs, terms))
     sizes = SingleMoments(*both[4:])
-    return SingleMoments(*both[:4]), sizes, sizes
+    return _with_step_rate(activation, q, SingleMoments(*both[:4])), sizes, sizes
+
+
+def stein_defects(activation: Componentwise, q: Scalar, how: Resolution) -> Float[Array, "2 2"]:
+    """E φ' − E zφ/√q and E (zφ)'/√q − E z²φ/√q, z = u/√q, and the sizes of their terms.
+
+    Both are zero unless φ jumps where no panel ends, or its derivative is another function's.
+    """
+    q = floored(q)
+    root = jnp.sqrt(q)
+    width = grading(activation.scale, root, how)
+    z, weight = half_line(features(activation.kinks, root), width, how)
+    if activation.parity is None:
+        z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight]) / 2
+    f, df = activation.with_slope(root * z)
+    # With both signs of z at once: the part of φ with the other symmetry drops out.
+    none = jnp.zeros_like(f)
+    odd = none if activation.parity == "even" else weight * df
+    odd_other = none if activation.parity == "even" else weight * z * f / root
+    even = none if activation.parity == "odd" else weight * (f / root + z * df)
+    even_other = none if activation.parity == "odd" else weight * z * z * f / root
+    terms = (odd, odd_other, even, even_other)
+    total, size = (jnp.stack(sums(*y)) for y in (terms, tuple(map(jnp.abs, terms))))
+    defects = jnp.stack([total[0] - total[1], total[2] - total[3]])
+    if activation.jumps:
+        k, (step, _) = jnp.asarray(activation.jumps, q.dtype), activation.steps(q.dtype)
+        known = step * density_at(k, q)
+        defects = defects + jnp.stack([jnp.sum(known), jnp.sum(known * k / root)])
+    return jnp.stack([defects, jnp.stack([size[0] + size[1], size[2] + size[3]])])
+
+
+def _with_step_rate(activation: Componentwise, q: Scalar, m: SingleMoments) -> SingleMoments:
+    """The same, with what jumps of φ add to ∂square/∂q: Σ Δ φ̄ k p(k)/q."""
+    if not activation.jumps:
+        return m
+    k = jnp.asarray(activation.jumps, q.dtype)
+    step, middle = activation.steps(q.dtype)
+    rate = jnp.sum(step * middle * k * density_at(k, q)) / q
+    return eqx.tree_at(lambda m: m.square_rate, m, m.square_rate + rate)
+
+
+def density_at(k: Float[Array, " places"], q: Scalar) -> Float[Array, " places"]:
+    """The density of N(0, q)."""
+    return jnp.exp(-k * k / (2 * q)) / jnp.sqrt(2 * jnp.pi * q)
+
+
+def jumping(activation: Componentwise, q: Scalar) -> Bool[Array, ""]:
+    """Whether N(0, q) reaches a jump of φ."""
+    if not activation.jumps:
+        return jnp.zeros((), bool)
+    reached = density_at(jnp.asarray(activation.jumps, q.dtype), floored(q)) > 0
+    return jnp.any(reached & (activation.steps(q.dtype)[0] != 0))
+
+
+def _jumped(activation: Componentwise, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What the jumps below z add up to."""
+    steps = activation.steps(z.dtype)[0]
+    pairs = enumerate(activation.jumps)
+    return sum((jnp.where(z > k, steps[i], 0.0) for i, k in pairs), jnp.zeros_like(z))
 
 
 def single_closed(activation: Componentwise, q: Scalar) -> SingleMoments:
@@ -172,7 +230,34 @@ def _pair_plain(
 ) -> PairMoments:
     if how is None:
         return pair_closed(activation, q_a, q_b, x)
-    return pair_quadrature(activation, q_a, q_b, x, how, equal)
+    plain = pair_quadrature(activation, q_a, q_b, x, how, equal)
+    if not activation.jumps:
+        return plain
+    return _across_jumps(activation, q_a, q_b, x, how, equal, plain)
+
+
+def _across_jumps(activation, q_a, q_b, x, how, equal, plain: PairMoments) -> PairMoments:
+    """The same with what jumps add to the slope and the rates.
+
+    Those are derivatives of the product and of the distance. Panels end where u or v meets a
+    jump, and move with x and the lengths, so that derivatives of the rule hold all of it.
+    """
+
+    def both(q_a, q_b, x):
+        m = pair_quadrature(activation, q_a, q_b, x, how, equal)
+        return m.product, m.distance
+
+    def along(i):
+        at = (q_a, q_b, x)
+        return jax.jvp(both, at, tuple(jnp.full_like(x, i == j) for j in range(3)))[1]
+
+    # Apart, so that what is not used is not computed.
+    (product_a, distance_a), (product_b, distance_b), (_, distance) = map(along, range(3))
+    slope = distance / jnp.sqrt(floored(q_a) * floored(q_b))
+    rates = (product_a, product_b, distance_a, distance_b)
+    with_jumps = PairMoments(plain.product, plain.distance, slope, *rates)
+    there = jumping(activation, q_a) | jumping(activation, q_b)
+    return jax.tree.map(lambda a, b: jnp.where(there, a, b), with_jumps, plain)
 
 
 @eqx.filter_custom_jvp
@@ -268,10 +353,14 @@ def pair_quadrature(
     # trapezoidal mean by no more than its rounding error.
     apart, lost = u - v, eps * (jnp.abs(fu) + jnp.abs(fv))
     trapezoid = (du + dv) / 2
-    close = jnp.abs(fu - fv - trapezoid * apart) <= 4 * lost
+    # Jumps between the two are known as such, and divided by nothing.
+    crossed = _jumped(activation, u) - _jumped(activation, v) if activation.jumps else 0.0
+    close = jnp.abs(fu - fv - crossed - trapezoid * apart) <= 4 * lost
     apart = jnp.where(apart == 0, 1, apart)
     gap = root_a * gap if equal else root_a * gap + (q_a - q_b) / (root_a + root_b) * t
-    rise = jnp.where(close, trapezoid, (fu - fv) / apart) * gap
+    rise = jnp.where(close, trapezoid, (fu - fv - crossed) / apart) * gap
+    if activation.jumps:
+        rise = rise + crossed * shrink
     terms = (fu * fv, rise**2 / 2, sign_slope * du * dv)
     if bounds:
         middle = activation.with_slope((u + v) / 2)[1]

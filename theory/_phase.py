@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
-from theory._fixed_point import stable_correlation
+from theory._correlation import stable_correlation
 from theory._interpret import Reading, interpret
 from theory._length_point import Attractor, attractor
-from theory._moment_integrals import Tree
+from theory._moment_integrals import Tree, frozen
 from theory._precision import needs_float64
 from theory._status import Estimate, Status, as_estimate, replace_where
 from theory._turn import check_turn
@@ -82,19 +82,27 @@ class _Allowed(Reading[Any]):
         return turn(self, state, state)[0], None
 
 
-def depth_scale(multiplier: Estimate, marginal: Any, tolerance: float) -> Estimate:
-    """−1/log|m|, infinite where m is 1."""
-    m = jnp.abs(multiplier.value)
-    inside = jnp.where(marginal, 0.5, m)
-    log = jnp.log(inside)
-    scale = -1 / log
+def depth_scale(multiplier: Estimate, tolerance: float) -> Estimate:
+    """ξ = −1/log|m|, with an error that covers every m within that of m.
+
+    INFINITE where m cannot be told from 1 and is known to the tolerance; where it is known to
+    less, ξ has no bound above, and its error is infinite.
+    """
+    m, error = jnp.abs(multiplier.value), frozen(multiplier.error)
+    error = error + jnp.finfo(m.dtype).eps * frozen(m)
+    told = jnp.abs(m - 1) > error
+    marginal = ~told & (error <= tolerance)
     # m = 0: forgotten in one layer.
-    scale = jnp.where(inside == 0, 0.0, scale)
-    error = jnp.where(inside == 0, 0.0, multiplier.error / (jnp.maximum(inside, 1e-300) * log**2))
-    estimate = as_estimate(scale, error, tolerance)
+    scale = lambda m: jnp.where(m > 0, -1 / jnp.log(jnp.where(m > 0, m, 0.5)), 0.0)
+    at = jnp.where(m < 1, m, 0.5)
+    value, low, high = (scale(v) for v in (at, jnp.maximum(at - error, 0), at + error))
+    spread = jnp.where(told, jnp.maximum(high - value, value - low), jnp.inf)
+    value = jnp.where((m < 1) | marginal, value, jnp.nan)
+    estimate = as_estimate(value, frozen(spread), tolerance)
     estimate = replace_where(marginal, Status.INFINITE, estimate)
     # m > 1: what has no fixed point to approach has no depth scale.
-    return replace_where(~(m < 1 + tolerance) & ~marginal, Status.ABSENT, estimate)
+    nowhere = (told & (m > 1)) | (multiplier.status == Status.ABSENT)
+    return replace_where(nowhere, Status.ABSENT, estimate)
 
 
 def is_allowed(body: Part) -> Bool[Array, ""]:
@@ -109,19 +117,17 @@ def phase_of(reached: Attractor, allowed: Array, tolerance: float) -> Int[Array,
     critical = jnp.abs(chi.value - 1) <= tolerance + chi.error
     phase = jnp.where(critical, Phase.CRITICAL, phase)
     phase = jnp.where(reached.divergent, Phase.DIVERGENT, phase)
-    known = allowed & jnp.isfinite(chi.value)
+    # An infinite slope, of a φ that jumps, is a slope.
+    known = allowed & (chi.value >= 0)
     return jnp.where(known, phase, Phase.UNKNOWN).astype(jnp.int8)
-
-
-def _scale_of(multiplier: Estimate, tolerance: float) -> Estimate:
-    marginal = jnp.abs(jnp.abs(multiplier.value) - 1) <= tolerance + multiplier.error
-    return depth_scale(multiplier, marginal, tolerance)
 
 
 def at_length(reached: Attractor, tolerance: float) -> dict[str, Estimate]:
     """The fields of a `Prediction` that follow from the length alone."""
     point = reached.point
-    scale = replace_where(reached.divergent, Status.ABSENT, _scale_of(point.multiplier, tolerance))
+    scale = replace_where(
+        reached.divergent, Status.ABSENT, depth_scale(point.multiplier, tolerance)
+    )
     return {
         "length": point.length,
         "slope": point.slope,
@@ -145,7 +151,7 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
         correlation=pair.correlation,
         separation=pair.separation,
         correlation_slope=pair.slope,
-        depth_scale_correlation=_scale_of(pair.slope, tolerance),
+        depth_scale_correlation=depth_scale(pair.slope, tolerance),
         phase=phase_of(reached, allowed, tolerance),
     )
     return settled(prediction, allowed)

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from theory._architecture import Affine, Part, check_variance, components
-from theory._interpret import interpret
-from theory._mean_field import MeanField
-from theory._moments import PreActivation, given_moments, per_component
-from theory._phase import predict
+from theory._architecture import Affine, Part, check_count, check_positive, check_variance
+from theory._correlation import stable_correlation
+from theory._length_point import attractor
+from theory._moment_integrals import frozen
+from theory._phase import is_allowed, phase_of, settled
 from theory._precision import cast, needs_float64
-from theory._status import Estimate, Status, as_estimate, replace_where
-
-_STEPS = 20000
+from theory._status import Estimate
 
 
 class StationaryState(eqx.Module):
@@ -31,6 +29,8 @@ class StationaryState(eqx.Module):
     correlation: Estimate
     """c = Γ(τ)/Γ(0), τ ≥ 1: 1 where the state comes to rest, less where it is chaotic or noise
     moves it; what is left is the part that b fixes."""
+    separation: Estimate
+    """1 − c, to full relative accuracy."""
     slope: Estimate
     """χ = σ_w² E φ'(z)²: the factor per step of the squared distance of two states under the
     same noise."""
@@ -73,11 +73,12 @@ def stationary_state(
     Raises
     ------
     ValueError
-        If `noise_variance` is not finite and at least 0.
+        If `noise_variance` is not finite and at least 0; and as `predict`.
 
     Accuracy
     --------
-    As `predict`; λ and c carry their own errors.
+    As `predict`; λ and c carry their own errors. c solves 1 − c = (s' + noise)/q, with s' what
+    the body makes of the separation q (1 − c): one equation, whose root is bracketed.
 
     References
     ----------
@@ -86,15 +87,33 @@ def stationary_state(
     """
     needs_float64("stationary_state")
     check_variance("noise_variance", noise_variance)
+    check_positive("start", start)
+    check_positive("tolerance", tolerance)
+    check_count("order", order, 8)
     body = cast(body, jnp.result_type(float))
     noise = jnp.asarray(noise_variance, jnp.result_type(float))
-    found = predict(_with_bias(body, noise), start=start, tolerance=tolerance, order=order)
-    chi = found.slope
-    log = jnp.log(chi.value) / 2
-    exponent = Estimate(log, chi.error / (2 * chi.value), chi.status)
-    moved = _correlation(body, found.length, tolerance, order)
-    correlation = jax.tree.map(lambda x, y: jnp.where(noise > 0, x, y), moved, found.correlation)
-    return StationaryState(found.length, correlation, chi, exponent, found.phase)
+    return _stationary(body, noise, start, tolerance, order)
+
+
+@eqx.filter_jit
+def _stationary(body, noise, start, tolerance, order) -> StationaryState:
+    whole = _with_bias(body, noise)
+    reached = attractor(whole, start=start, tolerance=tolerance, order=order)
+    pair = stable_correlation(body, reached.point, noise=noise, tolerance=tolerance, order=order)
+    allowed, chi = is_allowed(whole), reached.point.slope
+    # Every χ within its error.
+    log = lambda chi: jnp.log(chi) / 2
+    ends = log(chi.value + chi.error), log(jnp.maximum(chi.value - chi.error, 0.0))
+    spread = jnp.maximum(ends[0] - log(chi.value), log(chi.value) - ends[1])
+    state = StationaryState(
+        reached.point.length,
+        pair.correlation,
+        pair.separation,
+        chi,
+        Estimate(log(chi.value), frozen(spread), chi.status),
+        phase_of(reached, allowed, tolerance),
+    )
+    return settled(state, allowed)
 
 
 def _with_bias(body: Part, added: Array) -> Part:
@@ -102,34 +121,3 @@ def _with_bias(body: Part, added: Array) -> Part:
     is_affine = lambda node: isinstance(node, Affine)
     last = lambda part: [n for n in jax.tree.leaves(part, is_leaf=is_affine) if is_affine(n)][-1]
     return eqx.tree_at(lambda part: last(part).bias_variance, body, replace_fn=lambda b: b + added)
-
-
-def _correlation(body: Part, length: Estimate, tolerance: float, order: int) -> Estimate:
-    """The fixed point of the covariance of two times, reached from 0, at a given length."""
-    q, k = length.value, components(body)
-    unit = jnp.eye(k, dtype=q.dtype)
-
-    def advance(c):
-        pair = (q * jnp.array([[1, c], [c, 1]]))[..., None, None] * unit[None, None]
-        moments = given_moments(pair)
-        zero = jax.tree.map(jnp.zeros_like, moments)
-        after, _ = interpret(body, MeanField(order, errors=False), PreActivation(moments, zero))
-        return per_component(after.value.covariance[0, 1]) / q
-
-    def turn(state):
-        c, step, _, count = state
-        new = advance(c)
-        rate = jnp.abs(new - c) / jnp.where(step > 0, step, 1)
-        return new, jnp.abs(new - c), jnp.where(step > 0, rate, 0.5), count + 1
-
-    def going(state):
-        _, step, rate, count = state
-        left = step * rate / jnp.maximum(1 - rate, 1e-3)
-        return (count < 2) | ((left > tolerance / 10) & (count < _STEPS))
-
-    zero = jnp.zeros_like(q)
-    c, step, rate, _ = jax.lax.while_loop(going, turn, (zero, zero, zero + 0.5, 0))
-    left = step * rate / jnp.maximum(1 - rate, 1e-3)
-    own = length.error / jnp.where(q > 0, q, 1)
-    estimate = as_estimate(c, left + 2 * own + 16 * jnp.finfo(q.dtype).eps, tolerance)
-    return replace_where(~(q > 0), Status.ABSENT, estimate)

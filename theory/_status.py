@@ -43,12 +43,15 @@ class Estimate(eqx.Module):
 def as_estimate(value: Any, error: Any, tolerance: float, magnitude: Any = None) -> Estimate:
     """An `Estimate` with status OK where error <= tolerance · magnitude, else INACCURATE.
 
-    `magnitude` is |value| unless it is given.
+    `magnitude` is |value| unless it is given. A value of +∞ is INFINITE.
     """
     value, error = jnp.asarray(value), jnp.asarray(error)
     magnitude = jnp.abs(value) if magnitude is None else magnitude
     good = error <= tolerance * magnitude
     status = jnp.where(good, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
+    endless = jnp.isposinf(value)
+    status = jnp.where(endless, jnp.int8(Status.INFINITE), status)
+    error = jnp.where(endless, jnp.nan, error)
     return Estimate(value, error, jnp.broadcast_to(status, value.shape))
 
 

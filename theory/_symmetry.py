@@ -317,7 +317,6 @@ def _sectors(body, length, present, phi, tolerance, order) -> Sectors:
 
     each = jax.vmap(multiplier)(jnp.asarray(_DIRECTIONS, q.dtype), jnp.asarray(present))
     goldstone, trace, shear = (jax.tree.map(lambda e, i=i: e[i], each) for i in range(3))
-    marginal = jnp.abs(goldstone.value - 1) <= tolerance + goldstone.error
     m, m_error = radial_moments(phi, q, k, order=order)
     # ∂E g/∂q ≤ √(E g'² E ρ²)/(2√q)
     steep = jnp.sqrt(m.trace * k**2 / jnp.maximum(q, 1e-300)) / 2
@@ -328,7 +327,7 @@ def _sectors(body, length, present, phi, tolerance, order) -> Sectors:
         goldstone,
         trace,
         shear,
-        depth_scale(goldstone, marginal, tolerance),
+        depth_scale(goldstone, tolerance),
         replace_where(~finite, Status.ABSENT, order_parameter),
     )
 

@@ -72,7 +72,7 @@ def test_the_stationary_state_of_erf_with_noise_and_static_bias():
         c = arcsine(q, q, c)
     state = theory.stationary_state(theory.layer(ERF, WEIGHTS, BIAS), noise)
     slope = WEIGHTS * 4 / np.pi / np.sqrt(1 + 4 * q)
-    expected = (q, c / q, slope, np.log(slope) / 2)
+    expected = (q, c / q, 1 - c / q, slope, np.log(slope) / 2)
     for estimate, value in zip(jax.tree.leaves(state, is_leaf=_estimate), expected, strict=False):
         assert abs(estimate.value - value) <= estimate.error + 1e-14
         assert estimate.error < 1e-9

@@ -1,0 +1,208 @@
+"""The fixed point of the correlation of two typical inputs, solved for in 1 − c.
+
+Notation: q the length, x = 1 − c, χ the slope at x = 0, S(x) the pair slope, and r(x) = x'/x, the
+factor by which one turn multiplies 1 − c. E φ(u)φ(v) is a power series in c with coefficients >= 0,
+so S falls with x and is convex, and so is r, which is the mean of S from 0 to x. Hence
+|dS/dx| <= 2 (r − S)/x.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from theory._architecture import Part
+from theory._fixed_point import SHORTEST, LengthPoint, Turn, one_turn
+from theory._moment_integrals import frozen, least
+from theory._roots import newton
+from theory._status import Estimate, Status, as_estimate, replace_where
+
+_NEAR = 0.05
+"""Errors of log x beyond which the root itself is solved for at the end of the error of r."""
+
+
+class CorrelationPoint(eqx.Module):
+    """The stable fixed point of the correlation map at the length's fixed point.
+
+    `separation` is 1 − c*, to full relative accuracy; `slope` is the map's slope at c*.
+    """
+
+    correlation: Estimate
+    separation: Estimate
+    slope: Estimate
+
+
+class _Problem(eqx.Module):
+    """Where log r(x) + raised = 0, for one body at one length."""
+
+    body: Part
+    q: Float[Array, ""]
+    noise: Float[Array, ""]
+    """What one turn adds to the length and to the separation: variance that is fresh."""
+    raised: Float[Array, ""]
+    present: Bool[Array, ""]
+    """Without a root nothing is solved for."""
+
+
+class _Solved(eqx.Module):
+    """The root y = log x of log r(x), what was seen there, and what may be wrong."""
+
+    y: Float[Array, ""]
+    turn: Turn
+    error: Turn
+    beyond: Float[Array, ""]
+    """The largest y at which the root may be."""
+    below: Float[Array, ""]
+    """How far below y it may be."""
+    slope_doubt: Float[Array, ""]
+    """What the error of q does to S at fixed x."""
+
+
+def _turn(y: Array, problem: _Problem, order: int, errors: bool) -> tuple[Turn, Turn]:
+    turn, error = one_turn(problem.body, problem.q, jnp.exp(y), order=order, errors=errors)
+    noisy = lambda t: (t.length + problem.noise, t.separation + problem.noise)
+    return eqx.tree_at(lambda t: (t.length, t.separation), turn, noisy(turn)), error
+
+
+def _log_ratio(y: Float[Array, ""], turn: Turn) -> Float[Array, ""]:
+    """log r at x = e^y."""
+    return jnp.log(turn.separation / turn.length) - y
+
+
+def _steepness(y: Array, turn: Turn, q: Array) -> Float[Array, ""]:
+    """d log r/d log x; by Price's theorem ∂s'/∂s is the pair slope."""
+    return turn.pair_slope * q * jnp.exp(y) / turn.separation - 1
+
+
+def _ratio_error(turn: Turn, error: Turn) -> Float[Array, ""]:
+    return error.separation / turn.separation + error.length / turn.length
+
+
+@eqx.filter_custom_jvp
+def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
+    """Where r(x) = 1; `doubt` is the relative error of q.
+
+    `y` and `turn` are differentiable in the problem, by the implicit function theorem.
+    """
+    q = problem.q
+
+    def look(y, order, errors, raised):
+        turn, error = _turn(y, problem, order, errors)
+        value = _log_ratio(y, turn) + raised
+        # What is within its error of a root is one; where there is none, one step ends it.
+        done = ~problem.present | (jnp.abs(value) <= _ratio_error(turn, error) / 4)
+        slope = jnp.where(problem.present, _steepness(y, turn, q), 1.0)
+        return jnp.where(done, 0.0, value), slope, (y, turn, error)
+
+    # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
+    lower, upper = (jnp.log(jnp.asarray(end, q.dtype)) for end in (least(q), 1.5))
+    # Most steps are taken at a lower order and without errors, at a tenth of the cost.
+    coarse = lambda y: (*look(y, 3 * order // 4, False, problem.raised)[:2], None)
+    y, _ = newton(coarse, jnp.full_like(q, -1.0), lower, upper, 1e-6)
+    fine = lambda y: look(y, order, True, problem.raised)
+    _, (y, turn, error) = newton(fine, y, lower, upper, 1e-13)
+
+    # Once more a little beside q, which shows how the root moves.
+    step = 1e-4
+    beside = eqx.tree_at(lambda p: p.q, problem, q * (1 + step))
+    there, _ = _turn(y, beside, order, False)
+    moved_r = jnp.abs(_log_ratio(y, there) - _log_ratio(y, turn)) / step
+    slope_doubt = jnp.abs(there.pair_slope - turn.pair_slope) / step * doubt
+
+    rest = jnp.abs(_log_ratio(y, turn) + problem.raised)
+    wrong = _ratio_error(turn, error) + moved_r * doubt + rest
+    known = jnp.isfinite(wrong)
+    below = wrong / jnp.abs(_steepness(y, turn, q))
+    wide = problem.present & known & ~(below <= _NEAR)
+    further = lambda y: (*look(y, order, False, problem.raised + wrong)[:2], None)
+    beyond, _ = newton(further, y, lower, upper, 1e-3, wide)
+    beyond = jnp.where(wide, beyond + 1e-2, y + (1 + 2 * _NEAR) * below)
+    beyond = jnp.where(known, beyond, upper)
+    return _Solved(y, turn, error, beyond, below, slope_doubt)
+
+
+@_solve.def_jvp
+def _root_moves(primals, tangents, *, order, doubt):
+    (problem,), (change,) = primals, tangents
+    found = _solve(problem, order=order, doubt=doubt)
+    along = lambda y, p: _log_ratio(y, _turn(y, p, order, False)[0])
+    _, slope = jax.jvp(lambda y: along(y, problem), (found.y,), (jnp.ones_like(found.y),))
+    _, moved = eqx.filter_jvp(lambda p: along(found.y, p), (problem,), (change,))
+    dy = jnp.where(problem.present, -moved / slope, 0.0)
+    turn = lambda y, p: _turn(y, p, order, False)[0]
+    _, dturn = eqx.filter_jvp(turn, (found.y, problem), (dy, change))
+    still = jax.tree.map(jnp.zeros_like, found)
+    return found, eqx.tree_at(lambda s: (s.y, s.turn), still, (dy, dturn))
+
+
+def stable_correlation(
+    body: Part,
+    point: LengthPoint,
+    *,
+    noise: Any = 0.0,
+    tolerance: float = 1e-10,
+    order: int = 64,
+) -> CorrelationPoint:
+    """c* of two typical inputs, from the fixed point of their length.
+
+    For χ > 1 it is the one root of r(x) = 1 with 0 < x <= 1 (r falls from χ at x = 0 to at
+    most 1 at x = 1); for χ < 1 c* = 1. Where χ − 1 is within its error, x lies between 0 and
+    the root for the largest χ: the value is in the middle, and the error reaches both ends.
+    At q* = 0 the map is that of infinitesimal lengths: where it leaves every c alone, c* is
+    ABSENT.
+
+    Parameters
+    ----------
+    noise
+        Variance of fresh noise per component that every turn adds and that the body does not
+        hold: then x' = (s' + noise)/q, which has one fixed point in any case.
+
+    References
+    ----------
+    Poole et al. 2016, eq. 5; Schoenholz et al. 2017, eqs. 7-9.
+    """
+    zero = point.length.value == 0
+    q = jnp.where(zero, SHORTEST, point.length.value)
+    q = jnp.where(jnp.isfinite(q) & (q > 0), q, 1.0)
+    doubt = frozen(jnp.where(zero, 0.0, point.length.error) / q)
+    # The slope of the correlation map at c = 1 is that of the distance over that of the length.
+    chi = jnp.where(zero, point.slope.value / point.multiplier.value, point.slope.value)
+    chi_error = frozen(point.slope.error)
+    noise = jnp.asarray(noise, q.dtype)
+    # Where φ jumps χ is infinite, which no error changes.
+    told = (jnp.abs(chi - 1) > chi_error) | jnp.isposinf(chi)
+    one, chaotic = told & (chi < 1) & (noise == 0), (told & (chi > 1)) | (noise > 0)
+    open_ = ~one & ~chaotic
+    raised = frozen(jnp.where(open_ & jnp.isfinite(chi_error), jnp.log1p(chi_error), 0.0))
+    problem = _Problem(body, q, noise, raised, chaotic | (open_ & ~zero))
+
+    found = _solve(problem, order=order, doubt=doubt)
+    x, turn = jnp.exp(found.y), found.turn
+    log_r, slope = _log_ratio(found.y, turn), turn.pair_slope
+    beyond = jnp.exp(jnp.minimum(found.beyond, 0.0))
+    moves = jnp.abs(log_r) > 1e-12
+    # At q = 0 and x of order one: r is below the chord from there to its value at x = 0.
+    chord = x * chi_error / (chi + chi_error - jnp.exp(log_r))
+    beyond = jnp.where(zero & open_, chord, beyond)
+    beyond = jnp.where(jnp.isnan(beyond) | ~(jnp.isfinite(chi_error) | told), 1.0, beyond)
+    x_error = jnp.maximum(beyond - x, jnp.minimum(found.below, 1.0) * x)
+    bend = 2 * jnp.maximum(jnp.exp(log_r) - slope, 0) / x
+    slope_error = found.error.pair_slope + found.slope_doubt + bend * x_error
+    # S(x*) >= 2 − χ, since r is convex; and what is stable has no slope above 1.
+    lowest = 1 - jnp.maximum(chi + chi_error - 1, 0.0)
+    x, x_error = jnp.where(open_, beyond / 2, x), jnp.where(open_, beyond / 2, x_error)
+    slope = jnp.where(open_, (lowest + 1) / 2, slope)
+    slope_error = jnp.where(open_, (1 - lowest) / 2 * (1 + 1e-9), slope_error)
+    x, x_error = (jnp.where(one, 0.0, v) for v in (x, x_error))
+    slope, slope_error = jnp.where(one, chi, slope), jnp.where(one, chi_error, slope_error)
+    x_error, slope_error = frozen((x_error, slope_error))
+
+    absent = (~chaotic & zero & ~moves) | ~jnp.isfinite(point.length.value)
+    point = CorrelationPoint(
+        as_estimate(1 - x, x_error, tolerance, 1.0),
+        as_estimate(x, x_error, tolerance),
+        as_estimate(slope, slope_error, tolerance),
+    )
+    return replace_where(absent, Status.ABSENT, point)
