@@ -129,6 +129,20 @@ class Radial(eqx.Module):
         return across * z, across[..., None] * (tangents - radial) + along[..., None] * radial
 
 
+def check_no_jump(phi: "Activation") -> None:
+    """Raise where φ is known to jump: its derivative then says nothing of nearby inputs."""
+    if not phi.jumps:
+        return
+    with jax.ensure_compile_time_eval():
+        steps, _ = phi.steps(jnp.result_type(float))
+    if not isinstance(steps, Tracer) and np.any(np.asarray(steps) != 0):
+        place = phi.jumps[int(np.argmax(np.asarray(steps) != 0))]
+        raise ValueError(
+            f"`activation`: {phi.name} jumps at {place:g}, where its derivative is infinite; a "
+            "Jacobian needs a function without jumps"
+        )
+
+
 _ROUNDINGS = 1e3
 """A change across a kink below this many roundings of its terms is none."""
 

@@ -81,7 +81,8 @@ def _on_line(activation: Activation, k: int, q: Array, order: int) -> tuple[_Poi
     """The point of length q, and its errors."""
     (square, slope, rate), (dsquare, dslope, drate) = _moments(activation, k, q, order)
     eps = 4 * epsilon(q)
-    weight = 1 / slope
+    # Where φ jumps the slope is infinite, and nothing is critical.
+    weight = jnp.where(jnp.isinf(slope), jnp.nan, 1 / slope)
     dweight = weight * (dslope / slope + eps)
     bias = q - weight * square
     dbias = dweight * square + weight * dsquare + eps * q

@@ -23,7 +23,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from theory._activations import Activation, Componentwise, Radial
+from theory._activations import Activation, Componentwise, Radial, check_no_jump
 from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, components
 from theory._interpret import Reading, Stacked, interpret
 from theory._mean_field import MeanField
@@ -162,6 +162,7 @@ def slope_law(
     b = g(r)/r across it, so D² has the law (1/k) law(a²) + (1 − 1/k) law(b²). With `check`,
     what is not known of tiny slopes is set to something else.
     """
+    check_no_jump(activation)
     known = {"room": _ROOM + 10 if check else _ROOM, "sure": not check}
     root = jnp.sqrt(floored(length))
     match activation:

@@ -67,6 +67,8 @@ class MeanField(Reading[Any]):
 
         def weigh(moments: Moments, table: Array) -> Moments:
             def through(matrix):
+                if self.components is not None:
+                    return variance * matrix
                 return variance * jnp.einsum("aij,...jk,alk->...il", table, matrix, table)
 
             moved = (through(moments.covariance), through(moments.separation))
@@ -302,7 +304,8 @@ def _componentwise(
 
 def _times(factor: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
     """factor · x, and 0 where x is 0 and the factor infinite, as the slope of a jump is."""
-    return jnp.where(x == 0, 0.0, jnp.where(x == 0, 1.0, factor) * x)
+    nothing = jnp.isinf(factor) & (x == 0)
+    return jnp.where(nothing, 0.0, jnp.where(nothing, 0.0, factor) * x)
 
 
 def _safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -82,6 +82,11 @@ def radial_field(
         a = jnp.broadcast_to(expand(q[:1]), (n, terms)) if equal_lengths else expand(q)
         one_pair = lambda i, j: _pair(before, q, a, i, j, equal_lengths, k)
         pairs, delta = jax.vmap(one_pair)(rows, columns)
+        if activation.jumps and size == 1 and equal_lengths:
+            # The coefficients of a jump fall slowly, and all that is left out has c^(2n + 1).
+            whole = (m.square[rows] + m.square[columns])[:, None, None] / 2 - pairs[0]
+            apart = jnp.abs(1 - delta) ** (2 * terms) < 1e-3
+            pairs = (pairs[0], jnp.where(apart, whole, pairs[1]), pairs[2])
 
         def put(whole: Moments, parts: tuple[Array, Array, Array]) -> Moments:
             def each(matrix, part):
@@ -172,15 +177,31 @@ def _pair_errors(inputs: _Inputs, a: Array, pairs: Any, delta: Array, state: Any
     rest = _positive(m.square - jnp.sum(a**2, axis=1), local.square)
     slope_rest = jnp.sum(odd * a**2, axis=1) / jax.vmap(floored)(q)
     slope_rest = _positive(m.trace - slope_rest, local.trace)
+    product, gap, slope = pairs
     steep = both(_steepest(m))
+    # Across a jump the map is steep only where the two inputs coincide.
+    steep = jnp.where(jnp.isinf(steep), _norm(slope) / scale, steep)
     incoming = lambda x: steep * _norm_bound(x[rows, columns])
     relative = _relative(local, m) + jnp.abs(m.square_rate) * q_error / _nonzero(m.square)
     relative = both(relative + inputs.lopsided + 24 * epsilon(q))
-    product, gap, _ = pairs
-    left_out = jnp.minimum(both(rest), both(q * slope_rest) * _norm(delta))
-    slopes = both(slope_rest) + relative * steep
+    left_out = both(rest)
+    near = both(q * jnp.where(jnp.isinf(slope_rest), 0.0, slope_rest)) * _norm(delta)
+    left_out = jnp.where(both(slope_rest) < jnp.inf, jnp.minimum(left_out, near), left_out)
+    missing, slopes = both(rest), both(slope_rest)
+    if delta.shape[-1] == 1:
+        # One number c: what is left out of the product is at most rest · c^(2n + 1).
+        c, terms = jnp.abs(1 - delta), a.shape[1]
+        power = c ** (2 * terms)
+        missing = missing * power * c
+        falling = power < 1e-3
+        slopes = jnp.where(
+            falling, jnp.minimum(slopes, (2 * terms + 1) * power * both(rest / q)), slopes
+        )
+        whole = missing + relative * both(m.square)
+        left_out = jnp.where(falling & jnp.isinf(both(m.trace)), whole, left_out)
+    slopes = slopes + relative * steep
     return (
-        (incoming(state.error.covariance) + scale * both(rest) + relative * _norm(product)) * ones,
+        (incoming(state.error.covariance) + scale * missing + relative * _norm(product)) * ones,
         (incoming(state.error.separation) + scale * left_out + relative * _norm(gap)) * ones,
         (incoming(state.error.tangent) + slopes * _norm(state.value.tangent[rows, columns])) * ones,
     )
@@ -202,7 +223,10 @@ def _by_sector(matrix, trace, symmetric, antisymmetric):
     """A k×k matrix with each part under rotations multiplied by its factor."""
     whole = per_component(matrix) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     turning = (matrix - matrix.T) / 2
-    return trace * whole + symmetric * (matrix - turning - whole) + antisymmetric * turning
+    parts = ((trace, whole), (symmetric, matrix - turning - whole), (antisymmetric, turning))
+    # The gain of a jump is infinite, but not on what is not there.
+    absent = lambda gain, part: jnp.isinf(gain) & (part == 0)
+    return sum(jnp.where(absent(g, p), 0.0, jnp.where(absent(g, p), 0.0, g) * p) for g, p in parts)
 
 
 def _length_and_bend(error: Float[Array, "b k k"]) -> tuple[Array, Array]:

@@ -111,17 +111,39 @@ def _integrals(
         turning,  # antisymmetric
         g * g * rho * rho / (k * (k + 2) * q),  # anisotropy
     ]
+    steps = _of_steps(activation, root, k)
     if not bounds:
         # Apart, so that what is not used is not computed.
-        return jnp.stack([jnp.sum(weight * row) for row in rows])
+        return jnp.stack([jnp.sum(weight * row) for row in rows]) + steps
     # All at once: a sum for each would evaluate g again and again.
     table = jnp.stack(rows)
-    values = jnp.matmul(table, weight, precision="highest")
+    values = jnp.matmul(table, weight, precision="highest") + steps
     sizes = jnp.matmul(jnp.abs(table), weight, precision="highest")
     # Far beyond saturation the rate lives on the rare short units alone, and is tiny: it is
     # known relative to what the length itself responds with.
     sizes = sizes.at[2].max(sizes[5])
     return values, sizes, sizes
+
+
+def _of_steps(activation: Radial, root: Scalar, k: int) -> Float[Array, " 7"] | float:
+    """What jumps of g add to the moments in which g' stands once, in their order."""
+    if not activation.jumps:
+        return 0.0
+    at = jnp.asarray(activation.jumps, root.dtype)
+    step, middle = activation.steps(root.dtype)
+    mass = step * jnp.exp(_log_density(at / root, k)) / root
+    rate, turning = jnp.sum(middle * at * mass) / (k * root**2), jnp.sum(2 * middle / at * mass) / k
+    none = jnp.zeros_like(root)
+    return jnp.stack([none, none, rate, none, turning, turning, none])
+
+
+def reaches_jump(activation: Radial, q: Scalar, k: int) -> Array:
+    """Whether Gaussian units of length q reach a jump of g."""
+    if not activation.jumps:
+        return jnp.zeros((), bool)
+    root = jnp.sqrt(floored(q))
+    density = jnp.exp(_log_density(jnp.asarray(activation.jumps, root.dtype) / root, k))
+    return jnp.any((density > 0) & (activation.steps(root.dtype)[0] != 0))
 
 
 def _extent(terms: int, k: int) -> float:
@@ -246,6 +268,10 @@ def radial_moments(
         lambda how: _integrals(fixed, at, k, how, bounds=True), stop_gradient(values), order
     )
     m, e = RadialMoments(*values), RadialMoments(*errors)
+    if activation.jumps:
+        there = reaches_jump(fixed, at, k)
+        gains = lambda m: (m.trace, m.symmetric_traceless)
+        m = eqx.tree_at(gains, m, tuple(jnp.where(there, jnp.inf, g) for g in gains(m)))
     # q = 0 is taken a little above, and what that changes is twice what the rate says.
     moved = 2 * jnp.abs(stop_gradient(m.square_rate)) * (floored(at) - at)
     e = eqx.tree_at(

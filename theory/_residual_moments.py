@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory._activations import Componentwise
+from theory._activations import Componentwise, check_no_jump
 from theory._architecture import Affine, Chain, Part, Pointwise, Residual, check_count
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._interpret import interpret
@@ -77,6 +77,7 @@ def residual_moments(
 def _moments(layer: Any, length: Array, depth: int, tolerance: float) -> SpectrumMoments:
     first, last = layer.branch.parts
     phi, law = first.activation, last.weights
+    check_no_jump(phi)
 
     def turn(state, _):
         q = per_component(state.value.covariance[0, 0])
