@@ -170,4 +170,5 @@ def growth(moments: Moments) -> Float[Array, "turns n"]:
     Convention: its limit at the fixed point is the slope χ.
     """
     log = log_tangent(moments)
-    return jnp.exp(log[1:] - log[:-1])
+    # Behind a jump of φ all of them are infinite.
+    return jnp.where(jnp.isposinf(log[1:]), jnp.inf, jnp.exp(log[1:] - log[:-1]))
