@@ -14,6 +14,7 @@ from theory._moment_integrals import frozen
 from theory._phase import is_allowed, phase_of, settled
 from theory._precision import cast, needs_float64
 from theory._status import Estimate
+from theory._turn import check_turn
 
 
 class StationaryState(eqx.Module):
@@ -86,6 +87,7 @@ def stationary_state(
     Sompolinsky, Crisanti and Sommers 1988 (continuous time).
     """
     needs_float64("stationary_state")
+    check_turn(body)
     check_variance("noise_variance", noise_variance)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
