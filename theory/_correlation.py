@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from theory._architecture import Part
 from theory._fixed_point import SHORTEST, LengthPoint, Turn, one_turn
-from theory._moment_integrals import frozen, least
+from theory._moment_integrals import epsilon, frozen, least
 from theory._roots import newton
 from theory._status import Estimate, Status, as_estimate, replace_where
 
@@ -52,8 +52,8 @@ class _Solved(eqx.Module):
     y: Float[Array, ""]
     turn: Turn
     error: Turn
-    beyond: Float[Array, ""]
-    """The largest y at which the root may be."""
+    above: Float[Array, ""]
+    """How far above y the root may be."""
     below: Float[Array, ""]
     """How far below y it may be."""
     slope_doubt: Float[Array, ""]
@@ -67,8 +67,8 @@ def _turn(y: Array, problem: _Problem, order: int, errors: bool) -> tuple[Turn, 
 
 
 def _log_ratio(y: Float[Array, ""], turn: Turn) -> Float[Array, ""]:
-    """log r at x = e^y."""
-    return jnp.log(turn.separation / turn.length) - y
+    """log r at x = e^y, without the rounding of y."""
+    return jnp.log(turn.separation / turn.length / jnp.exp(y))
 
 
 def _steepness(y: Array, turn: Turn, q: Array) -> Float[Array, ""]:
@@ -112,15 +112,16 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
     slope_doubt = jnp.abs(there.pair_slope - turn.pair_slope) / step * doubt
 
     rest = jnp.abs(_log_ratio(y, turn) + problem.raised)
+    rest = rest + 4 * epsilon(q)
     wrong = _ratio_error(turn, error) + moved_r * doubt + rest
     known = jnp.isfinite(wrong)
     below = wrong / jnp.abs(_steepness(y, turn, q))
     wide = problem.present & known & ~(below <= _NEAR)
     further = lambda y: (*look(y, order, False, problem.raised + wrong)[:2], None)
     beyond, _ = newton(further, y, lower, upper, 1e-3, wide)
-    beyond = jnp.where(wide, beyond + 1e-2, y + (1 + 2 * _NEAR) * below)
-    beyond = jnp.where(known, beyond, upper)
-    return _Solved(y, turn, error, beyond, below, slope_doubt)
+    above = jnp.where(wide, beyond + 1e-2 - y, (1 + 2 * _NEAR) * below)
+    above = jnp.where(known, above, upper - y)
+    return _Solved(y, turn, error, above, below, slope_doubt)
 
 
 @_solve.def_jvp
@@ -181,13 +182,15 @@ def stable_correlation(
     found = _solve(problem, order=order, doubt=doubt)
     x, turn = jnp.exp(found.y), found.turn
     log_r, slope = _log_ratio(found.y, turn), turn.pair_slope
-    beyond = jnp.exp(jnp.minimum(found.beyond, 0.0))
+    above = jnp.expm1(jnp.minimum(found.above, jnp.maximum(-found.y, 0.0)))
+    beyond = x + x * above
     moves = jnp.abs(log_r) > 1e-12
     # At q = 0 and x of order one: r is below the chord from there to its value at x = 0.
     chord = x * chi_error / (chi + chi_error - jnp.exp(log_r))
     beyond = jnp.where(zero & open_, chord, beyond)
     beyond = jnp.where(jnp.isnan(beyond) | ~(jnp.isfinite(chi_error) | told), 1.0, beyond)
-    x_error = jnp.maximum(beyond - x, jnp.minimum(found.below, 1.0) * x)
+    above = jnp.where(beyond == 1, 1 - x, above * x)
+    x_error = jnp.maximum(above, jnp.minimum(found.below, 1.0) * x)
     bend = 2 * jnp.maximum(jnp.exp(log_r) - slope, 0) / x
     slope_error = found.error.pair_slope + found.slope_doubt + bend * x_error
     # S(x*) >= 2 − χ, since r is convex; and what is stable has no slope above 1.

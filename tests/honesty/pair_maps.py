@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mpmath as mp
 
-DIGITS = 60
+DIGITS = 80
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PairMap:
         q = w * self.length(mp.mpf(10) ** 6 + w) + b
         for _ in range(200):
             new = q - (q - w * self.length(q) - b) / (1 - w * self.rate(q))
-            if abs(new - q) <= mp.mpf(10) ** (8 - DIGITS) * q:
+            if abs(new - q) <= mp.mpf(10) ** (10 - DIGITS) * q:
                 return new
             q = new
         raise ArithmeticError("no fixed point of the length")
@@ -35,7 +35,7 @@ class PairMap:
     def fixed_separation(self, w, q, noise=0):
         """x = (noise + w · lost)/q, the largest root up to 1; 0 where there is no other."""
         ratio = lambda x: (noise + w * self.lost(q, x)) / (q * x) - 1
-        low, high = mp.mpf(10) ** -50, mp.mpf(1)
+        low, high = mp.mpf(10) ** -45, mp.mpf(1)
         if ratio(low) <= 0:
             return mp.mpf(0)
         if ratio(high) >= 0:
