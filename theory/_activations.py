@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from theory import _functions as functions
 from theory._closed_forms import ClosedForm, ErfForm, PiecewiseLinearForm, SinForm
+from theory._jumps import may_jump, steps_at
 
 Parity: TypeAlias = Literal["odd", "even"]
 
@@ -56,7 +57,7 @@ class Componentwise(eqx.Module):
 
     def steps(self, dtype: Any) -> tuple[Float[Array, " jumps"], Float[Array, " jumps"]]:
         """φ(k + 0) − φ(k − 0) and the mean of the two, at every place of `jumps`."""
-        return _steps(self.fn, jnp.asarray(self.jumps, dtype))
+        return steps_at(self.fn, jnp.asarray(self.jumps, dtype))
 
     def push(
         self, z: Float[Array, "*units k"], tangents: Float[Array, "*units k m"]
@@ -105,7 +106,7 @@ class Radial(eqx.Module):
 
     def steps(self, dtype: Any) -> tuple[Float[Array, " jumps"], Float[Array, " jumps"]]:
         """g(k + 0) − g(k − 0) and the mean of the two, at every place of `jumps`."""
-        return _steps(self.profile, jnp.asarray(self.jumps, dtype))
+        return steps_at(self.profile, jnp.asarray(self.jumps, dtype))
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
         """φ(z), where `axis` holds the components of a unit."""
@@ -127,47 +128,6 @@ class Radial(eqx.Module):
         n = (z / r)[..., None]
         radial = n * jnp.sum(n * tangents, axis=-2, keepdims=True)
         return across * z, across[..., None] * (tangents - radial) + along[..., None] * radial
-
-
-def check_no_jump(phi: "Activation") -> None:
-    """Raise where φ is known to jump: its derivative then says nothing of nearby inputs."""
-    if not phi.jumps:
-        return
-    with jax.ensure_compile_time_eval():
-        steps, _ = phi.steps(jnp.result_type(float))
-    if not isinstance(steps, Tracer) and np.any(np.asarray(steps) != 0):
-        place = phi.jumps[int(np.argmax(np.asarray(steps) != 0))]
-        raise ValueError(
-            f"`activation`: {phi.name} jumps at {place:g}, where its derivative is infinite; a "
-            "Jacobian needs a function without jumps"
-        )
-
-
-_ROUNDINGS = 1e3
-"""A change across a kink below this many roundings of its terms is none."""
-
-
-def _steps(fn: Callable, k: Float[Array, " jumps"]) -> tuple[Array, Array]:
-    info = jnp.finfo(k.dtype)
-    beside = jnp.maximum(2 * float(info.eps) * jnp.abs(k), float(info.tiny) ** 0.5)
-    along = lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),))
-    (low, steep), (high, steeper) = along(k - beside), along(k + beside)
-    noise = float(info.eps) * (jnp.abs(low) + jnp.abs(high))
-    noise = noise + beside * (jnp.abs(steep) + jnp.abs(steeper))
-    step = high - low
-    return jnp.where(jnp.abs(step) > _ROUNDINGS * noise, step, 0.0), (low + high) / 2
-
-
-def _may_jump(fn: Callable, kinks: tuple[float, ...]) -> tuple[float, ...]:
-    """The places ± kinks where `fn` jumps; all of them while a parameter of it is traced."""
-    places = sorted({sign * abs(kink) for kink in kinks for sign in (1.0, -1.0)})
-    if not places:
-        return ()
-    with jax.ensure_compile_time_eval():
-        steps, _ = _steps(fn, jnp.asarray(places, jnp.result_type(float)))
-    if isinstance(steps, Tracer):
-        return tuple(places)
-    return tuple(k for k, step in zip(places, np.asarray(steps), strict=True) if step != 0)
 
 
 def _norm(z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*ones"]:
@@ -283,7 +243,7 @@ def componentwise(
     module = _as_module(fn)
     _check_shapes(module)
     _check_values(module, parity)
-    jumps = _may_jump(module, places)
+    jumps = may_jump(module, places)
     return Componentwise(module, places, float(scale), parity, name, jumps=jumps)
 
 

@@ -23,9 +23,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from theory._activations import Activation, Componentwise, Radial, check_no_jump
+from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, components
 from theory._interpret import Reading, Stacked, interpret
+from theory._jumps import check_no_jump
 from theory._mean_field import MeanField
 from theory._moment_integrals import epsilon, features, floored, grading
 from theory._moments import (

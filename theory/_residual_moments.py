@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory._activations import Componentwise, check_no_jump
+from theory._activations import Componentwise
 from theory._architecture import Affine, Chain, Part, Pointwise, Residual, check_count
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._interpret import interpret
 from theory._jacobian_moments import SpectrumMoments
+from theory._jumps import check_no_jump
 from theory._mean_field import MeanField
 from theory._moment_integrals import epsilon
 from theory._moments import PreActivation, given_moments, per_component
