@@ -135,8 +135,8 @@ def critical_line(
     For radial φ on units of k `components`, 1/σ_w² = E tr(φ'φ'ᵀ)/k instead.
 
     σ_w² = 1/E φ'(√q z)², σ_b² = q − σ_w² E φ(√q z)²: there is no fixed point to solve, so
-    criticality costs nothing. Lengths at which σ_b² would be negative are ABSENT, lengths
-    below 0 INVALID.
+    criticality costs nothing. Lengths at which σ_b² would be negative, or that reach a jump of
+    φ, are ABSENT, lengths below 0 INVALID.
 
     A network becomes critical where the point attracts lengths, which `stability` tells: gelu
     and silu have χ = 1 at short lengths too, but only at fixed points that repel.
@@ -161,7 +161,9 @@ def critical_line(
         )
         there = jnp.isfinite(value.weight) & jnp.isfinite(value.bias)
         line = replace_where(~there, Status.NOT_CONVERGED, line)
-        negative = value.bias < -error.bias
+        # Where φ jumps no variance makes its infinite slope critical.
+        jumps = jnp.isinf(_moments(activation, components, q, order)[0][1])
+        negative = (value.bias < -error.bias) | jumps
         line = replace_where(negative, Status.ABSENT, line)
         valid = (q >= 0) & jnp.isfinite(q)
         line = replace_where(~valid, Status.INVALID, line)
