@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -640,15 +641,15 @@ class TestPhaseDiagramFigure:
         data["phase"][1, 0] = Phase.DIVERGENT
         data["slope_status"][1, 0] = Status.OK
         estimate = lambda values: theory.Estimate(
-            np.array(values), np.zeros(4), np.zeros(4, np.int8)
+            jnp.array(values), jnp.zeros(4), jnp.zeros(4, jnp.int8)
         )
         kinds = np.array([Stability.UNSTABLE, Stability.UNSTABLE, Stability.STABLE, 0])
         line = theory.CriticalLine(
-            np.ones(4),
+            jnp.ones(4),
             estimate([1.0, 2.0, 3.0, 4.0]),
             estimate([0.0, 0.02, 0.04, 0.06]),
             estimate([1.5, 1.2, 0.9, 0.8]),
-            kinds.astype(np.int8),
+            jnp.asarray(kinds, jnp.int8),
         )
         figure = _plots.phase_diagram_figure(data, line)
         panel = next(a for a in figure.axes if "slope" in a.get_title("left"))
