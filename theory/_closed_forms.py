@@ -175,6 +175,10 @@ class SinForm(ClosedForm):
         distance = -jnp.expm1(-minus) * (1 + jnp.exp(-plus)) / 2 - unequal**2 / 4
         return product, distance, slope
 
+    def log_slope(self, q: Scalar, x: Scalar) -> Scalar:
+        """log E φ'(u)φ'(v) for one length q, also where the slope underflows."""
+        return jnp.logaddexp(-q * x, -q * (2 - x)) - math.log(2)
+
 
 def _half_gap(q_a: Scalar, q_b: Scalar) -> Scalar:
     """(√q_a - √q_b)²/2, in full relative accuracy as q_b → q_a."""

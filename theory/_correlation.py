@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from theory._architecture import Part
+from theory._activations import Componentwise
+from theory._architecture import Affine, Chain, Part, Pointwise
+from theory._closed_forms import SinForm
 from theory._fixed_point import SHORTEST, LengthPoint, Turn, one_turn
 from theory._moment_integrals import epsilon, frozen, least
 from theory._roots import newton
@@ -32,6 +34,8 @@ class CorrelationPoint(eqx.Module):
     correlation: Estimate
     separation: Estimate
     slope: Estimate
+    log_slope: Estimate | None = None
+    """log of the slope, where a closed form gives it beyond the range of floating-point numbers."""
 
 
 class _Problem(eqx.Module):
@@ -193,9 +197,11 @@ def stable_correlation(
     x_error = jnp.maximum(above, jnp.minimum(found.below, 1.0) * x)
     bend = 2 * jnp.maximum(jnp.exp(log_r) - slope, 0) / x
     slope_error = found.error.pair_slope + found.slope_doubt + bend * x_error
-    # S(x*) >= 2 − χ, since r is convex; and what is stable has no slope above 1.
-    lowest = 1 - jnp.maximum(chi + chi_error - 1, 0.0)
-    x, x_error = jnp.where(open_, beyond / 2, x), jnp.where(open_, beyond / 2, x_error)
+    # What is stable has no slope above 1. It is χ where c* = 1, and at least 2 − χ where it is
+    # less, since r is convex.
+    lowest = jnp.maximum(1 - jnp.abs(chi - 1) - chi_error, 0.0)
+    x = jnp.where(open_, beyond / 2, x)
+    x_error = jnp.where(open_, beyond / 2 * (1 + 1e-9), x_error)
     slope = jnp.where(open_, (lowest + 1) / 2, slope)
     slope_error = jnp.where(open_, (1 - lowest) / 2 * (1 + 1e-9), slope_error)
     x, x_error = (jnp.where(one, 0.0, v) for v in (x, x_error))
@@ -207,5 +213,20 @@ def stable_correlation(
         as_estimate(1 - x, x_error, tolerance, 1.0),
         as_estimate(x, x_error, tolerance),
         as_estimate(slope, slope_error, tolerance),
+        _log_slope(body, q, x, x_error, doubt, tolerance),
     )
     return replace_where(absent, Status.ABSENT, point)
+
+
+def _log_slope(body: Part, q, x, x_error, doubt, tolerance: float) -> Estimate | None:
+    """log S of a layer of sines, which falls like −q x."""
+    match body:
+        case Chain(parts=(Pointwise(activation=Componentwise() as phi), Affine(weights=law))):
+            form = phi.closed_form
+        case _:
+            return None
+    if not isinstance(form, SinForm):
+        return None
+    log = jnp.log(law.variance) + form.log_slope(q, x)
+    error = q * (x_error + doubt) + 8 * epsilon(q) * (1 + q + jnp.abs(log))
+    return as_estimate(log, frozen(error), tolerance)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
-from theory._correlation import stable_correlation
+from theory._correlation import CorrelationPoint, stable_correlation
 from theory._interpret import Reading, interpret
 from theory._length_point import Attractor, attractor
 from theory._moment_integrals import Tree, frozen
 from theory._precision import needs_float64
-from theory._status import Estimate, Status, as_estimate, replace_where
+from theory._status import Estimate, Status, as_estimate, choose, replace_where
 from theory._turn import check_turn
 
 
@@ -105,6 +105,19 @@ def depth_scale(multiplier: Estimate, tolerance: float) -> Estimate:
     return replace_where(nowhere, Status.ABSENT, estimate)
 
 
+def _depth_of(pair: CorrelationPoint, tolerance: float) -> Estimate:
+    """ξ_c, from the slope or from its logarithm, whichever knows it better."""
+    scale = depth_scale(pair.slope, tolerance)
+    if pair.log_slope is None:
+        return scale
+    log, error = pair.log_slope.value, frozen(pair.log_slope.error)
+    below = log + error < 0
+    at = jnp.where(below, log, -1.0)
+    spread = jnp.where(below, error / (at * (at + error)), jnp.inf)
+    other = as_estimate(-1 / at, frozen(spread), tolerance)
+    return choose(spread < scale.error, other, scale)
+
+
 def is_allowed(body: Part) -> Bool[Array, ""]:
     """Whether every variance is finite and >= 0, and every parameter of φ finite."""
     return interpret(body, _Allowed(), jnp.asarray(True))[0]
@@ -151,7 +164,7 @@ def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Pr
         correlation=pair.correlation,
         separation=pair.separation,
         correlation_slope=pair.slope,
-        depth_scale_correlation=depth_scale(pair.slope, tolerance),
+        depth_scale_correlation=_depth_of(pair, tolerance),
         phase=phase_of(reached, allowed, tolerance),
     )
     return settled(prediction, allowed)

@@ -130,6 +130,13 @@ def _without_closed_form(name):
     return theory.componentwise(phi.fn, kinks=phi.kinks, scale=phi.scale, parity=phi.parity)
 
 
+def test_the_depth_scale_of_a_slope_that_underflows():
+    """sin at σ_w² = 1800: c* = 0, where the slope is 1800 e^−900."""
+    found = theory.predict(body("sin", 1800.0, 0.0))
+    depth = found.depth_scale_correlation
+    assert abs(depth.value - -1 / (np.log(1800) - 900)) <= depth.error < 1e-10 * depth.value
+
+
 def test_just_above_the_edge_of_chaos_one_minus_c_is_resolved():
     """1 − c* ~ κ(χ − 1) at (1.05, 2e-5), 3e-3 here, and an error that says what is lost."""
     p = theory.predict(body("tanh", 1.05, 2e-5))
