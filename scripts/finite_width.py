@@ -32,9 +32,9 @@ def main(
     comparison = sigprop.compare(
         network, inputs.astype(jnp.float32), widths=widths, replicas=replicas, seed=seed
     )
-    verdict = "agree" if comparison.agrees else "disagree"
+    verdict = comparison.verdict.name.lower().replace("_", " ")
     print(
-        f"theory and simulation {verdict}: largest |z| {comparison.largest_z:.2f}, "
+        f"verdict: {verdict}, {comparison.judged:.0%} judged; largest |z| {comparison.largest_z:.2f}, "
         f"threshold {comparison.threshold:.2f}"
     )
 

@@ -25,7 +25,7 @@ pre-activation in layer l, c_l the correlation of two inputs there, and the slop
 factor per layer of the squared distance of two nearby inputs: below 1 the network is
 ordered, above 1 chaotic. Depth scales ξ are in layers.
 """
-_EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 the input is not possible."
+_EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 bad input, 3 no verdict."
 
 app = App(name="sigprop", help=_HELP, help_epilogue=_EPILOGUE, help_format="markdown")
 app.command(plan)
@@ -195,12 +195,14 @@ def compare(
 
     Measured in every layer: length q_l, correlation c_l, slope χ_l, and the growth of squared
     gradients. Means over networks are extrapolated to infinite width in powers of 1/N, and z
-    counts how many standard errors they are away from theory. The verdict has a false-alarm
-    rate of 1e-6 over all tests; its power is shown by what the same check says of theory with
-    one variance 3 % wrong. χ²/dof tells whether the extrapolation fits.
+    says how surprising their distance from theory is, in standard deviations of a normal law.
+    The verdict has a false-alarm rate of 1e-6 over all tests; its power is shown by what the
+    same check says of theory with one variance 3 % wrong. χ²/dof tells whether the
+    extrapolation fits.
 
-    Exits with 0 where theory and simulation agree, with 1 where they disagree or a number is not
-    finite, with 2 on bad input. Writes comparison.png, .pdf and .zarr.
+    Exits with 0 where theory and simulation agree, with 1 where they disagree, with 2 on bad
+    input, with 3 where too little could be judged or a number is not finite. Writes
+    comparison.png, .pdf and .zarr.
     """
     from sigprop import _commands
     from sigprop._requests import (
@@ -453,7 +455,8 @@ def continuity(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 (disagreement) or 2 (bad input)."""
+    """Run the command line and return its exit code: 0, 1 (disagreement), 2 (bad input) or 3 (no
+    verdict)."""
     tokens = sys.argv[1:] if argv is None else list(argv)
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

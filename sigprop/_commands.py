@@ -259,15 +259,13 @@ def compare(network: Network, run: Run, inputs: Inputs, output: Path | None, jso
 
 
 def exit_code(*comparisons: "Comparison") -> int:
-    """0 if theory and simulation agree in every comparison, else 1."""
-    return 0 if all(complete(c) and c.agrees for c in comparisons) else 1
+    """0 if theory and simulation agree in every comparison, 1 if they disagree in one, else 3."""
+    from sigprop import Verdict
 
-
-def complete(comparison: "Comparison") -> bool:
-    """Whether every number that the verdict rests on is finite."""
-    return all(
-        np.all(np.isfinite(c.z[c.resolved])) and np.isfinite(c.pooled_z) for c in comparison.cells
-    )
+    found = {c.verdict for c in comparisons}
+    if Verdict.DISAGREES in found:
+        return 1
+    return 3 if Verdict.NOT_JUDGED in found else 0
 
 
 def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> "Comparison":
@@ -322,14 +320,16 @@ def store_comparison(
 def comparison_as_json(comparison: "Comparison") -> dict[str, Any]:
     """The verdict as plain numbers and words."""
     return {
-        "complete": complete(comparison),
-        "agrees": exit_code(comparison) == 0,
+        "complete": all(cells.finite for cells in comparison.cells),
+        "verdict": comparison.verdict.name.lower(),
+        "agrees": comparison.agrees,
+        "judged": comparison.judged,
         "powerful": bool(comparison.powerful),
         "largest_z": out.number(comparison.largest_z),
         "threshold": out.number(comparison.threshold),
         "tests": comparison.tests,
         "weight_matrices": dict(zip(comparison.widths, comparison.explicit_weights, strict=True)),
-        "observables": {cells.observable.name: _verdict(cells) for cells in comparison.cells},
+        "observables": {c.observable.name: _verdict(c, comparison) for c in comparison.cells},
         "power": [
             {"leaf": p.leaf, "largest_z": out.number(p.largest_z), "rejected": bool(p.rejected)}
             for p in comparison.power
@@ -337,33 +337,43 @@ def comparison_as_json(comparison: "Comparison") -> dict[str, Any]:
     }
 
 
-def _verdict(cells: Any) -> dict[str, float | None]:
+def _verdict(cells: Any, comparison: "Comparison") -> dict[str, Any]:
     return {
-        "largest_z": out.number(np.max(np.abs(cells.z[cells.resolved]), initial=0.0)),
+        "verdict": cells.verdict(comparison.threshold).name.lower(),
+        "largest_z": out.number(cells.largest_z),
         "cells": int(cells.z.size),
         "cells_resolved": int(cells.resolved.sum()),
         "pooled_z": out.number(cells.pooled_z),
         "pooled_theory": out.number(cells.pooled_theory),
-        "pooled_simulation": out.number(cells.pooled),
-        "pooled_standard_error": out.number(cells.pooled_error),
-        "mean_chi_square": out.number(np.mean(cells.chi_square)),
+        "pooled_simulation": out.number(cells.pooled_limit.value),
+        "pooled_standard_error": out.number(cells.pooled_limit.error),
+        "mean_chi_square": out.number(np.mean(cells.limit.chi_square)),
     }
+
+
+_WORDS = {"agrees": "agree", "disagrees": "DISAGREE", "not_judged": "not judged"}
+
+
+def verdict_word(verdict: Any) -> str:
+    """A verdict in a table."""
+    return _WORDS[verdict.name.lower()]
 
 
 def verdict_tables(comparison: "Comparison", network: Network) -> list[Any]:
     """The verdict per observable, the power per leaf, and a line that sums up."""
-    verdict = out.table(
-        network.text, "observable", "theory", "simulation", "largest |z|", "pooled z", "χ²/dof"
-    )
+    columns = ("theory", "simulation", "largest |z|", "pooled z", "χ²/dof", "judged", "verdict")
+    verdict = out.table(network.text, "observable", *columns)
     freedom = len(comparison.widths) - (3 if len(comparison.widths) >= 4 else 2)
     for cells in comparison.cells:
         verdict.add_row(
             cells.observable.name.replace("_", " "),
             f"{cells.pooled_theory:.5g}",
-            f"{cells.pooled:.5g} ± {cells.pooled_error:.1g}",
-            f"{np.max(np.abs(cells.z[cells.resolved]), initial=0.0):.2f}",
+            f"{cells.pooled_limit.value:.5g} ± {cells.pooled_limit.error:.1g}",
+            f"{cells.largest_z:.2f}",
             f"{cells.pooled_z:+.2f}",
-            f"{np.mean(cells.chi_square) / freedom:.2f}",
+            f"{np.mean(cells.limit.chi_square) / freedom:.2f}",
+            f"{cells.resolved.sum()} of {cells.z.size}",
+            verdict_word(cells.verdict(comparison.threshold)),
         )
     power = out.table("the same check with one variance 3 % wrong", "", "largest |z|", "rejected")
     for leaf in comparison.power:
@@ -384,14 +394,19 @@ def weight_matrices(comparison: "Comparison") -> str:
 
 def summary(comparison: "Comparison") -> str:
     """The verdict in one sentence."""
-    if not complete(comparison):
+    judged = f"{comparison.judged:.0%} of the cells could be judged"
+    if not all(cells.finite for cells in comparison.cells):
         return "no verdict: not all numbers are finite (over- or underflow in the simulation)"
-    verdict = "agree" if comparison.agrees else "DISAGREE"
+    if not comparison.agrees and not comparison.largest_z > comparison.threshold:
+        return (
+            f"no verdict: {judged}; take more networks (at least 50 of each width), or wider ones "
+            "where the depth is not small against the width"
+        )
     sign = "≤" if comparison.agrees else ">"
     return (
-        f"theory and simulation {verdict}: largest |z| {comparison.largest_z:.2f} {sign} "
-        f"{comparison.threshold:.2f}, the threshold for {comparison.tests} tests at family-wise "
-        "false-alarm rate 1e-6"
+        f"theory and simulation {verdict_word(comparison.verdict)}: largest |z| "
+        f"{comparison.largest_z:.2f} {sign} {comparison.threshold:.2f}, the threshold for "
+        f"{comparison.tests} tests at family-wise false-alarm rate 1e-6; {judged}"
     )
 
 

@@ -1,8 +1,9 @@
 """Theory against finite networks: z-scores after extrapolation to infinite width.
 
-Notation: y_N the mean over networks of width N, and y_N = y + b/N + c/N² the extrapolation.
+Notation: as in `sigprop._scores`.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 import theory
 from sigprop._ensemble import Ensemble, sample_ensemble
 from sigprop._network import Sample
+from sigprop._scores import Limit, fit_of, judgeable, limit_of, next_order, score
 from theory import Moments, Part, PreActivation
 from theory._architecture import time_steps
 from theory._compiled import compiled, light_options
@@ -25,14 +27,30 @@ FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""
 PERTURBATION = 0.03
 """Relative change of a leaf of the description that the power refers to."""
-
-
-HEAVY_TAIL = 15.0
-"""Kurtosis over networks beyond which a cell is not judged. Deep in the ordered phase 1 − c is
-nearly log-normal: a few networks carry the mean, and neither it nor its standard error is
-known from a sample."""
 ROUNDING = 16
-"""Differences below this many roundings of the simulation's dtype are not judged either."""
+"""Differences below this many roundings of the simulation's dtype contradict nothing."""
+ENOUGH = 0.5
+"""The share of cells that must be judged for a verdict."""
+
+
+class Verdict(enum.IntEnum):
+    """What a comparison says."""
+
+    AGREES = 0
+    """At least half of the cells could be judged, and none contradicts theory."""
+    DISAGREES = 1
+    """A cell contradicts theory."""
+    NOT_JUDGED = 2
+    """Neither: too few networks, tails too heavy, or networks too narrow for their depth, at
+    more than half of the cells; or a number that is not finite."""
+
+
+def _verdict(contradicts: bool, judged: float, finite: bool) -> Verdict:
+    if not finite:
+        return Verdict.NOT_JUDGED
+    if contradicts:
+        return Verdict.DISAGREES
+    return Verdict.AGREES if judged >= ENOUGH else Verdict.NOT_JUDGED
 
 
 class Observable(NamedTuple):
@@ -45,6 +63,8 @@ class Observable(NamedTuple):
     ratio_of_means: bool
     """Average the moments over networks first, and the observable's values otherwise."""
     first_layer: int
+    scale: Callable[[np.ndarray], np.ndarray] = np.abs
+    """What changes of a value are small or large against."""
 
 
 def _pairs(matrix: Float[Array, "depth n n"]) -> Float[Array, "depth pairs"]:
@@ -54,7 +74,9 @@ def _pairs(matrix: Float[Array, "depth n n"]) -> Float[Array, "depth pairs"]:
 
 OBSERVABLES = (
     Observable("length", "q", theory.length, True, 0),
-    Observable("correlation", "c", lambda m: _pairs(theory.correlation(m)), True, 0),
+    Observable(
+        "correlation", "c", lambda m: _pairs(theory.correlation(m)), True, 0, lambda c: 1 - c
+    ),
     Observable("slope", "χ", theory.growth, False, 1),
     Observable("gradient_growth", "|g_l|²/|g_{l+1}|²", lambda m: theory.growth(m)[1:], False, 1),
 )
@@ -87,19 +109,38 @@ class Cells(NamedTuple):
     mean: np.ndarray
     """[widths, layers, cells]."""
     standard_error: np.ndarray
-    extrapolated: np.ndarray
-    extrapolated_error: np.ndarray
-    chi_square: np.ndarray
-    """Of the extrapolation, with widths − 3 degrees of freedom (1 for three widths)."""
+    limit: Limit
+    """Of the mean over networks, for infinite width."""
+    left_out: np.ndarray
+    """A bound on the next order in 1/N, which the extrapolation leaves out."""
     resolved: np.ndarray
-    """Where means over networks can be judged at all: see `HEAVY_TAIL`."""
+    """Where the networks allow a verdict at all."""
     z: np.ndarray
     """NaN where not resolved."""
-    pooled: float
-    """Extrapolated mean over all layers and cells."""
+    pooled_limit: Limit
+    """Of the mean over all cells that are resolved."""
     pooled_theory: float
-    pooled_error: float
     pooled_z: float
+    """NaN where not resolved."""
+
+    @property
+    def largest_z(self) -> float:
+        """NaN where nothing could be judged."""
+        return _largest(self.z, self.pooled_z)
+
+    @property
+    def judged(self) -> float:
+        """The share of cells with a verdict."""
+        return float(np.mean(self.resolved))
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number is."""
+        return bool(np.all(np.isfinite(self.mean)) and np.all(np.isfinite(self.z[self.resolved])))
+
+    def verdict(self, threshold: float) -> Verdict:
+        """What this observable says, at a threshold of |z|."""
+        return _verdict(self.largest_z > threshold, self.judged, self.finite)
 
 
 class Power(NamedTuple):
@@ -119,6 +160,7 @@ class Comparison(NamedTuple):
     threshold: float
     """|z| beyond which a cell contradicts theory, at family-wise false-alarm rate 1e-6."""
     tests: int
+    """Of how many cells and pooled means."""
     widths: tuple[int, ...]
     replicas: tuple[int, ...]
     explicit_weights: tuple[bool, ...] = ()
@@ -126,13 +168,24 @@ class Comparison(NamedTuple):
 
     @property
     def largest_z(self) -> float:
-        """NaN where anything measured is NaN."""
-        return float(np.max([_largest(c.z[c.resolved], c.pooled_z) for c in self.cells]))
+        """NaN where nothing could be judged."""
+        return _largest(*(c.largest_z for c in self.cells))
+
+    @property
+    def judged(self) -> float:
+        """The share of all cells with a verdict."""
+        return float(np.mean(np.concatenate([c.resolved.ravel() for c in self.cells])))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of all observables together; `Cells.verdict` has that of each."""
+        finite = all(c.finite for c in self.cells)
+        return _verdict(self.largest_z > self.threshold, self.judged, finite)
 
     @property
     def agrees(self) -> bool:
-        """Whether every cell was measured and none contradicts theory."""
-        return self.largest_z <= self.threshold
+        """Whether theory and simulation agree: neither disagree nor remain without a verdict."""
+        return self.verdict == Verdict.AGREES
 
     @property
     def powerful(self) -> bool:
@@ -140,8 +193,10 @@ class Comparison(NamedTuple):
         return all(p.rejected for p in self.power)
 
 
-def _largest(z: np.ndarray, pooled_z: float) -> float:
-    return float(np.max(np.abs(np.append(z, pooled_z))))
+def _largest(*z: Any) -> float:
+    """The largest |z| that is not NaN; NaN if there is none."""
+    values = np.abs(np.concatenate([np.ravel(one) for one in z]))
+    return float(np.nanmax(values)) if not np.all(np.isnan(values)) else float("nan")
 
 
 def contributions(observable: Observable, sample: Sample) -> np.ndarray:
@@ -219,77 +274,69 @@ def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.nda
     return np.asarray(value), np.asarray(error)
 
 
-def _z(difference: Any, slack: Any, error: Any) -> Any:
-    """The difference beyond what theory and rounding leave open, in standard errors."""
+def _z(difference: Any, slack: Any, limit: Limit) -> np.ndarray:
+    """The difference beyond what theory, rounding and the fit leave open, as a score."""
     beyond = np.maximum(np.abs(difference) - slack, 0)
     # 0/0: a number that does not fluctuate and agrees.
-    ratio = np.divide(beyond, error, out=np.zeros_like(beyond), where=(beyond != 0) | (error != 0))
-    return np.sign(difference) * ratio
+    t = np.divide(
+        beyond, limit.error, out=np.zeros_like(beyond), where=(beyond != 0) | (limit.error != 0)
+    )
+    return np.asarray(np.sign(difference) * score(t, limit))
 
 
-def _kurtosis(samples: np.ndarray) -> np.ndarray:
-    """E d⁴/(E d²)² over the leading axis, 0 where nothing fluctuates; 3 for a Gaussian."""
-    square = (samples - samples.mean(axis=0)) ** 2
-    variance = np.mean(square, axis=0)
-    return np.mean(square**2, axis=0) / np.where(variance > 1e-100, variance, 1.0) ** 2
+def _scores(
+    limit: Limit, pooled: Limit, resolved: np.ndarray, theory: np.ndarray, slack: np.ndarray
+) -> tuple[np.ndarray, float, float]:
+    """z per cell (NaN where not resolved), theory's mean over cells, and the pooled z."""
+    z = np.where(resolved, _z(limit.value - theory, slack, limit), np.nan)
+    if not resolved.any():
+        return z, np.nan, np.nan
+    mean, margin = theory[resolved].mean(), slack[resolved].mean()
+    return z, float(mean), float(_z(pooled.value - mean, margin, pooled))
 
 
-class _Limit(NamedTuple):
-    """What simulation says of infinite width: per cell, and for their mean."""
-
-    value: np.ndarray
-    error: np.ndarray
-    resolved: np.ndarray
-    pooled: float
-    pooled_error: float
-
-    def scores(self, theory: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """z per cell (NaN where not resolved), theory's mean over cells, and the pooled z."""
-        z = np.where(self.resolved, _z(self.value - theory, slack, self.error), np.nan)
-        if not self.resolved.any():
-            return z, 0.0, 0.0
-        mean, margin = theory[self.resolved].mean(), slack[self.resolved].mean()
-        pooled_z = _z(np.asarray(self.pooled - mean), margin, np.asarray(self.pooled_error))
-        return z, float(mean), float(pooled_z)
-
-
-def _fit(observable: Observable, expected: PreActivation, ensembles: Sequence[Ensemble]) -> Cells:
-    widths = [e.width for e in ensembles]
+def _fit(
+    observable: Observable,
+    expected: PreActivation,
+    ensembles: Sequence[Ensemble],
+    threshold: float,
+    denominators: np.ndarray | None = None,
+) -> Cells:
+    """Cells of one observable; where a ratio has `denominators` that are not resolved, neither
+    is the ratio, whose error is known to first order in their fluctuations."""
     each = [contributions(observable, e.samples) for e in ensembles]
-    mean = np.stack([c.mean(axis=0) for c in each])
-    standard = np.stack([c.std(axis=0, ddof=1) / np.sqrt(len(c)) for c in each])
-    intercept, error, chi_square = extrapolate(widths, mean, standard)
-    # Overflow (NaN) counts as resolved, so that it is seen.
-    resolved = ~np.any([_kurtosis(c) > HEAVY_TAIL for c in each], axis=0)
-    pooled, pooled_error = np.zeros(()), np.ones(())
-    if resolved.any():
-        pools = [c[:, resolved].mean(axis=1) for c in each]
-        pooled, pooled_error, _ = extrapolate(
-            widths,
-            np.array([p.mean() for p in pools]),
-            np.array([p.std(ddof=1) / np.sqrt(len(p)) for p in pools]),
-        )
-    limit = _Limit(intercept, error, resolved, float(pooled), float(pooled_error))
     values, slack = _theory_values(observable, expected)
     eps = float(jnp.finfo(ensembles[0].samples.moments.covariance.dtype).eps)
     slack = slack + ROUNDING * eps * np.abs(values)
-    z, pooled_theory, pooled_z = limit.scores(values, slack)
+    fit = fit_of([e.width for e in ensembles], [e.replicas for e in ensembles])
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is not judged
+        limit = limit_of(fit, each)
+        scale = observable.scale(values)
+        resolved = judgeable(limit, scale, threshold)
+        if denominators is not None:
+            resolved &= denominators
+        left_out = next_order(fit, limit, scale)
+        pooled = limit_of(fit, [_mean(c, resolved) for c in each])
+        z, pooled_theory, pooled_z = _scores(limit, pooled, resolved, values, slack + left_out)
     return Cells(
         observable,
         theory=values,
         theory_error=slack,
-        mean=mean,
-        standard_error=standard,
-        extrapolated=intercept,
-        extrapolated_error=error,
-        chi_square=chi_square,
+        mean=np.stack([c.mean(axis=0) for c in each]),
+        standard_error=np.stack([c.std(axis=0, ddof=1) / np.sqrt(len(c)) for c in each]),
+        limit=limit,
+        left_out=left_out,
         resolved=resolved,
         z=z,
-        pooled=limit.pooled,
+        pooled_limit=pooled,
         pooled_theory=pooled_theory,
-        pooled_error=limit.pooled_error,
-        pooled_z=pooled_z,
+        pooled_z=pooled_z if judgeable(pooled, np.inf, threshold) else np.nan,
     )
+
+
+def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Per network, over the cells; NaN where there are none."""
+    return values[:, where].mean(axis=1) if where.any() else np.full(len(values), np.nan)
 
 
 def _variances(network: Part) -> list[tuple[str, Any]]:
@@ -406,9 +453,17 @@ def judge(
         for o in observables(network)
         if (several or o.name != "correlation") and (gradients or o.name != "gradient_growth")
     ]
-    cells = tuple(_fit(o, expected, ensembles) for o in chosen)
-    tests = sum(int(c.resolved.sum()) + 1 for c in cells)
+    size = lambda o: int(np.prod(np.shape(jax.eval_shape(o.of, expected.value))))
+    tests = sum(size(o) + 1 for o in chosen)
     threshold = NormalDist().inv_cdf(1 - FALSE_ALARM / tests / 2)
+    lengths = _fit(chosen[0], expected, ensembles, threshold)
+    known = np.all(lengths.resolved, axis=1)[:, None]
+    cells = tuple(
+        lengths
+        if o.name == "length"
+        else _fit(o, expected, ensembles, threshold, known if o.ratio_of_means else None)
+        for o in chosen
+    )
     power = []
     for index, (leaf, value) in enumerate(_variances(network)):
         if not np.any(value):
@@ -416,7 +471,7 @@ def judge(
         outcomes = []
         for sign in (-1, 1):
             other = _propagate(_perturbed(network, index, 1 + sign * PERTURBATION), inputs)
-            outcomes.append(float(np.max([_distance_from(c, other) for c in cells])))
+            outcomes.append(_largest(*(_distance_from(c, other) for c in cells)))
         power.append(Power(leaf, min(outcomes), min(outcomes) > threshold))
     return Comparison(
         cells,
@@ -432,15 +487,10 @@ def judge(
 def _distance_from(cells: Cells, other: PreActivation) -> float:
     """The largest |z| of the same measurements against another prediction."""
     values, _ = _theory_values(cells.observable, other)
-    limit = _Limit(
-        cells.extrapolated,
-        cells.extrapolated_error,
-        cells.resolved,
-        cells.pooled,
-        cells.pooled_error,
-    )
-    z, _, pooled_z = limit.scores(values, cells.theory_error)
-    return _largest(z[cells.resolved], pooled_z)
+    slack = cells.theory_error + cells.left_out
+    with np.errstate(invalid="ignore"):
+        z, _, pooled = _scores(cells.limit, cells.pooled_limit, cells.resolved, values, slack)
+    return _largest(z, pooled if np.isfinite(cells.pooled_z) else np.nan)
 
 
 def comparison_dataset(comparison: Comparison) -> xr.Dataset:
@@ -459,11 +509,12 @@ def comparison_dataset(comparison: Comparison) -> xr.Dataset:
         columns = {
             "theory": cells.theory,
             "theory_error": cells.theory_error,
-            "extrapolated": cells.extrapolated,
-            "extrapolated_standard_error": cells.extrapolated_error,
+            "extrapolated": cells.limit.value,
+            "extrapolated_standard_error": cells.limit.error,
+            "left_out": cells.left_out,
             "z": cells.z,
             "resolved": cells.resolved.astype(np.int8),
-            "chi_square": cells.chi_square,
+            "chi_square": cells.limit.chi_square,
         }
         for name, values in columns.items():
             dataset[f"{o.name}_{name}"] = (dims, values)
@@ -473,7 +524,9 @@ def comparison_dataset(comparison: Comparison) -> xr.Dataset:
         threshold=comparison.threshold,
         tests=comparison.tests,
         largest_z=comparison.largest_z,
+        judged=comparison.judged,
         agrees=int(comparison.agrees),
+        verdict=comparison.verdict.name.lower(),
         powerful=int(comparison.powerful),
     )
     return dataset

@@ -17,6 +17,7 @@ from sigprop._commands import (
     simulate,
     store_comparison,
     store_diagram,
+    verdict_word,
 )
 from sigprop._requests import Inputs, Network, Run
 
@@ -131,7 +132,7 @@ def _verdicts(
             *(_short(told[key]) for key in shown),
             f"{comparison.largest_z:.2f}",
             f"{_hidden_weights(comparison):.1f}",
-            "DISAGREE" if exit_code(comparison) else "agree",
+            verdict_word(comparison.verdict),
         )
     limit = max(comparison.threshold for comparison in outcomes.values())
     rule = (

@@ -31,7 +31,7 @@ def main(
     comparison = sigprop.compare(
         network, images.astype(jnp.float32), widths=widths, replicas=replicas, gradients=False
     )
-    verdict = "agree" if comparison.agrees else "disagree"
+    verdict = comparison.verdict.name.lower().replace("_", " ")
     print(
         f"{verdict}: {comparison.tests} tests, |z| {comparison.largest_z:.2f}", comparison.threshold
     )

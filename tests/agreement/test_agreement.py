@@ -169,11 +169,26 @@ def test_means_that_a_few_networks_carry_are_not_judged():
     network = theory.feedforward(theory.activation("tanh"), 1.2, 0.05, depth=120)
     pair = sigprop.gram_inputs(jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16)
     comparison = sigprop.compare(network, pair, widths=(8, 12, 16), replicas=150, gradients=False)
-    resolved = {c.observable.name: c.resolved.mean() for c in comparison.cells}
-    assert resolved["length"] > 0.9
-    assert resolved["correlation"] < 0.5
-    correlation = next(c for c in comparison.cells if c.observable.name == "correlation")
-    assert np.all(np.isnan(correlation.z) == ~correlation.resolved)
+    cells = {c.observable.name: c for c in comparison.cells}
+    assert cells["length"].judged > 0.9
+    assert cells["correlation"].judged < 0.5
+    assert cells["correlation"].verdict(comparison.threshold) == sigprop.Verdict.NOT_JUDGED
+    assert np.all(np.isnan(cells["correlation"].z) == ~cells["correlation"].resolved)
+
+
+@pytest.mark.parametrize("networks", [10, 100])
+def test_a_verdict_needs_enough_that_can_be_judged(networks):
+    """Ten networks decide nothing; of z³ a hundred hold neither the mean nor its error."""
+    cube = theory.componentwise(lambda z: z**3, scale=1e9, parity="odd", name="cube")
+    network = theory.feedforward(cube, 0.5, depth=3)
+    pair = sigprop.gram_inputs(jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16)
+    comparison = sigprop.compare(
+        network, pair, widths=(8, 16, 32), replicas=networks, gradients=False
+    )
+    assert comparison.judged < 0.5
+    assert comparison.verdict == sigprop.Verdict.NOT_JUDGED
+    assert not comparison.agrees
+    assert not comparison.powerful
 
 
 @pytest.mark.parametrize(
