@@ -209,13 +209,13 @@ def stable_correlation(
     x_error, slope_error = frozen((x_error, slope_error))
 
     absent = (~chaotic & zero & ~moves) | ~jnp.isfinite(point.length.value)
-    point = CorrelationPoint(
+    settled = CorrelationPoint(
         as_estimate(1 - x, x_error, tolerance, 1.0),
         as_estimate(x, x_error, tolerance),
         as_estimate(slope, slope_error, tolerance),
         _log_slope(body, q, x, x_error, doubt, tolerance),
     )
-    return replace_where(absent, Status.ABSENT, point)
+    return replace_where(absent, Status.ABSENT, settled)
 
 
 def _log_slope(body: Part, q, x, x_error, doubt, tolerance: float) -> Estimate | None:

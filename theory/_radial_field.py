@@ -223,10 +223,13 @@ def _by_sector(matrix, trace, symmetric, antisymmetric):
     """A k×k matrix with each part under rotations multiplied by its factor."""
     whole = per_component(matrix) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     turning = (matrix - matrix.T) / 2
-    parts = ((trace, whole), (symmetric, matrix - turning - whole), (antisymmetric, turning))
-    # The gain of a jump is infinite, but not on what is not there.
-    absent = lambda gain, part: jnp.isinf(gain) & (part == 0)
-    return sum(jnp.where(absent(g, p), 0.0, jnp.where(absent(g, p), 0.0, g) * p) for g, p in parts)
+    shear = matrix - turning - whole
+
+    def times(gain, part):  # the gain of a jump is infinite, but not on what is not there
+        nothing = jnp.isinf(gain) & (part == 0)
+        return jnp.where(nothing, 0.0, jnp.where(nothing, 0.0, gain) * part)
+
+    return times(trace, whole) + times(symmetric, shear) + times(antisymmetric, turning)
 
 
 def _length_and_bend(error: Float[Array, "b k k"]) -> tuple[Array, Array]:
