@@ -136,7 +136,9 @@ def phase_diagram_figure(
         for panel in panels[::3]:
             panel.set_ylabel(LABELS.get(up, up))
         handles = [handle for _, handle in sorted(shown.items())] + _marks(line, points)
-        figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False)
+        long = any(len(str(handle.get_label())) > 24 for handle in handles)
+        place = "outside upper center"
+        figure.legend(handles=handles, loc=place, ncols=4 if long else 6, frameon=False)
         write_caption(figure, caption)
     return figure
 
