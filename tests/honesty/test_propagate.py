@@ -1,4 +1,4 @@
-"""`propagate` against recursions in closed form, with 60 digits."""
+"""`propagate` against recursions in closed form, with 120 digits."""
 
 import functools
 
@@ -13,7 +13,7 @@ import theory
 from tests.honesty.campaign import Campaign
 
 DEPTH = 6
-mp.mp.dps = 60
+mp.mp.dps = 120
 
 
 def erf_pair(qa, qb, c):
@@ -72,9 +72,13 @@ class Truth:
             self.t = [x + y for x, y in zip(self.t, before[2], strict=True)]
 
     def read(self):
+        """The numbers, and how well they are known: a distance is a difference of lengths."""
         s = (self.q[0] + self.q[1]) / 2 - self.c
         log = lambda t: mp.log(t) if t > 0 else -mp.inf
-        return [*map(float, (*self.q, s)), *(float(log(t)) for t in self.t[:2]), float(self.t[2])]
+        values = [*self.q, s, *map(log, self.t[:2]), self.t[2]]
+        doubt = np.zeros(6)
+        doubt[2] = sum(self.q) * mp.mpf(10) ** (10 - mp.mp.dps)
+        return np.array([float(v) for v in values]), doubt
 
 
 def network(kind, name, w, b):
@@ -144,7 +148,8 @@ def compare(campaign, kind, name, cases, random, depth=DEPTH, layers=None):
             if layers is None or layer in layers:
                 label = f"{kind} {name} case {case} layer {layer}"
                 got = values[case, layer], errors[case, layer]
-                campaign.number(label, *got, np.array(truth.read()))
+                exact, doubt = truth.read()
+                campaign.number(label, *got, exact, truth_error=doubt)
 
 
 def campaign(cases, seed=0):
@@ -180,5 +185,6 @@ def test_ten_thousand_layers(name):
             if layer % 100 == 0:
                 label = f"{name} case {case} layer {layer}"
                 got = values[case, layer, :5], errors[case, layer, :5]
-                found.number(label, *got, np.array(truth.read()[:5]))
+                exact, doubt = truth.read()
+                found.number(label, *got, exact[:5], truth_error=doubt[:5])
     found.check(most_unknown=0.0)
