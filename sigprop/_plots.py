@@ -35,6 +35,7 @@ _PHASES = {
     Phase.CHAOTIC: (ORANGE, "chaotic"),
     Phase.DIVERGENT: (PURPLE, "divergent"),
     Phase.UNKNOWN: ("#BBBBBB", "phase unknown"),
+    Phase.UNSETTLED: (YELLOW, "unsettled"),
 }
 _MISSING = {
     Status.INFINITE: ("white", "////", "infinite"),

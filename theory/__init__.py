@@ -52,6 +52,7 @@ from theory._jacobian_moments import (
     jacobian_moments,
     lyapunov_quantiles,
 )
+from theory._length_cycle import LengthCycle, length_cycle
 from theory._length_point import FixedPoints, Stability, fixed_points
 from theory._linear_residual import linear_residual_gain, spike_overlap
 from theory._mean_field import MeanField, propagate
@@ -107,6 +108,7 @@ __all__ = [
     "GenericExponent",
     "JacobianFactors",
     "LengthCorrection",
+    "LengthCycle",
     "MeanField",
     "Moments",
     "Normalise",
@@ -161,6 +163,7 @@ __all__ = [
     "layer",
     "length",
     "length_correction",
+    "length_cycle",
     "linear_residual_gain",
     "lyapunov_quantiles",
     "onset_curvature",

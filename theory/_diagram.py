@@ -14,9 +14,9 @@ import lazy_loader
 import numpy as np
 
 from theory._architecture import Part, Pointwise, check_positive, components
+from theory._attractor import Attractor, attractor
 from theory._compiled import compiled, cores, hasty_options, light_options
 from theory._fixed_point import LengthPoint
-from theory._length_point import Attractor, attractor
 from theory._phase import (
     Phase,
     Prediction,
@@ -296,7 +296,8 @@ def _nowhere(block: int) -> Attractor:
     # Made by numpy: each first operation of JAX on a new shape is a compilation.
     one = jnp.asarray(np.ones(block))
     estimate = Estimate(one, one, jnp.asarray(np.zeros(block, np.int8)))
-    return Attractor(LengthPoint(estimate, estimate, estimate), jnp.asarray(np.zeros(block, bool)))
+    fate = jnp.asarray(np.zeros(block, np.int8))
+    return Attractor(LengthPoint(estimate, estimate, estimate), fate)
 
 
 def _has_kinks(body: Part) -> bool:

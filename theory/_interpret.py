@@ -166,7 +166,7 @@ def _check_one_layer(node: Affine) -> None:
 
 def _check_same_kind(where: str, before: Any, after: Any) -> None:
     """Raise a `TypeError` of one sentence unless two states have one type and equal shapes."""
-    if type(before) is not type(after):
+    if jax.tree.structure(before) != jax.tree.structure(after):
         raise TypeError(
             f"{where} must give back the kind of state that it takes; it takes "
             f"{type(before).__name__} and gives {type(after).__name__}"

@@ -1,4 +1,4 @@
-"""Fixed points of the length map of one turn of a network: all of them, and the one reached.
+"""Fixed points of the length map of one turn of a network.
 
 Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope.
 """
@@ -8,6 +8,7 @@ import enum
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from theory._architecture import Part
@@ -16,9 +17,11 @@ from theory._moment_integrals import frozen
 from theory._precision import needs_float64
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, choose, replace_where
-from theory._survey import Survey, along_length, log_growth, survey
+from theory._survey import Survey, along_length, error_of_rate, log_growth, survey
 
 _SLOTS = 4
+_TAIL = float(np.log(1e5))
+"""The y beyond which the growth of lengths may fade into rounding."""
 
 
 class Stability(enum.IntEnum):
@@ -26,6 +29,7 @@ class Stability(enum.IntEnum):
 
     STABLE = 0
     UNSTABLE = 1
+    """Lengths leave it: λ > 1, or λ < −1, where they jump across it ever further."""
     HALF_STABLE = 2
     """Attracts from one side only: a double root."""
     NEUTRAL = 3
@@ -35,22 +39,105 @@ class Stability(enum.IntEnum):
     """The error of λ leaves it open."""
 
 
-def _length_point(body, seen: Survey, y, width, tolerance, order) -> LengthPoint:
+def root_at(body: Part, seen: Survey, i: Array, present: Array, order: int) -> Array:
+    """The y of the fixed point between the nodes i and i + 1, or of a node that touches zero."""
+    h = lambda y, body: log_growth(y, body, order)
+    half = seen.touches[i] | seen.touches[i + 1]
+    nodes = (seen.y, seen.growth, seen.rate)
+    flat = seen.in_sight[i] & seen.in_sight[i + 1]
+    y, _ = root_between_nodes(h, body, *nodes, i, present & ~half & ~flat)
+    return jnp.where(half, seen.touching, y)
+
+
+class Reach(eqx.Module):
+    """Where a fixed point may be."""
+
+    low: Array
+    high: Array
+    """The y between which it is for sure, however little its own error says."""
+    doubt_low: Array
+    doubt_high: Array
+    """The y between which it may be, whatever its own error says."""
+
+
+def bracket_of(seen: Survey, i: Array, y: Array) -> Reach:
+    """The nodes around i and i + 1 between which h changes sign for sure."""
+    index, up = jnp.arange(seen.y.size), seen.growth > 0
+    left = seen.sure & (up == up[i]) & (index <= i)
+    right = seen.sure & (up == up[i + 1]) & (index > i)
+    low = jnp.max(jnp.where(left, seen.y, -jnp.inf))
+    return Reach(low, jnp.min(jnp.where(right, seen.y, jnp.inf)), y, y)
+
+
+def point_at(
+    body: Part,
+    seen: Survey,
+    y: Array,
+    reach: Reach,
+    *,
+    zero: Array,
+    half: Array,
+    tolerance: float,
+    order: int,
+) -> LengthPoint:
+    """The fixed point at q* = e^y; at q* = 0 where `zero` says so, and y is the first node."""
     q = jnp.exp(y)
     turn, local, along = along_length(body, q, order)
     rate = along.length
-    # |δq| = (error of the map + residual)/|1 − λ|, and never more than the bracket.
-    residual = local.length + jnp.abs(turn.length - q)
-    error = jnp.minimum(residual / jnp.abs(1 - rate), q * jnp.expm1(width))
-    error = jnp.where(local.length < 1e-6 * q, error, jnp.inf)
-    rate_error = seen.change(seen.multiplier, y) * error / q + local.length / q
-    slope_error = local.slope + seen.change(seen.slope, y) * error / q
+    noise = local.length / q
+    local_rate = error_of_rate(turn, local, q)
+
+    # |δy| = (error of h + residual)/|dh/dy|, if the curvature of h leaves one root there.
+    miss = noise + jnp.abs(jnp.log(turn.length / q)) + 2 * jnp.finfo(q.dtype).eps
+    pull = jnp.maximum(jnp.abs(1 - rate) - local_rate, 0.0)
+    bend, _ = seen.steepness(y)
+    left = pull**2 - 2 * bend * miss
+    first = jnp.where(left > 0, 2 * miss / (pull + jnp.sqrt(jnp.maximum(left, 0.0))), jnp.inf)
+    first = jnp.where(half, 4 * jnp.sqrt(miss / bend), first)
+    high = jnp.maximum(jnp.minimum(y + first, reach.high), reach.doubt_high)
+    low = jnp.minimum(jnp.maximum(y - first, reach.low), reach.doubt_low)
+    high, low = jnp.where(zero, jnp.maximum(reach.high, y), high), jnp.where(zero, y, low)
+    error = q * jnp.maximum(jnp.expm1(high - y), -jnp.expm1(low - y))
+    error = jnp.where(zero, jnp.exp(high), error)
+    error = jnp.where((high >= seen.y[-1]) | jnp.isnan(miss), jnp.inf, error)
+    rate_spread, slope_spread = seen.spread(y, low, high)
+    # What the shortest length differs by from 0 is less than what the next does from it.
+    first_step = lambda values: jnp.nan_to_num(jnp.abs(values[1] - values[0]))
+    to_zero = lambda values: jnp.where(zero, first_step(values), 0.0)
+    rate_error = local_rate + rate_spread + to_zero(seen.multiplier)
+    slope_error = local.slope + slope_spread + to_zero(seen.slope)
+
+    # Near 0 q* is what the map makes of 0, over 1 − λ: nothing, but for its derivatives.
+    gap = jnp.where(zero, 1 - frozen(rate), 1.0)
+    gap = jnp.where(gap == 0, jnp.finfo(q.dtype).tiny, gap)
+    moved = jnp.where(zero, (turn.length - frozen(turn.length)) / gap, 0.0)
+    slope = turn.slope + seen.drift(seen.slope) * moved
+    # The map is a power of the shortest lengths: 1, or more where φ'(0) = 0, down to underflow.
+    power = zero & (_power(seen) > 1.5)
+    rate = jnp.where(power, 0.0, rate + seen.drift(seen.multiplier) * moved)
+    rate_error = jnp.where(power, 0.0, rate_error)
     error, rate_error, slope_error = frozen((error, rate_error, slope_error))
     return LengthPoint(
-        as_estimate(q, error, tolerance),
+        as_estimate(jnp.where(zero, moved + 0.0, q), error, tolerance, jnp.where(zero, 1.0, q)),
         as_estimate(rate, rate_error, tolerance),
-        as_estimate(turn.slope, slope_error, tolerance),
+        as_estimate(slope, slope_error, tolerance),
     )
+
+
+def _power(seen: Survey) -> Array:
+    """Of q in the map of the shortest lengths; 0 where that is a constant."""
+    return seen.multiplier[0] * jnp.exp(-seen.growth[0])
+
+
+def zero_point(seen: Survey) -> tuple[Array, Array, Reach]:
+    """Whether q* = 0 is a fixed point, its stability, and the lengths that cannot be told from
+    it."""
+    there = ~(_power(seen) <= 0.5) & ~jnp.isnan(seen.growth[0])
+    # At λ = 1 the first growth that can be told from zero decides.
+    first, told = jnp.argmax(seen.sure), jnp.any(seen.sure)
+    falls = jnp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
+    high = seen.y[jnp.where(told, first, 0)]
+    return there, jnp.where(told, falls, Stability.NEUTRAL), Reach(seen.y[0], high, high, high)
 
 
 class FixedPoints(eqx.Module):
@@ -62,7 +149,7 @@ class FixedPoints(eqx.Module):
     stability: Int[Array, " slots"]
     """`Stability` of each."""
     divergent: Bool[Array, ""]
-    """Whether lengths beyond the last fixed point grow without bound."""
+    """Whether lengths beyond the last fixed point grow without bound, as far as can be told."""
 
 
 @eqx.filter_jit
@@ -81,115 +168,83 @@ def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> Fi
     Returns
     -------
     FixedPoints
-        Places for the zero fixed point and four others between 1e-30 and 1e6. Where every
+        Places for the zero fixed point and four others between 1e-30 and 1e30. Where every
         length is a fixed point, only the zero one is listed, as NEUTRAL.
 
     Accuracy
     --------
     The error of q* is that of the map over |1 − λ|, and at most the bracket in which h
-    changes sign. Two roots are told apart down to where h between them is within its error
-    of zero; then they are one HALF_STABLE point.
+    changes sign for sure. Two roots are told apart down to where h between them is within its
+    error of zero; then they are one HALF_STABLE point.
     """
     needs_float64("fixed_points")
     seen = survey(body, order=order)
-    up = seen.growth > 0
-    zero_in_sight = jnp.abs(seen.growth) <= seen.noise
-    flat = zero_in_sight[:-1] & zero_in_sight[1:]
-    touch = zero_in_sight & (seen.y == seen.touching)
+    end = runs_away(seen)
+    up, touch, in_sight = seen.growth > 0, seen.touches, seen.in_sight
+    flat = in_sight[:-1] & in_sight[1:]
     crossing = (up[:-1] != up[1:]) & ~touch[:-1] & ~touch[1:]
-    crossing = (crossing | touch[1:]) & ~flat
-    (where,) = jnp.nonzero(crossing, size=_SLOTS, fill_value=-1)
+    crossing = (crossing | touch[1:]) & ~flat & ~jnp.isnan(seen.growth[:-1] + seen.growth[1:])
+    (places,) = jnp.nonzero(crossing, size=_SLOTS, fill_value=-1)
+    zero_there, zero_stability, zero_reach = zero_point(seen)
 
-    def at(i):
-        present, half = i >= 0, touch[i + 1]
-        h = lambda y, body: log_growth(y, body, order)
-        y, width = root_between_nodes(h, body, seen.y, seen.growth, seen.rate, i, present & ~half)
-        y = jnp.where(half, seen.y[i + 1], y)
-        point = _length_point(body, seen, y, width, tolerance, order)
-        steady = jnp.abs(point.multiplier.value) < 1
+    def at(i, zero):
+        present, half = i >= 0, touch[i + 1] & ~zero
+        y = jnp.where(zero, seen.y[0], root_at(body, seen, i, present, order))
+        reach = choose(zero, zero_reach, bracket_of(seen, i, y))
+        kinds = {"zero": zero, "half": half, "tolerance": tolerance, "order": order}
+        point = point_at(body, seen, y, reach, **kinds)
+        rate, error = point.multiplier.value, point.multiplier.error
+        steady = up[i] & (rate > -1)
         stability = jnp.where(steady, Stability.STABLE, Stability.UNSTABLE)
+        known = jnp.isfinite(point.length.error) & jnp.isfinite(error)
+        known = known & ~(up[i] & (jnp.abs(rate + 1) <= error))
+        stability = jnp.where(known, stability, Stability.UNKNOWN)
         stability = jnp.where(half, Stability.HALF_STABLE, stability)
-        return point, present, stability
+        return (
+            point,
+            jnp.where(zero, zero_there, present),
+            jnp.where(zero, zero_stability, stability),
+        )
 
-    points = jax.vmap(at)(where)
-    joined = jax.tree.map(jnp.append, _zero_point(seen, tolerance), points)
-    rank = jnp.argsort(~joined[1], stable=True)
-    point, present, stability = jax.tree.map(lambda a: a[rank], joined)
+    zeros = jnp.arange(_SLOTS + 1) == 0
+    found = jax.vmap(at)(jnp.append(jnp.full(1, -1, places.dtype), places), zeros)
+    rank = jnp.argsort(~found[1], stable=True)
+    point, present, stability = jax.tree.map(lambda a: a[rank], found)
     point = replace_where(~present, Status.ABSENT, point)
     return FixedPoints(
         point.length,
         point.multiplier,
         point.slope,
         jnp.where(present, stability, Stability.ABSENT).astype(jnp.int8),
-        up[-1] & ~zero_in_sight[-1],
+        end.divergent | end.fades,
     )
 
 
-def _zero_point(seen: Survey, tolerance: float) -> tuple[LengthPoint, Array, Array]:
-    """The fixed point q* = 0, whether the map has it, and its stability."""
-    rate = seen.multiplier[0]
-    zero = jnp.zeros_like(rate)
-    # The map is a power of the shortest lengths (1, or more where φ'(0) = 0, down to underflow)
-    # or a constant (power 0).
-    power = rate * jnp.exp(-seen.growth[0])
-    point = LengthPoint(
-        as_estimate(zero, zero, tolerance),
-        as_estimate(jnp.where(power > 1.5, 0.0, rate), rate * seen.noise[0], tolerance),
-        as_estimate(seen.slope[0], seen.slope_error[0], tolerance),
-    )
-    there = ~(power <= 0.5) & ~jnp.isnan(seen.growth[0])
-    # At λ = 1 the first growth that can be told from zero decides.
-    told = jnp.abs(seen.growth) > seen.noise
-    first = jnp.argmax(told)
-    falls = jnp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
-    return point, there, jnp.where(told[first], falls, Stability.NEUTRAL)
+class FarEnd(eqx.Module):
+    """What becomes of the longest lengths."""
+
+    divergent: Bool[Array, ""]
+    """They grow without bound, for sure."""
+    last: Int[Array, ""]
+    """The last node that counts: beyond, the quadrature knows nothing."""
+    sure: Int[Array, ""]
+    """The last node at which the growth is known to be positive; −1 if there is none."""
+    fades: Bool[Array, ""]
+    """Beyond that they neither grow nor shrink, as far as can be told."""
 
 
-class Attractor(eqx.Module):
-    """Where the length of a typical input goes."""
-
-    point: LengthPoint
-    divergent: Bool[Array, "*batch"]
-
-
-def attractor(
-    body: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
-) -> Attractor:
-    """The stable fixed point of the length map that is reached from length `start`.
-
-    Where the length grows without bound, `divergent` is true, the length is INFINITE, and
-    multiplier and slope are those at length 1e6, with the change since the node before as
-    their error.
-    """
-    seen = survey(body, order=order)
-    y0 = jnp.log(jnp.asarray(start, seen.y.dtype))
-    h0 = log_growth(y0, frozen(body), order)
-    zero_in_sight = jnp.abs(seen.growth) <= seen.noise
-    up = (seen.growth > 0) & ~zero_in_sight
-    # Attracting brackets: h from positive to negative. The direction at the start says which.
-    falls = up[:-1] & ~up[1:]
-    here = jnp.clip(jnp.searchsorted(seen.y, y0, side="right") - 1, 0, seen.y.size - 2)
-    stays = zero_in_sight[here] & zero_in_sight[here + 1]
-    rising = h0 > 0
-    index = jnp.arange(falls.size, dtype=here.dtype)
-    above = falls & ((index > here) | ((index == here) & rising))
-    below = falls & ((index < here) | ((index == here) & ~rising))
-    i = jnp.where(rising, jnp.argmax(above), falls.size - 1 - jnp.argmax(below[::-1]))
-    present = jnp.where(rising, jnp.any(above), jnp.any(below)) & ~stays
-    divergent = rising & ~present & ~stays
-    to_zero = ~rising & ~present & ~stays
-
-    h = lambda y, body: log_growth(y, body, order)
-    y, width = root_between_nodes(h, body, seen.y, seen.growth, seen.rate, i, present)
-    y = jnp.where(present, y, y0)
-    width = jnp.where(present, width, 0.0)
-    point = _length_point(body, seen, y, width, tolerance, order)
-    point = choose(to_zero, _zero_point(seen, tolerance)[0], point)
-
-    def limit(values):
-        return as_estimate(values[-1], jnp.abs(values[-1] - values[-2]), tolerance)
-
-    far = LengthPoint(point.length, limit(seen.multiplier), limit(seen.slope))
-    point = choose(divergent, far, point)
-    infinite = replace_where(divergent, Status.INFINITE, point.length)
-    return Attractor(LengthPoint(infinite, point.multiplier, point.slope), divergent)
+def runs_away(seen: Survey) -> FarEnd:
+    """What becomes of the longest lengths."""
+    index = jnp.arange(seen.y.size)
+    blind = ~(seen.sure | (seen.noise < jnp.inf)) & (seen.y > _TAIL)
+    last = jnp.where(jnp.any(blind), jnp.argmax(blind), index.size) - 1
+    grows = seen.sure & (seen.growth > 0)
+    sure = jnp.max(jnp.where(grows & (index <= last), index, -1))
+    # Beyond, q' − q is too small against q to be seen; it lasts if λ >= 1.
+    tail = (seen.grid > seen.y[jnp.maximum(sure, 0)]) & (seen.grid <= seen.y[last])
+    rate = jnp.min(jnp.where(tail, seen.multiplier, 1.0))
+    lasts = (seen.growth >= 0) & (rate >= 1) & (seen.y > _TAIL)
+    beyond = (index > sure) & (index <= last)
+    divergent = (sure >= 0) & jnp.all(lasts | ~beyond)
+    fades = (sure >= 0) & jnp.all((seen.in_sight & (seen.y > _TAIL)) | ~beyond)
+    return FarEnd(divergent, last, sure, fades)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
+from theory._attractor import Attractor, Fate, attractor
 from theory._correlation import CorrelationPoint, stable_correlation
 from theory._interpret import Reading, interpret
-from theory._length_point import Attractor, attractor
 from theory._moment_integrals import Tree, frozen
 from theory._precision import needs_float64
 from theory._status import Estimate, Status, as_estimate, choose, replace_where
@@ -24,13 +24,15 @@ class Phase(enum.IntEnum):
     ORDERED = 0
     """χ < 1: they merge."""
     CRITICAL = 1
-    """χ = 1 to within its error and the tolerance."""
+    """χ = 1 to within its error, which is small, or the tolerance."""
     CHAOTIC = 2
     """χ > 1: they part."""
     DIVERGENT = 3
     """The length itself grows without bound."""
     UNKNOWN = 4
-    """The parameters are not allowed, or no fixed point was found."""
+    """The parameters are not allowed, or errors leave it open."""
+    UNSETTLED = 5
+    """The length ends at no fixed point, and stays finite: see `length_cycle`."""
 
 
 class Prediction(eqx.Module):
@@ -82,6 +84,10 @@ class _Allowed(Reading[Any]):
         return turn(self, state, state)[0], None
 
 
+_BLUR = 1e-6
+"""An error of χ beyond this tells nothing of criticality."""
+
+
 def depth_scale(multiplier: Estimate, tolerance: float) -> Estimate:
     """ξ = −1/log|m|, with an error that covers every m within that of m.
 
@@ -126,26 +132,28 @@ def is_allowed(body: Part) -> Bool[Array, ""]:
 def phase_of(reached: Attractor, allowed: Array, tolerance: float) -> Int[Array, ""]:
     """The `Phase` at the fixed point that was reached."""
     chi = reached.point.slope
+    off = jnp.abs(chi.value - 1)
     phase = jnp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
-    critical = jnp.abs(chi.value - 1) <= tolerance + chi.error
-    phase = jnp.where(critical, Phase.CRITICAL, phase)
-    phase = jnp.where(reached.divergent, Phase.DIVERGENT, phase)
+    phase = jnp.where(off <= chi.error, Phase.UNKNOWN, phase)
+    close = jnp.maximum(jnp.minimum(chi.error, _BLUR), tolerance)
+    phase = jnp.where((off <= close) & (chi.error <= _BLUR), Phase.CRITICAL, phase)
     # An infinite slope, of a φ that jumps, is a slope.
-    known = allowed & (chi.value >= 0)
-    return jnp.where(known, phase, Phase.UNKNOWN).astype(jnp.int8)
+    known = (chi.value >= 0) & (reached.fate != Fate.UNKNOWN)
+    phase = jnp.where(known & ~(chi.error == jnp.inf), phase, Phase.UNKNOWN)
+    phase = jnp.where(reached.fate == Fate.DIVERGENT, Phase.DIVERGENT, phase)
+    phase = jnp.where(reached.fate == Fate.UNSETTLED, Phase.UNSETTLED, phase)
+    return jnp.where(allowed, phase, Phase.UNKNOWN).astype(jnp.int8)
 
 
 def at_length(reached: Attractor, tolerance: float) -> dict[str, Estimate]:
     """The fields of a `Prediction` that follow from the length alone."""
     point = reached.point
-    scale = replace_where(
-        reached.divergent, Status.ABSENT, depth_scale(point.multiplier, tolerance)
-    )
+    scale = depth_scale(point.multiplier, tolerance)
     return {
         "length": point.length,
         "slope": point.slope,
         "multiplier": point.multiplier,
-        "depth_scale_length": scale,
+        "depth_scale_length": replace_where(reached.fate != Fate.POINT, Status.ABSENT, scale),
     }
 
 

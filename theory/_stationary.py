@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from theory._architecture import Affine, Part, check_count, check_positive, check_variance
+from theory._attractor import attractor
 from theory._correlation import stable_correlation
-from theory._length_point import attractor
 from theory._moment_integrals import frozen
 from theory._phase import is_allowed, phase_of, settled
 from theory._precision import cast, needs_float64

@@ -12,9 +12,9 @@ from scipy import integrate, optimize
 
 import theory
 from theory import Status, WeightLaw
+from theory._attractor import attractor
 from theory._diagram import hasty_options
 from theory._interpret import interpret
-from theory._length_point import attractor
 from theory._mean_field import MeanField
 from theory._moments import PreActivation
 from theory._radial_moments import cross_moments, radial_moments, series
