@@ -201,6 +201,7 @@ def _judge(found, case, w, b, end, numbers, phase):
     )
 
 
-@pytest.mark.parametrize("cases", [350, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [350, 10_000])
 def test_lengths_never_lie(cases):
     campaign(cases).check(most_unknown=0.05)
