@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from sigprop._random import normal
 from sigprop._weights import draw_weights, images, lift, of_units, products_of
 from theory import Affine, Normalise, Pointwise, Reading, WeightLaw
+from theory._powers import largest_exponent, times_power
 
 
 class HeldWeights(eqx.Module):
@@ -158,8 +159,9 @@ def _columns_forward(haar, precision, rows, q, a, used, key):
         return (q, a), jnp.matmul(inside, a, precision=precision)
 
     slots = used + jnp.arange(len(rows)) * max(haar, 1)
-    (q, a), out = jax.lax.scan(turn, (q, a), (rows, slots))
-    return out, q, a
+    power = largest_exponent(rows, 1)
+    (q, a), out = jax.lax.scan(turn, (q, a), (times_power(rows, -power), slots))
+    return times_power(out, power), q, a
 
 
 def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
@@ -188,8 +190,9 @@ def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
         return (z, p), back
 
     slots = used + jnp.arange(len(rows)) * max(haar, 1)
-    (z, p), out = jax.lax.scan(turn, (z, p), (rows, slots))
-    return out, z, p
+    power = largest_exponent(rows, 1)
+    (z, p), out = jax.lax.scan(turn, (z, p), (times_power(rows, -power), slots))
+    return times_power(out, power), z, p
 
 
 class Blank(Reading[Array]):

@@ -12,6 +12,7 @@ from sigprop._lapack import cholesky, qr, solve_upper, triangle
 from sigprop._random import normal
 from theory import WeightLaw
 from theory._architecture import Algebra
+from theory._powers import largest_exponent, times_power
 
 _WELL = 0.1
 """Smallest sine between a unit vector and those before it at which their scalar products alone
@@ -228,12 +229,19 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     Accuracy
     --------
     That of R is rounding relative to the length of each column, as from Householder
-    reflections; that of QᵀQ is some ten times rounding.
+    reflections; that of QᵀQ is some ten times rounding. The columns may have any scales.
 
     References
     ----------
     Fukaya et al. 2020, algorithm 4.1 (shifted Cholesky QR).
     """
+    power = largest_exponent(x, 0)
+    q, r = _factored_units(times_power(x, -power))
+    return q, times_power(r, power)
+
+
+def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
+    """The same of columns whose largest entry is near 1, or which are zero."""
     if x.shape[1] > x.shape[0]:
         q, r = qr(x)
         signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(x.dtype)
@@ -241,43 +249,36 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     columns, info = x.shape[1], jnp.finfo(x.dtype)
     dot = functools.partial(jnp.matmul, precision="highest")
     unit = jnp.eye(columns, dtype=x.dtype)
-    least, most = (jnp.sqrt(jnp.asarray(end, x.dtype)) for end in (info.tiny, info.max))
 
     def measured(x):
         """Lengths of the columns, and Cholesky's factors of their correlations: without and with
         a shift."""
         gram = dot(x.T, x)
         length = jnp.sqrt(jnp.diagonal(gram))
-        # Squares that over- or underflow, or a column of zeros.
-        usable = (length > least) & (length < most)
-        length = jnp.where(usable, length, 1)
-        both = usable[:, None] & usable[None]
-        correlation = jnp.where(both, gram / (length[:, None] * length[None]), unit)
+        some = length > 0
+        size = jnp.where(some, length, 1)
+        both = some[:, None] & some[None]
+        correlation = jnp.where(both, gram / (size[:, None] * size[None]), unit)
         shift = 100 * columns * jnp.asarray(info.eps, x.dtype)
         factor = cholesky(correlation).T, cholesky(correlation + shift * unit).T
-        return length, factor, usable
+        return length, size, factor
 
     def poor(state):
-        _, _, (_, factor, usable), empty, turn = state
+        _, _, (_, _, factor), turn = state
         # The diagonal holds the sines; it is NaN where rounding has made a square negative.
-        far = jnp.all(jnp.diagonal(factor[0]) > _WELL)
-        return ~(far & jnp.all(usable | empty)) & (turn < 8)
+        return ~jnp.all(jnp.diagonal(factor[0]) > _WELL) & (turn < 8)
 
     def improve(state):
-        x, r, (length, factor, usable), _, turn = state
-        largest = jnp.max(jnp.abs(x), axis=0)
-        empty = largest == 0
-        length = jnp.where(usable, length, jnp.where(empty, 1, largest))
-        step = jnp.where(jnp.all(usable | empty), factor[1], unit)
-        inverse = solve_upper(step, unit) / length[:, None]
-        r = dot(step * jnp.where(empty, 0, length)[None], r)
+        x, r, (length, size, factor), turn = state
+        inverse = solve_upper(factor[1], unit) / size[:, None]
+        r = dot(factor[1] * length[None], r)
         x = dot(inverse.T, x.T).T
-        return x, r, measured(x), empty, turn + 1
+        return x, r, measured(x), turn + 1
 
-    start = (x, unit, measured(x), jnp.zeros(columns, bool), 0)
-    x, r, (length, factor, _), _, _ = jax.lax.while_loop(poor, improve, start)
+    start = (x, unit, measured(x), 0)
+    x, r, (length, size, factor), _ = jax.lax.while_loop(poor, improve, start)
     last = jnp.where(jnp.all(jnp.isfinite(factor[0])), factor[0], factor[1])
-    inverse = solve_upper(last, unit) / length[:, None]
+    inverse = solve_upper(last, unit) / size[:, None]
     return dot(inverse.T, x.T).T, dot(last * length[None], r)
 
 
@@ -287,14 +288,17 @@ def _factored(x: Array, haar: int) -> tuple[Array, Array]:
     if haar > 1 and x.shape[1] > x.shape[0]:
         # More images than dimensions: the unit vectors, which are images themselves.
         return jnp.eye(len(x), dtype=x.dtype), x
-    q, r = factored(x)
+    power = largest_exponent(x, 0)  # one for all images of a column
+    x = times_power(x, -power)
+    q, r = _factored_units(x)
     if haar < 2:
-        return q, r
+        return q, times_power(r, power)
     new = jnp.diagonal(r) > 32 * jnp.finfo(x.dtype).eps * jnp.linalg.norm(x, axis=0)
     new = jnp.repeat(jnp.all(new.reshape(-1, haar), axis=1), haar)[None]
-    q, r = factored(jnp.where(new, x, 0))
+    q, r = _factored_units(jnp.where(new, x, 0))
     q = jnp.where(new, q, 0)
-    return q, jnp.where(new, r, jnp.matmul(q.T, x, precision="highest"))
+    r = jnp.where(new, r, jnp.matmul(q.T, x, precision="highest"))
+    return q, times_power(r, power)
 
 
 def _conditioned_forward(fan_out, haar, precision, x, key):

@@ -4,6 +4,7 @@ A description is data: an immutable tree of a few node types whose variances are
 `theory._interpret` reads it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise, Radial
 from theory._linear import is_linear
+from theory._powers import largest_exponent, times_power
 
 Distribution: TypeAlias = Literal["gaussian", "orthogonal"]
 Algebra: TypeAlias = Literal["real", "complex", "quaternion", "dense"]
@@ -184,8 +186,16 @@ class Normalise(eqx.Module):
     def __call__(self, x: Float[Array, "*shape"], axes: tuple[int, ...]) -> Float[Array, "*shape"]:
         """Normalised over the axes that hold the numbers of a layer."""
         if self.kind == "layer":
-            x = x - jnp.mean(x, axis=axes, keepdims=True)
-        return x / jnp.sqrt(jnp.mean(x * x, axis=axes, keepdims=True) + self.epsilon)
+            power = largest_exponent(x, axes)
+            unit = times_power(x, -power)
+            x = times_power(unit - jnp.mean(unit, axis=axes, keepdims=True), power)
+        power = largest_exponent(x, axes)
+        if self.epsilon:
+            # Squares far below ε do not count.
+            power = jnp.maximum(power, math.frexp(self.epsilon)[1] // 2)
+        unit = times_power(x, -power)
+        added = times_power(jnp.full_like(power, self.epsilon, x.dtype), -2 * power)
+        return unit / jnp.sqrt(jnp.mean(unit * unit, axis=axes, keepdims=True) + added)
 
 
 class Chain(eqx.Module):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from theory._powers import exponent, largest_exponent, times_power
+
 
 class Moments(eqx.Module):
     """Moments over the units of one layer, for n inputs and units of k real components.
@@ -67,8 +69,12 @@ class PostActivation(eqx.Module):
 
 
 def gram_matrix(a: Float[Array, "n width k"]) -> Float[Array, "n n k k"]:
-    """E u_a u_bᵀ over the units of a layer."""
-    return jnp.einsum("aui,buj->abij", a, a, precision="highest") / a.shape[1]
+    """E u_a u_bᵀ over the units of a layer, whatever the scales of the inputs."""
+    power = largest_exponent(a, (1, 2))
+    unit = times_power(a, -power)
+    product = jnp.einsum("aui,buj->abij", unit, unit, precision="highest") / a.shape[1]
+    power = power[..., None]
+    return times_power(product, power + jnp.swapaxes(power, 0, 1))
 
 
 def check_signals(name: str, signals: Array) -> None:
@@ -92,8 +98,10 @@ def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
     # Only pairs: in wide layers every difference is a pass over memory.
     rows, columns = np.triu_indices(n, 1)
     difference = signals[rows] - signals[columns]
-    square = jnp.einsum("pui,puj->pij", difference, difference, precision="highest")
-    square = square / (2 * signals.shape[1])
+    power = largest_exponent(difference, (1, 2))
+    unit = times_power(difference, -power)
+    square = jnp.einsum("pui,puj->pij", unit, unit, precision="highest")
+    square = times_power(square / (2 * signals.shape[1]), 2 * power)
     separation = jnp.zeros((n, n, k, k), signals.dtype)
     separation = separation.at[rows, columns].set(square).at[columns, rows].set(square)
     return Moments(
@@ -149,13 +157,17 @@ def distance(moments: Moments) -> Float[Array, "*batch n n"]:
 
 
 def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
-    """c_ab = E u_a·u_b / √(E|u_a|² E|u_b|²), a ratio of moments.
+    """c_ab = E u_a·u_b / √(E|u_a|² E|u_b|²), a ratio of moments; NaN where a length is zero.
 
     Convention: average moments over networks first; the mean of a ratio is not the ratio of
     the means.
     """
     q = length(moments)
-    return overlap(moments) / jnp.sqrt(q[..., :, None] * q[..., None, :])
+    half = exponent(q) // 2
+    unit = times_power(q, -2 * half)
+    size = jnp.sqrt(unit[..., :, None] * unit[..., None, :])
+    top = times_power(overlap(moments), -half[..., :, None] - half[..., None, :])
+    return top / jnp.where(size > 0, size, jnp.nan)
 
 
 def log_tangent(moments: Moments) -> Float[Array, "*batch n"]:
