@@ -114,7 +114,8 @@ class Cells(NamedTuple):
     left_out: np.ndarray
     """A bound on the next order in 1/N, which the extrapolation leaves out."""
     resolved: np.ndarray
-    """Where the networks allow a verdict at all."""
+    """Where the networks allow a verdict at all; where one has lost digits (`Sample.status`) they
+    do not."""
     z: np.ndarray
     """NaN where not resolved."""
     pooled_limit: Limit
@@ -229,6 +230,23 @@ def _contributions(of: Callable, ratio_of_means: bool, moments: Moments) -> Arra
     return jax.lax.map(influence, moments, batch_size=64)
 
 
+def _inaccurate(observable: Observable, sample: Sample) -> np.ndarray:
+    """Cells in which some network has lost digits: [layers, cells]."""
+    growth = sample.gradient_growth
+    ones = eqx.tree_at(
+        lambda s: (s.moments, s.gradient_growth),
+        sample,
+        jax.tree.map(jnp.ones_like, (sample.moments, growth)),
+        is_leaf=lambda x: x is None,
+    ).known
+    # What is made of a number that is NaN is NaN itself.
+    if observable.name == "gradient_growth":
+        each = np.asarray(ones.gradient_growth)
+    else:
+        each = np.asarray(jax.vmap(observable.of)(ones.moments))
+    return np.asarray(np.isnan(each).any(axis=0))
+
+
 def extrapolate(
     widths: Sequence[int], mean: np.ndarray, standard_error: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -313,6 +331,7 @@ def _fit(
         limit = limit_of(fit, each)
         scale = observable.scale(values)
         resolved = judgeable(limit, scale, threshold)
+        resolved &= ~np.any([_inaccurate(observable, e.samples) for e in ensembles], axis=0)
         if denominators is not None:
             resolved &= denominators
         left_out = next_order(fit, limit, scale)

@@ -31,7 +31,7 @@ class Ensemble(eqx.Module):
     """
 
     samples: Sample
-    """Leading axis over replicas."""
+    """Leading axis over replicas, in `status` too: one for each network and layer."""
     width: int
     seed: int
     explicit_weights: bool = True

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sigprop._digits import subnormal
 from sigprop._graded import Graded, finish, generic_frame, start, step
 from sigprop._network import FiniteNetwork, Signals, sampled_inputs
-from theory import Affine, Normalise, Part, Pointwise, Reading, interpret
+from theory import Affine, Normalise, Part, Pointwise, Reading, Status, interpret
 from theory._precision import cast
 
 
@@ -92,7 +93,7 @@ def _factorised(state: _Columns) -> _Columns:
     def work(state: _Columns) -> _Columns:
         graded = step(state.graded, _matrix(state.signals))
         tangents = graded.frame.reshape(*state.signals.tangents.shape[:3], -1)
-        signals = Signals(state.signals.values, tangents, state.signals.log_gain)
+        signals = state.signals.moved(state.signals.values, tangents)
         return _Columns(signals, graded, jnp.ones((), bool))
 
     if len(_matrix(state.signals)) != len(state.graded.frame):
@@ -147,14 +148,16 @@ def sample_jacobian(
         raise ValueError(f"`inputs`: a Jacobian is taken at one input; got {n}")
     size = width_in * k
     graded = start(generic_frame(size, inputs.dtype))
-    signals = Signals(
-        inputs, graded.frame.reshape(1, width_in, k, size), jnp.zeros(1, inputs.dtype)
-    )
+    tangents = graded.frame.reshape(1, width_in, k, size)
+    signals = Signals(inputs, tangents, jnp.zeros(1, inputs.dtype), subnormal(inputs))
     reading = FiniteNetwork(jax.random.fold_in(key, 0), width, None, precision)
     state = _Columns(signals, graded, np.ones((), bool))
     final, _ = interpret(network, _Streaming(reading), state)
     rows = _matrix(final.signals)
     values, error, zeros, status, _ = finish(final.graded, rows, tolerance)
+    if final.signals.lost is not None:  # digits of the signals, on which every slope depends
+        known = (status != Status.OK) | ~final.signals.lost[0]
+        status = jnp.where(known, status, jnp.int8(Status.INACCURATE))
     # What a bottleneck inside leaves out.
     missing = min(size, len(rows)) - len(values)
     values = jnp.concatenate([values, jnp.full(missing, -jnp.inf, values.dtype)])

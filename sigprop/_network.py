@@ -1,12 +1,21 @@
 """The finite-width reading: a random network with weights drawn in passing and dropped."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from sigprop._digits import (
+    fallen,
+    gradient_growths,
+    in_range,
+    layer_status,
+    places,
+    subnormal,
+    vanishes,
+)
 from sigprop._lapack import svd
 from sigprop._random import normal
 from sigprop._shared import Blank, shared_product, turn_round
@@ -18,6 +27,7 @@ from theory import (
     Part,
     Pointwise,
     Reading,
+    Status,
     along_depth,
     interpret,
     signal_moments,
@@ -34,6 +44,26 @@ class Signals(eqx.Module):
     tangents: Float[Array, "n width k m"]
     """Tangents, over exp(log_gain/2)."""
     log_gain: Float[Array, " n"]
+    lost: Bool[Array, " n"] | None = None
+    """Whether digits are gone: all numbers of a layer have come near the smallest normal one, or
+    have become zero on the way. None where this is not watched."""
+
+    def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> "Signals":
+        """Other signals and tangents over the same scale."""
+        if self.lost is None or lost is None:
+            return Signals(values, tangents, self.log_gain, self.lost)
+        return Signals(values, tangents, self.log_gain, self.lost | lost)
+
+
+class Layer(eqx.Module):
+    """What is noted of a layer whose digits are watched."""
+
+    moments: Moments
+    status: Int[Array, ""]
+    tangent_status: Int[Array, ""]
+
+
+Note: TypeAlias = Moments | Layer | None
 
 
 class FiniteNetwork(Reading[Signals]):
@@ -91,7 +121,11 @@ class FiniteNetwork(Reading[Signals]):
         if not self.explicit_weights:
             # What draws the bias must not run again wherever the signals are used.
             values, tangents = jax.lax.optimization_barrier((values, tangents))
-        state = Signals(values, tangents, state.log_gain)
+        before, state = state, state.moved(values, tangents)
+        if state.lost is not None:
+            exact = node.weights.entry_variance == 0
+            lost = fallen(before.values, values, exact) | fallen(before.tangents, tangents, exact)
+            state = state.moved(values, tangents, lost)
         return state, self._note(state) if memory is None else memory
 
     def _fresh(self, node: Affine, columns: Array, fan_out: int) -> tuple[Array, Array]:
@@ -110,19 +144,25 @@ class FiniteNetwork(Reading[Signals]):
 
     def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
         values, tangents = node.activation.push(state.values, state.tangents)
-        return Signals(values, tangents, state.log_gain), None
+        lost = None
+        if state.lost is not None:
+            lost = fallen(state.values, values, vanishes(node.activation, state.values))
+            lost |= fallen(state.tangents, tangents, bool(places(node.activation)))
+        return state.moved(values, tangents, lost), None
 
     def normalise(self, node: Normalise, state: Signals) -> tuple[Signals, None]:
         whole = lambda x: node(x, (1, 2))
         push = lambda tangent: jax.jvp(whole, (state.values,), (tangent,))[1]
         tangents = jax.vmap(push, in_axes=-1, out_axes=-1)(state.tangents)
-        return Signals(whole(state.values), tangents, state.log_gain), None
+        values = whole(state.values)
+        return state.moved(values, tangents, fallen(state.values, values)), None
 
-    def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Moments | None]:
-        state = Signals(skip.values + branch.values, skip.tangents + branch.tangents, skip.log_gain)
+    def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Note]:
+        values, tangents = skip.values + branch.values, skip.tangents + branch.tangents
+        state = skip.moved(values, tangents, branch.lost)
         return state, self._note(state)
 
-    def through_time(self, turn, state: Signals, steps: int) -> tuple[Signals, Moments | None]:
+    def through_time(self, turn, state: Signals, steps: int) -> tuple[Signals, Note]:
         inputs, width, k, m = state.tangents.shape
         n = check_sequences(inputs, steps)
         if self.shared is not None:
@@ -161,10 +201,8 @@ class FiniteNetwork(Reading[Signals]):
         values = state.values
         if self.backward is not None:
             values = _mark_backward(values, self.backward)
-        size = _mean_square(state.tangents)
-        safe = jnp.where(size > 0, size, 1.0)
-        tangents = state.tangents / jnp.sqrt(safe)[:, None, None, None]
-        return Signals(values, tangents, state.log_gain + jnp.log(safe))
+        tangents, log = _of_unit_size(state.tangents)
+        return Signals(values, tangents, state.log_gain + log, state.lost)
 
     def loop(self, turn, state, layers, depth):
         if self.backward is not None:
@@ -172,8 +210,13 @@ class FiniteNetwork(Reading[Signals]):
             turn = jax.checkpoint(turn, prevent_cse=False)
         return super().loop(turn, state, layers, depth)
 
-    def _note(self, state: Signals) -> Moments | None:
-        return None if self.in_branch else measure(state)
+    def _note(self, state: Signals) -> Note:
+        if self.in_branch:
+            return None
+        moments = measure(state)
+        if state.lost is None:
+            return moments
+        return Layer(moments, *layer_status(state.values, moments, state.lost))
 
 
 def _split(x: Array, n: int) -> Array:
@@ -187,22 +230,27 @@ def _on_one_scale(drive: Signals, state: Signals) -> tuple[Signals, Signals]:
 
     def moved(of: Signals) -> Signals:
         factor = jnp.exp(jnp.minimum((of.log_gain - common) / 2, 40))[:, None, None, None]
-        return Signals(of.values, of.tangents * factor, common)
+        return Signals(of.values, of.tangents * factor, common, of.lost)
 
     return moved(drive), moved(state)
 
 
-def _mean_square(tangents: Float[Array, "n width k m"]) -> Float[Array, " n"]:
-    return jnp.mean(tangents**2, axis=(1, 2, 3))
+def _of_unit_size(tangents: Float[Array, "n width k m"]) -> tuple[Array, Float[Array, " n"]]:
+    """Tangents of mean square 1, and the log of what it was; zeros stay."""
+    tangents, log = in_range(tangents)
+    size = jnp.mean(tangents**2, axis=(1, 2, 3))
+    safe = jnp.where(size > 0, size, 1.0)
+    return tangents / jnp.sqrt(safe)[:, None, None, None], log + jnp.log(safe)
 
 
 def measure(state: Signals) -> Moments:
     """The moments of a layer's units, the tangents averaged over the m that ride along."""
     moments = signal_moments(state.values)
-    t = state.tangents
+    t, log = in_range(state.tangents)
     tangent = jnp.einsum("auim,bujm->abij", t, t, precision="highest")
     _, width, _, m = t.shape
-    return Moments(moments.covariance, moments.separation, tangent / (width * m), state.log_gain)
+    tangent, log_gain = tangent / (width * m), state.log_gain + log
+    return Moments(moments.covariance, moments.separation, tangent, log_gain)
 
 
 def _orthogonal_tangent(
@@ -237,9 +285,10 @@ def _mark_forward(values, mark):
 
 
 def _mark_reverse(_, gradient):
+    gradient, log = in_range(gradient)
     square = jnp.sum(gradient**2, axis=(1, 2))
     safe = jnp.where(square > 0, square, 1.0)
-    log = jnp.where(square > 0, jnp.log(safe), -jnp.inf)
+    log = jnp.where(square > 0, log + jnp.log(safe), -jnp.inf)
     return gradient / jnp.sqrt(safe)[:, None, None], log
 
 
@@ -254,6 +303,34 @@ class Sample(eqx.Module):
     gradient_growth: Float[Array, "*batch boundaries n"] | None
     """|∂L/∂z_l|²/|∂L/∂z_{l+1}|² of a random linear loss, for the boundaries l = 1…depth − 1
     of the outermost `Repeat`."""
+    status: Int[Array, "*batch depth"]
+    """`theory.Status` of each layer's covariance and separation: OK where they are those of the
+    network to rounding; INACCURATE where digits are lost, since numbers here or in a layer before
+    are too small for their type; INVALID where something is not finite."""
+    tangent_status: Int[Array, "*batch depth"]
+    """The same of tangent and log gain, which stay known where lengths are too small."""
+    gradient_status: Int[Array, "*batch boundaries"] | None
+    """The same of the growth of gradients."""
+
+    @property
+    def known(self) -> "Sample":
+        """The same with NaN wherever digits are lost, so that no mean hides it."""
+        m = self.moments
+        signals = lambda x: _kept(self.status, x)
+        tangents = lambda x: _kept(self.tangent_status, x)
+        moments = Moments(
+            signals(m.covariance), signals(m.separation), tangents(m.tangent), tangents(m.log_gain)
+        )
+        growth = self.gradient_growth
+        if growth is not None:
+            growth = _kept(self.gradient_status, growth)
+        statuses = (self.status, self.tangent_status, self.gradient_status)
+        return Sample(moments, growth, *statuses)
+
+
+def _kept(status: Any, values: Array) -> Array:
+    good = status != Status.INACCURATE
+    return jnp.where(good.reshape(good.shape + (1,) * (values.ndim - good.ndim)), values, jnp.nan)
 
 
 def sample_network(
@@ -311,7 +388,7 @@ def sample_network(
     first = (jnp.arange(n) % steps == 0).astype(inputs.dtype)[:, None, None, None]
     tangent = _orthogonal_tangent(inputs[::steps], tangent_key)[None, ..., None]
     tangents = first * tangent
-    start = Signals(inputs, tangents, jnp.zeros(n, inputs.dtype))
+    start = Signals(inputs, tangents, jnp.zeros(n, inputs.dtype), subnormal(inputs))
 
     def run(marks):
         reading = FiniteNetwork(weights_key, width, marks, precision, explicit_weights)
@@ -319,7 +396,8 @@ def sample_network(
 
     if not gradients:
         _, notes = run(None)
-        return Sample(along_depth(notes), None)
+        series = along_depth(notes)
+        return Sample(series.moments, None, series.status, series.tangent_status, None)
 
     depth = outer_depth(network)
 
@@ -330,11 +408,13 @@ def sample_network(
         # Of a sequence the last state alone counts.
         last = (jnp.arange(n) % steps == steps - 1).astype(inputs.dtype)[:, None, None]
         direction = direction * last
-        return jnp.sum(direction * final.values), notes
+        return jnp.sum(direction * final.values), (notes, final.lost)
 
     marks = jnp.zeros((depth, n // steps), inputs.dtype)
-    logs, notes = jax.grad(loss, has_aux=True)(marks)
-    return Sample(along_depth(notes), jnp.exp(logs[:-1]))
+    logs, (notes, lost) = jax.grad(loss, has_aux=True)(marks)
+    series, (growth, gradient_status) = along_depth(notes), gradient_growths(logs, jnp.any(lost))
+    statuses = (series.status, series.tangent_status, gradient_status)
+    return Sample(series.moments, growth, *statuses)
 
 
 class DrawnNetwork(eqx.Module):

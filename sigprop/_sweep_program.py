@@ -29,7 +29,9 @@ STRUCTURE = ("activation", "weights", "residual", "depth", "width")
 
 
 def measured(sweep: Sweep, sample: Sample, depth: int) -> dict[str, jax.Array]:
-    """The kept layers of one network's observables, NaN where a layer has none."""
+    """The kept layers of one network's observables, NaN where a layer has none or has lost
+    digits."""
+    sample = sample.known
     m = sample.moments
     i, j = np.triu_indices(sweep.inputs_at_once, 1)
     of: dict[str, tuple[int, Any]] = {
