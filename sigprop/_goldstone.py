@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sigprop._lapack import singular_values
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
+from theory._powers import largest_exponent, times_power
 from theory._precision import cast
 
 _COPIES = 4
@@ -93,15 +94,17 @@ def certify(
 
     each = jax.lax.map(lambda x: jax.lax.map(lambda g: defect(x, g), a), copies)
     defects, pushed, expected = (leaf.astype(jnp.result_type(float)) for leaf in each)
-    size = jnp.sqrt(_square(expected[0]))
-    size = jnp.where(size > 0, size, 1.0)
-    residual = jnp.sqrt(_square(defects[0])) / size
+    end = _norm(expected[0])
+    size = jnp.where(end > 0, end, 1.0)
+    residual = _norm(defects[0]) / size
     centred = defects - jnp.mean(defects, axis=0, keepdims=True)
-    spread = jnp.sqrt(jnp.sum(_square(centred), axis=0) / (_COPIES - 1)) / size
+    spread = jnp.sqrt(jnp.sum((_norm(centred) / size[None]) ** 2, axis=0) / (_COPIES - 1))
     claim = _SAFETY * spread + _FLOOR * eps
 
     directions = jax.vmap(lambda g: turned(g, x))(a).astype(jnp.result_type(float))
-    start = _square(directions)
+    start = _norm(directions)
+    # Signals that are too small for their type leave nothing to be claimed.
+    claim = jnp.where((end > 0) | (start == 0), claim, jnp.inf)
     start = jnp.where(start > 0, start, 1.0)
     values = singular_values(directions.reshape(len(a), -1))
     broken = jnp.sum(values > values[0] * eps * np.sqrt(x.size)) if len(a) else jnp.asarray(0)
@@ -109,8 +112,8 @@ def certify(
         residual,
         claim,
         residual <= claim,
-        _square(pushed[0]) / start,
-        _square(expected[0]) / start,
+        (_norm(pushed[0]) / start) ** 2,
+        (end / start) ** 2,
         broken,
     )
 
@@ -205,5 +208,7 @@ def backward_charges(
     return jax.grad(loss)(jnp.zeros((outer_depth(network), len(a)), x.dtype))
 
 
-def _square(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:
-    return jnp.sum(signals**2, axis=(-3, -2, -1))
+def _norm(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:
+    power = largest_exponent(signals, (-3, -2, -1))
+    unit = times_power(signals, -power)
+    return times_power(jnp.sqrt(jnp.sum(unit**2, axis=(-3, -2, -1))), power[..., 0, 0, 0])

@@ -112,7 +112,9 @@ def _goldstone_tables(dataset: "xr.Dataset", found: dict[str, Any], network: Net
     sampled = found["sampled"]
     for variance, mean, error in zip(*sampled.values(), strict=True):
         exact = float(dataset["order_parameter"].sel(weight_variance=variance))
-        order.add_row(f"{variance:.4g}", f"{exact:.5f}", f"{mean:.5f} ± {error:.1g}")
+        known = None not in (mean, error)
+        drawn = f"{mean:.5f} ± {error:.1g}" if known else "not finite"
+        order.add_row(f"{variance:.4g}", f"{exact:.5f}", drawn)
     rows = out.table(
         "certificate of one network", "generator", "residual", "claim", "gain", "expected"
     )

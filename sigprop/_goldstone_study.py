@@ -142,7 +142,7 @@ def goldstone_study(
         `overlap` and `rotation` over `pair` and `layer`: size and angle (radians) of the
         cross-covariance of two inputs over the length, theory with its error bound, mean and
         standard error over networks. `related` inputs are rotations of each other, `generic`
-        ones have correlation 0.9 besides.
+        ones have correlation 0.9 besides. NaN where a network has lost digits (`Sample.status`).
         The certificate of one network per `generator`; and per `direction` the exponents of
         another one, of 32 units and 2000 layers in float64, since depth and not width tells
         exponents apart.
@@ -256,7 +256,7 @@ def _pair(network, both, generator, width, replicas, seed, dtype, explicit, prog
         seed=seed,
         explicit_weights=explicit,
         progress=progress,
-    ).samples.moments
+    ).samples.known.moments
     cross = lambda m: np.asarray(m.covariance)[..., 0, 1, :, :]
     exact = predicted_turning(cross(expected.value), cross(expected.error), generator)
     drawn = measured_turning(cross(moments), generator)

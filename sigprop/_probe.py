@@ -81,7 +81,8 @@ class DescriptionCheck(eqx.Module):
     measured_correlation: Float[Array, "boundaries n n"]
     length_z: Float[Array, "boundaries n"] | None
     """By how many standard deviations, over `networks` drawn networks of this width, the
-    measured length differs from their mean. None where none could be drawn."""
+    measured length differs from their mean. None where none could be drawn; NaN in layers where
+    one of them has lost digits (`Sample.status`), which are left out of the p-value."""
     correlation_z: Float[Array, "boundaries n n"] | None
     p_value: Float[Array, ""] | None
     """Of the largest |z|: the fraction of networks, this one among them, with one as large.
@@ -412,8 +413,13 @@ def _check_description(
     moments = drawn.samples.moments
     length_z = _standardised(own_length, length(moments))
     correlation_z = _standardised(own_correlation, correlation(moments))
-    both = jnp.concatenate([z.reshape(networks + 1, -1) for z in (length_z, correlation_z)], axis=1)
-    largest = jnp.max(jnp.abs(both), axis=1)
+    # Layers in which a network has lost digits say nothing.
+    low = jnp.any(drawn.samples.status == Status.INACCURATE, axis=0)
+    length_z = jnp.where(low[None, :, None], jnp.nan, length_z)
+    correlation_z = jnp.where(low[None, :, None, None], jnp.nan, correlation_z)
+    each = (length_z[:, ~low], correlation_z[:, ~low])
+    both = jnp.concatenate([z.reshape(networks + 1, -1) for z in each], axis=1)
+    largest = jnp.max(jnp.abs(both), axis=1, initial=0.0)
     p_value = jnp.mean(largest >= largest[0])
     p_value = jnp.where(jnp.isfinite(largest[0]), p_value, jnp.nan)
     return DescriptionCheck(

@@ -1,7 +1,11 @@
 """The documentation says what is so: its Python runs, its links and commands exist."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +103,36 @@ def test_readme_shows_every_kind_of_command():
         "probe",
         "demo",
     }
+
+
+OF_THE_README = [line[line.index("sigprop ") :] for page, line in COMMANDS if page == "README.md"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] * (not line.startswith("sigprop predict ")))
+        for line in OF_THE_README
+    ],
+)
+def test_commands_of_the_readme_run_as_they_are_written(command, tmp_path):
+    for folder in ("docs", "scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
+    for bad in ("Traceback", "None", "nan"):
+        assert bad not in done.stdout + done.stderr
+    if "--json" in command:
+        assert json.loads(done.stdout)
 
 
 def test_json_contract_of_the_quickstart():
