@@ -89,9 +89,10 @@ def covariances(said, rng, dtype, count):
         said.claim(label, bool(np.all(np.abs(c[i]) <= 1 + 4 * eps)), True)
 
 
-def networks(said, rng, kind, dtype, explicit, count, width=12, depth=5):
+def networks(said, rng, kind, dtype, explicit, count, width=12):
     """Moments, growths and statuses of one network whose inputs are scaled by powers of two."""
     phi, degree = KINDS[kind]
+    depth = {1: 5, 3: 2, 10: 1}[degree]
     info = jnp.finfo(dtype)
     eps = float(info.eps)
     network = theory.feedforward(phi, 1.0, 0.0, depth=depth)
@@ -112,6 +113,7 @@ def networks(said, rng, kind, dtype, explicit, count, width=12, depth=5):
     exact = np.asarray(found.moments.covariance[0, ..., 0, 0], np.longdouble)
     each = np.asarray(found.moments.covariance[..., 0, 0], np.longdouble)
     status, slopes = np.asarray(found.status), np.asarray(found.tangent_status)
+    assert np.all(status[0] == Status.OK)
     name = lambda i: f"{kind} {dtype.__name__} explicit {explicit} 2^{power[i]}"
     for i, layer in np.ndindex(count, depth + 1):
         label = f"{name(i)} layer {layer}"

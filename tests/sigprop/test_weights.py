@@ -37,6 +37,8 @@ CASES = {
     "equal": lambda v: v[:, [0, 0, 1]],
     "zero": lambda v: v * np.array([0, 1, 1]),
     "tiny": lambda v: v * np.array([1e-25, 1, 1e25]),
+    "products of entries underflow": lambda v: v * np.array([5e-20, 1e-19, 1e-18]),
+    "squares overflow": lambda v: v * np.array([1e19, 1e30, 1e37]),
     "square": lambda v: v[:3],
     "wide": lambda v: v[:2],
 }
