@@ -274,7 +274,9 @@ def _pilot(sweep: Sweep, widths: tuple[int, ...], workers: int) -> Callable[[flo
     chi_square = float(np.sum(((means - expected - bias / size) / noise) ** 2))
     scaled = spread * size
     if not np.all(np.isfinite(means)):
-        raise ValueError("`observable`: must be finite; got an overflow, or lost digits, in the pilot")
+        raise ValueError(
+            "`observable`: must be finite; got an overflow, or lost digits, in the pilot"
+        )
     return lambda seconds: Pilot(
         widths,
         replicas,
