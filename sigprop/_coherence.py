@@ -11,6 +11,7 @@ from sigprop._network import FiniteNetwork, Signals, start_at
 from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
 from theory._architecture import check_count
 from theory._coherence import check_gram, turns_of
+from theory._powers import largest_exponent, times_power
 from theory._precision import cast
 
 
@@ -85,6 +86,9 @@ def network_coherence(
     nodes, structure = eqx.partition(cast(turns.pointwise, dtype), eqx.is_array)
     phi = lambda leaves, z: eqx.combine(leaves, structure).activation(z)
     forward = jax.vmap(phi)(nodes, signals[: turns.repeat.depth])
+    # Cosines do not depend on the scales of the layers.
+    unit = lambda x: times_power(x, -largest_exponent(x, (1, 2, 3)))
+    backward, forward = unit(backward), unit(forward)
     over_units = lambda x: jnp.einsum("laui,mbuj->lmabij", x, x, precision="highest")
     table = jnp.asarray(turns.affine.weights.table, dtype)
     lifted = jnp.einsum("cij,lmabjk,cok->lmabio", table, over_units(forward), table)

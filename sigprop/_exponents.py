@@ -5,6 +5,8 @@ upper triangular; exponent i is the mean over depth of log R_l[i, i]. The first 
 Q_l span what grows fastest in j dimensions, V_j, whatever frame they started from.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ from theory import (
     interpret,
 )
 from theory._architecture import check_count
+from theory._powers import largest_exponent, norm, times_power
 from theory._precision import cast
 
 _BLOCKS = 16
@@ -49,7 +52,8 @@ class Exponents(eqx.Module):
     broken generators."""
     expected: Float[Array, " generators"]
     """log(|A z_L|/|A z_0|)/L, of root mean squares over units: the exponents of the generators'
-    directions, by equivariance; without a bias, J takes A z_0 to A z_L."""
+    directions, by equivariance; without a bias, J takes A z_0 to A z_L. Like what follows, NaN
+    where z_L is too small for its type."""
     outside: Float[Array, " generators"]
     """The part of A z_L/|A z_L| outside V_count. Near 0: its exponent is among the values."""
     residual: Float[Array, " generators"]
@@ -244,16 +248,21 @@ def sample_exponents(
 
     frame = final.signals.tangents.reshape(-1, columns)
     directions = _turned(a, final.signals.values).reshape(len(frame), len(a))
+    power = largest_exponent(directions, 0)
+    directions = times_power(directions, -power)
     size = jnp.linalg.norm(directions, axis=0)
-    size = jnp.where(size > 0, size, 1)
-    before = jnp.linalg.norm(_turned(a, x).reshape(room + len(a), len(a)), axis=0)
+    gone = size == 0  # too small for their type
+    size = jnp.where(gone, 1, size)
+    before = norm(_turned(a, x).reshape(room + len(a), len(a)), 0)
     units = np.sqrt((room + len(a)) / len(frame)).astype(x.dtype)
-    expected = jnp.log(size / before * units) / depth
+    grown = jnp.log(size * units) + math.log(2) * power[0].astype(x.dtype) - jnp.log(before)
+    expected = jnp.where(gone, jnp.nan, grown) / depth
     leading, own = frame[:, :count], frame[:, count:]
     rest = _without(leading, directions)
-    followed = jnp.matmul(own, final.triangle, precision="highest")
-    residual = jnp.linalg.norm(followed - rest, axis=0) / size
-    outside = jnp.linalg.norm(rest, axis=0) / size
+    followed = times_power(jnp.matmul(own, final.triangle, precision="highest"), -power)
+    unknown = lambda x: jnp.where(gone, jnp.nan, x)
+    residual = unknown(jnp.linalg.norm(followed - rest, axis=0) / size)
+    outside = unknown(jnp.linalg.norm(rest, axis=0) / size)
     protected = alignment(leading, directions / size[None])
     return Exponents(values, error, protected, expected, outside, residual)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sigprop._lapack import singular_values
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
-from theory._powers import largest_exponent, times_power
+from theory._powers import norm
 from theory._precision import cast
 
 _COPIES = 4
@@ -209,6 +209,4 @@ def backward_charges(
 
 
 def _norm(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:
-    power = largest_exponent(signals, (-3, -2, -1))
-    unit = times_power(signals, -power)
-    return times_power(jnp.sqrt(jnp.sum(unit**2, axis=(-3, -2, -1))), power[..., 0, 0, 0])
+    return norm(signals, (-3, -2, -1))

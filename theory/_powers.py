@@ -36,6 +36,14 @@ def times_power(x: Float[Array, "*shape"], power: Int[Array, "..."]) -> Float[Ar
     return x * _power(half, x.dtype) * _power(power - half, x.dtype)
 
 
+def norm(x: Float[Array, "..."], axis: Any) -> Float[Array, "..."]:
+    """√Σ x² along axes, right wherever it is a normal number."""
+    power = largest_exponent(x, axis)
+    unit = times_power(x, -power)
+    root = jnp.sqrt(jnp.sum(unit * unit, axis=axis, keepdims=True))
+    return jnp.squeeze(times_power(root, power), axis)
+
+
 def _power(p: Array, dtype: Any) -> Array:
     info = jnp.finfo(dtype)
     kind = INTEGERS[jnp.dtype(dtype).itemsize]
