@@ -56,6 +56,8 @@ def test_factorisations_are_never_batched():
 CARRIERS = {f"theory/_{name}.py" for name in ("mean_field", "radial_field", "normalised")} | {
     "theory/_moments.py",  # says what it is
     "theory/_two_times.py",  # brings tangents of different times to one scale
+    "sigprop/_digits.py",  # looks whether it is finite
+    "sigprop/_network.py",  # blanks it where digits are lost
     "theory/_coherence.py",  # carries a backward signal of a scale of its own
 }
 
