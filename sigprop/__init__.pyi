@@ -29,7 +29,7 @@ from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
 from ._exponents import Exponents, sample_exponents
 from ._gauge import Drift, frame_drift, turned_weights
 from ._goldstone import Certificate, backward_charges, certify
-from ._graded import ProductSpectrum, product_log_singular_values
+from ._product import ProductSpectrum, product_log_singular_values
 from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, pair_inputs, read_idx
 from ._jacobian import JacobianSample, sample_jacobian
 from ._matrix_free import (

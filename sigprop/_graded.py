@@ -6,32 +6,29 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from sigprop._lapack import alone, divide_upper, one_thread, qr, solve, solve_upper, triangle
+from sigprop._lapack import divide_upper, qr, solve, solve_upper, triangle
 from theory import Status
 
 # Notation: the product of the factors so far is J = Q e^d T, with Q well conditioned, d the
 # logs of its scales, T upper triangular with unit diagonal. To first order the exact product
 # is Q (1 + X) e^d T + Q e^d dT, where X (strictly lower triangular) and dT, both float32 and
 # in units of eps, are what rounding did. The part of X above the diagonal belongs to dT.
+# Rounding has known sizes but unknown signs: X and dT are kept for several draws of them.
 
-_CUT = 12
-"""Bits of a number that are kept when its last bits serve as a sample of rounding."""
-_SAFETY = 64.0
-"""The reported error over that of the sample: products round more than once in every entry,
-and one sample can be small by chance. Of 1190 products of 16 or 32 rows, ordered to saturated,
-one needed 53, the others at most 21."""
+_SAMPLES = 2
+"""Draws of the signs of rounding: all of them small by chance is rare."""
+_SAFETY = 8.0
+"""The reported error over that of the largest sample."""
+_SIZE = 0.25
+"""Standard deviation of the rounding of a dot product aᵀb, in eps |a| |b|."""
+_FIRST_ORDER = 0.1
+"""Where rounding moves anything by more than this part of it, nothing is known."""
+_FLOOR = 1e-20
+"""Least size of X: what is smaller may have been lost, and grow."""
 _FAST = 1e-4
 """Scales above this (relative to the first) let the factorisation be done in float32."""
-_LOSS = 5.0
-"""Factors are multiplied together while the logs of their scales spread by less."""
-_FORGET = 0.9
-"""The spread that the next factor is expected to have, at least, over that of the last."""
-_LONGEST = 16
-"""Factors that are multiplied together at most."""
-_UNEVEN = 1e-3
 _STEPS = 60
 _FAR = 80.0
 
@@ -45,35 +42,27 @@ class Graded(eqx.Module):
     """d; −inf for directions that were mapped to zero."""
     mix: Float[Array, "p columns"]
     """T."""
-    frame_drift: Float[Array, "p p"]
+    frame_drift: Float[Array, "samples p p"]
     """X."""
-    mix_drift: Float[Array, "p columns"]
+    mix_drift: Float[Array, "samples p columns"]
     """dT."""
-
-
-class ProductSpectrum(eqx.Module):
-    """Singular values of a product of matrices."""
-
-    log_singular_values: Float[Array, " values"]
-    """Natural logarithms, descending; −inf for zeros."""
-    error: Float[Array, ""]
-    """Of every finite one of them: the largest absolute error that rounding explains."""
-    zeros: Int[Array, ""]
-    """How many singular values are zero to working precision."""
-    status: Int[Array, ""]
-    """`Status` of the whole: INACCURATE if `error` is above the tolerance, NOT_CONVERGED,
-    INVALID if a factor holds NaN or infinity."""
-    lyapunov: Float[Array, " values"]
-    """Finite-time Lyapunov estimates: the logs of the diagonals of R in the QR factorisation
-    layer by layer, averaged. They are not the logs of singular values over depth, from which
-    they differ by O(1/depth)."""
+    largest_drift: Float[Array, ""]
+    """The largest entry that X had."""
+    log_drift: Float[Array, ""]
+    """Σ over the steps of max d²: d is rounded at each, by eps of its size."""
+    unsure: Bool[Array, ""]
+    """A direction counts as mapped to zero that rounding may have hidden."""
+    count: UInt32[Array, ""]
+    """Of steps."""
 
 
 def start(frame: Float[Array, "rows p"]) -> Graded:
     """The empty product, acting on the columns of an orthonormal frame."""
     p = frame.shape[1]
-    eye, zero = jnp.eye(p, dtype=frame.dtype), jnp.zeros((p, p), jnp.float32)
-    return Graded(frame, jnp.zeros(p, frame.dtype), eye, zero, zero)
+    eye, zero = jnp.eye(p, dtype=frame.dtype), jnp.zeros((), jnp.float32)
+    drift = jnp.zeros((_SAMPLES, p, p), jnp.float32)
+    scales, no, count = jnp.zeros(p, frame.dtype), jnp.zeros((), bool), jnp.zeros((), jnp.uint32)
+    return Graded(frame, scales, eye, drift, drift, zero, zero, no, count)
 
 
 def generic_frame(size: int, dtype: Any) -> Float[Array, "{size} {size}"]:
@@ -83,52 +72,95 @@ def generic_frame(size: int, dtype: Any) -> Float[Array, "{size} {size}"]:
     return qr(gaussian)[0]
 
 
-def step(state: Graded, product: Float[Array, "rows p"], *, last: bool = False) -> Graded:
+def step(
+    state: Graded,
+    product: Float[Array, "rows p"],
+    noise: Float[Array, " rows"] | None = None,
+    *,
+    last: bool = False,
+) -> Graded:
     """Factorise A Q = Q' R, the image of the frame under one more factor.
 
     Convention: R is found in float32 from rows that are sorted by size and counts as exact;
     Q' = A Q R⁻¹ is then orthonormal to single precision, which is enough. Where R is too ill
-    conditioned for that, or for the `last` step, both have the precision of the product.
+    conditioned for that, or for the `last` step, both have the precision of the product. `noise` is the rounding of each row of A Q in units of eps, beyond that
+    of one product with a matrix.
     """
     size = jnp.max(jnp.abs(product))
     size = jnp.where(size > 0, size, 1.0).astype(product.dtype)
     before = state.log_scales
-    q, r, noise, dead = _factorise(product / size, jnp.isneginf(before), last)
+    noise = 0.0 if noise is None else noise / size
+    dead = jnp.isneginf(before)
+    q, r, rough, dead, unsure = _factorise(product / size, noise, dead, last)
     p, columns = r.shape
     diagonal = jnp.diagonal(r)
-    after = jnp.where(dead, -jnp.inf, before[:p] + jnp.log(diagonal) + jnp.log(size))
-    unit = r / diagonal[:, None] * _ratio(before, before[:p])
+    grown = jnp.log(diagonal)
+    after = jnp.where(dead, -jnp.inf, before[:p] + (grown + jnp.log(size)))
+    gap = _gap(before, before[:p])
+    unit, cut = _scaled(r, gap, grown)
     mix = _triangular_product(unit, state.mix)
 
-    r32, mix32 = r.astype(jnp.float32), mix.astype(jnp.float32)
-    inverse = solve_upper(r32[:, :p], jnp.eye(p, dtype=jnp.float32))
-    moved = _dot(r32, state.frame_drift) + _aligned(noise, inverse)
-    drift = _dot(moved[:, :p], inverse)
+    # R = Δ U, Δ its diagonal: R X R⁻¹ = Δ U X U⁻¹ Δ⁻¹.
+    u = (r / diagonal[:, None]).astype(jnp.float32)
+    shape = (_SAMPLES, p, columns)
+    fresh = (rough / diagonal).astype(jnp.float32)[:, None] * _draws(2 * state.count, shape)
+    moved = jnp.stack([_dot(u, x) for x in state.frame_drift]) + fresh
+    drift = divide_upper(moved[:, :, :p].reshape(-1, p), u[:, :p]).reshape(-1, p, p)
     drift = jnp.where(dead[None] | dead[:, None], 0.0, drift)
-    inner = jnp.triu(drift) * _ratio(after, after, jnp.float32)
-    mix_drift = _triangular_product(unit.astype(jnp.float32), state.mix_drift)
-    mix_drift = mix_drift + _triangular_product(inner, mix32) + _rounding(mix)
+    fall = jnp.minimum(grown[:, None] - grown[None], _FAR).astype(jnp.float32)
+    below = jnp.tril(drift * jnp.exp(fall), -1)
+    least = jnp.tril(jnp.where(below < 0, -_FLOOR, _FLOOR), -1).astype(jnp.float32)
+    below = jnp.where(jnp.abs(below) < _FLOOR, least, below)
+    ratio = jnp.exp(jnp.minimum(gap, _FAR)).astype(jnp.float32)
+    unit32, mix32 = unit.astype(jnp.float32), mix.astype(jnp.float32)
+    sizes = jnp.abs(unit32) * (1 + jnp.minimum(jnp.abs(gap), _FAR)).astype(jnp.float32)
+    own = _triangular_product(sizes, jnp.abs(state.mix).astype(jnp.float32))
+    own = own * _draws(2 * state.count + 1, shape) / 2
+    mix_drift = [
+        _triangular_product(unit32, t) + _triangular_product(jnp.triu(x) * ratio[:, :p], mix32)
+        for t, x in zip(state.mix_drift, drift, strict=True)
+    ]
+    mix_drift = jnp.stack(mix_drift) + own
     if columns > p:
-        rest = (moved[:, p:] - _dot(drift, r32[:, p:])) * size.astype(jnp.float32)
-        rest = jnp.where(dead[:, None], 0.0, rest) * _ratio(before[p:], after, jnp.float32)
+        rest = moved[:, :, p:] - jnp.stack([_dot(x, u[:, p:]) for x in drift])
+        rest = jnp.where(dead[:, None], 0.0, rest) * ratio[:, p:]
         mix_drift = mix_drift + _dot(rest, state.mix[p:].astype(jnp.float32))
-    return Graded(q, after, mix, jnp.tril(drift, -1), mix_drift)
+    largest = jnp.maximum(state.largest_drift, jnp.max(jnp.abs(below), initial=0.0))
+    largest = jnp.where(cut, jnp.inf, largest)
+    size_of_logs = jnp.max(jnp.where(dead, 0.0, jnp.abs(after)), initial=0.0).astype(jnp.float32)
+    return Graded(
+        q,
+        after,
+        mix,
+        below,
+        mix_drift,
+        largest,
+        state.log_drift + size_of_logs**2,
+        state.unsure | unsure,
+        state.count + 1,
+    )
 
 
 def finish(
-    state: Graded, product: Float[Array, "rows p"], tolerance: float | Float[Array, ""]
+    state: Graded,
+    product: Float[Array, "rows p"],
+    tolerance: float | Float[Array, ""],
+    noise: Float[Array, " rows"] | None = None,
+    *,
+    believed: bool = True,
 ) -> tuple[Float[Array, " p"], Float[Array, ""], Int[Array, ""], Int[Array, ""], Array]:
     """Logs of the singular values, their error, the number of zeros, the status, and log_scales
     of the QR factorisation of the whole product.
 
     Two graded QR sweeps, then simultaneous Jacobi rotations of all pairs until what is still
-    to come is below rounding.
+    to come is below rounding. A direction that rounding hides counts as zero; unless that is
+    `believed`, the error is then infinite.
 
     References
     ----------
     Demmel and Veselić 1992, theorem 3.1 (one-sided Jacobi keeps relative accuracy).
     """
-    state = step(state, product, last=True)
+    state = step(state, product, noise, last=True)
     dead = jnp.isneginf(state.log_scales)
     zeros = jnp.sum(dead)
     dtype = state.mix.dtype
@@ -148,145 +180,87 @@ def finish(
     # d log s = yᵀ dTᵀ a with y the right singular vector and Tᵀ a = y.
     y32 = jnp.zeros_like(y).at[turn].set(y).astype(jnp.float32)
     a = solve_upper(r.astype(jnp.float32), y32)
+    own = jnp.sqrt(jnp.sum(a**2, axis=0))
     a = a / lengths.astype(jnp.float32)[:, None]
-    moved = _dot(state.mix_drift[order].T, a) * _dot(basis.astype(jnp.float32), y32)
-    moved = jnp.abs(jnp.sum(moved, axis=0))
-    sample = jnp.max(jnp.where(alive, moved, 0.0)) + jnp.max(jnp.abs(state.frame_drift))
+    seen = _dot(basis.astype(jnp.float32), y32)
+    moved = [jnp.sum(_dot(t[order].T, a) * seen, axis=0) for t in state.mix_drift]
+    worst = jnp.max(jnp.abs(jnp.stack(moved)), axis=0)
+    sample = jnp.max(jnp.where(alive, worst, 0.0)) + jnp.max(jnp.abs(state.frame_drift))
+    own = jnp.max(jnp.where(alive, own, 0.0)) + jnp.sqrt(state.log_drift)
     largest = jnp.max(jnp.where(alive, jnp.abs(d), 0.0))
-    error = eps * (_SAFETY * (sample.astype(dtype) + 1) + largest) + left
+    error = eps * (_SAFETY * sample.astype(dtype) + 4 * own.astype(dtype) + 2 * largest + 4) + left
+    known = (error < _FIRST_ORDER) & (eps * state.largest_drift < _FIRST_ORDER)
+    error = jnp.where(known, error, jnp.inf)
     values = jnp.where(alive, d, -jnp.inf)
 
     status = jnp.where(error <= tolerance, Status.OK, Status.INACCURATE)
     status = jnp.where(left <= 500 * eps, status, Status.NOT_CONVERGED)
-    invalid = jnp.any(jnp.isnan(state.log_scales) | jnp.isposinf(state.log_scales))
-    status = jnp.where(invalid, Status.INVALID, status).astype(jnp.int8)
-    values = jnp.where(invalid, jnp.nan, values)
-    error = jnp.where(invalid, jnp.nan, error)
-    return values, error, jnp.where(invalid, 0, zeros), status, state.log_scales
+    if not believed:
+        error = jnp.where(state.unsure, jnp.inf, error)
+        status = jnp.where(state.unsure, Status.INACCURATE, status)
+    return values, error, zeros, status.astype(jnp.int8), state.log_scales
 
 
-def product_log_singular_values(
-    factors: Float[Array, "layers n n"], *, tolerance: float = 1e-9
-) -> ProductSpectrum:
-    """All singular values of A_L … A_2 A_1, each to full relative accuracy.
-
-    Parameters
-    ----------
-    factors
-        The square matrices A_1 … A_L, the one that is applied first first.
-    tolerance
-        The status is INACCURATE where `error` is larger.
-
-    Accuracy
-    --------
-    `error` is measured, not bounded: the rounding of every layer is sampled, carried along to
-    first order through all that follows, and multiplied by 64. The factors count as exact.
-    A direction that a factor maps to less than rounding leaves of it counts as mapped to zero.
-
-    Factors are multiplied together, 16 at most, while the logarithms of their scales are
-    expected to spread by less than 5. Where `error` then misses the tolerance, it is done again
-    with each factor by itself (not under `jax.jit` or `jax.vmap`).
-
-    Raises
-    ------
-    ValueError
-        If there is no factor or the factors are not square.
-    """
-    factors = jnp.asarray(factors)
-    shape = factors.shape
-    if len(shape) != 3 or 0 in shape or shape[1] != shape[2]:
-        raise ValueError(
-            f"`factors`: must be at least one square matrix, shape [layers, n, n]; got {shape}"
-        )
-    if not jnp.issubdtype(factors.dtype, jnp.floating):
-        raise ValueError(f"`factors`: must be real floating-point numbers; got {factors.dtype}")
-    limit = jnp.asarray(tolerance, factors.dtype)
-    longest = lambda count: jnp.asarray(count, jnp.int32)
-    if isinstance(factors, Tracer):
-        return _product_spectrum(factors, limit, longest(_LONGEST))[0]
-    with one_thread():
-        found, joined = jax.block_until_ready(_product_spectrum(factors, limit, longest(_LONGEST)))
-        if joined and found.error > limit:
-            # A factor unlike those before it: none are multiplied together.
-            again, _ = jax.block_until_ready(_product_spectrum(factors, limit, longest(1)))
-            found = again if again.error < found.error else found
-    return found
+def _gap(to: Array, of: Array) -> Array:
+    """to_j − of_i; −∞ for dead directions j, but for i = j."""
+    gap = jnp.where(jnp.isneginf(to)[None], -jnp.inf, to[None] - of[:, None])
+    return jnp.where(jnp.eye(*gap.shape, dtype=bool), 0.0, gap)
 
 
-@eqx.filter_jit
-@alone
-def _product_spectrum(factors, tolerance, longest) -> tuple[ProductSpectrum, Bool[Array, ""]]:
-    """The spectrum, and whether any factors were multiplied together."""
-    layers, n, _ = factors.shape
-    state = start(generic_frame(n, factors.dtype))
-
-    def turn(carry, factor):
-        state, product, since, cadence, rate, joined = carry
-        columns = jnp.max(jnp.abs(factor), axis=0)
-        largest = jnp.max(columns)
-        largest = jnp.where(largest > 0, largest, 1.0).astype(factor.dtype)
-        columns = columns / largest
-        # Columns of very different size come first: a product would mix and lose them.
-        uneven = jnp.min(columns) < _UNEVEN
-        split = jnp.where(uneven & (columns > 0), columns, 1.0)
-
-        def stretched(state):
-            state = step(state, columns[:, None] * product)
-            return state, state.frame
-
-        state, product = jax.lax.cond(uneven, stretched, lambda s: (s, product), state)
-        product = _dot(factor / largest / split[None], product)
-
-        def factorised(state):
-            after = step(state, product)
-            spread = _spread(after.log_scales - state.log_scales) / (since + 1).astype(factor.dtype)
-            # Layers may be given as several factors, some of which spread nothing.
-            expected = jnp.maximum(jnp.maximum(spread, _FORGET * rate), 0.1)
-            most = jnp.minimum(2 * cadence, longest).astype(factor.dtype)
-            new = jnp.clip(_LOSS / expected, 1, most)
-            return after, after.frame, 0 * since, new.astype(jnp.int32), expected
-
-        waits = lambda state: (state, product, since + 1, cadence, rate)
-        state, *rest = jax.lax.cond(since + 1 >= cadence, factorised, waits, state)
-        log_scales = state.log_scales + jnp.log(largest)
-        state = eqx.tree_at(lambda s: s.log_scales, state, log_scales)
-        return (state, *rest, joined | (cadence > 1)), None
-
-    one = jnp.asarray(1, jnp.int32)
-    rate = jnp.asarray(0, factors.dtype)
-    begin = (state, state.frame, 0 * one, one, rate, jnp.asarray(False))
-    (state, product, *_, joined), _ = jax.lax.scan(turn, begin, factors)
-    values, error, zeros, status, log_scales = finish(state, product, tolerance)
-    return ProductSpectrum(values, error, zeros, status, log_scales / float(layers)), joined
-
-
-def _spread(growth: Float[Array, " p"]) -> Float[Array, ""]:
-    """The range of the logs by which directions that are not dead grew."""
-    alive = jnp.isfinite(growth)
-    high = jnp.max(jnp.where(alive, growth, -jnp.inf))
-    low = jnp.min(jnp.where(alive, growth, jnp.inf))
-    return jnp.where(jnp.any(alive), high - low, 0.0).astype(growth.dtype)
+def _scaled(r: Array, gap: Array, grown: Array) -> tuple[Array, Bool[Array, ""]]:
+    """e^{−d'} R e^d for d' = d + log diag R, and whether that had to be cut."""
+    p, columns = r.shape
+    diagonal = jnp.diagonal(r)
+    rise = jnp.maximum(grown[None] - grown[:, None], 0.0)
+    over = jnp.maximum(diagonal[:, None], diagonal[None])
+    if columns > p:
+        rise = jnp.pad(rise, ((0, 0), (0, columns - p)))
+        over = jnp.concatenate([over, jnp.broadcast_to(diagonal[:, None], (p, columns - p))], 1)
+    # Over the larger of two diagonals: where they rise by much, the other way overflows.
+    power = gap + rise
+    most = _most(r.dtype)
+    cut = jnp.any(jnp.triu((power > most) & (r != 0)))
+    unit = r / over * jnp.exp(jnp.minimum(power, most))
+    return jnp.where(jnp.eye(p, columns, dtype=bool), 1.0, unit), cut
 
 
 def _factorise(
-    b: Float[Array, "rows columns"], dead: Bool[Array, " columns"], exact: bool
-) -> tuple[Array, Array, Array, Array]:
-    """Q and R of b, a sample of the rounding of b seen from Q, and which directions are
-    mapped to zero (now, or already before)."""
+    b: Float[Array, "rows columns"],
+    noise: Float[Array, " rows"] | float,
+    dead: Bool[Array, " columns"],
+    exact: bool,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Q and R of b, the rounding in each row of R, which directions are mapped to zero (now, or
+    already before), and whether any of these is so by rounding alone."""
     rows, columns = b.shape
     p = min(rows, columns)
-    sizes = jnp.max(jnp.abs(b), axis=1)
-    order = jnp.argsort(-sizes)
+    order = jnp.argsort(-jnp.max(jnp.abs(b), axis=1))
+
+    def rounding(q, r, extra):
+        """By row of b, then seen from Q."""
+        by_row = _size(jnp.abs(q) * jnp.max(jnp.abs(r), axis=1)[None], axis=1)
+        by_row = _SIZE * math.sqrt(columns) * by_row + noise + extra
+        return _size(jnp.abs(q) * by_row[:, None], axis=0)
 
     def full(_):
+        eps = float(jnp.finfo(b.dtype).eps)
         q, r = qr(b[order])
         r, signs = _upright(r)
-        threshold = 8 * columns * float(jnp.finfo(b.dtype).eps) * sizes[order[:p]]
-        gone = jax.lax.cummax(((jnp.diagonal(r) <= threshold) | dead[:p]).astype(jnp.int32)) > 0
         q = jnp.zeros_like(q).at[order].set(q * signs[None], unique_indices=True)
-        q = jnp.where(gone[None], 0.0, q)
-        noise = _dot(q.astype(jnp.float32).T, _rounding(b))
-        return q, _without(r, gone), noise, gone
+        # Reflections may mix rows of different size in spite of their order.
+        off = jnp.max(jnp.abs(b - _dot(q, r)), axis=1) / eps
+        rough = rounding(q, r, off)
+        least = (8 + 4 * math.sqrt(rows)) * eps * rough
+        gone = jax.lax.cummax(((jnp.diagonal(r) <= least) | dead[:p]).astype(jnp.int32)) > 0
+        # What is zero without rounding leaves a row of zeros.
+        unsure = jnp.any(gone & ~dead[:p] & jnp.any(r != 0, axis=1))
+        return (
+            jnp.where(gone[None], 0.0, q),
+            _without(r, gone),
+            jnp.where(gone, 0.0, rough),
+            gone,
+            unsure,
+        )
 
     if rows < columns or exact:
         return full(None)
@@ -296,12 +270,25 @@ def _factorise(
         r = _without(r32, dead).astype(b.dtype)
         q = divide_upper(b, r)
         q = jnp.where(dead[None], 0.0, q)
-        # Rows are of similar size here, and the rounding has no preferred direction.
-        noise = _rounding(q[:p]) * jnp.sqrt(jnp.sum(r32**2, axis=0))[None]
-        return q, r, noise, dead
+        return q, r, jnp.where(dead, 0.0, rounding(q, r, 0.0)), dead, jnp.zeros((), bool)
 
     good = jnp.all((jnp.diagonal(r32) > _FAST * r32[0, 0]) | dead)
     return jax.lax.cond(good, fast, full, None)
+
+
+def _size(x: Array, axis: int) -> Array:
+    """An upper bound on the root of a sum of squares that neither over- nor underflows."""
+    return jnp.sqrt(jnp.max(x, axis=axis)) * jnp.sqrt(jnp.sum(x, axis=axis))
+
+
+def _draws(count: Array, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+    """Random signs, with sizes from 1/2 to 3/2."""
+    x = jax.lax.iota(jnp.uint32, math.prod(shape)) + count * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = x ^ (x >> 16)
+    sizes = 0.5 + (x >> 1).astype(jnp.float32) * jnp.float32(2.0**-31)
+    return jnp.where((x & 1) == 0, sizes, -sizes).reshape(shape)
 
 
 def _upright(r: Float[Array, "p columns"]) -> tuple[Array, Array]:
@@ -315,30 +302,9 @@ def _without(r: Float[Array, "p columns"], dead: Bool[Array, " p"]) -> Float[Arr
     return jnp.where(dead[:, None], jnp.eye(*r.shape, dtype=r.dtype), jnp.triu(r))
 
 
-def _ratio(to: Array, of: Array, dtype=None) -> Array:
-    """exp(to_j − of_i), upper triangular, with zeros for dead directions j."""
-    gap = jnp.where(jnp.isneginf(to)[None], -jnp.inf, to[None] - of[:, None])
-    gap = jnp.minimum(gap, _FAR)
-    gap = gap if dtype is None else gap.astype(dtype)
-    upper = jnp.triu(jnp.ones(gap.shape, bool)) if of.shape[0] <= to.shape[0] else True
-    diagonal = jnp.eye(*gap.shape, dtype=bool)
-    return jnp.where(diagonal, 1.0, jnp.where(upper, jnp.exp(gap), 0.0)).astype(gap.dtype)
-
-
-def _rounding(x: Array) -> Float[Array, "*shape"]:
-    """The last bits of x, scaled to a relative size of at most 1/2."""
-    kept = jax.lax.reduce_precision(x, 11 if x.dtype == jnp.float64 else 8, _CUT)
-    return ((x - kept) * 2.0**_CUT).astype(jnp.float32)
-
-
-def _aligned(noise: Float[Array, "p columns"], inverse: Float[Array, "p p"]) -> Array:
-    """The same noise with signs that keep the diagonal of noise · inverse from being small by
-    chance; each row has one random sign."""
-    signs = jnp.sign(inverse.T) * jnp.where(jnp.diagonal(noise) < 0, -1.0, 1.0)[:, None]
-    p = len(inverse)
-    square = noise[:, :p]
-    square = jnp.where(signs == 0, square, signs * jnp.abs(square)).astype(noise.dtype)
-    return square if noise.shape[1] == p else jnp.concatenate([square, noise[:, p:]], axis=1)
+def _ratio(to: Array, of: Array) -> Array:
+    """exp(to_j − of_i), upper triangular."""
+    return jnp.triu(jnp.exp(jnp.minimum(to[None] - of[:, None], _FAR)))
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -366,6 +332,11 @@ def _triangular_product(s: Array, t: Array) -> Array:
 def _cap(dtype) -> float:
     """A gap of logs whose double does not overflow."""
     return 0.45 * math.log(float(jnp.finfo(dtype).max))
+
+
+def _most(dtype) -> float:
+    """The largest power of e that the mixing matrix may hold."""
+    return _FAR if dtype == jnp.float32 else 600.0
 
 
 def _sorted(y: Array, d: Array) -> tuple[Array, Array, Array, Array]:
@@ -397,7 +368,9 @@ def _rotated(
 
     def turn(carry):
         y, d, _, steps = carry
-        g = jnp.where(pairs, _dot(y.T, y), 0.0)
+        g = _dot(y.T, y)
+        # Symmetric to the last bit: close pairs turn by large angles for tiny g.
+        g = jnp.where(pairs, (g + g.T) / 2, 0.0)
         gap = jnp.clip(d[None] - d[:, None], -cap, cap)
         u = jnp.expm1(2 * gap) / 2
         root = jnp.sqrt(u * u + g * g * jnp.exp(2 * gap))

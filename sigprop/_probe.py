@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop._ensemble import sample_ensemble
-from sigprop._graded import product_log_singular_values
+from sigprop._product import product_log_singular_values
 from sigprop._lapack import singular_values
 from sigprop._layers import Anatomy, dissect
 from sigprop._matrix_free import SpectrumEstimate, estimate_spectrum, leading_singular_values

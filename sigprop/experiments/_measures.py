@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sigprop._goldstone import certify
-from sigprop._graded import product_log_singular_values
+from sigprop._product import product_log_singular_values
 from sigprop.experiments._continuity_measure import alignments, continuity_of
 from sigprop.experiments._diagnostics import diagnose, rotations
 from sigprop.experiments._map_exponents import map_exponents

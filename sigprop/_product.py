@@ -1,0 +1,167 @@
+"""Singular values of a product of given matrices."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int
+
+from sigprop._graded import _dot, finish, generic_frame, start, step
+from sigprop._lapack import alone, one_thread
+from theory import Status
+
+_LOSS = 5.0
+"""Factors are multiplied together while the logs of their scales spread by less."""
+_FORGET = 0.9
+"""The spread that the next factor is expected to have, at least, over that of the last."""
+_LONGEST = 16
+"""Factors that are multiplied together at most."""
+_UNEVEN = 1e-3
+_SIZE = 0.25
+"""Standard deviation of the rounding of a dot product aᵀb, in eps |a| |b|."""
+
+
+class ProductSpectrum(eqx.Module):
+    """Singular values of a product of matrices."""
+
+    log_singular_values: Float[Array, " values"]
+    """Natural logarithms, descending; −inf for zeros."""
+    error: Float[Array, ""]
+    """Of every finite one of them: the largest absolute error that rounding explains."""
+    zeros: Int[Array, ""]
+    """How many singular values are zero to working precision."""
+    status: Int[Array, ""]
+    """`Status` of the whole: INACCURATE if `error` is above the tolerance, NOT_CONVERGED,
+    INVALID if a factor holds NaN or infinity."""
+    lyapunov: Float[Array, " values"]
+    """Finite-time Lyapunov estimates: the logs of the diagonals of R in the QR factorisation
+    layer by layer, averaged. They are not the logs of singular values over depth, from which
+    they differ by O(1/depth)."""
+
+
+def product_log_singular_values(
+    factors: Float[Array, "layers n n"], *, tolerance: float = 1e-9
+) -> ProductSpectrum:
+    """All singular values of A_L … A_2 A_1, each to full relative accuracy.
+
+    Parameters
+    ----------
+    factors
+        The square matrices A_1 … A_L, the one that is applied first first.
+    tolerance
+        The status is INACCURATE where `error` is larger.
+
+    Accuracy
+    --------
+    `error` is measured, not bounded: the rounding of every layer is sampled, carried along to
+    first order through all that follows, and multiplied by 64. The factors count as exact.
+    A direction that a factor maps to less than rounding leaves of it counts as mapped to zero.
+
+    Factors are multiplied together, 16 at most, while the logarithms of their scales are
+    expected to spread by less than 5. Where `error` then misses the tolerance, it is done again
+    with each factor by itself (not under `jax.jit` or `jax.vmap`).
+
+    Raises
+    ------
+    ValueError
+        If there is no factor or the factors are not square.
+    """
+    factors = jnp.asarray(factors)
+    shape = factors.shape
+    if len(shape) != 3 or 0 in shape or shape[1] != shape[2]:
+        raise ValueError(
+            f"`factors`: must be at least one square matrix, shape [layers, n, n]; got {shape}"
+        )
+    if not jnp.issubdtype(factors.dtype, jnp.floating):
+        raise ValueError(f"`factors`: must be real floating-point numbers; got {factors.dtype}")
+    limit = jnp.asarray(tolerance, factors.dtype)
+    longest = lambda count: jnp.asarray(count, jnp.int32)
+    if isinstance(factors, Tracer):
+        return _product_spectrum(factors, limit, longest(_LONGEST))[0]
+    with one_thread():
+        found, joined = jax.block_until_ready(_product_spectrum(factors, limit, longest(_LONGEST)))
+        if joined and found.error > limit:
+            # A factor unlike those before it: none are multiplied together.
+            again, _ = jax.block_until_ready(_product_spectrum(factors, limit, longest(1)))
+            found = again if again.error < found.error else found
+    return found
+
+
+@eqx.filter_jit
+@alone
+def _product_spectrum(factors, tolerance, longest) -> tuple[ProductSpectrum, Bool[Array, ""]]:
+    """The spectrum, and whether any factors were multiplied together."""
+    layers, n, _ = factors.shape
+    state = start(generic_frame(n, factors.dtype))
+
+    def turn(carry, factor):
+        state, product, noise, since, cadence, rate, joined = carry
+        columns = jnp.max(jnp.abs(factor), axis=0)
+        largest = jnp.max(columns)
+        largest = jnp.where(largest > 0, largest, 1.0).astype(factor.dtype)
+        columns = columns / largest
+        # Columns of very different size come first: a product would mix and lose them.
+        uneven = jnp.min(columns) < _UNEVEN
+        split = jnp.where(uneven & (columns > 0), columns, 1.0)
+
+        def stretched(state):
+            state = step(state, columns[:, None] * product, columns * noise)
+            return state, state.frame, 0 * noise
+
+        state, product, noise = jax.lax.cond(
+            uneven, stretched, lambda s: (s, product, noise), state
+        )
+        factor = factor / largest / split[None]
+        # Rounding that is there already, and that of this product, by row.
+        own = _SIZE * jnp.sqrt(jnp.sum(product**2, axis=1))
+        noise = jnp.sqrt(_dot(factor**2, noise**2 + own**2))
+        product = _dot(factor, product)
+
+        def factorised(state):
+            after = step(state, product, noise)
+            spread = _spread(after.log_scales - state.log_scales) / (since + 1).astype(factor.dtype)
+            # Layers may be given as several factors, some of which spread nothing.
+            expected = jnp.maximum(jnp.maximum(spread, _FORGET * rate), 0.1)
+            most = jnp.minimum(2 * cadence, longest).astype(factor.dtype)
+            new = jnp.clip(_LOSS / expected, 1, most)
+            return after, after.frame, 0 * noise, 0 * since, new.astype(jnp.int32), expected
+
+        waits = lambda state: (state, product, noise, since + 1, cadence, rate)
+        state, *rest = jax.lax.cond(since + 1 >= cadence, factorised, waits, state)
+        log_scales = state.log_scales + jnp.log(largest)
+        state = eqx.tree_at(lambda s: s.log_scales, state, log_scales)
+        return (state, *rest, joined | (cadence > 1)), None
+
+    one = jnp.asarray(1, jnp.int32)
+    rate = jnp.asarray(0, factors.dtype)
+    begin = (state, state.frame, jnp.zeros(n, factors.dtype), 0 * one, one, rate, jnp.asarray(False))
+    (state, product, noise, *_, joined), _ = jax.lax.scan(turn, begin, factors)
+    found = finish(state, product, tolerance, noise, believed=False)
+    values, error, zeros, status, log_scales = found
+    finite, whole = _readable(factors)
+    hidden = jnp.isfinite(error) & ~whole
+    error = jnp.where(whole, error, jnp.inf)
+    status = jnp.where(hidden, Status.INACCURATE, status)
+    status = jnp.where(finite, status, Status.INVALID).astype(jnp.int8)
+    values, error, log_scales = (
+        jnp.where(finite, x, jnp.nan) for x in (values, error, log_scales)
+    )
+    zeros = jnp.where(finite, zeros, 0)
+    return ProductSpectrum(values, error, zeros, status, log_scales / float(layers)), joined
+
+
+def _readable(factors: Array) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether all entries are finite, and whether none is subnormal: XLA may read those as 0."""
+    bits = {8: jnp.uint64, 4: jnp.uint32, 2: jnp.uint16}[factors.dtype.itemsize]
+    x = jax.lax.bitcast_convert_type(factors, bits) << 1
+    digits = jnp.finfo(factors.dtype).nmant + 1
+    subnormal = (x != 0) & (x < (jnp.ones((), bits) << digits))
+    return jnp.all(jnp.isfinite(factors)), ~jnp.any(subnormal)
+
+
+def _spread(growth: Float[Array, " p"]) -> Float[Array, ""]:
+    """The range of the logs by which directions that are not dead grew."""
+    alive = jnp.isfinite(growth)
+    high = jnp.max(jnp.where(alive, growth, -jnp.inf))
+    low = jnp.min(jnp.where(alive, growth, jnp.inf))
+    return jnp.where(jnp.any(alive), high - low, 0.0).astype(growth.dtype)
