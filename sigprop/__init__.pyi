@@ -29,7 +29,6 @@ from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
 from ._exponents import Exponents, sample_exponents
 from ._gauge import Drift, frame_drift, turned_weights
 from ._goldstone import Certificate, backward_charges, certify
-from ._product import ProductSpectrum, product_log_singular_values
 from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, pair_inputs, read_idx
 from ._jacobian import JacobianSample, sample_jacobian
 from ._matrix_free import (
@@ -47,6 +46,7 @@ from ._network import (
 )
 from ._plan import Outcome, Pilot, Plan, outcome, plan
 from ._probe import DescriptionCheck, JacobianReport, LayerSignals, Probe, probe
+from ._product import ProductSpectrum, product_log_singular_values
 from ._singular import LeadingVectors, leading_vectors
 from ._store import provenance, read_dataset, write_dataset
 from ._sweep import Sweep, read_sweep_file

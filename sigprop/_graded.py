@@ -19,7 +19,7 @@ from theory import Status
 
 _SAMPLES = 2
 """Draws of the signs of rounding: all of them small by chance is rare."""
-_SAFETY = 8.0
+_SAFETY = 6.0
 """The reported error over that of the largest sample."""
 _SIZE = 0.25
 """Standard deviation of the rounding of a dot product aᵀb, in eps |a| |b|."""
@@ -83,19 +83,21 @@ def step(
 
     Convention: R is found in float32 from rows that are sorted by size and counts as exact;
     Q' = A Q R⁻¹ is then orthonormal to single precision, which is enough. Where R is too ill
-    conditioned for that, or for the `last` step, both have the precision of the product. `noise` is the rounding of each row of A Q in units of eps, beyond that
-    of one product with a matrix.
+    conditioned for that, or for the `last` step, both have the precision of the product. `noise`
+    is the rounding of each row of A Q in units of eps, where that is more than what one product
+    leaves.
     """
     size = jnp.max(jnp.abs(product))
     size = jnp.where(size > 0, size, 1.0).astype(product.dtype)
     before = state.log_scales
-    noise = 0.0 if noise is None else noise / size
+    excess = 0.0 if noise is None else noise / size
     dead = jnp.isneginf(before)
-    q, r, rough, dead, unsure = _factorise(product / size, noise, dead, last)
+    q, r, rough, dead, unsure = _factorise(product / size, excess, dead, last)
     p, columns = r.shape
     diagonal = jnp.diagonal(r)
     grown = jnp.log(diagonal)
     after = jnp.where(dead, -jnp.inf, before[:p] + (grown + jnp.log(size)))
+    after = jnp.where(jnp.isfinite(size), after, jnp.nan)  # also where all are zero already
     gap = _gap(before, before[:p])
     unit, cut = _scaled(r, gap, grown)
     mix = _triangular_product(unit, state.mix)
@@ -103,19 +105,19 @@ def step(
     # R = Δ U, Δ its diagonal: R X R⁻¹ = Δ U X U⁻¹ Δ⁻¹.
     u = (r / diagonal[:, None]).astype(jnp.float32)
     shape = (_SAMPLES, p, columns)
-    fresh = (rough / diagonal).astype(jnp.float32)[:, None] * _draws(2 * state.count, shape)
+    fresh = (rough / diagonal).astype(jnp.float32)[None, :, None] * _draws(2 * state.count, shape)
     moved = jnp.stack([_dot(u, x) for x in state.frame_drift]) + fresh
     drift = divide_upper(moved[:, :, :p].reshape(-1, p), u[:, :p]).reshape(-1, p, p)
-    drift = jnp.where(dead[None] | dead[:, None], 0.0, drift)
+    drift = jnp.where((dead[None] | dead[:, None])[None], 0.0, drift)
     fall = jnp.minimum(grown[:, None] - grown[None], _FAR).astype(jnp.float32)
-    below = jnp.tril(drift * jnp.exp(fall), -1)
+    below = jnp.tril(drift * jnp.exp(fall)[None], -1)
     least = jnp.tril(jnp.where(below < 0, -_FLOOR, _FLOOR), -1).astype(jnp.float32)
     below = jnp.where(jnp.abs(below) < _FLOOR, least, below)
     ratio = jnp.exp(jnp.minimum(gap, _FAR)).astype(jnp.float32)
     unit32, mix32 = unit.astype(jnp.float32), mix.astype(jnp.float32)
-    sizes = jnp.abs(unit32) * (1 + jnp.minimum(jnp.abs(gap), _FAR)).astype(jnp.float32)
+    sizes = jnp.abs(unit32) * (1 + jnp.minimum(jnp.abs(gap), _FAR) / 4).astype(jnp.float32)
     own = _triangular_product(sizes, jnp.abs(state.mix).astype(jnp.float32))
-    own = own * _draws(2 * state.count + 1, shape) / 2
+    own = own[None] * _draws(2 * state.count + 1, shape) / 2
     mix_drift = [
         _triangular_product(unit32, t) + _triangular_product(jnp.triu(x) * ratio[:, :p], mix32)
         for t, x in zip(state.mix_drift, drift, strict=True)
@@ -123,8 +125,9 @@ def step(
     mix_drift = jnp.stack(mix_drift) + own
     if columns > p:
         rest = moved[:, :, p:] - jnp.stack([_dot(x, u[:, p:]) for x in drift])
-        rest = jnp.where(dead[:, None], 0.0, rest) * ratio[:, p:]
-        mix_drift = mix_drift + _dot(rest, state.mix[p:].astype(jnp.float32))
+        rest = jnp.where(dead[None, :, None], 0.0, rest) * ratio[None, :, p:]
+        lower = state.mix[p:].astype(jnp.float32)
+        mix_drift = mix_drift + jnp.stack([_dot(x, lower) for x in rest])
     largest = jnp.maximum(state.largest_drift, jnp.max(jnp.abs(below), initial=0.0))
     largest = jnp.where(cut, jnp.inf, largest)
     size_of_logs = jnp.max(jnp.where(dead, 0.0, jnp.abs(after)), initial=0.0).astype(jnp.float32)
@@ -198,7 +201,10 @@ def finish(
     if not believed:
         error = jnp.where(state.unsure, jnp.inf, error)
         status = jnp.where(state.unsure, Status.INACCURATE, status)
-    return values, error, zeros, status.astype(jnp.int8), state.log_scales
+    invalid = jnp.any(jnp.isnan(state.log_scales) | jnp.isposinf(state.log_scales))
+    status = jnp.where(invalid, Status.INVALID, status).astype(jnp.int8)
+    values, error = (jnp.where(invalid, jnp.nan, x) for x in (values, error))
+    return values, error, jnp.where(invalid, 0, zeros), status, state.log_scales
 
 
 def _gap(to: Array, of: Array) -> Array:
@@ -238,9 +244,9 @@ def _factorise(
 
     def rounding(q, r, extra):
         """By row of b, then seen from Q."""
-        by_row = _size(jnp.abs(q) * jnp.max(jnp.abs(r), axis=1)[None], axis=1)
-        by_row = _SIZE * math.sqrt(columns) * by_row + noise + extra
-        return _size(jnp.abs(q) * by_row[:, None], axis=0)
+        by_row = _norm(q * _norm(r, axis=1)[None], axis=1)
+        by_row = jnp.maximum(jnp.maximum(_SIZE * by_row, noise), extra)
+        return _norm(q * by_row[:, None], axis=0)
 
     def full(_):
         eps = float(jnp.finfo(b.dtype).eps)
@@ -248,7 +254,7 @@ def _factorise(
         r, signs = _upright(r)
         q = jnp.zeros_like(q).at[order].set(q * signs[None], unique_indices=True)
         # Reflections may mix rows of different size in spite of their order.
-        off = jnp.max(jnp.abs(b - _dot(q, r)), axis=1) / eps
+        off = _norm(b - _dot(q, r), axis=1) / (math.sqrt(columns) * eps)
         rough = rounding(q, r, off)
         least = (8 + 4 * math.sqrt(rows)) * eps * rough
         gone = jax.lax.cummax(((jnp.diagonal(r) <= least) | dead[:p]).astype(jnp.int32)) > 0
@@ -276,9 +282,11 @@ def _factorise(
     return jax.lax.cond(good, fast, full, None)
 
 
-def _size(x: Array, axis: int) -> Array:
-    """An upper bound on the root of a sum of squares that neither over- nor underflows."""
-    return jnp.sqrt(jnp.max(x, axis=axis)) * jnp.sqrt(jnp.sum(x, axis=axis))
+def _norm(x: Array, axis: int) -> Array:
+    """The root of a sum of squares that neither over- nor underflow."""
+    most = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
+    x = x / jnp.where(most > 0, most, 1.0)
+    return jnp.squeeze(most, axis) * jnp.sqrt(jnp.sum(x**2, axis=axis))
 
 
 def _draws(count: Array, shape: tuple[int, ...]) -> Float[Array, "*shape"]:

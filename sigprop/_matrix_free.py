@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from sigprop._lapack import qr, svd
+from sigprop._lapack import qr, singular_values, svd
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
 from theory._architecture import check_count
@@ -32,7 +32,7 @@ class LeadingValues(eqx.Module):
     status ABSENT where the value is smaller than rounding leaves of the largest."""
     error: Float[Array, " count"]
     """A bound on the distance, in the logarithm, to a singular value of J; infinite where the
-    residual is as large as the value, with status NOT_CONVERGED."""
+    residual is as large as the value or a larger value was missed, with status NOT_CONVERGED."""
     status: Int[Array, " count"]
     """`Status`: INACCURATE where `error` is above the tolerance, INVALID if the function or
     its derivative is NaN or infinite."""
@@ -267,9 +267,11 @@ def leading_singular_values(
     --------
     `error` follows from the residuals |J v − s u| and |Jᵀ u − s v|, computed afresh, and from
     the rounding of one product: J, as the function computes it, has a singular value that
-    close. The residual does not tell that none was missed; with few `steps`, or many equal
-    values, the i-th one found can be a later one. Values are never too large by more than
-    rounding.
+    close. The residual does not tell that none was missed: one vector sees every multiple value
+    once. So a third as many steps look for a larger value on what is orthogonal to all that was
+    found; where they find one, the i-th value is a later one, its error infinite and its status
+    NOT_CONVERGED. With few `steps` and hardly a gap one can still be missed. Values are never
+    too large by more than rounding.
 
     Raises
     ------
@@ -313,6 +315,9 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     error = -jnp.log1p(-jnp.where(close, (residual + floor) / _safe(values), 0.5))
     error = jnp.where(close, error, jnp.inf)
     status = jnp.where(error <= tolerance, Status.OK, Status.INACCURATE)
+    above = _missed(operator, v, jax.random.fold_in(key, 2), steps)
+    close &= values * jnp.exp(error) >= (1 - 1e-6) * above - floor
+    error = jnp.where(close, error, jnp.inf)
     status = jnp.where(close, status, Status.NOT_CONVERGED)
     status = jnp.where(resolved, status, Status.ABSENT)
     log_values = jnp.where(resolved, jnp.log(_safe(values)) + operator.log_scale, jnp.nan)
@@ -326,6 +331,16 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     u, v = (jnp.where(known[:, None], vectors, 0.0) for vectors in (u, v))
     u, v = (u, v) if operator is plain else (v, u)
     return LeadingValues(log_values, error, status, u, v)
+
+
+def _missed(operator: _Operator, v: Array, key: Array, steps: int) -> Array:
+    """The largest singular value on what is orthogonal to the rows v; never too large by more
+    than rounding."""
+    across = lambda x: x - v.T @ (v @ x)
+    rest = operator._replace(forward=lambda x: operator.forward(across(x)))
+    start = across(jax.random.normal(key, (operator.columns,), float))
+    values, _ = _bidiagonal(rest, start, min(operator.columns, operator.rows, max(12, steps // 3)))
+    return singular_values(values)[0]
 
 
 def estimate_spectrum(

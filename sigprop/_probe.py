@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop._ensemble import sample_ensemble
-from sigprop._product import product_log_singular_values
 from sigprop._lapack import singular_values
 from sigprop._layers import Anatomy, dissect
 from sigprop._matrix_free import SpectrumEstimate, estimate_spectrum, leading_singular_values
+from sigprop._product import product_log_singular_values
 from theory import Part, Status, correlation, given_moments, length, propagate
 from theory._architecture import check_count, components
 from theory._moments import gram_matrix
@@ -287,26 +287,30 @@ def _jacobian(
     )
 
 
-@eqx.filter_jit
 def _product(calls: list[Callable], x: Array, size: int, tolerance: float):
     """Of the layers' Jacobians, made square by zeros."""
+    found = []
+    for one in x:
+        factors, good = _factors(calls, one, size)
+        spectrum = product_log_singular_values(factors, tolerance=tolerance)
+        values = jnp.where(good, spectrum.log_singular_values, jnp.nan)
+        status = jnp.where(good, spectrum.status, jnp.int8(Status.INVALID))
+        found.append((values, jnp.where(good, spectrum.error, jnp.nan), status))
+    return tuple(jnp.stack(part) for part in zip(*found, strict=True))
 
-    def one(x: Array):
-        factors, value = [], x
-        for call in calls:
-            flat = lambda v, call=call, shape=value.shape: call(v.reshape(shape)).reshape(-1)
-            factor = jax.jacfwd(flat)(value.reshape(-1))
-            rows, columns = factor.shape
-            factor = jnp.pad(factor, ((0, size - rows), (0, size - columns)))
-            factors.append(factor.astype(float))
-            value = call(value)
-        found = product_log_singular_values(jnp.stack(factors), tolerance=tolerance)
-        good = jnp.all(jnp.isfinite(value))
-        values = jnp.where(good, found.log_singular_values, jnp.nan)
-        status = jnp.where(good, found.status, jnp.int8(Status.INVALID))
-        return values, jnp.where(good, found.error, jnp.nan), status
 
-    return jax.lax.map(one, x)
+@eqx.filter_jit
+def _factors(calls: list[Callable], value: Array, size: int) -> tuple[Array, Array]:
+    """The Jacobian of every layer at one input, and whether the output is finite."""
+    factors = []
+    for call in calls:
+        flat = lambda v, call=call, shape=value.shape: call(v.reshape(shape)).reshape(-1)
+        factor = jax.jacfwd(flat)(value.reshape(-1))
+        rows, columns = factor.shape
+        factor = jnp.pad(factor, ((0, size - rows), (0, size - columns)))
+        factors.append(factor.astype(float))
+        value = call(value)
+    return jnp.stack(factors), jnp.all(jnp.isfinite(value))
 
 
 @eqx.filter_jit

@@ -52,6 +52,18 @@ class TestLeadingValues:
             short += int(np.sum(found.status != Status.OK))
         assert (short > 0) == (steps < 24)
 
+    def test_a_multiple_value_that_was_missed_is_a_status(self):
+        """One Krylov space sees a five-fold value once, and by rounding perhaps again."""
+        u, v = (jnp.linalg.qr(matrix(i, 40, 40))[0] for i in range(2))
+        exact = jnp.concatenate([jnp.ones(5), 0.9 * 0.98 ** jnp.arange(35.0)])
+        a = Linear((u * exact[None]) @ v.T)
+        found = sigprop.leading_singular_values(a, jnp.ones(40), KEY, count=4, steps=24)
+        off = np.abs(found.log_singular_values)
+        assert np.sum(off > 1e-6) > 0
+        assert np.all((off <= found.error + 1e-14) & ((off < 1e-6) | (found.status != Status.OK)))
+        assert found.status[0] == Status.OK
+        assert np.all(np.isinf(found.error) == (found.status == Status.NOT_CONVERGED))
+
     def test_error_is_small_where_the_values_are_apart(self):
         u, v = (jnp.linalg.qr(matrix(i, 40, 40))[0] for i in range(2))
         a = (u * 0.5 ** jnp.arange(40.0)[None]) @ v.T
