@@ -1,5 +1,6 @@
 """All singular values of a deep product to full relative accuracy, whatever its condition."""
 
+import itertools
 import math
 from typing import Any
 
@@ -106,8 +107,8 @@ def step(
     u = (r / diagonal[:, None]).astype(jnp.float32)
     shape = (_SAMPLES, p, columns)
     fresh = (rough / diagonal).astype(jnp.float32)[None, :, None] * _draws(2 * state.count, shape)
-    moved = jnp.stack([_dot(u, x) for x in state.frame_drift]) + fresh
-    drift = divide_upper(moved[:, :, :p].reshape(-1, p), u[:, :p]).reshape(-1, p, p)
+    moved = jnp.stack([_upper_lower(u, x) for x in state.frame_drift]) + fresh
+    drift = _dot(moved[:, :, :p].reshape(-1, p), _inverse_upper(u[:, :p])).reshape(-1, p, p)
     drift = jnp.where((dead[None] | dead[:, None])[None], 0.0, drift)
     fall = jnp.minimum(grown[:, None] - grown[None], _FAR).astype(jnp.float32)
     below = jnp.tril(drift * jnp.exp(fall)[None], -1)
@@ -117,7 +118,7 @@ def step(
     unit32, mix32 = unit.astype(jnp.float32), mix.astype(jnp.float32)
     sizes = jnp.abs(unit32) * (1 + jnp.minimum(jnp.abs(gap), _FAR) / 4).astype(jnp.float32)
     own = _triangular_product(sizes, jnp.abs(state.mix).astype(jnp.float32))
-    own = own[None] * _draws(2 * state.count + 1, shape) / 2
+    own = own[None] * _draws(2 * state.count + 1, (_SAMPLES, *own.shape)) / 2
     mix_drift = [
         _triangular_product(unit32, t) + _triangular_product(jnp.triu(x) * ratio[:, :p], mix32)
         for t, x in zip(state.mix_drift, drift, strict=True)
@@ -150,7 +151,7 @@ def finish(
     tolerance: float | Float[Array, ""],
     noise: Float[Array, " rows"] | None = None,
     *,
-    believed: bool = True,
+    believed: Bool[Array, ""] | bool = True,
 ) -> tuple[Float[Array, " p"], Float[Array, ""], Int[Array, ""], Int[Array, ""], Array]:
     """Logs of the singular values, their error, the number of zeros, the status, and log_scales
     of the QR factorisation of the whole product.
@@ -198,9 +199,9 @@ def finish(
 
     status = jnp.where(error <= tolerance, Status.OK, Status.INACCURATE)
     status = jnp.where(left <= 500 * eps, status, Status.NOT_CONVERGED)
-    if not believed:
-        error = jnp.where(state.unsure, jnp.inf, error)
-        status = jnp.where(state.unsure, Status.INACCURATE, status)
+    doubted = state.unsure & ~jnp.asarray(believed)
+    error = jnp.where(doubted, jnp.inf, error)
+    status = jnp.where(doubted, Status.INACCURATE, status)
     invalid = jnp.any(jnp.isnan(state.log_scales) | jnp.isposinf(state.log_scales))
     status = jnp.where(invalid, Status.INVALID, status).astype(jnp.int8)
     values, error = (jnp.where(invalid, jnp.nan, x) for x in (values, error))
@@ -254,7 +255,7 @@ def _factorise(
         r, signs = _upright(r)
         q = jnp.zeros_like(q).at[order].set(q * signs[None], unique_indices=True)
         # Reflections may mix rows of different size in spite of their order.
-        off = _norm(b - _dot(q, r), axis=1) / (math.sqrt(columns) * eps)
+        off = _norm(b - _times_upper(q, r), axis=1) / (math.sqrt(columns) * eps)
         rough = rounding(q, r, off)
         least = (8 + 4 * math.sqrt(rows)) * eps * rough
         gone = jax.lax.cummax(((jnp.diagonal(r) <= least) | dead[:p]).astype(jnp.int32)) > 0
@@ -276,7 +277,11 @@ def _factorise(
         r = _without(r32, dead).astype(b.dtype)
         q = divide_upper(b, r)
         q = jnp.where(dead[None], 0.0, q)
-        return q, r, jnp.where(dead, 0.0, rounding(q, r, 0.0)), dead, jnp.zeros((), bool)
+        # As in `rounding`; here nothing is so small that its square underflows.
+        squares = q**2
+        by_row = jnp.maximum(_SIZE**2 * _dot(squares, jnp.sum(r**2, axis=1)), noise**2)
+        rough = jnp.sqrt(_dot(by_row, squares))
+        return q, r, jnp.where(dead, 0.0, rough), dead, jnp.zeros((), bool)
 
     good = jnp.all((jnp.diagonal(r32) > _FAST * r32[0, 0]) | dead)
     return jax.lax.cond(good, fast, full, None)
@@ -335,6 +340,43 @@ def _triangular_product(s: Array, t: Array) -> Array:
         empty = jnp.zeros((ends[i + 1] - top, top), s.dtype)
         rows.append(jnp.concatenate([empty, *blocks], axis=1))
     return jnp.concatenate(rows, axis=0)
+
+
+def _inverse_upper(u: Array) -> Array:
+    """U⁻¹ of an upper triangular matrix, of halves: substitution is slow for its number of sums."""
+    n = len(u)
+    if n < 128:
+        return solve_upper(u, jnp.eye(n, dtype=u.dtype))
+    half = n // 2
+    first, second = _inverse_upper(u[:half, :half]), _inverse_upper(u[half:, half:])
+    corner = -_dot(first, _dot(u[:half, half:], second))
+    return jnp.block([[first, corner], [jnp.zeros_like(corner.T), second]])
+
+
+def _upper_lower(u: Array, x: Array) -> Array:
+    """U X of an upper and a lower triangular matrix, in blocks if they are square and large."""
+    n = u.shape[0]
+    if u.shape != x.shape or n < 64:
+        return _dot(u, x)
+    ends = [n * i // 4 for i in range(5)]
+    parts = list(itertools.pairwise(ends))
+    return jnp.concatenate(
+        [
+            jnp.concatenate([_dot(u[i:k, max(i, j) :], x[max(i, j) :, j:m]) for j, m in parts], 1)
+            for i, k in parts
+        ],
+        axis=0,
+    )
+
+
+def _times_upper(q: Array, r: Array) -> Array:
+    """Q R, R upper triangular, in blocks if it is square and large."""
+    n = r.shape[0]
+    if r.shape[1] != n or n < 64:
+        return _dot(q, r)
+    ends = [n * i // 4 for i in range(5)]
+    parts = itertools.pairwise(ends)
+    return jnp.concatenate([_dot(q[:, :m], r[:m, j:m]) for j, m in parts], axis=1)
 
 
 def _cap(dtype) -> float:

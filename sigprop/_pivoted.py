@@ -13,6 +13,8 @@ _WORK = 3e7
 """Entries times columns up to which this is done: a pass over every matrix for each column."""
 _EVEN = 1e2
 """Matrices of this condition are left as they are."""
+_EXACT = 32
+"""Rows up to which a rank is found exactly."""
 _RANGE = 900
 """Powers of two that one diagonal factor may hold."""
 
@@ -29,8 +31,8 @@ class Split(NamedTuple):
 def split(factors: np.ndarray) -> Split | None:
     """The same product in factors that lose nothing, or None where that is too much work.
 
-    A pivot that is zero within the rounding of the elimination counts as zero: the factor is then
-    singular, or within that rounding, entry by entry, of one that is.
+    A pivot counts as zero where the factor is singular, or one is that differs from it by rounding
+    in each entry. Nothing is known where one is that small and neither can be shown.
 
     References
     ----------
@@ -99,6 +101,8 @@ def _eliminated(m: np.ndarray) -> tuple[list[np.ndarray], float]:
             x[:k, [k, k + j]] = x[:k, [k + j, k]]
         rest = slice(k + 1, n)
         if np.all(np.abs(s[k:, k:]) <= 4 * e[k:, k:]):
+            if not _singular(m[at_row][:, at_column], (left[:, :k] * pivots[:k]) @ up[:k], k):
+                off = math.inf
             break
         p, off_p = s[k, k], e[k, k] / abs(s[k, k])
         pivots[k], off = p, max(off, off_p)
@@ -122,3 +126,35 @@ def _eliminated(m: np.ndarray) -> tuple[list[np.ndarray], float]:
     # Rows and columns where they were.
     back_row, back_column = np.argsort(at_row), np.argsort(at_column)
     return [up[:, back_column], np.diag(pivots), left[back_row]], float(off)
+
+
+def _singular(m: np.ndarray, close: np.ndarray, rank: int) -> bool:
+    """Whether M has the rank of a matrix that is close to it, itself or within rounding."""
+    n = len(m)
+    if np.all(np.abs(m - close) <= 8 * n * np.finfo(float).eps * np.abs(m)):
+        return True
+    return n <= _EXACT and _rank(m) <= rank
+
+
+def _rank(m: np.ndarray) -> int:
+    """The exact rank, by elimination without fractions in whole numbers (Bareiss 1968)."""
+    mantissa, power = np.frexp(m)
+    power = power - np.min(power)
+    rows = [
+        [int(x) << int(shift) for x, shift in zip(*row, strict=True)]
+        for row in zip(np.ldexp(mantissa, 53), power, strict=True)
+    ]
+    rank, before = 0, 1
+    for j in range(len(m)):
+        at = next((i for i in range(rank, len(m)) if rows[i][j]), None)
+        if at is None:
+            continue
+        rows[rank], rows[at] = rows[at], rows[rank]
+        top = rows[rank]
+        for i in range(rank + 1, len(m)):
+            first = rows[i][j]
+            rows[i] = [
+                (top[j] * x - first * y) // before for x, y in zip(rows[i], top, strict=True)
+            ]
+        before, rank = top[j], rank + 1
+    return rank

@@ -12,7 +12,7 @@ from sigprop._ensemble import sample_ensemble
 from sigprop._lapack import singular_values
 from sigprop._layers import Anatomy, dissect
 from sigprop._matrix_free import SpectrumEstimate, estimate_spectrum, leading_singular_values
-from sigprop._product import product_log_singular_values
+from sigprop._product import spectrum_of_product
 from theory import Part, Status, correlation, given_moments, length, propagate
 from theory._architecture import check_count, components
 from theory._moments import gram_matrix
@@ -292,7 +292,7 @@ def _product(calls: list[Callable], x: Array, size: int, tolerance: float):
     found = []
     for one in x:
         factors, good = _factors(calls, one, size)
-        spectrum = product_log_singular_values(factors, tolerance=tolerance)
+        spectrum = spectrum_of_product(factors, tolerance, believed=True)
         values = jnp.where(good, spectrum.log_singular_values, jnp.nan)
         status = jnp.where(good, spectrum.status, jnp.int8(Status.INVALID))
         found.append((values, jnp.where(good, spectrum.error, jnp.nan), status))

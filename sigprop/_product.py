@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from sigprop._graded import _dot, _norm, finish, generic_frame, start, step
+from sigprop._graded import _dot, finish, generic_frame, start, step
 from sigprop._lapack import alone, one_thread
 from sigprop._pivoted import split
 from theory import Status
@@ -71,9 +71,9 @@ def product_log_singular_values(
     expected to spread by less than 5. Where `error` then misses the tolerance, it is done again
     with each factor by itself; where that misses it, with every factor split into diagonal and
     well conditioned ones by Gaussian elimination with complete pivoting, for products of up to
-    3e7 entries times columns. Pivots that vanish within its rounding count as zero: the factor is
-    singular, or one is that differs from it, entry by entry, by rounding. Under `jax.jit` or
-    `jax.vmap` nothing is done again.
+    3e7 entries times columns. A direction counts as mapped to zero there if the factor is singular,
+    or one is that differs from it by rounding in each entry. Under `jax.jit` or `jax.vmap`
+    nothing is done again.
 
     Raises
     ------
@@ -88,15 +88,29 @@ def product_log_singular_values(
         )
     if not jnp.issubdtype(factors.dtype, jnp.floating):
         raise ValueError(f"`factors`: must be real floating-point numbers; got {factors.dtype}")
+    return spectrum_of_product(factors, tolerance)
+
+
+def spectrum_of_product(
+    factors: Array, tolerance: float, *, believed: bool = False
+) -> ProductSpectrum:
+    """`product_log_singular_values` of what was checked.
+
+    `believed`: what is mapped to less than rounding leaves of it counts as mapped to zero, as in
+    factors that are rounded themselves.
+    """
     limit = jnp.asarray(tolerance, factors.dtype)
+    believe = jnp.asarray(believed)
     longest = lambda count: jnp.asarray(count, jnp.int32)
     if isinstance(factors, Tracer):
-        return _product_spectrum(factors, limit, longest(_LONGEST))[0]
+        return _product_spectrum(factors, limit, longest(_LONGEST), believe)[0]
     with one_thread():
-        found, joined = jax.block_until_ready(_product_spectrum(factors, limit, longest(_LONGEST)))
+        found, joined = jax.block_until_ready(
+            _product_spectrum(factors, limit, longest(_LONGEST), believe)
+        )
         if joined and found.error > limit:
             # A factor unlike those before it: none are multiplied together.
-            again, _ = jax.block_until_ready(_product_spectrum(factors, limit, longest(1)))
+            again, _ = jax.block_until_ready(_product_spectrum(factors, limit, longest(1), believe))
             found = again if again.error < found.error else found
         known = _KNOWN if factors.dtype == jnp.float64 else _KNOWN_SINGLE
         if found.status != Status.INVALID and found.error > max(limit, known):
@@ -111,16 +125,18 @@ def _in_parts(factors: Array, found: ProductSpectrum, limit: Array) -> ProductSp
         return found
     one = jnp.asarray(1, jnp.int32)
     once, _ = jax.block_until_ready(
-        _product_spectrum(jnp.asarray(parts.factors), limit.astype(float), one)
+        _product_spectrum(jnp.asarray(parts.factors), limit.astype(float), one, jnp.asarray(False))
     )
-    rounding = float(jnp.finfo(factors.dtype).eps) * (1 + abs(parts.log_scale))
+    values = once.log_singular_values + parts.log_scale
+    largest = jnp.max(jnp.where(jnp.isfinite(values), jnp.abs(values), 0.0))
+    rounding = float(jnp.finfo(factors.dtype).eps) * (1 + abs(parts.log_scale) + largest)
     error = (once.error + parts.error + rounding).astype(factors.dtype)
     if not error < found.error:
         return found
     layers, count = len(factors), len(parts.factors)
     status = jnp.where(error <= limit, Status.OK, Status.INACCURATE).astype(jnp.int8)
     return ProductSpectrum(
-        (once.log_singular_values + parts.log_scale).astype(factors.dtype),
+        values.astype(factors.dtype),
         error,
         once.zeros,
         jnp.where(once.status == Status.OK, status, once.status),
@@ -130,7 +146,9 @@ def _in_parts(factors: Array, found: ProductSpectrum, limit: Array) -> ProductSp
 
 @eqx.filter_jit
 @alone
-def _product_spectrum(factors, tolerance, longest) -> tuple[ProductSpectrum, Bool[Array, ""]]:
+def _product_spectrum(
+    factors, tolerance, longest, believed
+) -> tuple[ProductSpectrum, Bool[Array, ""]]:
     """The spectrum, and whether any factors were multiplied together."""
     layers, n, _ = factors.shape
     state = start(generic_frame(n, factors.dtype))
@@ -154,8 +172,8 @@ def _product_spectrum(factors, tolerance, longest) -> tuple[ProductSpectrum, Boo
         )
         factor = factor / largest / split[None]
         # Rounding that is there already, and that of this product, by row.
-        noise = jnp.maximum(noise, _SIZE * _norm(product, axis=1))
-        noise = _norm(factor * noise[None], axis=1)
+        own = _SIZE**2 * jnp.sum(product**2, axis=1)
+        noise = jnp.sqrt(_dot(factor**2, jnp.maximum(noise**2, own)))
         product = _dot(factor, product)
 
         def factorised(state):
@@ -185,7 +203,7 @@ def _product_spectrum(factors, tolerance, longest) -> tuple[ProductSpectrum, Boo
         jnp.asarray(False),
     )
     (state, product, noise, *_, joined), _ = jax.lax.scan(turn, begin, factors)
-    found = finish(state, product, tolerance, noise, believed=False)
+    found = finish(state, product, tolerance, noise, believed=believed)
     values, error, zeros, status, log_scales = found
     finite, whole = _readable(factors)
     lost = ~whole | ((status == Status.INVALID) & finite)
