@@ -1,11 +1,13 @@
 """Gaussian expectations of a nonlinearity, each with an estimate of its error."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
@@ -29,12 +31,14 @@ from theory._moment_integrals import (
     stein_defects,
 )
 from theory._quadrature import Resolution, half_line, quarter_plane
-from theory._status import Estimate, Status
+from theory._status import Estimate, Status, replace_where
 
 _Tree = TypeVar("_Tree")
 
 _SAFETY = 5.0
 """Errors are this many times the largest difference between rules."""
+_CAUTION = 20.0
+"""The same for functions of which nothing is known."""
 _ROUNDING = 16.0
 """Errors are at least this many times eps, relative to the size of the terms."""
 
@@ -240,11 +244,13 @@ def gaussian_expectation(
     -------
     Estimate
         With status OK where the error is within 1e-10 of E|f| in float64 (eps^0.64 in general),
-        INACCURATE where it is not, INVALID for a negative variance.
+        INACCURATE where it is not, INFINITE where f overflows, INVALID for a negative variance
+        and where f is NaN.
 
     Accuracy
     --------
-    See `single_moments`.
+    See `single_moments`. Kinks and jumps that are not declared show in the error, also those
+    close to declared ones; features much narrower than `scale` may not.
     """
     (q,) = as_floats(variance)
     safe = floored(jnp.where(q >= 0, q, 1))
@@ -255,7 +261,11 @@ def gaussian_expectation(
         values = fn(root * jnp.concatenate([z, -z]))
         return _weighted(values, jnp.concatenate([weight, weight]) / 2, bounds)
 
-    return _estimate(evaluate, root, order, q >= 0)
+    def far(root):
+        z = jnp.asarray(np.outer(_FAR, [1, -1]).ravel(), root.dtype)
+        return fn(root * z)
+
+    return _estimate(evaluate, far, root, order, q >= 0, zoom=12)
 
 
 def gaussian_pair_expectation(
@@ -293,7 +303,8 @@ def gaussian_pair_expectation(
     Accuracy
     --------
     Kinks along lines other than u = k and v = k, such as that of |u − v|, are not resolved; the
-    error says so. See `pair_moments` where 1 − correlation matters more than correlation.
+    error says so, also where they are close to such a line. See `pair_moments` where
+    1 − correlation matters more than correlation.
     """
     q_a, q_b, c = as_floats(variance_a, variance_b, correlation)
     valid = (q_a >= 0) & (q_b >= 0) & (jnp.abs(c) <= 1)
@@ -316,7 +327,15 @@ def gaussian_pair_expectation(
         values = fn(root_a * s, root_b * (sign * t))
         return _weighted(values, jnp.tile(weight.ravel(), 4) / 4, bounds)
 
-    return _estimate(evaluate, parameters, order, valid)
+    def far(parameters):
+        root_a, root_b, x, sign = parameters
+        angle = jnp.asarray(np.arange(_DIRECTIONS) * (2 * math.pi / _DIRECTIONS), x.dtype)
+        a, b = jnp.sqrt(1 - x / 2) * jnp.cos(angle), jnp.sqrt(x / 2) * jnp.sin(angle)
+        z = jnp.asarray(_FAR, x.dtype)
+        s, t = ((z[:, None] * y[None]).ravel() for y in (a + b, a - b))
+        return fn(root_a * s, root_b * (sign * t))
+
+    return _estimate(evaluate, far, parameters, order, valid, zoom=8)
 
 
 def _weighted(values: Array, weight: Array, magnitude: bool) -> Array:
@@ -324,7 +343,31 @@ def _weighted(values: Array, weight: Array, magnitude: bool) -> Array:
     return jnp.sum(values * weight.reshape((1,) * (values.ndim - 1) + (-1,)), axis=-1)
 
 
-def _estimate(evaluate: Callable, parameters: Any, order: int, valid: Array) -> Estimate:
+_FAR = np.arange(8.0, 38.0, 0.5)
+"""Standard deviations around the cut at 9 and beyond, while the density can be told from 0."""
+_DIRECTIONS = 64
+
+
+def _left_out(values: Array, whole: Array) -> Array:
+    """A bound on E |f| beyond the cut, as f there is at `_FAR` and in some directions.
+
+    `whole` is E |f|. If most of it is there, nothing is known of what is close to the cut.
+    """
+    size = jnp.abs(values).reshape(*values.shape[:-1], _FAR.size, -1)
+    # Overflow and NaN so far out say nothing.
+    size = jnp.where(jnp.isfinite(size), size, 0)
+    most = jnp.maximum(size[..., :-1, :], size[..., 1:, :])
+    mass = jnp.asarray(np.exp(-(_FAR[:-1] ** 2) / 2), size.dtype)
+    each = jnp.einsum("...rd,r->...r", most, mass) / size.shape[-1]
+    every, beyond = (jnp.sum(each[..., _FAR[:-1] >= cut], axis=-1) for cut in (8, 9))
+    return jnp.where(every > 1e-3 * whole, every, beyond)
+
+
+def _estimate(
+    evaluate: Callable, far: Callable, parameters: Any, order: int, valid: Array, zoom: int
+) -> Estimate:
+    """The expectation, compared with the other rules and with one that looks closer at the
+    ends of panels: what all others leave out there is not what they differ by."""
     value = evaluate(Resolution(order), parameters)
     at = frozen(parameters)
 
@@ -332,14 +375,14 @@ def _estimate(evaluate: Callable, parameters: Any, order: int, valid: Array) -> 
         size = evaluate(how, at, bounds=True)
         return evaluate(how, at), size, size
 
-    error = judged(study, stop_gradient(value), order)
+    closer = evaluate(Resolution(7 * order // 8, zoom=zoom), at)
+    error = judged(study, stop_gradient(value), order, closer)
     size = stop_gradient(evaluate(Resolution(order), at, bounds=True))
-    value, error = (jnp.where(valid, y, jnp.nan) for y in (value, error))
-    status = jnp.where(
-        error <= epsilon(value) ** 0.64 * size, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE)
-    )
-    status = jnp.where(valid, status, jnp.int8(Status.INVALID))
-    return Estimate(value, error, status)
+    error = error + stop_gradient(_left_out(far(at), size))
+    good = error <= epsilon(value) ** 0.64 * size
+    status = jnp.where(good, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
+    found = replace_where(jnp.isinf(value), Status.INFINITE, Estimate(value, error, status))
+    return replace_where(~valid | jnp.isnan(value), Status.INVALID, found)
 
 
 _ALTERNATIVES = ((2.6, 8.5), (3.5, 9.5))
@@ -347,18 +390,25 @@ _ALTERNATIVES = ((2.6, 8.5), (3.5, 9.5))
 each other, so that an undeclared kink shows, and the shorter cut misses more of the tails."""
 
 
-def judged(study: Callable[[Resolution], Any], values: _Tree, order: int) -> _Tree:
+def judged(
+    study: Callable[[Resolution], Any], values: _Tree, order: int, closer: _Tree | None = None
+) -> _Tree:
     """Errors of `values` by comparison; `study` gives other values, sizes and rounding/eps.
 
-    The rules differ in numbers only, so that they are compiled once.
+    The rules differ in numbers only, so that they are compiled once. `closer` are the values of
+    a rule of another kind.
     """
     dtype = jax.tree.leaves(values)[0].dtype
     stretch, cut = (jnp.asarray(column, dtype) for column in zip(*_ALTERNATIVES, strict=True))
+    safety = _SAFETY if closer is None else _CAUTION
     others, sizes, rounding = frozen(
         jax.vmap(lambda *how: study(Resolution(7 * order // 8, *how)))(stretch, cut)
     )
     sizes, rounding = (jax.tree.map(lambda y: y[0], tree) for tree in (sizes, rounding))
-    return _errors(values, sizes, rounding, others)
+    if closer is not None:
+        join = lambda some, one: jnp.concatenate([some, frozen(one)[None]])
+        others = jax.tree.map(join, others, closer)
+    return _errors(values, sizes, rounding, others, safety)
 
 
 def _closed_sizes(activation: Componentwise, q_a: Array, q_b: Array, m: PairMoments) -> PairErrors:
@@ -371,22 +421,27 @@ def _closed_sizes(activation: Componentwise, q_a: Array, q_b: Array, m: PairMome
     )
 
 
-def _errors(values: _Tree, sizes: _Tree, rounding: _Tree, others: _Tree | None) -> _Tree:
+def _errors(
+    values: _Tree, sizes: _Tree, rounding: _Tree, others: _Tree | None, safety: float = _SAFETY
+) -> _Tree:
     """Absolute errors: the largest difference between rules relative to `sizes`, and rounding.
 
     `others` has a leading axis over rules, or is None where there is only rounding.
     """
     eps = epsilon(jax.tree.leaves(values)[0])
     worst = jnp.zeros((), jax.tree.leaves(values)[0].dtype)
+    explained = _ROUNDING * eps * _SAFETY / safety
     if others is not None:
         leaves = map(jax.tree.leaves, (values, others, sizes, rounding))
         for value, second, size, noise in zip(*leaves, strict=True):
             # What rounding explains in one moment says nothing about the others.
-            difference = jnp.abs(value[None] - second) - (_ROUNDING * eps * noise)[None]
+            difference = jnp.abs(value[None] - second) - (explained * noise)[None]
             relative = difference / jnp.where(size > 0, size, 1)[None]
-            worst = jnp.maximum(worst, jnp.max(jnp.where(difference > 0, relative, 0)))
+            # One rule has met what the others have not.
+            relative = jnp.where(jnp.isnan(second) & jnp.isfinite(value)[None], jnp.inf, relative)
+            worst = jnp.maximum(worst, jnp.max(jnp.where(relative > 0, relative, 0)))
     # Where the rules do not agree on one digit, nothing is known.
-    worst = jnp.where(_SAFETY * worst < 1, _SAFETY * worst, jnp.inf)
+    worst = jnp.where(safety * worst < 1, safety * worst, jnp.inf)
 
     def error(value, size, rounding):
         total = jnp.where(size > 0, worst * size, 0) + _ROUNDING * eps * rounding

@@ -28,6 +28,8 @@ class Resolution(NamedTuple):
     """Graded panels are uniform up to this many times the scale of a feature."""
     cut: float = 9.0
     """Standard deviations beyond which a Gaussian is dropped."""
+    zoom: int = 0
+    """Steps by which nodes come closer to both ends of every panel than its rule has them."""
 
 
 @functools.cache
@@ -44,14 +46,34 @@ def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     return ((1 + y) / 2).astype(float), (1 / ((1 - y * y) * slope**2)).astype(float)
 
 
-def _table(length: Array, order: int) -> list[Array]:
-    shape = (1,) * length.ndim + (order,)
-    return [jnp.asarray(table, length.dtype).reshape(shape) for table in _legendre(order)]
+_ZOOM, _NEAREST, _FEW = 12, 0.1, (16, 8, 5)
+"""Factor between the steps, where they begin, and nodes in the first and all later ones: of what
+is left out between an end and a kink close to it, few nodes see most, wherever the kink is."""
 
 
-def plain_panel(length: Float[Array, "*b"], order: int) -> tuple[Array, Array]:
+@functools.cache
+def _rule(order: int, zoom: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss–Legendre on [0, 1], or on pieces of it that shrink towards both ends."""
+    if zoom == 0:
+        return _legendre(order)
+    near = np.append(_NEAREST / float(_ZOOM) ** np.arange(zoom), 0.0)
+    few = [_legendre(_FEW[min(step, len(_FEW) - 1)]) for step in range(zoom)]
+    pieces = [(a, b - a, *rule) for (b, a), rule in zip(itertools.pairwise(near), few, strict=True)]
+    mirrored = [(1 - a, -length, y, w) for a, length, y, w in pieces]
+    pieces += [(_NEAREST, 1 - 2 * _NEAREST, *_legendre(order)), *mirrored]
+    nodes = np.concatenate([a + length * y for a, length, y, _ in pieces])
+    return nodes, np.concatenate([abs(length) * w for _, length, _, w in pieces])
+
+
+def _table(length: Array, order: int, zoom: int) -> list[Array]:
+    tables = _rule(order, zoom)
+    shape = (1,) * length.ndim + tables[0].shape
+    return [jnp.asarray(table, length.dtype).reshape(shape) for table in tables]
+
+
+def plain_panel(length: Float[Array, "*b"], order: int, zoom: int = 0) -> tuple[Array, Array]:
     """Nodes and weights on [0, length]."""
-    xi, omega = _table(length, order)
+    xi, omega = _table(length, order, zoom)
     return length[..., None] * xi, length[..., None] * omega
 
 
@@ -67,13 +89,15 @@ def _nested(t2: Array, divisors: tuple[int, ...]) -> Array:
     return total
 
 
-def graded_panel(length: Float[Array, "*b"], width: Array, order: int) -> tuple[Array, Array]:
+def graded_panel(
+    length: Float[Array, "*b"], width: Array, order: int, zoom: int = 0
+) -> tuple[Array, Array]:
     """The same, with nodes that crowd towards 0 so that features of this width are resolved.
 
     y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width): nearly even in log y
     beyond the width, at the price of a few multiplications.
     """
-    xi, omega = _table(length, order)
+    xi, omega = _table(length, order, zoom)
     top = jnp.square(jnp.arcsinh(length / width))[..., None]
     scale, t2 = length[..., None] / _nested(top, _RATIO), top * xi * xi
     return scale * xi * _nested(t2, _RATIO), scale * _nested(t2, _SLOPE) * omega
@@ -90,8 +114,8 @@ def half_line(
     """Nodes and weights for E f(|z|), z ~ N(0, 1), for f smooth between the breaks."""
     cut = jnp.full_like(width, how.cut)
     edges = jnp.sort(jnp.stack([jnp.zeros_like(cut), *(jnp.minimum(k, cut) for k in breaks)]))
-    inner, weight = plain_panel(jnp.diff(edges), how.order // 2)
-    outer, outer_weight = graded_panel(cut - edges[-1], width, how.order)
+    inner, weight = plain_panel(jnp.diff(edges), how.order // 2, how.zoom)
+    outer, outer_weight = graded_panel(cut - edges[-1], width, how.order, how.zoom)
     z = jnp.concatenate([(edges[:-1, None] + inner).ravel(), edges[-1] + outer])
     weight = jnp.concatenate([weight.ravel(), outer_weight])
     return z, weight * _gaussian(z)
@@ -134,9 +158,9 @@ def quarter_plane(
         at, t_at = (jnp.take_along_axis(e, rank, axis=0) for e in (at, t_at))
     at = jnp.minimum(at, cut)
 
-    first, weight_first = graded_panel(at[0], width, how.order)
-    steps, weight_steps = plain_panel(jnp.diff(at, axis=0), how.order // 2)
-    last, weight_last = graded_panel(cut - at[-1], width, how.order)
+    first, weight_first = graded_panel(at[0], width, how.order, how.zoom)
+    steps, weight_steps = plain_panel(jnp.diff(at, axis=0), how.order // 2, how.zoom)
+    last, weight_last = graded_panel(cut - at[-1], width, how.order, how.zoom)
 
     def join(first, steps, last):
         return jnp.concatenate([first, *steps, last], axis=-1)

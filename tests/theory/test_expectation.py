@@ -529,3 +529,21 @@ def test_single_precision_stays_single_and_honest():
             np.abs(np.asarray(value, float) - true) <= np.asarray(error) + 2e-7 * np.abs(true)
         ).all()
         assert (np.asarray(error) <= 1e-3 * exact[:, 2]).all()
+
+
+def test_what_no_rule_can_integrate_is_invalid_or_infinite():
+    beyond = gaussian_expectation(lambda z: jnp.where(jnp.abs(z) > 5, jnp.nan, z * z), 1.0)
+    assert np.isnan([beyond.value, beyond.error]).all()
+    assert beyond.status == Status.INVALID
+    pair = gaussian_pair_expectation(lambda u, v: jnp.log(u * v), 1.0, 1.0, 0.5)
+    assert pair.status == Status.INVALID
+    huge = gaussian_expectation(lambda z: jnp.exp(z * z), 1e4)
+    assert huge.value == np.inf
+    assert huge.status == Status.INFINITE
+
+
+def test_a_kink_close_to_where_rules_are_split_is_in_the_error():
+    """|u − v| for v a thousand times wider is |v|, up to a wedge that no node was in."""
+    found = gaussian_pair_expectation(lambda u, v: jnp.abs(u - v), 1e-6, 1e3, 0.5)
+    assert abs(float(found.value) - 25.230926287383095) <= found.error
+    assert found.error < 1e-5
