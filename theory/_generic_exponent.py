@@ -1,17 +1,22 @@
-"""The exponent of a generic perturbation at finite width, to first order in 1/width."""
+"""The exponent of a generic perturbation at finite width: to first order in 1/width, or exactly."""
 
-from typing import NamedTuple
+import math
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Algebra, WeightLaw
+from theory._jacobian import SAFETY, constant_slopes
+from theory._moment_integrals import epsilon
 from theory._precision import cast, needs_float64
 from theory._quadrature import Resolution
-from theory._radial_moments import chi_nodes, radial_moments
+from theory._radial_moments import chi_nodes
+from theory._status import Estimate, Status, as_estimate, replace_where
 
 # Notation: z ∈ R^k a unit, n = z/|z|, t a tangent; a = g', b = g/r, so that Dt = a n (n·t) +
 # b (t − n (n·t)). Weights of an algebra of dimension d (1, 2, 4) commute with matrices of k/d
@@ -24,16 +29,51 @@ from theory._radial_moments import chi_nodes, radial_moments
 # components Q, T and C are multiples of 1, as for d = k, but no direction is the symmetry's.
 
 
-_LOW, _HIGH, _HALVINGS = -20.0, 20.0, 60
-"""Of log q."""
+_HALVINGS = 64
+_CAUTION = 2.0
+"""The error of the first order is this many times the second, as the variances let expect it."""
 
 
-class GenericExponent(NamedTuple):
+class GenericExponent(eqx.Module):
     """λ(width) = limit + coefficient/width + O(1/width²)."""
 
-    limit: Float[Array, ""]
+    limit: Estimate
     """½ log χ."""
-    coefficient: Float[Array, ""]
+    coefficient: Estimate
+    """Its error is a numerical one; see `at` for what is left out."""
+    spread: Float[Array, ""]
+    """width · (relative variances of the covariances of state and tangent, those of their
+    anisotropies included), which must be small against the width; 0 where λ is known exactly."""
+    size: Float[Array, ""]
+    """Sum of the absolute values of the terms of the coefficient."""
+    slopes: Float[Array, " 2"] | None
+    """σ_w φ'(±1) of a φ that is linear on both sides of 0; None for another."""
+
+    def at(self, width: Any) -> Estimate:
+        """λ in a network of this many units per layer.
+
+        OK where the error is below a half of the terms of first order. For piecewise linear φ
+        (relu, leaky relu) the law is exact; given that not all units of a layer are dead.
+
+        Accuracy
+        --------
+        The error is 2 · size · spread/width², twice what the next order was at most in
+        simulations of the exact chain (O(1), O(2), O(4), U(1), U(2), at σ_w from 1.2 to 2.5 and
+        16 to 64 units): an estimate, no bound. It is infinite where the spread exceeds the
+        width.
+        """
+        n = jnp.asarray(width, self.size.dtype)
+        slopes = self.slopes
+        if slopes is not None:
+            each = jax.vmap(lambda n: _of_homogeneous(slopes, n))
+            value = each(n.ravel()).reshape(n.shape)
+            return as_estimate(value, 64 * epsilon(value) * (1 + jnp.abs(value)), 1e-8, 1.0)
+        value = self.limit.value + self.coefficient.value / n
+        small = self.spread / n
+        left_out = jnp.where(small < 1, _CAUTION * self.size * small / n, jnp.inf)
+        error = left_out + self.limit.error + self.coefficient.error / n
+        found = as_estimate(value, error, 0.5, self.size / n)
+        return replace_where(jnp.isnan(value), Status.ABSENT, found)
 
 
 def generic_exponent(
@@ -58,15 +98,17 @@ def generic_exponent(
     Parameters
     ----------
     activation
-        Radial, or odd with one component; g(r)/r must fall with r, as that of tanh does.
+        Radial, or odd with one component, where g(r)/r must fall with r, as that of tanh does;
+        or linear on both sides of 0, with one component.
     weight_variance
-        σ_w², above the onset; NaN below it.
+        σ_w², above the onset. ABSENT below it, and where there is no stable length.
     components, algebra
         Of a unit and of the weights, as in `theory.layer`. The width counts units.
 
     Accuracy
     --------
-    First order in 1/width: width · (σ_w² − 1) must be large. For radial tanh at σ_w = 1.6,
+    First order in 1/width: width · (σ_w² − 1) must be large, and `spread` small against the
+    width; `GenericExponent.at` has an error that says so. For radial tanh at σ_w = 1.6,
     width · (λ − limit) at width 64 exceeds the coefficient by 1 % for U(1), 10 % for U(2), 19 % for
     O(2) and 27 % for O(4) (simulated, ± 1 %): several numbers in a unit become equally long
     slowly, and so do those of the tangent.
@@ -84,30 +126,110 @@ def generic_exponent(
 
     References
     ----------
-    Derived here; checked against simulation of the exact law of a layer given the last.
+    Derived here; checked against simulation of the exact law of a layer given the last. For
+    piecewise linear φ the growths of layers are independent, since the squares of a symmetric
+    tangent are independent of the signs: see also Hanin and Nica 2018 (arXiv 1812.05994).
     """
     needs_float64("generic_exponent")
     activation = cast(activation, jnp.result_type(float))
     law = WeightLaw(1.0, "gaussian", components, algebra)
+    variance = jnp.asarray(weight_variance, jnp.result_type(float))
+    if isinstance(activation, Componentwise) and components == 1 and _is_homogeneous(activation):
+        _, slopes = activation.with_slope(jnp.array([-1.0, 1.0], variance.dtype))
+        return _homogeneous(slopes, variance)
     if isinstance(activation, Componentwise):
         if activation.parity != "odd" or components > 1:
             raise ValueError(
-                "`activation`: must be radial, or odd with one component; got "
+                "`activation`: must be radial, or odd with one component, or linear on both "
+                "sides of 0 with one; got "
                 f"{activation.name} with {components}"
             )
         kinks = tuple(kink for kink in activation.kinks if kink > 0)
         activation = Radial(activation.fn, kinks, activation.scale, activation.name)
-    variance = jnp.asarray(weight_variance, jnp.result_type(float))
     dense = algebra == "dense"
     d = components if dense else len(law.table)
     return _expanded(activation, variance, components, d, not dense, order)
 
 
+def _is_homogeneous(activation: Componentwise) -> bool:
+    straight = not any(activation.kinks) and constant_slopes(activation)
+    with jax.ensure_compile_time_eval():
+        return straight and bool(activation.fn(jnp.zeros(())) == 0)
+
+
+def _homogeneous(slopes: Array, variance: Array) -> GenericExponent:
+    """Growth of every tangent: the mean over units of squares m_j² x_j², m_j of random sign."""
+    mean, square = jnp.mean(slopes**2), jnp.mean(slopes**4)
+    limit = jnp.log(variance * mean) / 2
+    coefficient = (1 - 3 * square / mean**2) / 4
+    exact = lambda x: as_estimate(x, 8 * epsilon(x) * (1 + jnp.abs(x)), 1e-8, jnp.ones_like(x))
+    found = GenericExponent(
+        exact(limit),
+        exact(coefficient),
+        jnp.zeros_like(limit),
+        jnp.abs(coefficient),
+        jnp.sqrt(variance) * jnp.abs(slopes),
+    )
+    return replace_where(~(limit > -jnp.inf), Status.ABSENT, found)
+
+
+_STEP, _FROM, _TO = 0.25, -60.0, 160.0
+"""Of log s."""
+
+
+def _of_homogeneous(slopes: Array, width: Array) -> Array:
+    """½ E log mean_j m_j² x_j² = ½ ∫ (e^{−s} − E e^{−s mean}) ds/s, given that it is not 0.
+
+    The trapezoidal rule in log s is exact to rounding: all is analytic where |Im log s| < π/2.
+    """
+    most = jnp.max(slopes)
+    ratio = jnp.min(slopes) / most
+    log_s = jnp.asarray(np.arange(_FROM, _TO, _STEP), slopes.dtype)
+    n, s = width, 2 * jnp.exp(log_s) / width
+    alive = -0.5 * jnp.log1p(s), -0.5 * jnp.log1p(s * ratio**2)
+    log_each = jnp.log1p((jnp.expm1(alive[0]) + jnp.expm1(alive[1])) / 2)
+    # Without a second slope all units of a layer are dead with probability 2^{−n}.
+    none = jnp.where(ratio > 0, 0.0, jnp.exp(-n * math.log(2.0)))
+    lost = -jnp.expm1(n * log_each) / (1 - none)
+    late = jnp.exp(-n * math.log(2.0)) * jnp.expm1(n * jnp.log1p(jnp.exp(alive[0]))) / (1 - none)
+    left = jnp.where(ratio > 0, jnp.exp(n * log_each), late)
+    # Early both are close to 1, late to 0.
+    terms = jnp.where(log_s < 0, lost + jnp.expm1(-jnp.exp(log_s)), jnp.exp(-jnp.exp(log_s)) - left)
+    return jnp.log(most) + _STEP * jnp.sum(terms) / 2
+
+
 @eqx.filter_jit
 def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
+    """By two rules, whose difference and rounding are the error."""
+    stretch, cut = jnp.asarray(((3.0, 2.6), (9.0, 8.5)), variance.dtype)
+    by = lambda *how: _terms(activation, variance, k, d, symmetric, Resolution(order, *how))
+    both = jax.vmap(by)(stretch, cut)  # compiled once
+    (limit, parts, spread, gap), other = (tuple(x[i] for x in both) for i in range(2))
+    size = jnp.sum(jnp.abs(parts))
+    eps = epsilon(limit)
+    # Close to the onset small differences are known to eps, relative to 1.
+    rounding = 64 * eps * (1 + 1 / jnp.maximum(gap, eps))
+    rule = lambda a, b: SAFETY * jnp.abs(a - b)
+    limit_error = rule(limit, other[0]) + 64 * eps
+    total = jnp.sum(parts)
+    error = rule(total, jnp.sum(other[1])) + rounding * size
+    found = GenericExponent(
+        as_estimate(limit, limit_error, 1e-8, jnp.ones_like(limit)),
+        as_estimate(total, error, 1e-6, size),
+        spread,
+        size,
+        None,
+    )
+    return replace_where(~(gap > 0) | ~jnp.isfinite(total), Status.ABSENT, found)
+
+
+def _terms(activation, variance, k, d, symmetric, how: Resolution):
+    """½ log χ, the terms of the coefficient, the spread, and how far the length is from the
+    onset; this one is NaN without a stable length."""
+
     def growth(log_q):
         q = jnp.exp(log_q)
-        rho, weight = chi_nodes(activation, jnp.sqrt(q), k, Resolution(order))
+        rho, weight = chi_nodes(activation, jnp.sqrt(q), k, how)
         g = activation.gains(jnp.sqrt(q) * rho)[1] * rho
         return variance * jnp.sum(weight * g**2) / k
 
@@ -117,9 +239,10 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
         above = growth(middle) > 1
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
-    ends = (jnp.full_like(variance, _LOW), jnp.full_like(variance, _HIGH))
+    far = 0.4 * jnp.log(jnp.finfo(variance.dtype).max).astype(variance.dtype)
+    ends = (-far, far)
     q = jnp.exp(jax.lax.fori_loop(0, _HALVINGS, halve, ends)[0])
-    rho, weight = chi_nodes(activation, jnp.sqrt(q), k, Resolution(order))
+    rho, weight = chi_nodes(activation, jnp.sqrt(q), k, how)
     mean = lambda x: jnp.sum(weight * x)
 
     def parts(q):
@@ -148,9 +271,9 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
     # right angles to all multiples of n, half is Hermitian.
     rank_one = 1 / d - 1 / k
     turning = (k - d) / (2 * d)
-    gains, _ = radial_moments(activation, q, k, order=order)
-    isotropy = variance * gains.anisotropy  # of E on itself; of H: over √χ
-    tangent = variance * gains.symmetric_traceless / chi  # of S
+    isotropy = variance * mean(g**2 * rho**2) / (quartic * q)  # of E on itself; of H: over √χ
+    sheared = b**2 + 2 * b * (a - b) / k + 2 * (a - b) ** 2 / quartic
+    tangent = variance * mean(sheared) / chi  # of S
     pushed = variance * mean((a**2 - b**2) * rho**2) / (quartic * chi)  # of S by E
     square_e = (variance / q) ** 2 * rank_one * mean(g**4) / (1 - isotropy**2)
     both = variance**2 / (q * chi) * rank_one * mean(g**2 * (a**2 - b**2))
@@ -171,16 +294,17 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
     noise_growth = scale * noise_growth - chi**2
     lost = ((d - 1) / d + turning) * variance**2 * mean(b**2 * g**2) / (q * chi * k)
     log_slope = lambda q: jnp.log(slope(q))
-    total = (
-        jax.grad(log_slope)(q) * mean_q
-        + jax.grad(jax.grad(log_slope))(q) * square_q / 2
-        + variance * mean(trace * by_square_e) / chi * square_e
-        + pushed / k * product
-        + tilt_c / chi * square_c
-        + tilt_h / chi * square_h
-        - noise_growth / (2 * chi**2)
-        - (lost if symmetric else 0.0)
-    )
-    alive = growth(_LOW) > 1
-    found = GenericExponent(jnp.log(chi) / 2, total / 2)
-    return jax.tree.map(lambda x: jnp.where(alive, x, jnp.nan), found)
+    found = [
+        jax.grad(log_slope)(q) * mean_q,
+        jax.grad(jax.grad(log_slope))(q) * square_q / 2,
+        variance * mean(trace * by_square_e) / chi * square_e,
+        pushed / k * product,
+        tilt_c / chi * square_c,
+        tilt_h / chi * square_h,
+        -noise_growth / (2 * chi**2),
+        -(lost if symmetric else jnp.zeros_like(lost)),
+    ]
+    spread = 1 + square_q / q**2 + square_c + (square_e + square_h) / k
+    away = jnp.minimum(jnp.abs(1 - rate), jnp.abs(1 - isotropy))
+    there = (growth(-far) > 1) & (growth(far) < 1) & (jnp.abs(rate) < 1)
+    return jnp.log(chi) / 2, jnp.stack(found) / 2, spread, jnp.where(there, away, jnp.nan)

@@ -82,7 +82,7 @@ class SlopeLaw(eqx.Module):
         return SlopeLaw(square, jnp.pad(self.probability, width), self.branch)
 
 
-def _constant_slopes(activation: Componentwise) -> bool:
+def constant_slopes(activation: Componentwise) -> bool:
     """Whether φ is linear between its kinks, as far as a few points tell.
 
     Decided from the structure alone, with a generic value for every parameter of φ.
@@ -168,7 +168,7 @@ def slope_law(
     root = jnp.sqrt(floored(length))
     match activation:
         case Componentwise():
-            if _constant_slopes(activation):
+            if constant_slopes(activation):
                 return _atoms(activation, root)
             width = grading(activation.scale, root, how)
             z, weight = half_line(features(activation.kinks, root), width, how)
@@ -218,7 +218,7 @@ class _Skip(eqx.Module):
 def _is_linear(activation: Activation) -> bool:
     if not isinstance(activation, Componentwise):
         return False
-    return not activation.kinks and _constant_slopes(activation)
+    return not activation.kinks and constant_slopes(activation)
 
 
 class _Factors(Reading[Any]):

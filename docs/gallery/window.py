@@ -43,7 +43,8 @@ def main(path="docs/figures/finite_width_window.png"):
         phi = theory.radial("tanh") if k > 1 else theory.activation("tanh")
         gains = np.linspace(1.02, 3.4, 120)
         found = [theory.generic_exponent(phi, g**2, components=k, algebra=algebra) for g in gains]
-        limit, coefficient = np.array(found, float).T
+        limit = np.array([e.limit.value for e in found])
+        coefficient = np.array([e.coefficient.value for e in found])
         looks = ((64, "-", color), (256, "--", "white"))
         for numbers, dashes, face in looks if group == "O(4)" else looks[:1]:
             (row,) = [row for row in rows if row["numbers"] == numbers]

@@ -1,14 +1,15 @@
 """The exponent of generic perturbations at finite width."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
 import theory
-from theory import generic_exponent
+from theory import Status, generic_exponent, radial
 
-TANH = theory.radial("tanh")
+TANH, RELU = theory.radial("tanh"), theory.activation("relu")
 
 
 def simulated(k, algebra, gain, width, chains, steps=150, discard=50):
@@ -108,12 +109,17 @@ def test_first_order_in_the_width(k, algebra, gain, chains, wrong):
     scaled = []
     for width in (64, 128):
         value, error = simulated(k, algebra, gain, width, chains)
-        scaled.append((width * (value - float(found.limit)), width * error))
+        scaled.append((width * (value - float(found.limit.value)), width * error))
     # Two widths take out the next order.
     coefficient = 2 * scaled[1][0] - scaled[0][0]
     error = np.hypot(2 * scaled[1][1], scaled[0][1])
-    assert abs(coefficient - float(found.coefficient)) < 4 * error
-    assert abs(coefficient - wrong * float(found.coefficient)) > 4 * error
+    first = float(found.coefficient.value)
+    assert abs(coefficient - first) < 4 * error
+    assert abs(coefficient - wrong * first) > 4 * error
+    for n, (value, noise) in zip((64, 128), scaled, strict=True):
+        law = found.at(n)
+        off = abs(value / n + float(found.limit.value) - float(law.value))
+        assert off < law.error + 4 * noise / n
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ def test_at_the_onset(k, algebra, closed, phi):
     """1/d − 1/2 − 1/k and −1/(2k): all terms expanded in σ_w² − 1 by computer algebra."""
     distance = np.array([1e-3, 2e-3])
     found = [generic_exponent(phi, 1 + e, components=k, algebra=algebra) for e in distance]
-    limit, coefficient = np.array(found).T
+    limit, coefficient = np.array([(e.limit.value, e.coefficient.value) for e in found]).T
     # Two distances take out the next order.
     assert 2 * coefficient[0] - coefficient[1] == pytest.approx(closed, abs=2e-4)
     scaled = limit / distance**2
@@ -144,18 +150,63 @@ def test_at_the_onset(k, algebra, closed, phi):
 def test_an_odd_function_is_radial_with_one_component():
     one = generic_exponent(theory.activation("tanh"), 2.0)
     two = generic_exponent(TANH, 2.0)
-    np.testing.assert_allclose(one, two, rtol=1e-12)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_the_limit_is_half_log_chi():
     """χ by scipy's `quad` at the root of the length map that its `brentq` finds."""
     found = generic_exponent(TANH, 1.5**2)
-    assert float(found.limit) == pytest.approx(0.5 * np.log(1.1393232249854865), rel=1e-9)
+    assert float(found.limit.value) == pytest.approx(0.5 * np.log(1.1393232249854865), rel=1e-9)
 
 
-def test_there_is_none_below_the_onset():
-    assert np.isnan(generic_exponent(TANH, 0.9, components=4)).all()
-    assert np.isfinite(generic_exponent(TANH, 1.001, components=4)).all()
+def test_there_is_none_without_a_stable_length():
+    cycle = radial(lambda r: r * jnp.exp(-(r**2)))  # has a 2-cycle of lengths at 20
+    for phi, variance, k in [(TANH, 0.9, 4), (radial(lambda r: r), 1.5, 2), (cycle, 20.0, 8)]:
+        found = generic_exponent(phi, variance, components=k)
+        for e in (found.limit, found.coefficient, found.at(64)):
+            assert np.isnan(e.value)
+            assert e.status == Status.ABSENT
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-9, 1e-12, 1e-14])
+def test_the_error_is_honest_close_to_the_onset(distance):
+    """There all small differences cancel, and ¼ + O(distance) is left for O(4)."""
+    e = generic_exponent(TANH, 1 + distance, components=4).coefficient
+    assert abs(float(e.value) - 0.25) <= float(e.error) + 2 * distance
+    assert (e.status == Status.OK) == (distance > 1e-8)
+
+
+def test_the_expansion_says_where_it_does_not_hold():
+    """n λ of the exact chain of O(4) and of dense units, simulated apart from the library."""
+    for k, gain, n, exact in [(4, 1.5, 16, -0.00995), (4, 2.2, 16, 0.0166), (1, 1.8, 16, 0.041)]:
+        e = generic_exponent(TANH, gain**2, components=k).at(n)
+        assert abs(float(e.value) - exact) <= e.error
+        assert (e.status == Status.OK) == (k == 1)
+
+
+@pytest.mark.parametrize(
+    "n, slope, growth",
+    [
+        (16, 1.0, -0.0638000637242),
+        (16, 0.1, -0.169336420974),
+        (16, 0.0, -0.176397324407),
+        (64, 0.0, -0.0401085988357),
+        (100, 0.01, -0.0254144292484),
+    ],
+)
+def test_piecewise_linear_networks_have_an_exact_law(n, slope, growth):
+    """E log of the growth of squares: by mpmath, and by brute networks to .004."""
+    phi = theory.activation("leaky_relu", negative_slope=slope) if slope else RELU
+    variance = 2 / (1 + slope**2)
+    found = generic_exponent(theory.activation("linear") if slope == 1 else phi, variance)
+    e = found.at(n)
+    assert abs(2 * float(e.value) - growth) < 2 * e.error + 1e-12
+    assert e.error < 1e-13
+    assert abs(float(found.limit.value)) < 1e-15
+    many = found.at([10**5, 10**6])
+    scaled = np.array([1e5, 1e6]) * many.value
+    np.testing.assert_allclose(scaled, found.coefficient.value, rtol=1e-4)
 
 
 def test_bad_arguments():
