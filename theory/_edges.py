@@ -34,6 +34,8 @@ class Edge(eqx.Module):
     log_lambda: Float[Array, ""]
     bend: Float[Array, ""]
     """∂² log λ/∂m² at the edge."""
+    bend_error: Float[Array, ""]
+    """Of the difference quotient that it is."""
     rounding: Float[Array, ""]
 
 
@@ -163,15 +165,20 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
     # A slope that rounding has lost is beyond the edge, too.
     v = -bisect(lambda v: ~(rise(-v)[0] > 0), zero - 60.0, zero - _NEAREST)
     h = 1e-4
-    slope, shares, rests, places = jax.vmap(rise)(jnp.stack([v - h, v, v + h]))
-    s, rest, y = shares[1], rests[1], places[1]
+    slope, shares, rests, places = jax.vmap(rise)(v + h * jnp.arange(-2.0, 3.0, dtype=v.dtype))
+    s, rest, y = shares[2], rests[2], places[2]
     terms = [
         (c - 1) * (jnp.log(jnp.abs(s)) - jnp.log(jnp.abs(rest))),
         jnp.sum(factors.count * y),
         g * jnp.log(jnp.abs(rest)),
         factors.log_variance,
     ]
-    bend = (slope[2] - slope[0]) / (shares[2] - shares[0])
+    apart = shares[3] - shares[1]
+    bend = (slope[3] - slope[1]) / apart
+    # With twice the step the error is four times as large.
+    bend_error = jnp.abs(bend - (slope[4] - slope[0]) / (shares[4] - shares[0]))
+    noise = 16 * epsilon(s) * (c + g) * (1 / jnp.abs(s * rest) + jnp.abs(bend * s))
+    bend_error = bend_error + noise / jnp.abs(apart)
     limit = v <= _NEAREST + 0.1
     bend = jnp.where(limit, jnp.nan, bend)
     size = sum((jnp.abs(term) for term in terms), c)
@@ -180,7 +187,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
     if law.branch is not None:
         # Where an atom of a meets that of 1, λ depends on a root of the distance.
         rounding = rounding + jnp.where(limit, 1e-4, 0.0)
-    return Edge(total, bend, rounding)
+    return Edge(total, bend, bend_error, rounding)
 
 
 class Edges(eqx.Module):
@@ -248,6 +255,7 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     upper, lower = both("upper"), both("lower")
     log_upper, log_lower = _logs(*upper, tolerance), _logs(*lower, tolerance)
     bend = upper[0].bend
+    off = upper[0].bend_error + SAFETY * jnp.abs(bend - upper[1].bend)
     gap = has_gap(factors)
     log_lower = Estimate(
         jnp.where(gap, log_lower.value, -jnp.inf),
@@ -261,7 +269,8 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     # Eigenvalues at x below the edge: N/π √(2 x/bend), that of Airy's process √ξ/π.
     soft = bend > 0
     scale = jnp.cbrt(jnp.where(soft, bend, 1.0) / 2) / 2
-    fluctuation = replace_where(~soft, Status.ABSENT, as_estimate(scale, 1e-5 * scale, tolerance))
+    fluctuation = as_estimate(scale, scale * off / (3 * jnp.where(soft, bend, 1.0)), tolerance)
+    fluctuation = replace_where(~soft, Status.ABSENT, fluctuation)
     return Edges(
         _exponential(log_lower), _exponential(log_upper), log_lower, log_upper, fluctuation
     )
