@@ -38,10 +38,10 @@ def gains(cases, seed=0):
             t = float(time_of_gain(y, mu, depth))
             if not (0 < t < math.inf):
                 continue
-            rate = lambda y: depth * y ** (2 - mp.mpf(2) / depth) * (mu - y)
-            for _ in range(3):  # to the rounded time, which may be far away in y
-                y = y - (time_of_gain(y, mu, depth) - t) * rate(y)
-            slack = abs(time_of_gain(y, mu, depth) - t) * abs(rate(y))
+            for _ in range(4):  # to the rounded time, which may be far away in y
+                rate = depth * y ** (2 - mp.mpf(2) / depth) * (mu - y)
+                step = (time_of_gain(y, mu, depth) - t) * rate
+                y, slack = y - step, abs(step)
         found = theory.linear_residual_gain(target, depth, t)
         label = f"target {target!r} depth {depth} time {t!r}"
         campaign.number(label, found.value, found.error, float(y), truth_error=float(slack))
