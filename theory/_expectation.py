@@ -37,7 +37,7 @@ _Tree = TypeVar("_Tree")
 
 _SAFETY = 5.0
 """Errors are this many times the largest difference between rules."""
-_CAUTION = 20.0
+_CAUTION = 10.0
 """The same for functions of which nothing is known."""
 _ROUNDING = 16.0
 """Errors are at least this many times eps, relative to the size of the terms."""
