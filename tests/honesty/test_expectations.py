@@ -64,7 +64,8 @@ def truth_of_one(name, q, a, b):
             return mp.sqrt(mp.pi / 2) / s * mp.exp(1 / (2 * q)) * mp.erfc(1 / mp.sqrt(2 * q))
         case "z⁸":
             return 105 * q**4
-    raise ValueError(name)
+        case _:
+            raise ValueError(name)
 
 
 def numbers_of_one(name, rng):
@@ -165,7 +166,8 @@ def truth_of_two(name, qa, qb, c, a, b):
             return 2 / mp.pi * mp.asin(2 * cross / mp.sqrt((1 + 2 * qa) * (1 + 2 * qb)))
         case "u²v²":
             return qa * qb * (1 + 2 * c * c)
-    raise ValueError(name)
+        case _:
+            raise ValueError(name)
 
 
 def numbers_of_two(name, rng):
