@@ -34,8 +34,8 @@ def main(
     )
     verdict = comparison.verdict.name.lower().replace("_", " ")
     print(
-        f"verdict: {verdict}, {comparison.judged:.0%} judged; largest |z| {comparison.largest_z:.2f}, "
-        f"threshold {comparison.threshold:.2f}"
+        f"verdict: {verdict}, {comparison.judged:.0%} judged; largest |z| "
+        f"{comparison.largest_z:.2f}, threshold {comparison.threshold:.2f}"
     )
 
     data = sigprop.comparison_dataset(comparison)

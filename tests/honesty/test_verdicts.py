@@ -31,7 +31,7 @@ def scores(law, spread, networks, widths, cells, seed):
 
 
 def campaign(cells, seed=0):
-    """`cells` true cells in each of 100 groups beyond |z| = 4, in every law; each counts as the rate over the nominal one."""
+    """How many of `cells` true cells are beyond |z| = 4, in each of 100 groups."""
     found = Campaign("verdicts of true cells beyond 4 σ")
     nominal = 2 * stats.norm.sf(LEVEL)
     for i, law in enumerate(LAWS):
