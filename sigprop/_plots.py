@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -253,14 +253,14 @@ def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, st
     return Normalize(min(low, 0.0), high if high > 0 else 1.0), "viridis", "neither"
 
 
-def _pieces(line: CriticalLine) -> list[tuple[str, str, np.ndarray]]:
+def _pieces(line: CriticalLine) -> list[tuple[str, Literal["-", "--"], np.ndarray]]:
     """Label, line style and which points of the edge of chaos are of a kind."""
     kinds = np.asarray(line.stability)
     shown = np.isfinite(np.asarray(line.bias_variance.value))
     repels = (kinds == Stability.UNSTABLE) & shown
     rest = shown & ~repels
     repels |= rest & (np.convolve(repels, [1, 1, 1], "same") > 0)  # so that the pieces meet
-    pieces = [
+    pieces: list[tuple[str, Literal["-", "--"], np.ndarray]] = [
         (r"edge of chaos, $\chi=1$", "-", rest),
         (r"$\chi=1$ at a length that repels", "--", repels),
     ]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory._activations import Radial
+from theory._activations import Componentwise, Radial
 from theory._architecture import Affine, Algebra, Normalise, Part, Pointwise, WeightLaw, components
 from theory._fixed_point import SHORTEST
 from theory._interpret import Reading, interpret
@@ -104,7 +104,7 @@ class _Seen(Reading[_Found]):
     def pointwise(self, node: Pointwise, state: _Found):
         phi = node.activation
         rotates = isinstance(phi, Radial) or is_linear(phi)
-        odd = rotates or phi.parity == "odd"
+        odd = rotates or (isinstance(phi, Componentwise) and phi.parity == "odd")
         at = (state.components, state.algebra)
         return _Found(*at, state.odd and odd, state.rotates and rotates), None
 
