@@ -97,7 +97,11 @@ def point_at(
     high = jnp.maximum(jnp.minimum(y + first, reach.high), reach.doubt_high)
     low = jnp.minimum(jnp.maximum(y - first, reach.low), reach.doubt_low)
     high, low = jnp.where(zero, jnp.maximum(reach.high, y), high), jnp.where(zero, y, low)
-    error = q * jnp.maximum(jnp.expm1(high - y), -jnp.expm1(low - y))
+    # Its own error may be below the spacing of y, and must not be lost against it.
+    own = jnp.minimum(first, jnp.maximum(high - y, y - low) + jnp.finfo(q.dtype).eps * jnp.abs(y))
+    wide = jnp.maximum(jnp.expm1(high - y), -jnp.expm1(low - y))
+    exact = (reach.low == y) & (reach.high == y)
+    error = q * jnp.where(exact, wide, jnp.maximum(wide, own))
     error = jnp.where(zero, jnp.exp(high), error)
     error = jnp.where((high >= seen.y[-1]) | jnp.isnan(miss), jnp.inf, error)
     rate_spread, slope_spread = seen.spread(y, low, high)
