@@ -76,8 +76,10 @@ def _log_ratio(y: Float[Array, ""], turn: Turn) -> Float[Array, ""]:
 
 
 def _steepness(y: Array, turn: Turn, q: Array) -> Float[Array, ""]:
-    """d log r/d log x; by Price's theorem ∂s'/∂s is the pair slope."""
-    return turn.pair_slope * q * jnp.exp(y) / turn.separation - 1
+    """d log r/d log x < 0; by Price's theorem ∂s'/∂s is the pair slope."""
+    # Rounding must not give it the wrong sign where it vanishes with x.
+    rate = turn.pair_slope * q * jnp.exp(y) / turn.separation - 1
+    return jnp.minimum(rate, -float(jnp.finfo(rate.dtype).tiny))
 
 
 def _ratio_error(turn: Turn, error: Turn) -> Float[Array, ""]:

@@ -166,13 +166,13 @@ def _check_one_layer(node: Affine) -> None:
 
 def _check_same_kind(where: str, before: Any, after: Any) -> None:
     """Raise a `TypeError` of one sentence unless two states have one type and equal shapes."""
-    if jax.tree.structure(before) != jax.tree.structure(after):
+    states = [jax.tree.leaves_with_path(state) for state in (before, after)]
+    if type(before) is not type(after) or len(states[0]) != len(states[1]):
         raise TypeError(
             f"{where} must give back the kind of state that it takes; it takes "
             f"{type(before).__name__} and gives {type(after).__name__}"
         )
-    pairs = zip(*map(jax.tree.leaves_with_path, (before, after)), strict=True)
-    for (path, old), (_, new) in pairs:
+    for (path, old), (_, new) in zip(*states, strict=True):
         was, is_now = (f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in (old, new))
         if was != is_now:
             name = jax.tree_util.keystr(path, simple=True, separator=".") or "state"

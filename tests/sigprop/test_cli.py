@@ -600,7 +600,7 @@ def test_scripts(tmp_path, capsys):
     script("finite_width").main(
         str(tmp_path / "b"), activation="erf", depth=3, widths=(8, 16, 32), replicas=60
     )
-    assert "theory and simulation agree" in capsys.readouterr().out
+    assert "verdict: agrees" in capsys.readouterr().out
     assert_figure(tmp_path / "b/finite_width.png")
 
 
