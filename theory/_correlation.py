@@ -123,7 +123,12 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
     known = jnp.isfinite(wrong)
     below = wrong / jnp.abs(_steepness(y, turn, q))
     wide = problem.present & known & ~(below <= _NEAR)
-    further = lambda y: (*look(y, order, False, problem.raised + wrong)[:2], None)
+
+    def further(y):  # with the error of r there, which may be larger
+        turn, error = _turn(y, problem, order, True)
+        doubts = jnp.maximum(wrong, _ratio_error(turn, error) + moved_r * doubt)
+        return _log_ratio(y, turn) + problem.raised + doubts, _steepness(y, turn, q), None
+
     beyond, _ = newton(further, y, lower, upper, 1e-3, wide)
     above = jnp.where(wide, beyond + 1e-2 - y, (1 + 2 * _NEAR) * below)
     above = jnp.where(known, above, upper - y)
@@ -204,8 +209,10 @@ def stable_correlation(
     lowest = jnp.maximum(1 - jnp.abs(chi - 1) - chi_error, 0.0)
     x = jnp.where(open_, beyond / 2, x)
     x_error = jnp.where(open_, beyond / 2 * (1 + 1e-9), x_error)
-    slope = jnp.where(open_, (lowest + 1) / 2, slope)
-    slope_error = jnp.where(open_, (1 - lowest) / 2 * (1 + 1e-9), slope_error)
+    # So it is where x is known too badly to say more.
+    vague = open_ | (chaotic & (noise == 0) & jnp.isfinite(chi) & ~(found.below <= _NEAR))
+    slope = jnp.where(vague, (lowest + 1) / 2, slope)
+    slope_error = jnp.where(vague, (1 - lowest) / 2 * (1 + 1e-9) + epsilon(q), slope_error)
     x, x_error = (jnp.where(one, 0.0, v) for v in (x, x_error))
     slope, slope_error = jnp.where(one, chi, slope), jnp.where(one, chi_error, slope_error)
     x_error, slope_error = frozen((x_error, slope_error))

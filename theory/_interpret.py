@@ -157,7 +157,8 @@ def _check_one_layer(node: Affine) -> None:
         ("weight_variance", node.weights.variance),
         ("bias_variance", node.bias_variance),
     ):
-        if jnp.ndim(value) > 0:
+        # A network whose arrays were taken out, to be held elsewhere, has none.
+        if value is not None and jnp.ndim(value) > 0:
             raise ValueError(
                 f"`{field}`: must be one number, or a schedule inside of a Repeat with its depth "
                 f"first; got the shape {list(jnp.shape(value))}"

@@ -258,9 +258,10 @@ def _componentwise(
             # ∂product/∂x = −∂distance/∂x = −√(q_a q_b) slope (Price's theorem).
             moved = mean * jnp.abs(pair.slope) * x_error
             rate = lambda a, b: jnp.abs(a) * ea + jnp.abs(b) * eb
-            # ∂slope/∂c is at most the chord to c = 1, for a power series with coefficients >= 0.
+            # ∂slope/∂c is at most its chord from |c| to 1: a power series with coefficients >= 0.
             top = jnp.sqrt(own.derivative_square[rows] * own.derivative_square[columns])
-            steep = (top - jnp.abs(pair.slope)) / jnp.where(x > 0, x, 1.0)
+            apart = jnp.minimum(x, 2 - x)
+            steep = (top - jnp.abs(pair.slope)) / jnp.where(apart > 0, apart, 1.0)
             size = jnp.where(own.derivative_square > 0, own.derivative_square, 1)
             relative = jnp.diag(error.slope) / size
             along = jnp.abs(steep) * x_error
