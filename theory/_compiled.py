@@ -10,6 +10,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 
 _HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 _LIGHT = {"xla_backend_optimization_level": 2, "xla_cpu_use_fusion_emitters": False}
@@ -52,6 +54,23 @@ def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
     """The function, compiled with these options; to be called outside of other compiled ones."""
     jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
     return jit(fn, compiler_options=options() if options else None)
+
+
+def inside_another(tree: Any) -> bool:
+    """Whether a call with these arguments is part of a program that is being traced."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((tree, jnp.zeros(()))))
+
+
+def hasty_jit(fn: Callable) -> Callable:
+    """`eqx.filter_jit`, with `hasty_options` where nothing else is being compiled around it: for
+    functions that are called for one point, and compile for longer than they run."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        options = None if inside_another((args, kwargs)) else hasty_options
+        return compiled(fn, options)(*args, **kwargs)
+
+    return call
 
 
 def cores() -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from theory._activations import Activation, Radial
+from theory._compiled import hasty_jit
 from theory._expectation import single_moments
 from theory._length_point import Stability
 from theory._moment_integrals import epsilon, frozen
@@ -242,7 +243,7 @@ class _Table(eqx.Module):
     """∂σ_b²/∂y."""
 
 
-@eqx.filter_jit
+@hasty_jit
 def _search(
     kind: Literal["bias", "multiplier"], activation, components, target, tolerance, order
 ) -> CriticalPoints:

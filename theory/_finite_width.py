@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from theory._activations import Componentwise
 from theory._architecture import Affine, Part, Pointwise
+from theory._compiled import hasty_jit
 from theory._expectation import gaussian_expectation
 from theory._interpret import Reading, along_depth, interpret
 from theory._precision import cast, needs_float64
@@ -94,7 +95,7 @@ class _FiniteWidth(Reading[_State]):
         raise TypeError("`network`: the correction is that of fresh weights; got a Recurrent")
 
 
-@eqx.filter_jit
+@hasty_jit
 def length_correction(
     network: Part, length: Any, *, order: int = 64, tolerance: float = 1e-8
 ) -> LengthCorrection:

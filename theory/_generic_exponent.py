@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Algebra, WeightLaw
+from theory._compiled import hasty_jit
 from theory._jacobian import SAFETY, constant_slopes
 from theory._moment_integrals import epsilon
 from theory._precision import cast, needs_float64
@@ -198,7 +199,7 @@ def _of_homogeneous(slopes: Array, width: Array) -> Array:
     return jnp.log(most) + _STEP * jnp.sum(terms) / 2
 
 
-@eqx.filter_jit
+@hasty_jit
 def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
     """By two rules, whose difference and rounding are the error."""
     stretch, cut = jnp.asarray(((3.0, 2.6), (9.0, 8.5)), variance.dtype)

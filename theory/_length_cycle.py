@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 
 from theory._architecture import Part, check_count, check_positive
 from theory._attractor import follow
+from theory._compiled import hasty_jit
 from theory._moment_integrals import frozen
 from theory._precision import needs_float64
 from theory._roots import implicit_root, newton
@@ -83,7 +84,7 @@ def length_cycle(
     return _length_cycle(body, start, tolerance, order)
 
 
-@eqx.filter_jit
+@hasty_jit
 def _length_cycle(body, start, tolerance, order) -> LengthCycle:
     seen = survey(body, order=order)
     y0 = jnp.log(jnp.asarray(start, seen.y.dtype))

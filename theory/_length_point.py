@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from theory._architecture import Part
+from theory._compiled import hasty_jit
 from theory._fixed_point import LengthPoint
 from theory._moment_integrals import frozen
 from theory._precision import needs_float64
@@ -156,7 +157,7 @@ class FixedPoints(eqx.Module):
     """Whether lengths beyond the last fixed point grow without bound, as far as can be told."""
 
 
-@eqx.filter_jit
+@hasty_jit
 def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> FixedPoints:
     """All fixed points of the length map of one turn, with their stability.
 

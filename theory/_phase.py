@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
 from theory._attractor import Attractor, Fate, attractor
+from theory._compiled import hasty_jit
 from theory._correlation import CorrelationPoint, stable_correlation
 from theory._interpret import Reading, interpret
 from theory._moment_integrals import Tree, frozen
@@ -225,7 +226,7 @@ def predict(
     return _predict(body, start, tolerance, order)
 
 
-@eqx.filter_jit
+@hasty_jit
 def _predict(body, start, tolerance, order) -> Prediction:
     reached = attractor(body, start=start, tolerance=tolerance, order=order)
     return complete(body, reached, tolerance, order)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from theory._architecture import Affine, Part, check_count, check_positive, check_variance
 from theory._attractor import attractor
+from theory._compiled import hasty_jit
 from theory._correlation import stable_correlation
 from theory._moment_integrals import frozen
 from theory._phase import is_allowed, phase_of, settled
@@ -97,7 +98,7 @@ def stationary_state(
     return _stationary(body, noise, start, tolerance, order)
 
 
-@eqx.filter_jit
+@hasty_jit
 def _stationary(body, noise, start, tolerance, order) -> StationaryState:
     whole = _with_bias(body, noise)
     reached = attractor(whole, start=start, tolerance=tolerance, order=order)

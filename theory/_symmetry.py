@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from theory._activations import Componentwise, Radial
 from theory._architecture import Affine, Algebra, Normalise, Part, Pointwise, WeightLaw, components
+from theory._compiled import hasty_jit
 from theory._fixed_point import SHORTEST
 from theory._interpret import Reading, interpret
 from theory._linear import is_linear
@@ -291,7 +292,7 @@ _DIRECTIONS = np.array([[[0, 1], [-1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]]])
 """A rotation, the identity and a shear: one matrix of each sector."""
 
 
-@eqx.filter_jit
+@hasty_jit
 def _sectors(body, length, present, phi, tolerance, order) -> Sectors:
     k = components(body)
     finite, zero = jnp.isfinite(length.value), length.value == 0
