@@ -1,6 +1,7 @@
 """Units with several components: radial moments, the two-input map, symmetry and sectors."""
 
 import functools
+import math
 
 import equinox as eqx
 import jax
@@ -564,3 +565,36 @@ def test_derivatives_by_hand(k, axis):
     np.testing.assert_allclose(rate, laid((whole(z, a + h) - whole(z, a - h)) / (2 * h)), atol=1e-7)
     pull = jax.grad(lambda z: jnp.sum(phi(z, a) * laid(t)))(laid(z))
     np.testing.assert_allclose(jnp.sum(pull * laid(t)), jnp.sum(first * laid(t)), rtol=1e-12)
+
+
+def test_the_threshold_is_a_parameter():
+    """It is swept and differentiated as any other, with the kink where it is."""
+
+    def moments(threshold, q=1.3, k=2):
+        return radial_moments(theory.radial("threshold", threshold=threshold), q, k)
+
+    at, h = jnp.asarray([0.4, 0.7, 2.5]), 1e-5
+    values, errors = hastily(jax.vmap(moments))(at)
+    jumps = hastily(jax.vmap(jax.jacfwd(lambda t: moments(t)[0])))(at)
+    above, below = (hastily(jax.vmap(moments))(at + d)[0] for d in (h, -h))
+    for i, t in enumerate(map(float, at)):
+        survives = np.exp(-(t**2) / 2.6)  # P(r > t) for k = 2
+        square = 1.3 * survives - t * np.sqrt(0.65 * np.pi) * math.erfc(t / np.sqrt(2.6))
+        assert abs(values.square[i] - square) <= errors.square[i] + 1e-15
+        assert errors.square[i] < 1e-11
+    for name in ("mean", "square", "trace", "symmetric_traceless"):
+        change = (getattr(above, name) - getattr(below, name)) / (2 * h)
+        np.testing.assert_allclose(getattr(jumps, name), change, rtol=1e-8)
+
+
+@pytest.mark.slow
+def test_predictions_are_differentiated_by_the_threshold():
+    def length(threshold):
+        phi = theory.radial("threshold", threshold=threshold)
+        return theory.predict(body(2, 0.9, 0.5, phi=phi)).length.value
+
+    value = hastily(jax.jacfwd(lambda t: (length(t),) * 2, has_aux=True))
+    h = 1e-4
+    rate, here = value(0.5)
+    assert np.isfinite(here)
+    np.testing.assert_allclose(rate, (value(0.5 + h)[1] - value(0.5 - h)[1]) / (2 * h), rtol=1e-6)
