@@ -44,6 +44,7 @@ turning = lambda weight_variance: theory.layer(RADIAL, weight_variance, 0.05, co
 REFUSED = {
     "predict": lambda: theory.predict(LAYER),
     "fixed_points": lambda: theory.fixed_points(LAYER),
+    "length_cycle": lambda: theory.length_cycle(LAYER),
     "critical_line": lambda: theory.critical_line(ERF, 1.0),
     "critical_points": lambda: theory.critical_points(ERF, 0.05),
     "half_stable_points": lambda: theory.half_stable_points(TANH),

@@ -106,6 +106,7 @@ def test_a_simulation_is_in_the_precision_of_its_inputs(schedule):
     draw = lambda x: sigprop.sample_network(network, x, jax.random.key(0), width=4)
     x = jnp.ones((1, 4, 1), jnp.float32)
     found = jax.eval_shape(draw, x)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    numbers, statuses = jnp.dtype(jnp.float32), jnp.dtype(jnp.int8)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {numbers, statuses}
     with pytest.raises(ValueError, match=r"`inputs`: must be float32 or .* got bfloat16"):
         draw(x.astype(jnp.bfloat16))
