@@ -364,6 +364,7 @@ def test_relu_networks_have_the_exact_law_of_hanin_and_nica():
     assert (depth + 1) * np.log(1.06) > 3 * standard_error
 
 
+@pytest.mark.slow
 def test_batches_end_on_two_cores():
     """Before jaxlib 0.11.2, two independent batches of factorisations wait for each other."""
     code = """
