@@ -140,7 +140,8 @@ def phase_of(reached: Attractor, allowed: Array, tolerance: float) -> Int[Array,
     phase = jnp.where((off <= close) & (chi.error <= _BLUR), Phase.CRITICAL, phase)
     # An infinite slope, of a φ that jumps, is a slope.
     known = (chi.value >= 0) & (reached.fate != Fate.UNKNOWN)
-    phase = jnp.where(known & ~(chi.error == jnp.inf), phase, Phase.UNKNOWN)
+    known = known & (jnp.isfinite(chi.error) | jnp.isposinf(chi.value))
+    phase = jnp.where(known, phase, Phase.UNKNOWN)
     phase = jnp.where(reached.fate == Fate.DIVERGENT, Phase.DIVERGENT, phase)
     phase = jnp.where(reached.fate == Fate.UNSETTLED, Phase.UNSETTLED, phase)
     return jnp.where(allowed, phase, Phase.UNKNOWN).astype(jnp.int8)

@@ -46,6 +46,8 @@ def as_estimate(value: Any, error: Any, tolerance: float, magnitude: Any = None)
     `magnitude` is |value| unless it is given. A value of +∞ is INFINITE.
     """
     value, error = jnp.asarray(value), jnp.asarray(error)
+    # Of a value that is there an error that is lost is not known to be finite.
+    error = jnp.where(jnp.isnan(error) & jnp.isfinite(value), jnp.inf, error)
     magnitude = jnp.abs(value) if magnitude is None else magnitude
     good = error <= tolerance * magnitude
     status = jnp.where(good, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
