@@ -123,17 +123,22 @@ def _sums_of_changes(terms, changes):
     return sums(*terms), tuple(jnp.sum(change) for change in changes)
 
 
-def single_quadrature(
-    activation: Componentwise, q: Scalar, how: Resolution, *, bounds: bool = False
-) -> Any:
-    """Values; with `bounds` also the sizes of their terms and of rounding errors/eps."""
-    q = floored(q)
+def _sampled(activation: Componentwise, q: Scalar, how: Resolution) -> tuple[Array, ...]:
+    """√q, nodes z and weights for E f(√q z), and φ and φ' there."""
     root = jnp.sqrt(q)
     width = grading(activation.scale, root, how)
     z, weight = half_line(features(activation.kinks, root), width, how)
     if activation.parity is None:
         z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight]) / 2
-    f, df = activation.with_slope(root * z)
+    return root, z, weight, *activation.with_slope(root * z)
+
+
+def single_quadrature(
+    activation: Componentwise, q: Scalar, how: Resolution, *, bounds: bool = False
+) -> Any:
+    """Values; with `bounds` also the sizes of their terms and of rounding errors/eps."""
+    q = floored(q)
+    root, z, weight, f, df = _sampled(activation, q, how)
     mean = jnp.zeros_like(f) if activation.parity == "odd" else f
     terms = (mean, f * f, df * df, f * df * z / root)
     terms = [weight * y for y in terms]
@@ -150,12 +155,7 @@ def stein_defects(activation: Componentwise, q: Scalar, how: Resolution) -> Floa
     Both are zero unless φ jumps where no panel ends, or its derivative is another function's.
     """
     q = floored(q)
-    root = jnp.sqrt(q)
-    width = grading(activation.scale, root, how)
-    z, weight = half_line(features(activation.kinks, root), width, how)
-    if activation.parity is None:
-        z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight]) / 2
-    f, df = activation.with_slope(root * z)
+    root, z, weight, f, df = _sampled(activation, q, how)
     # With both signs of z at once: the part of φ with the other symmetry drops out.
     none = jnp.zeros_like(f)
     odd = none if activation.parity == "even" else weight * df
