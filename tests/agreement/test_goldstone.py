@@ -94,7 +94,8 @@ def test_generic_differences_grow_while_rotations_stay():
     assert hidden
     assert all(p.rejected for p in hidden)
     slope = next(c for c in comparison.cells if c.observable.name == "slope")
-    assert slope.extrapolated[-1, 0] - 1 > 10 * slope.extrapolated_error[-1, 0]
+    limit = slope.limit
+    assert limit.value[-1, 0] - 1 > 10 * limit.error[-1, 0]
 
     a = theory.generators(network)
     x = jax.random.normal(jax.random.key(2), (1, 24, 4))

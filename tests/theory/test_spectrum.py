@@ -459,12 +459,12 @@ def test_sweeps_over_depth_and_variance_compile_once():
 
     swept = hastily(jax.vmap(one))(jnp.array([1.2, 1.8]), jnp.array([4.0, 300.0]))
     alone = hastily(one)(jnp.asarray(1.8), 300.0)
-    for a, b in zip(
-        jax.tree.leaves(eqx.filter(swept.edges, eqx.is_inexact_array)),
-        jax.tree.leaves(eqx.filter(alone.edges, eqx.is_inexact_array)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a[1], b, rtol=1e-9, atol=1e-9)
+    for name in ("lower", "upper", "log_lower", "log_upper", "fluctuation"):
+        a, b = getattr(swept.edges, name), getattr(alone.edges, name)
+        assert a.status[1] == b.status
+        np.testing.assert_allclose(a.value[1], b.value, rtol=1e-9, atol=1e-9)
+        # Rounding is a part of an error, and differs between two programs.
+        np.testing.assert_allclose(a.error[1], b.error, rtol=0.5)
 
 
 def test_what_cannot_be_predicted_is_refused():

@@ -1,0 +1,193 @@
+"""Spectra of Jacobians against free probability solved in complex numbers, by NumPy alone.
+
+A layer's D² has the eigenvalues d, weights w: ψ(z) = Σ w d z/(1 − d z). With M = ψ(z), the
+S-transform of D² is z (1 + M)/M; those of layers multiply, W brings 1/σ² (orthogonal) or
+1/(σ² (1 + M)), and 1/λ = M/(1 + M) S_1 S_2 …. So log λ is an explicit function of z, the same for
+each of the equal layers, and −Im M/π the density of log λ (Pennington, Schoenholz and Ganguli
+2018).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.honesty.campaign import Campaign
+from scipy.optimize import brentq, minimize_scalar
+
+import theory
+from theory import activation
+from theory._compiled import hasty_options
+
+X = np.linspace(0, 10, 1201)
+W = np.exp(-X * X / 2) * np.where(X > 0, 2, 1)
+
+
+def atoms(*pairs):
+    d, w = np.array(pairs, float).T
+    return [(d, w)] * 2
+
+
+def sampled(slope):
+    """By the trapezoidal rule with all nodes and with every other one."""
+    return [(slope[::n] ** 2, W[::n] / np.sum(W[::n])) for n in (1, 2)]
+
+
+LAWS = {
+    "linear": lambda q: atoms((1, 1)),
+    "relu": lambda q: atoms((0, 0.5), (1, 0.5)),
+    "leaky_relu": lambda q: atoms((0.01**2, 0.5), (1, 0.5)),
+    "hard_tanh": lambda q: (lambda p: atoms((0, 1 - p), (1, p)))(math.erf(1 / math.sqrt(2 * q))),
+    "tanh": lambda q: sampled(np.cosh(math.sqrt(q) * X) ** -2.0),
+    "erf": lambda q: sampled(2 / math.sqrt(math.pi) * np.exp(-q * X * X)),
+    "sin": lambda q: sampled(np.cos(math.sqrt(q) * X)),
+    "sigmoid": lambda q: sampled(np.cosh(math.sqrt(q) * X / 2) ** -2.0 / 4),
+}
+LENGTHS = {"sin": (1e-3, 2.0), "hard_tanh": (0.05, 1e2)}
+GIVEN = {"leaky_relu": {"negative_slope": 0.01}}
+
+
+class Oracle:
+    """`depth` equal layers, by one rule."""
+
+    def __init__(self, law, depth, variance, gaussian):
+        self.d, self.w = law
+        self.depth, self.log_variance = depth, math.log(variance)
+        self.gaussian = depth if gaussian else 0
+
+    def moment(self, z):
+        """M and dM/dz."""
+        below = self.d / (1 - np.multiply.outer(z, self.d))
+        first = below @ self.w
+        return z * first, first + z * (below**2 @ self.w)
+
+    def log_lambda(self, z):
+        """log λ and its derivative by log z; z and M are in the lower half-plane."""
+        m, rate = self.moment(z)
+        n, g = self.depth, self.gaussian
+        value = (1 - n + g) * np.log(1 + m) + (n - 1) * np.log(m) - n * np.log(z)
+        slope = z * ((1 - n + g) / (1 + m) + (n - 1) / m) * rate - n
+        return value + n * self.log_variance, slope
+
+    def upper(self):
+        """The upper edge of log λ: its least value between z = 0 and the first pole."""
+        at = lambda u: float(self.log_lambda(1 / np.max(self.d) / (1 + np.exp(-u)))[0])
+        grid = np.linspace(-30, 30, 301)
+        u = grid[np.argmin([at(u) for u in grid])]
+        return at(minimize_scalar(at, bracket=(u - 0.2, u, u + 0.2), tol=1e-9).x)
+
+    def density(self, x):
+        """Of log λ at each x, followed from λ < 0 around to λ > 0; NaN where that fails."""
+        low, high = np.full(x.size, -100.0), np.full(x.size, 100.0)
+        for _ in range(60):  # on the negative axis log|λ| falls with v = log|z|
+            v = (low + high) / 2
+            falls = self.log_lambda(np.conj(-np.exp(v) + 0j))[0].real > x
+            low, high = np.where(falls, v, low), np.where(falls, high, v)
+        y, y_before, angle_before = v - 1j * math.pi, None, math.pi
+        for angle in np.append(math.pi * np.linspace(1, 0, 31)[1:-1], [1e-2, 0.0]):
+            guess = y
+            if y_before is not None:
+                guess = y + (y - y_before) * (angle - angle_last) / (angle_last - angle_before)
+                angle_before = angle_last
+            y_before, angle_last = y, angle
+            y = guess
+            for _ in range(30):
+                value, slope = self.log_lambda(np.exp(y))
+                change = (value - x - 1j * angle) / slope
+                y = y - change
+                if np.max(np.abs(change)) < 1e-7:  # and its square next time
+                    break
+        value, _ = self.log_lambda(np.exp(y))
+        found = -self.moment(np.exp(y))[0].imag / math.pi
+        # at a density of zero z is real, on the other side of the branch by rounding alone
+        off = np.abs(value - x)
+        return np.where((off < 1e-9) & (found > -1e-12), found, np.nan)
+
+    def above(self, x, upper, nodes):
+        """The share of log λ above x: a square root at the edge, or what orthogonal weights
+        leave there, is not seen by the nodes."""
+        t, w = np.polynomial.legendre.leggauss(nodes)
+        size = math.sqrt(upper - x)
+        u = size * (1 + t) / 2
+        return float(np.sum(w * size * u * self.density(upper - u * u)))
+
+
+def draw(rng, name):
+    low, high = LENGTHS.get(name, (1e-3, 1e2))
+    q = math.exp(rng.uniform(math.log(low), math.log(high)))
+    variance = math.exp(rng.uniform(math.log(0.1), math.log(10)))
+    depth = int(round(math.exp(rng.uniform(math.log(2), math.log(300)))))
+    return q, variance, depth
+
+
+@functools.cache
+def program(name, weights):
+    phi = activation(name, **GIVEN.get(name, {}))
+
+    def numbers(q, variance, depth, x):
+        turn = theory.jacobian_factors(theory.layer(phi, variance, weights=weights), q)
+        factors = turn.repeated(depth)
+        law = theory.singular_value_distribution(factors, x)
+        at = theory.singular_value_quantiles(factors, jnp.asarray([0.6, 0.97]))
+        edges = theory.spectrum_edges(factors)
+        return law.density, law.cumulative, at, edges.log_upper
+
+    return jax.jit(numbers, compiler_options=hasty_options())
+
+
+def campaign(cases, names=tuple(LAWS), seed=0):
+    judge, rng = Campaign("spectra of Jacobians"), np.random.default_rng(seed)
+    np.seterr(all="ignore")  # on the way to a solution
+    while judge.cases < cases:
+        for name in names:
+            for weights in ("gaussian", "orthogonal"):
+                q, variance, depth = draw(rng, name)
+                law = LAWS[name](q)
+                fine, coarse = (Oracle(one, depth, variance, weights == "gaussian") for one in law)
+                label = f"{name} {weights} q={q!r} variance={variance!r} depth={depth}"
+                compare(judge, label, program(name, weights), fine, coarse, q, rng)
+    return judge
+
+
+def compare(judge, label, run, fine, coarse, q, rng):
+    ends = fine.upper(), coarse.upper()
+    off = abs(ends[0] - ends[1]) + 1e-14 * fine.depth
+    x = ends[0] - np.exp(rng.uniform(np.log(0.02), np.log(1 + math.sqrt(fine.depth)), 4))
+    variance = math.exp(fine.log_variance)
+    density, cumulative, at, upper = run(q, variance, float(fine.depth), jnp.asarray(x / 2))
+    judge.number(f"{label} edge", upper.value, upper.error, ends[0] / 2, truth_error=off)
+    truth, other = 2 * fine.density(x), 2 * coarse.density(x)
+    sure = np.abs(truth - other) < 1e-6
+    slack = np.abs(truth - other) + 1e-12
+    judge.number(
+        f"{label} density {x.tolist()}",
+        density.value[sure],
+        density.error[sure],
+        truth[sure],
+        truth_error=slack[sure],
+    )
+    places = np.append(x[:1], 2 * np.asarray(at.value))
+    claimed = np.append(cumulative.value[:1], [0.6, 0.97])
+    error = np.append(cumulative.error[:1], at.error)
+    for place, fraction, doubt, kind in zip(
+        places, claimed, error, ("cumulative", "quantile .6", "quantile .97"), strict=True
+    ):
+        if not (np.isfinite(place) and np.isfinite(doubt) and place < ends[0]):
+            judge.claim(f"{label} {kind}", None, None, unknown=True)
+            continue
+        one, two = (fine.above(place, ends[0], n) for n in (16, 24))
+        if not abs(one - two) < 1e-5:
+            continue
+        if kind != "cumulative":
+            doubt = doubt * 2 * float(fine.density(np.array([place]))[0])
+        slack = 2 * abs(one - two) + 1e-9
+        judge.number(f"{label} {kind}", 1 - fraction, doubt, two, truth_error=slack)
+
+
+@pytest.mark.parametrize(
+    ("cases", "names"), [(20, ["relu", "tanh"]), pytest.param(10_000, LAWS, marks=pytest.mark.slow)]
+)
+def test_no_spectrum_lies(cases, names):
+    campaign(cases, tuple(names)).check(most_unknown=0.1)
