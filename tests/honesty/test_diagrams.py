@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from tests.honesty.campaign import Campaign
 
 import theory
+from tests.honesty.campaign import Campaign
 from theory import activation, componentwise
 
 STEP = componentwise(lambda z: 1.0 * (z > 1), kinks=[1.0], scale=1e9)

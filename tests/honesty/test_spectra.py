@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.honesty.campaign import Campaign
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
 
 import theory
+from tests.honesty.campaign import Campaign
 from theory import activation
 from theory._compiled import hasty_options
 
@@ -91,7 +91,7 @@ class Oracle:
             if y_before is not None:
                 guess = y + (y - y_before) * (angle - angle_last) / (angle_last - angle_before)
                 angle_before = angle_last
-            y_before, angle_last = y, angle
+            y_before, _angle_last = y, angle
             y = guess
             for _ in range(30):
                 value, slope = self.log_lambda(np.exp(y))
@@ -118,7 +118,7 @@ def draw(rng, name):
     low, high = LENGTHS.get(name, (1e-3, 1e2))
     q = math.exp(rng.uniform(math.log(low), math.log(high)))
     variance = math.exp(rng.uniform(math.log(0.1), math.log(10)))
-    depth = int(round(math.exp(rng.uniform(math.log(2), math.log(300)))))
+    depth = round(math.exp(rng.uniform(math.log(2), math.log(300))))
     return q, variance, depth
 
 
