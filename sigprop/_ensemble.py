@@ -17,7 +17,7 @@ from sigprop._requests import MOST_WITH_MATRICES
 from sigprop._weights import draws_matrices
 from theory import Part
 from theory._architecture import check_count
-from theory._compiled import compiled, cores, plain_options
+from theory._compiled import compiled, cores, light_options, plain_options
 from theory._precision import cast
 
 Progress = Callable[[int, int], None]
@@ -205,7 +205,7 @@ def sample_jacobians(
             f"got {len(inputs)}"
         )
     network = cast(network, inputs.dtype)
-    sample = compiled(_jacobian_block, plain_options)
+    sample = compiled(_jacobian_block, light_options)
     return _in_blocks(
         lambda indices: sample(network, inputs, key, indices, width, precision),
         replicas,

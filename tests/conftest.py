@@ -5,6 +5,10 @@ import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most programs of a test run once: these options compile them in two thirds of the time.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=2"
+)
 
 import jax
 import pytest

@@ -34,7 +34,16 @@ def name(page):
 
 
 # Pages whose examples need more than a few seconds.
-SLOW = {"docs/comparison.md", "docs/recurrent.md", "docs/training.md"}
+SLOW = {
+    "docs/comparison.md",
+    "docs/description.md",
+    "docs/jacobian.md",
+    "docs/precision.md",
+    "docs/probe.md",
+    "docs/recurrent.md",
+    "docs/symmetry.md",
+    "docs/training.md",
+}
 RUNNING = [
     pytest.param(page, marks=[pytest.mark.slow] * (name(page) in SLOW), id=name(page))
     for page in PAGES
@@ -110,10 +119,7 @@ OF_THE_README = [line[line.index("sigprop ") :] for page, line in COMMANDS if pa
 
 @pytest.mark.parametrize(
     "command",
-    [
-        pytest.param(line, marks=[pytest.mark.slow] * (not line.startswith("sigprop predict ")))
-        for line in OF_THE_README
-    ],
+    [pytest.param(line, marks=pytest.mark.slow) for line in OF_THE_README],
 )
 def test_commands_of_the_readme_run_as_they_are_written(command, tmp_path):
     for folder in ("docs", "scripts"):

@@ -164,6 +164,7 @@ def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations():
     np.testing.assert_allclose(ratios.std(axis=0, ddof=1), predicted, rtol=0.3)
 
 
+@pytest.mark.slow
 def test_means_that_a_few_networks_carry_are_not_judged():
     """Deep in the ordered phase 1 − c is nearly log-normal; lengths and slopes are not."""
     network = theory.feedforward(theory.activation("tanh"), 1.2, 0.05, depth=120)
@@ -176,7 +177,7 @@ def test_means_that_a_few_networks_carry_are_not_judged():
     assert np.all(np.isnan(cells["correlation"].z) == ~cells["correlation"].resolved)
 
 
-@pytest.mark.parametrize("networks", [10, 100])
+@pytest.mark.parametrize("networks", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_verdict_needs_enough_that_can_be_judged(networks):
     """Ten networks decide nothing; of z³ a hundred hold neither the mean nor its error."""
     cube = theory.componentwise(lambda z: z**3, scale=1e9, parity="odd", name="cube")

@@ -76,6 +76,7 @@ def test_a_bias_lets_the_rotation_decay_over_its_depth_scale(
         assert abs(rate - 1 / scale(changed * bias_variance)) > 4 * error
 
 
+@pytest.mark.slow
 def test_generic_differences_grow_while_rotations_stay():
     """O(4) without bias: χ = 1.065 for generic tangents, and exactly 1 along generators."""
     network = theory.feedforward(TANH, 2.25, components=4, depth=12)

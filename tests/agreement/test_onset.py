@@ -11,6 +11,7 @@ import theory
 TANH = theory.radial("tanh")
 
 
+@pytest.mark.slow
 def test_mean_field_exponents():
     """q* = t/α to first order, so that m ∝ √q has exponent ½."""
     k = 4
@@ -55,7 +56,9 @@ def lengths(k, algebra, width, x, replicas):
     return alpha * size * q
 
 
-@pytest.mark.parametrize(("k", "algebra"), [(1, "real"), (2, "complex")])
+@pytest.mark.parametrize(
+    ("k", "algebra"), [(1, "real"), pytest.param(2, "complex", marks=pytest.mark.slow)]
+)
 def test_finite_networks_follow_the_gamma_law(k, algebra):
     """Extrapolated in 1/N: mean and variance of α N q are both N t − 1."""
     x = 6.0
@@ -78,6 +81,7 @@ def test_finite_networks_follow_the_gamma_law(k, algebra):
         assert 1.0 / error > 5  # without the shift by 1/N it would be rejected
 
 
+@pytest.mark.slow
 def test_other_groups_collapse_too():
     """N q is one function of N t, not that of the scalar law: ranks set in one by one."""
     k, x = 2, 8.0

@@ -94,6 +94,7 @@ def assert_agreement_with_power(weights, depth, narrow, wide, wrong):
         assert seen < 1e-5, (variance, off, covariance)
 
 
+@pytest.mark.slow
 def test_deep_tanh_networks_have_the_predicted_quantiles():
     assert_agreement_with_power("gaussian", 8, (24, 300), (48, 450), 1.06)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ import theory
 from tests.honesty.campaign import Campaign
 from theory import activation, componentwise
 
-STEP = componentwise(lambda z: 1.0 * (z > 1), kinks=[1.0], scale=1e9)
+STEP = componentwise(lambda z: jnp.where(z > 1, jnp.ones_like(z), 0), kinks=[1.0], scale=1e9)
 
 
 def make(phi, **how):

@@ -85,20 +85,19 @@ class Oracle:
             v = (low + high) / 2
             falls = self.log_lambda(np.conj(-np.exp(v) + 0j))[0].real > x
             low, high = np.where(falls, v, low), np.where(falls, high, v)
-        y, y_before, angle_before = v - 1j * math.pi, None, math.pi
+        y = v - 1j * math.pi
+        path = [(math.pi, y)]
         for angle in np.append(math.pi * np.linspace(1, 0, 31)[1:-1], [1e-2, 0.0]):
-            guess = y
-            if y_before is not None:
-                guess = y + (y - y_before) * (angle - angle_last) / (angle_last - angle_before)
-                angle_before = angle_last
-            y_before, _angle_last = y, angle
-            y = guess
+            if len(path) > 1:
+                (a, _), (b, _) = path[-2:]
+                y = y + (y - path[-2][1]) * (angle - b) / (b - a)
             for _ in range(30):
                 value, slope = self.log_lambda(np.exp(y))
                 change = (value - x - 1j * angle) / slope
                 y = y - change
                 if np.max(np.abs(change)) < 1e-7:  # and its square next time
                     break
+            path.append((angle, y))
         value, _ = self.log_lambda(np.exp(y))
         found = -self.moment(np.exp(y))[0].imag / math.pi
         # at a density of zero z is real, on the other side of the branch by rounding alone

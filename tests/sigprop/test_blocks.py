@@ -138,6 +138,7 @@ class TestTransformer:
         named = weight_sequences(parameters)
         np.testing.assert_array_equal(jnp.stack(named["layers/*/up/kernel"]), found["up"])
 
+    @pytest.mark.slow
     def test_a_study_of_projections(self, tmp_path, capsys):
         path = tmp_path / "study.toml"
         path.write_text(STUDY)

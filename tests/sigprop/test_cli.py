@@ -132,6 +132,7 @@ def replaced(option, value, argv):
     return [*argv[: at + 1], value, *argv[at + 2 :]]
 
 
+@pytest.mark.slow
 def test_predict_with_a_symmetry(command):
     """The group is derived from the description that the shorthand builds."""
     point = ["--activation", "tanh", "--weight-variance", "2.25", "--bias-variance", "0"]
@@ -155,6 +156,7 @@ def test_predict_with_a_symmetry(command):
     assert "symmetry U(1), 1 pseudo-Goldstone modes" in out
 
 
+@pytest.mark.slow
 def test_phase_diagram_with_a_symmetry(command, tmp_path):
     axes = ["--weight-variance", "0.5,1.5,2.25", "--bias-variance", "0,0.045"]
     argv = ["phase-diagram", "--symmetry", "U(1)", "--activation", "tanh", *axes, "--json"]
@@ -172,6 +174,7 @@ def test_phase_diagram_with_a_symmetry(command, tmp_path):
     np.testing.assert_array_equal(data["symmetry_phase"], [[0, 2], [1, 2], [1, 2]])
 
 
+@pytest.mark.slow
 def test_goldstone(command, tmp_path):
     argv = ["goldstone", "--symmetry", "O(2)", "--weight-variance", "1.5", "--depth", "20"]
     argv = [*argv, "--width", "48", "--replicas", "12", "--dtype", "float64", "--json"]
@@ -234,6 +237,7 @@ def test_predicted_spectrum(command, weights, ratio, edge):
             assert each["value"] == pytest.approx(np.log(limit) / 2, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_predicted_spectrum_with_a_symmetry(command):
     argv = ["spectrum", "--activation", "tanh", "--weight-variance", "2.25", "--theory-only"]
     argv = [*argv, "--symmetry", "O(3)", "--depth", "5", "--json"]
@@ -563,6 +567,7 @@ class TestCompare:
         assert not reached[0][1]["gradients"]
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     networks = {
         "ordered": Network("erf", 1.2, 0.05),

@@ -34,7 +34,9 @@ def rotation(k, algebra, seed):
     return jnp.asarray(u @ vt)
 
 
-@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+@pytest.mark.parametrize(
+    ("k", "algebra"), [GROUPS[0], *(pytest.param(*g, marks=pytest.mark.slow) for g in GROUPS[1:])]
+)
 def test_rotated_inputs_give_rotated_outputs(k, algebra):
     x = jax.random.normal(jax.random.key(2), (1, 12, k))
     r = rotation(k, algebra, 3)
@@ -67,6 +69,7 @@ def test_radial_tangents_are_derivatives():
     np.testing.assert_allclose(at_zero, t[:1], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "algebra"), [(2, "real"), (4, "quaternion")])
 def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, algebra):
     cross = 0.7 * rotation(k, algebra, 6)
@@ -107,6 +110,7 @@ def test_unitary_and_symplectic_weights_agree_with_theory(k, algebra):
     assert all(p.rejected for p in hidden), hidden
 
 
+@pytest.mark.slow
 def test_the_relative_rotation_of_two_inputs_is_frozen_at_any_depth():
     """One network, 500 layers: x and R x keep their rotation, though the network is chaotic."""
     k, r = 4, rotation(4, "real", 8)
@@ -192,7 +196,14 @@ def test_the_certificate_of_a_function_of_ones_own():
     assert not np.any(sigprop.certify(lambda x: fn(x, 1e-9), x, a).holds)
 
 
-@pytest.mark.parametrize(("sigma", "depth"), [(1.1, 30), (1.5, 100), (1.5, 500)])
+@pytest.mark.parametrize(
+    ("sigma", "depth"),
+    [
+        pytest.param(1.1, 30, marks=pytest.mark.slow),
+        (1.5, 100),
+        pytest.param(1.5, 500, marks=pytest.mark.slow),
+    ],
+)
 def test_the_claim_is_honest_in_single_precision(sigma, depth):
     """The network amplifies its rounding: in float32 little is left after 500 layers."""
     net = network(3, "real", sigma**2, depth=depth)
@@ -251,6 +262,7 @@ def test_relative_rotations_are_conserved_to_rounding_in_every_group(k, algebra,
     assert rotation_lost(k, algebra, 1.1, width, jnp.float32) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_length_sets_in_above_one():
     """Below σ_w² = 1 it decays at any width; above, networks agree with q* up to 1/N."""
     x = sigprop.pair_inputs(jax.random.key(5), jnp.zeros((2, 2)), 32).astype(jnp.float32)

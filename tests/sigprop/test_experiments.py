@@ -103,6 +103,7 @@ class TestDiagnostics:
         every = rotations(built.components)
         return built, parameters, x, labels, diagnose(built, parameters, x, labels, every)
 
+    @pytest.mark.slow
     def test_against_explicit_sums(self):
         built, parameters, x, labels, found = self.found(O2)
         last, kept = built.hidden(parameters, x, keep=True)
@@ -128,6 +129,7 @@ class TestDiagnostics:
         charges = jnp.einsum("nup,pq,nuq->n", gradients, rotations(2)[0], kept[-1])
         np.testing.assert_allclose(found.charge[0], np.sqrt(np.mean(charges**2)), rtol=1e-10)
 
+    @pytest.mark.slow
     def test_charge_is_conserved_by_symmetry_alone(self):
         """For every generator, and for any weights whatever."""
         o4, dense = Architecture("O(4)", 4), Architecture("dense", 4, "dense")
@@ -139,6 +141,7 @@ class TestDiagnostics:
                 assert drift.shape == (6,)
                 assert np.all(drift < 1e-14 if conserved else drift > 0.05)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("mixing", "conserved"), [("real", True), ("dense", False)])
     def test_charge_of_a_hundred_layers_before_and_after_training(self, mixing, conserved):
         """In float64, of a network that ten epochs of Adam in float32 have trained."""
@@ -177,6 +180,7 @@ class TestDiagnostics:
         expected = np.mean([cosine(means[i], means[j]) for i, j in pairs], axis=0)
         np.testing.assert_allclose(class_similarity(states, labels, 5), expected, rtol=1e-12)
 
+    @pytest.mark.slow
     def test_jacobian(self):
         """Against the Jacobian of all turns at once, and the identity that a dense net breaks."""
         for architecture in (O2, DENSE):
@@ -197,6 +201,7 @@ class TestDiagnostics:
             assert np.all(holds == (architecture is O2))
 
 
+@pytest.mark.slow
 def test_the_same_network_in_flax():
     built = classifier(O2)
     parameters = built.draw(KEY, 1.5)
@@ -328,6 +333,7 @@ train(study, sys.argv[1], checkpoint_seconds=0, progress=note)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes_with_the_same_bits(tmp_path):
     def printed(folder, enough=None):
         """What a run prints, killed once `enough` steps are done."""
@@ -417,6 +423,7 @@ class TestSequences:
         assert np.any(np.asarray(mixed.train) != np.asarray(plain.train))
         np.testing.assert_array_equal(np.sort(mixed.test, axis=1), np.sort(plain.test, axis=1))
 
+    @pytest.mark.slow
     def test_learning(self, tmp_path):
         study = Study(
             (Architecture("gru", activation="tanh", cell="gru"),),
@@ -484,6 +491,7 @@ class TestMapExponents:
         assert deviation < 5 * float(found.standard_error[0])
         assert float(found.standard_error[0]) < 0.01
 
+    @pytest.mark.slow
     def test_a_study(self, tmp_path):
         architectures = (
             Architecture("U(1)", 2, "complex", cell="gru"),

@@ -276,6 +276,7 @@ def layer_jacobians(network, x, key, width):
     return np.array(factors)
 
 
+@pytest.mark.slow
 def test_streamed_layers_of_a_chaotic_quaternionic_network():
     network = theory.feedforward(
         theory.radial("tanh"), 6.0, 0.1, depth=24, components=4, algebra="quaternion"
@@ -288,6 +289,7 @@ def test_streamed_layers_of_a_chaotic_quaternionic_network():
     assert found.status == Status.OK
 
 
+@pytest.mark.slow
 def test_streamed_layers_of_a_residual_network():
     network = theory.feedforward(
         theory.activation("tanh"), 9.0, depth=24, residual=True, weights="orthogonal"
@@ -319,6 +321,7 @@ def test_dead_units_in_front_are_counted(separate):
         )
 
 
+@pytest.mark.slow
 def test_narrow_and_wide_layers():
     tanh = Pointwise(theory.activation("tanh"))
     x = jax.random.normal(KEY, (1, 20, 1))
@@ -333,6 +336,7 @@ def test_narrow_and_wide_layers():
     assert found.status == Status.OK
 
 
+@pytest.mark.slow
 def test_relu_networks_have_the_exact_law_of_hanin_and_nica():
     """|J v|² is a product of independent (2/n) χ²_K, K binomial(n, ½), and one (2/n) χ²_n.
 

@@ -99,7 +99,7 @@ def test_the_first_layer_has_exactly_the_predicted_law():
     assert abs(q.var(ddof=1) / (2 * expected**2 / 16) - 1) < 0.15
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("residual", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_tangents_are_derivatives_of_the_network(residual):
     network = theory.feedforward(TANH, 1.5, 0.2, depth=5, residual=residual)
     x = inputs()
@@ -117,7 +117,7 @@ def test_tangents_are_derivatives_of_the_network(residual):
     np.testing.assert_allclose(measured, expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("residual", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradient_growth_is_that_of_reverse_mode(residual):
     """|∂L/∂z_l|² by differentiating the rest of the network directly."""
     depth, width = 4, 7
@@ -165,6 +165,7 @@ def test_the_jacobian_has_the_singular_values_of_the_function():
     assert drawn.status == theory.Status.OK
 
 
+@pytest.mark.slow
 def test_a_deep_orthogonal_linear_network_keeps_all_singular_values_equal():
     linear = theory.activation("linear")
     network = theory.feedforward(linear, 0.5, depth=300, weights="orthogonal")
@@ -280,6 +281,7 @@ def test_products_without_weights_have_the_law_of_products_with_them(distributio
     assert np.max(0.03 * np.abs(means[0]) / error) > 5.5
 
 
+@pytest.mark.slow
 def test_products_without_weights_keep_what_is_conserved():
     """Orthogonal weights keep every scalar product, and Wᵀ W = σ_w² on what was seen."""
     law = WeightLaw(1.0, "orthogonal")
@@ -297,6 +299,7 @@ def test_products_without_weights_keep_what_is_conserved():
         pull(g[:4])
 
 
+@pytest.mark.slow
 def test_networks_without_weights_agree_with_networks_of_weights():
     """Lengths, correlations, tangents and gradients of the two samplers, z by z."""
     network = theory.feedforward(TANH, 1.5, 0.2, depth=6)

@@ -30,6 +30,7 @@ def planned(pilots_of_one_size):
     return sigprop.plan(LINEAR, "length", 0.01)
 
 
+@pytest.mark.slow
 def test_pilot_against_the_exact_law(planned):
     pilot = planned.pilot
     assert pilot.theory == pytest.approx(1.0, rel=1e-6)
@@ -69,6 +70,7 @@ def test_planned_against_obtained(planned, tmp_path):
     assert planned.standard_error == pytest.approx(exact, rel=5 / math.sqrt(planned.pilot.replicas))
 
 
+@pytest.mark.slow
 def test_bias_that_no_number_of_networks_removes():
     """relu's correlation at criticality: 1/N terms grow with depth over width."""
     sweep = dataclasses.replace(LINEAR, activation="relu", weight_variance=2.0, depth=8)

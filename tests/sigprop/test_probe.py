@@ -252,6 +252,7 @@ class TestLayers:
 
 
 class TestJacobian:
+    @pytest.mark.slow
     def test_deep_values_against_many_digits(self):
         """Twelve layers, each followed by gains from 1 to 1e-4: float64 alone loses most."""
         matrices, biases = weights((6, *[8] * 12, 5))
@@ -356,6 +357,7 @@ class TestDescription:
         fn = compose(layers)
         return sigprop.probe(fn, X, layers=layers, description=description, networks=networks).check
 
+    @pytest.mark.slow
     def test_agreement_and_power(self):
         """Of networks from the description one in a hundred has p ≤ 0.01; another has it."""
         own = [float(self.check(1.5, index).p_value) for index in range(5)]

@@ -101,10 +101,12 @@ def rotating(k, algebra):
     return theory.recurrent(theory.radial("tanh"), 2.0, 0.2, steps=3, **how)
 
 
+@pytest.mark.slow
 def test_products_alone_have_the_law_of_held_weights():
     same_law(network(), sequences(), STEPS, 12, 2500, power=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "algebra"), HAAR)
 def test_products_with_unitary_and_symplectic_weights(k, algebra):
     same_law(rotating(k, algebra), sequences(3, k=k), 3, 20, 2500, power=False)
@@ -127,6 +129,7 @@ def test_products_alone_have_the_law_of_held_weights_over_fifty_steps():
     same_law(network(50), sequences(50), 50, 150, 3000, power=True)
 
 
+@pytest.mark.slow
 def test_finite_networks_agree_with_dynamic_mean_field_theory():
     """Lengths, correlations at two times, slopes and gradients, extrapolated in 1/N."""
     deep = theory.recurrent(ERF, 2.0, 0.5, steps=3, input_variance=1.0)

@@ -237,6 +237,7 @@ class TestRun:
         run_sweep(sweep, path, chunk=CHUNK)
         assert _sweep_program._compiled.cache_info().misses - before <= 2
 
+    @pytest.mark.slow
     def test_batches_on_a_device_are_padded(self, path):
         sweep = dataclasses.replace(SMALL, networks_at_once=3, replicas=2)
         run_sweep(sweep, path, chunk=8)
@@ -424,6 +425,7 @@ class TestSummary:
             assert bool(means[name][1, 0].notnull().all())
             assert bool(means[f"{name}_standard_error"][1, 0].isnull().all())
 
+    @pytest.mark.slow
     def test_agrees_with_theory_and_would_not_with_another(self, path):
         sweep = Sweep(
             activation="erf",
@@ -476,7 +478,7 @@ SCRIPT = [sys.executable, str(ROOT / "scripts" / "scan_depth.py")]
 
 
 def environment_of(devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
@@ -496,6 +498,7 @@ for shape in ((2,), (4,), (2, 4)):
 
 
 class TestManyDevices:
+    @pytest.mark.slow
     def test_devices_change_no_bit(self, whole, tmp_path):
         """Two, four, and eight in two axes, all in one program."""
         file = write_toml(SMALL, tmp_path / "sweep.toml")

@@ -110,7 +110,7 @@ def test_products_of_haar_weights_are_linear_over_the_algebra(fan_in, fan_out, k
     ("distribution", "k", "algebra"),
     [
         ("gaussian", 1, "real"),
-        ("orthogonal", 1, "real"),
+        pytest.param("orthogonal", 1, "real", marks=pytest.mark.slow),
         ("orthogonal", 2, "complex"),
         pytest.param("orthogonal", 4, "quaternion", marks=pytest.mark.slow),
     ],

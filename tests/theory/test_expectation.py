@@ -531,6 +531,7 @@ def test_single_precision_stays_single_and_honest():
         assert (np.asarray(error) <= 1e-3 * exact[:, 2]).all()
 
 
+@pytest.mark.slow
 def test_what_no_rule_can_integrate_is_invalid_or_infinite():
     beyond = gaussian_expectation(lambda z: jnp.where(jnp.abs(z) > 5, jnp.nan, z * z), 1.0)
     assert np.isnan([beyond.value, beyond.error]).all()

@@ -70,6 +70,7 @@ def test_every_branch_of_the_length_map(name, w, b, lengths, stability, divergen
     assert np.all(found.length.status[~present] == Status.ABSENT)
 
 
+@pytest.mark.slow
 def test_two_close_fixed_points_are_told_apart():
     """A bistable map: an activation whose square has a plateau gives three finite points."""
     step = theory.componentwise(
@@ -93,6 +94,7 @@ def _second_moment(phi, q):
     return float(np.sum(density * np.asarray(phi(jnp.asarray(np.sqrt(q) * z))) ** 2))
 
 
+@pytest.mark.slow
 def test_a_half_stable_point_is_one_point_or_two_or_none():
     """Around GELU's half-stable parameters the double root splits or vanishes."""
     point = theory.half_stable_points(theory.activation("gelu"))
@@ -137,6 +139,7 @@ def test_the_depth_scale_of_a_slope_that_underflows():
     assert abs(depth.value - -1 / (np.log(1800) - 900)) <= depth.error < 1e-10 * depth.value
 
 
+@pytest.mark.slow
 def test_just_above_the_edge_of_chaos_one_minus_c_is_resolved():
     """1 − c* ~ κ(χ − 1) at (1.05, 2e-5), 3e-3 here, and an error that says what is lost."""
     p = theory.predict(body("tanh", 1.05, 2e-5))
@@ -156,7 +159,10 @@ def _pairs(diagonal, other):
     return m[..., None, None]
 
 
-@pytest.mark.parametrize(("name", "w", "b"), [("tanh", 3.0, 0.1), ("relu", 1.2, 0.3)])
+@pytest.mark.parametrize(
+    ("name", "w", "b"),
+    [pytest.param("tanh", 3.0, 0.1, marks=pytest.mark.slow), ("relu", 1.2, 0.3)],
+)
 def test_fixed_points_differentiate_implicitly(name, w, b):
     def numbers(w, b):
         p = theory.predict(theory.layer(theory.activation(name), w, b))

@@ -168,6 +168,7 @@ def test_radial_moments_in_high_precision(name, k, q):
         assert bound <= 2e-10 * max(abs(float(expected)), 1e-3), field
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "q"), [("tanh", 0.4), ("user", 1.0), ("sin", 1.0)])
 def test_for_one_component_the_series_is_mehlers(name, q):
     """k = 1: the radial network is the odd scalar one, whose pairs are done by quadrature."""
@@ -292,6 +293,7 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     np.testing.assert_allclose(s[-1] / s[-2], 2.25 * coefficient**2 / q[-1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_with_a_bias_the_rotation_of_two_inputs_decays_at_their_own_correlation():
     """1 − σ_b²/(q* c*) per layer: λ_A where the inputs merge (c* = 1), faster in chaos."""
     for w, b in ((2.25, 0.045), (1.3, 0.1)):
@@ -325,6 +327,7 @@ def test_errors_of_pairs_grow_no_faster_than_the_network_lets_them(start):
     assert np.all(np.abs(lost) <= 2 * (1 + np.tan(0.8)) * error[:, 0, 0])
 
 
+@pytest.mark.slow
 def test_rounding_never_leads_inputs_out_of_what_is_possible():
     """Five rotated copies of x in a thousand layers: chaos amplifies rounding until the reported
     error exceeds the overlaps, which stay below the lengths; outside they would diverge."""
@@ -420,6 +423,7 @@ def test_tables_are_division_algebras():
             np.testing.assert_array_equal(e[1] @ e[2], e[3])
 
 
+@pytest.mark.slow
 def test_predictions_of_equivariant_networks():
     """c* = 0 without bias, with the slope at which orientations are frozen; k = 1 is scalar."""
     predict = hastily(theory.predict)
@@ -434,6 +438,7 @@ def test_predictions_of_equivariant_networks():
         assert abs(a.value - b.value) <= a.error + b.error, field
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algebra", ["real", "quaternion"])
 def test_one_component_stands_for_all_of_an_isotropic_unit(algebra):
     """Fixed points are found from 1×1 matrices: they say what 4×4 ones say."""
@@ -454,6 +459,7 @@ def test_one_component_stands_for_all_of_an_isotropic_unit(algebra):
         assert np.all(getattr(one.error, name)[..., 0, 0] <= getattr(whole.error, name)[..., 0, 0])
 
 
+@pytest.mark.slow
 def test_64_components_are_as_accurate_as_one():
     turn = body(64, 2.25, 0.0, "complex")
     assert theory.symmetry(turn).group == "U(32)"
@@ -494,6 +500,7 @@ def test_a_diagram_by_sector_holds_what_single_points_say():
     assert found["phase"][1, 0] == theory.Phase.CHAOTIC
 
 
+@pytest.mark.slow
 def test_gradients_of_the_multipliers():
     def goldstone(b):
         turn = body(2, 2.25, b)

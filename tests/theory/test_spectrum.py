@@ -227,6 +227,7 @@ def radial_tanh_point(k, variance):
     return q, variance * slope
 
 
+@pytest.mark.slow
 def test_equivariant_bulk_and_goldstone_gains():
     phi = theory.radial("tanh")
     for k, sigma, ratio in [(2, 1.2, 9.856), (4, 1.5, 10.986)]:
@@ -352,9 +353,8 @@ def residual_moments_by_sampling(weights, variance, depth, width, replicas):
     return np.mean(squares, axis=1), np.mean(squares**2, axis=1)
 
 
-@pytest.mark.parametrize(
-    "weights", ["gaussian", pytest.param("orthogonal", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
 def test_branches_that_begin_with_a_nonlinearity_are_not_free(weights):
     """The second moment agrees with networks; that of free layers does not."""
     depth, variance, width = 6, 1.0, 128
@@ -378,6 +378,7 @@ def test_branches_that_begin_with_a_nonlinearity_are_not_free(weights):
     assert abs(ratio.mean() - free) > 2 * bound
 
 
+@pytest.mark.slow
 def test_linear_residual_layers_have_the_moments_of_free_ones():
     for weights in ("gaussian", "orthogonal"):
         turn = theory.layer(LINEAR, 0.7, weights=weights, residual=True)
@@ -396,7 +397,7 @@ CASES = {
         2.0,
     ),
 }
-QUICK = ("gelu", "orthogonal relu")
+QUICK = ("orthogonal relu",)
 
 
 @pytest.mark.parametrize(
@@ -485,6 +486,7 @@ def test_what_cannot_be_predicted_is_refused():
     assert bad.status.tolist() == [Status.INVALID, Status.OK, Status.INVALID]
 
 
+@pytest.mark.slow
 def test_edges_of_unequal_layers_are_where_the_density_ends():
     elu = theory.activation("elu")
     network = theory.feedforward(elu, 1.5, 0.05, depth=3, weights="orthogonal")
@@ -520,7 +522,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "relu, orthogonal")) for n in NETWORKS],
+)
 def test_finite_networks_have_these_singular_values(name):
     """Fractions below given places: agreement within what N = 96 leaves, and power: a weight
     variance wrong by 6 % is rejected by the same bound."""
@@ -537,6 +542,7 @@ def test_finite_networks_have_these_singular_values(name):
     assert np.any(abs(mean - wrong) > bound)
 
 
+@pytest.mark.slow
 def test_finite_networks_end_where_airy_says():
     """log s_max of linear networks: the edge, less 1.2065 widths of its fluctuation."""
     network, width = repeat_linear(2), 96
