@@ -166,15 +166,39 @@ def singular_value_distribution(
     needs_float64("singular_value_distribution")
     one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
-    singular = (factors.gaussian == 0) & (jnp.sum(factors.count) <= 1)
-    if factors.law.branch is not None:
-        singular = singular & (jnp.max(factors.law.branch) < 0)
-    density = jnp.where(singular, jnp.inf, density)
+    density = jnp.where(_is_singular(factors), jnp.inf, density)
     found = one.found & other.found
     return Distribution(
         _status(found, one.density, density, tolerance),
         _status(found, one.cumulative, cumulative, tolerance),
     )
+
+
+def _is_singular(factors: JacobianFactors) -> Array:
+    """Whether it is the law of a single layer, which stands on the nodes of a quadrature."""
+    singular = (factors.gaussian == 0) & (jnp.sum(factors.count) <= 1)
+    if factors.law.branch is not None:
+        singular = singular & (jnp.max(factors.law.branch) < 0)
+    return singular
+
+
+def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Array:
+    """How far a quantile of a single layer may be from x = log λ: the sums over nodes on both
+    sides of one bound the law there (Chebyshev, Markov and Stieltjes). An atom stands where it
+    is by both rules."""
+
+    def around(law):
+        share = (law.probability * factors.count[:, None]).ravel()
+        size = jnp.log(law.square).ravel()
+        rank = jnp.argsort(size)
+        size, sums = size[rank] + factors.log_variance, jnp.cumsum(share[rank])
+        place = jnp.searchsorted(sums, fractions)
+        return (size[jnp.clip(place + step, 0, size.size - 1)] for step in (-1, 0, 1))
+
+    (low, here, high), (low_too, here_too, high_too) = map(around, (factors.law, factors.check))
+    far = jnp.maximum(x - jnp.minimum(low, low_too), jnp.maximum(high, high_too) - x)
+    atom = jnp.abs(here - here_too) <= 64 * epsilon(x) * (1 + jnp.abs(here))
+    return jnp.where(atom, 0.0, far)
 
 
 def _point_errors(one: _Points, other: _Points) -> tuple[Array, Array]:
@@ -246,6 +270,7 @@ def singular_value_quantiles(
     one, other = _look_twice(factors, axis, x)
     _, error = _point_errors(one, other)
     error = (error + jnp.abs(one.cumulative - fractions)) / one.density
+    error = jnp.where(_is_singular(factors), error + _between_nodes(factors, x, fractions), error)
     error = jnp.where(fractions <= mass_unresolved(factors), jnp.inf, error)
     x, found = x / 2, one.found & other.found
     estimate = _status(found, x, error, tolerance)
