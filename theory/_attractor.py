@@ -256,11 +256,21 @@ def attractor(
     repels, cycles = rate + rate_error < -1, travel.period > 1
     ends_nowhere = (repels & (cycles | (alone & (travel.period == 0)))) | (cycles & (away > 1e-3))
     unsettled = follows & found & ~near & ~vague & ends_nowhere
-    lost = lost | (follows & ~travel.out & ~unsettled & ~(found & near))
+    on_the_way = follows & ~travel.out & ~unsettled & ~(found & near)
+    # What was given up on the way is known neither there nor where it would end.
+    rate, slope = (_beyond(e, on_the_way) for e in (point.multiplier, point.slope))
+    point, lost = LengthPoint(point.length, rate, slope), lost | on_the_way
     fate = jnp.where(divergent, Fate.DIVERGENT, Fate.POINT)
     fate = jnp.where(unsettled, Fate.UNSETTLED, fate)
     fate = jnp.where(lost, Fate.UNKNOWN, fate).astype(jnp.int8)
     return _judged(seen, point, fate, fading, end.last, tolerance)
+
+
+def _beyond(estimate: Estimate, where: Array) -> Estimate:
+    """The same with an infinite error there."""
+    error = jnp.where(where, jnp.inf, estimate.error)
+    status = jnp.where(where, jnp.int8(Status.INACCURATE), estimate.status)
+    return Estimate(estimate.value, error, status)
 
 
 def _judged(seen, point, fate, fading, last, tolerance) -> Attractor:
@@ -271,11 +281,7 @@ def _judged(seen, point, fate, fading, last, tolerance) -> Attractor:
     divergent = fate == Fate.DIVERGENT
     length = replace_where(divergent, Status.INFINITE, point.length)
     # What grows until its growth is lost in rounding may still end.
-    beyond = Estimate(length.value, jnp.full_like(length.error, jnp.inf), length.status)
-    beyond = eqx.tree_at(
-        lambda e: e.status, beyond, jnp.full_like(length.status, Status.INACCURATE)
-    )
-    length = choose(divergent & fading, beyond, length)
+    length = _beyond(length, divergent & fading)
     length = replace_where(fate == Fate.UNKNOWN, Status.NOT_CONVERGED, length)
     rate, slope = choose(divergent, (rate, slope), (point.multiplier, point.slope))
     point = LengthPoint(length, rate, slope)
