@@ -76,7 +76,10 @@ class Oracle:
         at = lambda u: float(self.log_lambda(1 / np.max(self.d) / (1 + np.exp(-u)))[0])
         grid = np.linspace(-30, 30, 301)
         u = grid[np.argmin([at(u) for u in grid])]
-        return at(minimize_scalar(at, bracket=(u - 0.2, u, u + 0.2), tol=1e-9).x)
+        if u in grid[[0, -1]]:  # an atom is left at the edge
+            return math.nan
+        how = {"bounds": (u - 0.3, u + 0.3), "method": "bounded", "options": {"xatol": 1e-9}}
+        return at(minimize_scalar(at, **how).x)
 
     def density(self, x):
         """Of log λ at each x, followed from λ < 0 around to λ > 0; NaN where that fails."""
@@ -152,6 +155,8 @@ def campaign(cases, names=tuple(LAWS), seed=0):
 
 def compare(judge, label, run, fine, coarse, q, rng):
     ends = fine.upper(), coarse.upper()
+    if math.isnan(ends[0]):
+        return
     off = abs(ends[0] - ends[1]) + 1e-14 * fine.depth
     x = ends[0] - np.exp(rng.uniform(np.log(0.02), np.log(1 + math.sqrt(fine.depth)), 4))
     variance = math.exp(fine.log_variance)
