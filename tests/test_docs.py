@@ -117,10 +117,8 @@ def test_readme_shows_every_kind_of_command():
 OF_THE_README = [line[line.index("sigprop ") :] for page, line in COMMANDS if page == "README.md"]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(line, marks=pytest.mark.slow) for line in OF_THE_README],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", OF_THE_README)
 def test_commands_of_the_readme_run_as_they_are_written(command, tmp_path):
     for folder in ("docs", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder)

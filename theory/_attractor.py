@@ -258,7 +258,7 @@ def attractor(
     unsettled = follows & found & ~near & ~vague & ends_nowhere
     on_the_way = follows & ~travel.out & ~unsettled & ~(found & near)
     # What was given up on the way is known neither there nor where it would end.
-    rate, slope = (_beyond(e, on_the_way) for e in (point.multiplier, point.slope))
+    rate, slope = (_unbounded(e, on_the_way) for e in (point.multiplier, point.slope))
     point, lost = LengthPoint(point.length, rate, slope), lost | on_the_way
     fate = jnp.where(divergent, Fate.DIVERGENT, Fate.POINT)
     fate = jnp.where(unsettled, Fate.UNSETTLED, fate)
@@ -266,7 +266,7 @@ def attractor(
     return _judged(seen, point, fate, fading, end.last, tolerance)
 
 
-def _beyond(estimate: Estimate, where: Array) -> Estimate:
+def _unbounded(estimate: Estimate, where: Array) -> Estimate:
     """The same with an infinite error there."""
     error = jnp.where(where, jnp.inf, estimate.error)
     status = jnp.where(where, jnp.int8(Status.INACCURATE), estimate.status)
@@ -281,7 +281,7 @@ def _judged(seen, point, fate, fading, last, tolerance) -> Attractor:
     divergent = fate == Fate.DIVERGENT
     length = replace_where(divergent, Status.INFINITE, point.length)
     # What grows until its growth is lost in rounding may still end.
-    length = _beyond(length, divergent & fading)
+    length = _unbounded(length, divergent & fading)
     length = replace_where(fate == Fate.UNKNOWN, Status.NOT_CONVERGED, length)
     rate, slope = choose(divergent, (rate, slope), (point.multiplier, point.slope))
     point = LengthPoint(length, rate, slope)

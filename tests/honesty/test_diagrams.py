@@ -43,13 +43,13 @@ def compare(judge, label, diagram, names, alone, at):
     here = {name: np.asarray(diagram[name].values[at]) for name in diagram.data_vars}
     for name in names:
         one = getattr(alone, name)
-        pair = int(here[f"{name}_status"]), int(one.status)
-        values = float(here[name]), float(one.value)
-        if math.isnan(values[0]) or math.isnan(values[1]):
-            judge.claim(f"{label} {name}", pair[0], pair[1])
+        value, error = float(here[name]), float(here[f"{name}_error"])
+        if math.isnan(value) or math.isnan(one.value):
+            judge.claim(f"{label} {name}", int(here[f"{name}_status"]), int(one.status))
             continue
-        errors = float(here[f"{name}_error"]), float(one.error)
-        judge.number(f"{label} {name}", values[0], errors[0], values[1], truth_error=errors[1])
+        judge.number(
+            f"{label} {name}", value, error, float(one.value), truth_error=float(one.error)
+        )
 
 
 def campaign(cases, builds=tuple(BUILDS), seed=0):

@@ -52,7 +52,7 @@ ALGEBRAS = [
 
 
 def averages(g, slope, kinks, q, k):
-    """E of a², ab, b² and g/r · r = g, over ρ of the χ law with k degrees of freedom."""
+    """E of a², ab, b² and g over ρ = r/√q, of the χ law with k degrees of freedom."""
     root = math.sqrt(q)
     edges = np.geomspace(1e-9, 12 + math.sqrt(k), 120)
     inside = [t / root for t in kinks if t / root < edges[-1]]
@@ -72,7 +72,7 @@ def truth(name, w, q, k, algebra):
     rotation = w * (bb + 2 * (ab - bb) / k)
     shear = rotation + w * 2 * (aa - 2 * ab + bb) / (k * (k + 2))
     size = w * (aa + (k - 1) * bb) / k
-    # of the k real numbers of a unit, U(1) and Sp(1) leave no shear, and O(1) no rotation
+    # of a single complex or quaternionic number no shear commutes with the weights
     commuting = {"real": k, "complex": k // 2, "quaternion": k // 4}[algebra]
     return rotation, size, shear if commuting > 1 else None, mean
 
@@ -96,9 +96,9 @@ def campaign(cases, profiles=tuple(PROFILES), algebras=ALGEBRAS, seed=0):
     for name in profiles:
         for k, algebra in algebras:
             for _ in range(each):
-                w, b, q = np.exp(rng.uniform(np.log([1e-8, 1e-8, 1e-8]), np.log([1e6] * 3)))
+                w, b, q = np.exp(rng.uniform(np.log([1e-8] * 3), np.log([1e6] * 3)))
                 found = program(name, k, algebra)(w, b, jnp.asarray(q))
-                label = f"{name} {algebra} k={k} w={w!r} q={q!r}"
+                label = f"{name} {algebra} k={k} w={w!r} b={b!r} q={q!r}"
                 for part, estimate, exact in zip(
                     ("rotation", "trace", "shear", "order"),
                     found,
