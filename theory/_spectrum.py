@@ -30,6 +30,7 @@ from theory._edges import Edges, spectrum_edges
 from theory._jacobian import (
     SAFETY,
     JacobianFactors,
+    SlopeLaw,
     checked,
     jacobian_factors,
     mass_unresolved,
@@ -166,7 +167,13 @@ def singular_value_distribution(
     needs_float64("singular_value_distribution")
     one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
-    density = jnp.where(_is_singular(factors), jnp.inf, density)
+    singular, x = _is_singular(factors), 2 * log_singular_values
+    density = jnp.where(singular, jnp.inf, density)
+    doubt = _between_sums(factors, x, one.cumulative)
+    cumulative = jnp.where(singular, cumulative + doubt, cumulative)
+    unresolved = mass_unresolved(factors)
+    below = jnp.where(one.cumulative < unresolved, unresolved - one.cumulative, 0.0)
+    cumulative = jnp.where(jnp.max(factors.law.mass_below) > 0, cumulative + below, cumulative)
     found = one.found & other.found
     return Distribution(
         _status(found, one.density, density, tolerance),
@@ -182,23 +189,46 @@ def _is_singular(factors: JacobianFactors) -> Array:
     return singular
 
 
-def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Array:
-    """How far a quantile of a single layer may be from x = log λ: the sums over nodes on both
-    sides of one bound the law there (Chebyshev, Markov and Stieltjes). An atom stands where it
-    is by both rules."""
+def _sums(factors: JacobianFactors, law: SlopeLaw) -> tuple[Array, Array]:
+    """The nodes of a single layer as log λ, in order, and the sums of their weights."""
+    share, size = (law.probability * factors.count[:, None]).ravel(), jnp.log(law.square).ravel()
+    rank = jnp.argsort(size)
+    return size[rank] + factors.log_variance, jnp.cumsum(share[rank])
+
+
+def _are_atoms(here: Array, other: Array) -> Array:
+    """Whether nodes are atoms: those stand where they are by both rules."""
+    return (here == other) | (jnp.abs(here - other) <= 64 * epsilon(here) * (1 + jnp.abs(here)))
+
+
+def _between_sums(factors: JacobianFactors, x: Array, cumulative: Array) -> Array:
+    """How far the cumulative of a single layer may be from that at x = log λ, by the bound of
+    `_between_nodes`; 0 between atoms."""
 
     def around(law):
-        share = (law.probability * factors.count[:, None]).ravel()
-        size = jnp.log(law.square).ravel()
-        rank = jnp.argsort(size)
-        size, sums = size[rank] + factors.log_variance, jnp.cumsum(share[rank])
+        size, sums = _sums(factors, law)
+        place, sums = jnp.searchsorted(size, x), jnp.append(jnp.zeros(2, sums.dtype), sums)
+        at = jnp.stack([size[jnp.clip(place + step, 0, size.size - 1)] for step in (-1, 0)])
+        return sums[place], sums[jnp.minimum(place + 2, sums.size - 1)], at
+
+    (low, high, here), (low_too, high_too, here_too) = map(around, (factors.law, factors.check))
+    least, most = jnp.minimum(low, low_too), jnp.maximum(high, high_too)
+    far = jnp.maximum(cumulative - least, most - cumulative)
+    return jnp.where(jnp.all(_are_atoms(here, here_too), axis=0), 0.0, far)
+
+
+def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Array:
+    """How far a quantile of a single layer may be from x = log λ: the sums over nodes on both
+    sides of one bound the law there (Chebyshev, Markov and Stieltjes); 0 at an atom."""
+
+    def around(law):
+        size, sums = _sums(factors, law)
         place = jnp.searchsorted(sums, fractions)
         return (size[jnp.clip(place + step, 0, size.size - 1)] for step in (-1, 0, 1))
 
     (low, here, high), (low_too, here_too, high_too) = map(around, (factors.law, factors.check))
     far = jnp.maximum(x - jnp.minimum(low, low_too), jnp.maximum(high, high_too) - x)
-    atom = jnp.abs(here - here_too) <= 64 * epsilon(x) * (1 + jnp.abs(here))
-    return jnp.where(atom, 0.0, far)
+    return jnp.where(_are_atoms(here, here_too), 0.0, far)
 
 
 def _point_errors(one: _Points, other: _Points) -> tuple[Array, Array]:

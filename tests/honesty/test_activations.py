@@ -145,6 +145,10 @@ def test_saturated_units_are_not_dead(q, most_unknown):
     if q == 400:
         np.testing.assert_allclose(truth[:4], [-88.67, -61.41, -46.88, -37.08], atol=0.006)
     found.number(f"quantiles at {q}", at.value, at.error, truth)
+    there = theory.singular_value_distribution(factors, jnp.asarray(truth)).cumulative
+    shares = Campaign("saturated spectra, cumulative")
+    shares.number(f"cumulative at {q}", there.value, there.error, FRACTIONS)
+    shares.check(most_unknown=0)
     found.check(most_unknown=most_unknown)
 
 
