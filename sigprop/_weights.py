@@ -229,7 +229,9 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     Accuracy
     --------
     That of R is rounding relative to the length of each column, as from Householder
-    reflections; that of QᵀQ is some ten times rounding. The columns may have any scales.
+    reflections; that of QᵀQ is some ten times rounding, and up to 300 times where columns are
+    nearly parallel: rounding over the square of the smallest sine that is let pass. The columns
+    may have any scales.
 
     References
     ----------
@@ -263,6 +265,14 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
         factor = cholesky(correlation).T, cholesky(correlation + shift * unit).T
         return length, size, factor
 
+    def divided(x, size, factor):
+        """X F⁻¹ of columns over their lengths. By products, of which one corrects the other:
+        behind two columns that are nearly parallel X would not be (X F⁻¹) F to rounding, and
+        a triangular solve with so few columns costs more."""
+        columns, inverse = x / size[None], solve_upper(factor, unit)
+        first = dot(inverse.T, columns.T).T
+        return first + dot(inverse.T, (columns - dot(first, factor)).T).T
+
     def poor(state):
         _, _, (_, _, factor), turn = state
         # The diagonal holds the sines; it is NaN where rounding has made a square negative.
@@ -270,16 +280,14 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
 
     def improve(state):
         x, r, (length, size, factor), turn = state
-        inverse = solve_upper(factor[1], unit) / size[:, None]
         r = dot(factor[1] * length[None], r)
-        x = dot(inverse.T, x.T).T
+        x = divided(x, size, factor[1])
         return x, r, measured(x), turn + 1
 
     start = (x, unit, measured(x), 0)
     x, r, (length, size, factor), _ = jax.lax.while_loop(poor, improve, start)
     last = jnp.where(jnp.all(jnp.isfinite(factor[0])), factor[0], factor[1])
-    inverse = solve_upper(last, unit) / size[:, None]
-    return dot(inverse.T, x.T).T, dot(last * length[None], r)
+    return divided(x, size, last), dot(last * length[None], r)
 
 
 def _factored(x: Array, haar: int) -> tuple[Array, Array]:

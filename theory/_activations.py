@@ -44,6 +44,8 @@ class Componentwise(eqx.Module):
     """Makes the closed form from `fn`, and so from the one copy of its parameters."""
     jumps: tuple[float, ...] = eqx.field(static=True, default=())
     """Where φ itself may jump: at ± those kinks where it does, or where nobody can tell yet."""
+    features_known: bool = eqx.field(static=True, default=False)
+    """Whether kinks and scale are all there is, as for named activations; others are searched."""
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
         """φ(z), wherever the components of a unit are."""
@@ -98,6 +100,8 @@ class Radial(eqx.Module):
     """Reads kinks that are parameters from the profile, and so from the one copy of them."""
     jumps: tuple[float, ...] = eqx.field(static=True, default=())
     """Where g itself may jump, in r > 0."""
+    features_known: bool = eqx.field(static=True, default=False)
+    """As for `Componentwise`."""
 
     @property
     def places(self) -> tuple[float | Float[Array, ""], ...]:
@@ -304,7 +308,9 @@ def activation(name: str, **parameters: Any) -> Componentwise:
             raise ValueError(f"`{key}`: not a parameter of {name}, which has: {known}")
     values = {k: _parameter(k, parameters.get(k, v)) for k, v in row.defaults.items()}
     fn = _as_module(row.fn(**values) if values else row.fn)
-    return Componentwise(fn, row.kinks, row.scale, row.parity, name, row.closed_form_of)
+    return Componentwise(
+        fn, row.kinks, row.scale, row.parity, name, row.closed_form_of, features_known=True
+    )
 
 
 def radial(
@@ -345,7 +351,8 @@ def radial(
         at = _parameter("threshold", parameters.get("threshold", 1.0))
         if not isinstance(at, Tracer) and not at > 0:
             raise ValueError(f"`threshold`: must be above 0, got {float(at):.6g}")
-        return Radial(functions.Threshold(at), (), _UNIFORM, "threshold", _threshold_place)
+        g, where = functions.Threshold(at), _threshold_place
+        return Radial(g, (), _UNIFORM, "threshold", where, features_known=True)
     if isinstance(profile, str):
         if profile not in _TABLE:
             names = ", ".join((*ACTIVATION_NAMES, "threshold"))
@@ -360,7 +367,8 @@ def radial(
     if not isinstance(origin, Tracer) and abs(float(origin)) > 0:
         raise ValueError(f"`profile`: must be 0 at r = 0, got {float(origin):.6g}")
     positive = lambda places: tuple(k for k in places if k > 0)
-    return Radial(g.fn, positive(g.kinks), g.scale, g.name, jumps=positive(g.jumps))
+    jumps, known = positive(g.jumps), g.features_known
+    return Radial(g.fn, positive(g.kinks), g.scale, g.name, jumps=jumps, features_known=known)
 
 
 def _threshold_place(profile: functions.Threshold) -> tuple[Float[Array, ""], ...]:

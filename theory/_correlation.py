@@ -181,7 +181,9 @@ def stable_correlation(
     doubt = frozen(jnp.where(zero, 0.0, point.length.error) / q)
     # The slope of the correlation map at c = 1 is that of the distance over that of the length.
     chi = jnp.where(zero, point.slope.value / point.multiplier.value, point.slope.value)
-    chi_error = frozen(point.slope.error)
+    relative = lambda e: e.error / jnp.abs(e.value)
+    ratio_error = jnp.abs(chi) * (relative(point.slope) + relative(point.multiplier) + epsilon(q))
+    chi_error = frozen(jnp.where(zero, ratio_error, point.slope.error))
     noise = jnp.asarray(noise, q.dtype)
     # Where φ jumps χ is infinite, which no error changes.
     told = (jnp.abs(chi - 1) > chi_error) | jnp.isposinf(chi)

@@ -12,16 +12,21 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from theory._activations import Componentwise
+from theory._jumps import found_jumps, is_new
 from theory._moment_integrals import (
+    BEYOND,
     PairErrors,
     PairMoments,
     SingleMoments,
     as_floats,
+    beyond_cut,
+    density_at,
     epsilon,
     features,
     floored,
     frozen,
     grading,
+    half_moments,
     jumping,
     least,
     pair_quadrature,
@@ -79,12 +84,17 @@ def single_moments(
         sizes = SingleMoments(jnp.sqrt(m.square), m.square, m.derivative_square, rate)
         errors = _errors(m, sizes, sizes, None)
     else:
-        errors = judged(
-            lambda how: single_quadrature(fixed, at, how, bounds=True), frozen(values), order
-        )
-        strange = _hidden_jump(fixed, at, order)
-        slope = jnp.where(strange, jnp.inf, errors.derivative_square)
-        errors = eqx.tree_at(lambda e: e.derivative_square, errors, slope)
+        study = lambda how: single_quadrature(fixed, at, how, bounds=True)
+        if activation.features_known:
+            errors = judged(study, frozen(values), order)
+        else:
+            closer = single_quadrature(fixed, at, closer_look(order))
+            errors = judged(study, frozen(values), order, closer)
+            errors = jax.tree.map(jnp.add, errors, beyond_cut(fixed, at))
+            strange = _hidden_jump(fixed, at, order)
+            strange = strange | _reaches_hidden_jump(fixed, at, frozen(values).square)
+            slope = jnp.where(strange, jnp.inf, errors.derivative_square)
+            errors = eqx.tree_at(lambda e: e.derivative_square, errors, slope)
     if activation.jumps:
         slope = jnp.where(jumping(fixed, at), jnp.inf, values.derivative_square)
         values = eqx.tree_at(lambda m: m.derivative_square, values, slope)
@@ -100,15 +110,42 @@ def _hidden_jump(activation: Componentwise, q: Array, order: int) -> Array:
     A kink that is not declared makes the defects of Stein's identity differ from rule to rule;
     a jump makes them agree.
     """
-    dtype = q.dtype
-    stretch, cut = (jnp.asarray(column, dtype) for column in zip(*_ALTERNATIVES, strict=True))
-    other = lambda *how: stein_defects(activation, q, Resolution(7 * order // 8, *how))
-    one, others = stein_defects(activation, q, Resolution(order)), jax.vmap(other)(stretch, cut)
+    one = stein_defects(activation, q, Resolution(order))
+    others = _of_alternatives(lambda how: stein_defects(activation, q, how), order, q.dtype)
     defects = jnp.concatenate([one[None], others])[:, 0]
     size, noise = jnp.max(one[1]), 1e4 * epsilon(q)
     spread = jnp.max(defects, axis=0) - jnp.min(defects, axis=0)
     smallest = jnp.min(jnp.abs(defects), axis=0)
     return jnp.any((smallest > 4 * spread) & (smallest > noise * size))
+
+
+def _reaches_hidden_jump(activation: Componentwise, q: Array, size: Array) -> Array:
+    """Whether u meets a jump of φ that is not declared, wherever it is; `size` is E φ²."""
+    k, step = found_jumps(activation.fn, q.dtype)
+    reached = density_at(k, floored(q)) * jnp.sqrt(floored(q)) > epsilon(q)
+    return jnp.any(reached & is_new(k, step, activation.jumps, size))
+
+
+def _unseen(activation: Componentwise, a: Array, b: Array, m: PairErrors, order: int) -> PairErrors:
+    """What rules for pairs leave out between an end of a panel and a kink close to it that is
+    not declared: relative to sizes, no more than ten times what those of one variable do."""
+    shares, squares, tails = [], [], []
+    for q in (a,) if a is b else (a, b):
+        values, sizes = half_moments(activation, q, Resolution(order))
+        look = lambda how, q=q: half_moments(activation, q, how)[0]
+        others = [look(closer_look(order))[None], _of_alternatives(look, order, q.dtype)]
+        explained = _ROUNDING * epsilon(q)
+        shares.append(_disagreement(values, jnp.concatenate(others), sizes, sizes, explained))
+        squares.append(jnp.mean(sizes[:, 2:], axis=0))
+        far = beyond_cut(activation, q)
+        tails.append(jnp.stack([far.square, far.derivative_square]))
+    share = _CAUTION * jnp.max(jnp.stack(shares))
+    share = jnp.where(share < 1, share, jnp.inf)
+    product, slope = jnp.sqrt(squares[0] * squares[-1])
+    of = lambda size: jnp.where(size > 0, share * size, 0.0)
+    tail, steep = jnp.sqrt(tails[0] * tails[-1])
+    apart = of(jnp.abs(m.distance)) + tails[0][0] + tails[-1][0]
+    return PairErrors(of(product) + tail, apart, of(slope) + steep)
 
 
 def _single_values(activation: Componentwise, q: Array, order: int, closed: bool):
@@ -197,6 +234,9 @@ def pair_moments(
             return put(values, slope), put(sizes, larger(sizes)), put(rounding, larger(rounding))
 
         errors = judged(study, _first_three(m), order)
+        if not fixed.features_known:
+            unseen = _unseen(fixed, a, a if equal_lengths else b, _first_three(m), order)
+            errors = jax.tree.map(jnp.add, errors, unseen)
         if fixed.jumps:
             # Where the two coincide the slope may be infinite.
             there = (at < least(at)) | (2 - at < least(at))
@@ -259,7 +299,7 @@ def gaussian_expectation(
     def evaluate(how, root, bounds=False):
         z, weight = half_line(features(kinks, root), grading(scale, root, how), how)
         values = fn(root * jnp.concatenate([z, -z]))
-        return _weighted(values, jnp.concatenate([weight, weight]) / 2, bounds)
+        return _weighted(values, weight / 2, bounds)
 
     def far(root):
         z = jnp.asarray(np.outer(_FAR, [1, -1]).ravel(), root.dtype)
@@ -325,7 +365,7 @@ def gaussian_pair_expectation(
         s, t, _, _, weight = quarter_plane(x, features(kinks, root_a, root_b), width, how)
         s, t = (jnp.stack(y).ravel() for y in ((s, t, -s, -t), (t, s, -t, -s)))
         values = fn(root_a * s, root_b * (sign * t))
-        return _weighted(values, jnp.tile(weight.ravel(), 4) / 4, bounds)
+        return _weighted(values, weight.ravel() / 4, bounds)
 
     def far(parameters):
         root_a, root_b, x, sign = parameters
@@ -338,12 +378,17 @@ def gaussian_pair_expectation(
     return _estimate(evaluate, far, parameters, order, valid, zoom=8)
 
 
-def _weighted(values: Array, weight: Array, magnitude: bool) -> Array:
+def _weighted(values: Array, weight: Array, magnitude: bool) -> Float[Array, "parts *outputs"]:
+    """The parts of the sum, one for each mirror image of the nodes that the weights are of: what
+    the rule is wrong by in one part may cancel in the sum, and in that of each other rule."""
+    values = values.reshape(*values.shape[:-1], -1, weight.size)
     values = jnp.abs(values) if magnitude else values
-    return jnp.sum(values * weight.reshape((1,) * (values.ndim - 1) + (-1,)), axis=-1)
+    return jnp.moveaxis(
+        jnp.sum(values * weight.reshape((1,) * (values.ndim - 1) + (-1,)), -1), -1, 0
+    )
 
 
-_FAR = np.arange(8.0, 38.0, 0.5)
+_FAR = np.append([8.0, 8.5], BEYOND)
 """Standard deviations around the cut at 9 and beyond, while the density can be told from 0."""
 _DIRECTIONS = 64
 
@@ -368,16 +413,23 @@ def _estimate(
 ) -> Estimate:
     """The expectation, compared with the other rules and with one that looks closer at the
     ends of panels: what all others leave out there is not what they differ by."""
-    value = evaluate(Resolution(order), parameters)
-    at = frozen(parameters)
+    parts = evaluate(Resolution(order), parameters)
+    value, at = jnp.sum(parts, axis=0), frozen(parameters)
+
+    def off(how, at):
+        return jnp.sum(jnp.abs(evaluate(how, at) - stop_gradient(parts)), axis=0)
 
     def study(how):
-        size = evaluate(how, at, bounds=True)
-        return evaluate(how, at), size, size
+        size = jnp.sum(evaluate(how, at, bounds=True), axis=0)
+        return off(how, at), size, size
 
-    closer = evaluate(Resolution(7 * order // 8, zoom=zoom), at)
-    error = judged(study, stop_gradient(value), order, closer)
-    size = stop_gradient(evaluate(Resolution(order), at, bounds=True))
+    # How much the roundings of the lengths count shows there, too.
+    nudge = lambda i, y: y * (1 + (2 - 4 * i) * epsilon(y)) if i < 2 else y
+    leaves, structure = jax.tree.flatten(at)
+    moved = jax.tree.unflatten(structure, [nudge(i, y) for i, y in enumerate(leaves)])
+    none, closer = jnp.zeros_like(stop_gradient(value)), off(closer_look(order, zoom), moved)
+    error = judged(study, none, order, closer, _MORE)
+    size = stop_gradient(jnp.sum(evaluate(Resolution(order), at, bounds=True), axis=0))
     error = error + stop_gradient(_left_out(far(at), size))
     good = error <= epsilon(value) ** 0.64 * size
     status = jnp.where(good, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
@@ -385,25 +437,46 @@ def _estimate(
     return replace_where(~valid | jnp.isnan(value), Status.INVALID, found)
 
 
-_ALTERNATIVES = ((2.6, 8.5), (3.5, 9.5))
-"""Stretch and cut of the rules that a result is compared with. They share no node with it or
+_ALTERNATIVES = ((2.6, 8.5, 0.0), (3.5, 9.5, 0.8))
+"""Stretch, cut and bend of the rules that a result is compared with. They share no node with it or
 each other, so that an undeclared kink shows, and the shorter cut misses more of the tails."""
 
 
+_MORE = (*_ALTERNATIVES, (2.9, 9.2, 0.4), (3.2, 8.8, 1.2))
+"""Those for functions of which nothing is known."""
+
+
+def _of_alternatives(
+    study: Callable[[Resolution], _Tree], order: int, dtype: Any, rules: Any = _ALTERNATIVES
+) -> _Tree:
+    """What `study` gives with each of them, which differ in numbers only and are compiled once."""
+    columns = (jnp.asarray(column, dtype) for column in zip(*rules, strict=True))
+
+    def other(stretch, cut, bend):
+        return study(Resolution(7 * order // 8, stretch, cut, bend=bend))
+
+    return jax.vmap(other)(*columns)
+
+
+def closer_look(order: int, zoom: int = 12) -> Resolution:
+    """A rule that looks closer at the ends of panels."""
+    return Resolution(7 * order // 8, zoom=zoom)
+
+
 def judged(
-    study: Callable[[Resolution], Any], values: _Tree, order: int, closer: _Tree | None = None
+    study: Callable[[Resolution], Any],
+    values: _Tree,
+    order: int,
+    closer: _Tree | None = None,
+    rules: Any = _ALTERNATIVES,
 ) -> _Tree:
     """Errors of `values` by comparison; `study` gives other values, sizes and rounding/eps.
 
-    The rules differ in numbers only, so that they are compiled once. `closer` are the values of
-    a rule of another kind.
+    `closer` are the values of a rule of another kind.
     """
     dtype = jax.tree.leaves(values)[0].dtype
-    stretch, cut = (jnp.asarray(column, dtype) for column in zip(*_ALTERNATIVES, strict=True))
     safety = _SAFETY if closer is None else _CAUTION
-    others, sizes, rounding = frozen(
-        jax.vmap(lambda *how: study(Resolution(7 * order // 8, *how)))(stretch, cut)
-    )
+    others, sizes, rounding = frozen(_of_alternatives(study, order, dtype, rules))
     sizes, rounding = (jax.tree.map(lambda y: y[0], tree) for tree in (sizes, rounding))
     if closer is not None:
         join = lambda some, one: jnp.concatenate([some, frozen(one)[None]])
@@ -422,7 +495,11 @@ def _closed_sizes(activation: Componentwise, q_a: Array, q_b: Array, m: PairMome
 
 
 def _errors(
-    values: _Tree, sizes: _Tree, rounding: _Tree, others: _Tree | None, safety: float = _SAFETY
+    values: _Tree,
+    sizes: _Tree,
+    rounding: _Tree,
+    others: _Tree | None,
+    safety: float = _SAFETY,
 ) -> _Tree:
     """Absolute errors: the largest difference between rules relative to `sizes`, and rounding.
 
@@ -430,21 +507,30 @@ def _errors(
     """
     eps = epsilon(jax.tree.leaves(values)[0])
     worst = jnp.zeros((), jax.tree.leaves(values)[0].dtype)
-    explained = _ROUNDING * eps * _SAFETY / safety
     if others is not None:
-        leaves = map(jax.tree.leaves, (values, others, sizes, rounding))
-        for value, second, size, noise in zip(*leaves, strict=True):
-            # What rounding explains in one moment says nothing about the others.
-            difference = jnp.abs(value[None] - second) - (explained * noise)[None]
-            relative = difference / jnp.where(size > 0, size, 1)[None]
-            # One rule has met what the others have not.
-            relative = jnp.where(jnp.isnan(second) & jnp.isfinite(value)[None], jnp.inf, relative)
-            worst = jnp.maximum(worst, jnp.max(jnp.where(relative > 0, relative, 0)))
+        explained = _ROUNDING * eps * (_SAFETY / safety) ** 2
+        worst = safety * _disagreement(values, others, sizes, rounding, explained)
     # Where the rules do not agree on one digit, nothing is known.
-    worst = jnp.where(safety * worst < 1, safety * worst, jnp.inf)
+    worst = jnp.where(worst < 1, worst, jnp.inf)
 
     def error(value, size, rounding):
         total = jnp.where(size > 0, worst * size, 0) + _ROUNDING * eps * rounding
         return jnp.where(jnp.isnan(value), jnp.nan, total)
 
     return jax.tree.map(error, values, sizes, rounding)
+
+
+def _disagreement(
+    values: _Tree, others: _Tree, sizes: _Tree, rounding: _Tree, explained: float
+) -> Array:
+    """The largest difference between rules relative to `sizes`, beyond what rounding explains."""
+    worst = jnp.zeros((), jax.tree.leaves(values)[0].dtype)
+    leaves = map(jax.tree.leaves, (values, others, sizes, rounding))
+    for value, second, size, noise in zip(*leaves, strict=True):
+        # What rounding explains in one moment says nothing about the others.
+        difference = jnp.abs(value[None] - second) - (explained * noise)[None]
+        relative = difference / jnp.where(size > 0, size, 1)[None]
+        # One rule has met what the others have not.
+        relative = jnp.where(jnp.isnan(second) & jnp.isfinite(value)[None], jnp.inf, relative)
+        worst = jnp.maximum(worst, jnp.max(jnp.where(relative > 0, relative, 0)))
+    return worst

@@ -146,7 +146,8 @@ def generic_exponent(
                 f"{activation.name} with {components}"
             )
         kinks = tuple(kink for kink in activation.kinks if kink > 0)
-        activation = Radial(activation.fn, kinks, activation.scale, activation.name)
+        known, scale = activation.features_known, activation.scale
+        activation = Radial(activation.fn, kinks, scale, activation.name, features_known=known)
     dense = algebra == "dense"
     d = components if dense else len(law.table)
     return _expanded(activation, variance, components, d, not dense, order)

@@ -3,12 +3,14 @@
 Notation: u = √q_a s and v = √q_b t with s, t standard, of correlation c = 1 − x.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float
 
@@ -147,6 +149,34 @@ def single_quadrature(
     both = sums(*terms, *map(jnp.abs, terms))
     sizes = SingleMoments(*both[4:])
     return _with_step_rate(activation, q, SingleMoments(*both[:4])), sizes, sizes
+
+
+BEYOND = np.arange(9.0, 38.0, 0.5)
+"""Standard deviations from where the rules end to where the density cannot be told from 0."""
+
+
+def beyond_cut(activation: Componentwise, q: Scalar) -> SingleMoments:
+    """What the terms of the moments may hold where no rule has nodes: there is nothing else
+    where φ is 0 up to there."""
+    q = floored(q)
+    root, far = jnp.sqrt(q), jnp.asarray(BEYOND, q.dtype)
+    z = jnp.stack([far, -far])
+    f, df = activation.with_slope(root * z)
+    terms = jnp.abs(jnp.stack([f, f * f, df * df, f * df * z / root]))
+    most = jnp.maximum(terms[..., :-1], terms[..., 1:])
+    # Overflow and NaN so far out say nothing.
+    most = jnp.where(jnp.isfinite(most), most, 0.0)
+    mass = 0.5 * jnp.exp(-0.5 * far[:-1] ** 2) / math.sqrt(2 * math.pi)
+    return SingleMoments(*jnp.sum(most * mass[None, None], axis=(1, 2)))
+
+
+def half_moments(activation: Componentwise, q: Scalar, how: Resolution) -> Float[Array, "2 h 4"]:
+    """E φ, φ', φ² and φ'² of u > 0 and, unless parity tells, of u < 0; and the sizes of their
+    terms."""
+    _, _, weight, f, df = _sampled(activation, floored(q), how)
+    terms = jnp.stack([f, df, f * f, df * df])
+    halves = (terms * weight[None]).reshape(4, 1 if activation.parity else 2, -1)
+    return jnp.stack([jnp.sum(y, axis=-1).T for y in (halves, jnp.abs(halves))])
 
 
 def stein_defects(activation: Componentwise, q: Scalar, how: Resolution) -> Float[Array, "2 2"]:

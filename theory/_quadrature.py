@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +30,9 @@ class Resolution(NamedTuple):
     """Standard deviations beyond which a Gaussian is dropped."""
     zoom: int = 0
     """Steps by which nodes come closer to both ends of every panel than its rule has them."""
+    bend: Any = 0.0
+    """Panels are graded at least so much: rules of one order that differ in it have other nodes
+    also in panels shorter than any feature."""
 
 
 @functools.cache
@@ -71,10 +74,15 @@ def _table(length: Array, order: int, zoom: int) -> list[Array]:
     return [jnp.asarray(table, length.dtype).reshape(shape) for table in tables]
 
 
-def plain_panel(length: Float[Array, "*b"], order: int, zoom: int = 0) -> tuple[Array, Array]:
-    """Nodes and weights on [0, length]."""
+def plain_panel(
+    length: Float[Array, "*b"], order: int, how: Resolution | None = None
+) -> tuple[Array, Array]:
+    """Nodes and weights on [0, length], evenly but for `how.bend`."""
+    zoom, bend = (0, 0.0) if how is None else (how.zoom, how.bend)
     xi, omega = _table(length, order, zoom)
-    return length[..., None] * xi, length[..., None] * omega
+    if isinstance(bend, float) and bend == 0:
+        return length[..., None] * xi, length[..., None] * omega
+    return _graded(length, jnp.full_like(length, bend), xi, omega)
 
 
 _RATIO = (6, 20, 42, 72, 110, 156)
@@ -90,15 +98,21 @@ def _nested(t2: Array, divisors: tuple[int, ...]) -> Array:
 
 
 def graded_panel(
-    length: Float[Array, "*b"], width: Array, order: int, zoom: int = 0
+    length: Float[Array, "*b"], width: Array, order: int, how: Resolution | None = None
 ) -> tuple[Array, Array]:
     """The same, with nodes that crowd towards 0 so that features of this width are resolved.
 
     y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width): nearly even in log y
     beyond the width, at the price of a few multiplications.
     """
-    xi, omega = _table(length, order, zoom)
-    top = jnp.square(jnp.arcsinh(length / width))[..., None]
+    xi, omega = _table(length, order, 0 if how is None else how.zoom)
+    top = jnp.arcsinh(length / width)
+    top = top if how is None else jnp.maximum(top, how.bend)
+    return _graded(length, top, xi, omega)
+
+
+def _graded(length: Array, top: Array, xi: Array, omega: Array) -> tuple[Array, Array]:
+    top = jnp.square(top)[..., None]
     scale, t2 = length[..., None] / _nested(top, _RATIO), top * xi * xi
     return scale * xi * _nested(t2, _RATIO), scale * _nested(t2, _SLOPE) * omega
 
@@ -114,8 +128,8 @@ def half_line(
     """Nodes and weights for E f(|z|), z ~ N(0, 1), for f smooth between the breaks."""
     cut = jnp.full_like(width, how.cut)
     edges = jnp.sort(jnp.stack([jnp.zeros_like(cut), *(jnp.minimum(k, cut) for k in breaks)]))
-    inner, weight = plain_panel(jnp.diff(edges), how.order // 2, how.zoom)
-    outer, outer_weight = graded_panel(cut - edges[-1], width, how.order, how.zoom)
+    inner, weight = plain_panel(jnp.diff(edges), how.order // 2, how)
+    outer, outer_weight = graded_panel(cut - edges[-1], width, how.order, how)
     z = jnp.concatenate([(edges[:-1, None] + inner).ravel(), edges[-1] + outer])
     weight = jnp.concatenate([weight.ravel(), outer_weight])
     return z, weight * _gaussian(z)
@@ -158,9 +172,9 @@ def quarter_plane(
         at, t_at = (jnp.take_along_axis(e, rank, axis=0) for e in (at, t_at))
     at = jnp.minimum(at, cut)
 
-    first, weight_first = graded_panel(at[0], width, how.order, how.zoom)
-    steps, weight_steps = plain_panel(jnp.diff(at, axis=0), how.order // 2, how.zoom)
-    last, weight_last = graded_panel(cut - at[-1], width, how.order, how.zoom)
+    first, weight_first = graded_panel(at[0], width, how.order, how)
+    steps, weight_steps = plain_panel(jnp.diff(at, axis=0), how.order // 2, how)
+    last, weight_last = graded_panel(cut - at[-1], width, how.order, how)
 
     def join(first, steps, last):
         return jnp.concatenate([first, *steps, last], axis=-1)

@@ -163,6 +163,9 @@ def _own_errors(inputs: _Inputs, tangent: Array, state: PreActivation) -> tuple[
     scale = np.sqrt(eye.shape[-1])
     tangents = _wide(relative) * _norm(tangent) + _wide(relative * size * m.trace) * scale
     tangents = tangents + _wide(_steepest(m)) * _norm_bound(_own(state.error.tangent))
+    # Of a gain that is 0 wherever there are nodes.
+    unseen = jnp.where(m.trace > 0, 0.0, jnp.maximum(local.trace, local.symmetric_traceless))
+    tangents = tangents + _wide(unseen) * _norm(_own(state.value.tangent))
     return squares, tangents * jnp.ones_like(tangent)
 
 

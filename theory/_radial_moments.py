@@ -24,8 +24,18 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from theory._activations import Radial
-from theory._expectation import judged
-from theory._moment_integrals import Scalar, as_floats, features, floored, frozen, grading
+from theory._expectation import closer_look, judged
+from theory._jumps import found_jumps, is_new
+from theory._moment_integrals import (
+    BEYOND,
+    Scalar,
+    as_floats,
+    epsilon,
+    features,
+    floored,
+    frozen,
+    grading,
+)
 from theory._quadrature import Resolution, graded_panel, plain_panel
 
 
@@ -57,8 +67,8 @@ def _panels(
     # Near the origin the features of g are resolved; beyond, g changes no faster than ρ.
     breaks = [jnp.ones_like(root), *features(activation.places, root)]
     edges = jnp.sort(jnp.stack([jnp.minimum(e, end) for e in breaks] + [end]))
-    inner, weight = graded_panel(edges[0], width, how.order)
-    outer, outer_weight = plain_panel(jnp.diff(edges), how.order)
+    inner, weight = graded_panel(edges[0], width, how.order, how)
+    outer, outer_weight = plain_panel(jnp.diff(edges), how.order, how)
     rho = jnp.concatenate([inner, (edges[:-1, None] + outer).ravel()])
     return rho, jnp.concatenate([weight, outer_weight.ravel()])
 
@@ -98,31 +108,48 @@ def _integrals(
     q = floored(q)
     root = jnp.sqrt(q)
     rho, weight = chi_nodes(activation, root, k, how)
-    r = root * rho
-    a, b = activation.gains(r)
-    g, difference = b * r, a - b
-    turning = b * b + 2 * b * difference / k
-    rows = [
-        g,  # mean
-        g * g / k,  # square
-        g * a * rho / (k * root),  # square_rate
-        (a * a + (k - 1) * b * b) / k,  # trace
-        turning + 2 * difference**2 / (k * (k + 2)),  # symmetric_traceless
-        turning,  # antisymmetric
-        g * g * rho * rho / (k * (k + 2) * q),  # anisotropy
-    ]
+    table = _terms(activation, root, rho, k)
     steps = _of_steps(activation, root, k)
     if not bounds:
         # Apart, so that what is not used is not computed.
-        return jnp.stack([jnp.sum(weight * row) for row in rows]) + steps
+        return jnp.stack([jnp.sum(weight * row) for row in table]) + steps
     # All at once: a sum for each would evaluate g again and again.
-    table = jnp.stack(rows)
+    table = jnp.stack(table)
     values = jnp.matmul(table, weight, precision="highest") + steps
     sizes = jnp.matmul(jnp.abs(table), weight, precision="highest")
     # Far beyond saturation the rate lives on the rare short units alone, and is tiny: it is
     # known relative to what the length itself responds with.
     sizes = sizes.at[2].max(sizes[5])
     return values, sizes, sizes
+
+
+def _beyond(activation: Radial, q: Scalar, k: int) -> Float[Array, " 7"]:
+    """What the moments may hold where no rule has nodes: there is nothing else where g is 0 up
+    to there."""
+    root = jnp.sqrt(floored(q))
+    rho = jnp.asarray(BEYOND + math.sqrt(k), root.dtype)
+    terms = jnp.abs(jnp.stack(_terms(activation, root, rho, k)))
+    most = jnp.maximum(terms[:, :-1], terms[:, 1:])
+    # Overflow and NaN so far out say nothing.
+    most = jnp.where(jnp.isfinite(most), most, 0.0)
+    return jnp.sum(most * (0.5 * jnp.exp(_log_density(rho[:-1], k)))[None], axis=1)
+
+
+def _terms(activation: Radial, root: Scalar, rho: Array, k: int) -> list[Float[Array, " nodes"]]:
+    """What the moments average over ρ, in the order of `RadialMoments`."""
+    r = root * rho
+    a, b = activation.gains(r)
+    g, difference = b * r, a - b
+    turning = b * b + 2 * b * difference / k
+    return [
+        g,  # mean
+        g * g / k,  # square
+        g * a * rho / (k * root),  # square_rate
+        (a * a + (k - 1) * b * b) / k,  # trace
+        turning + 2 * difference**2 / (k * (k + 2)),  # symmetric_traceless
+        turning,  # antisymmetric
+        g * g * rho * rho / (k * (k + 2) * root**2),  # anisotropy
+    ]
 
 
 def _of_steps(activation: Radial, root: Scalar, k: int) -> Float[Array, " 7"] | float:
@@ -144,6 +171,15 @@ def reaches_jump(activation: Radial, q: Scalar, k: int) -> Array:
     root = jnp.sqrt(floored(q))
     density = jnp.exp(_log_density(jnp.asarray(activation.jumps, root.dtype) / root, k))
     return jnp.any((density > 0) & (activation.steps(root.dtype)[0] != 0))
+
+
+def _reaches_hidden_jump(activation: Radial, q: Scalar, k: int, size: Array) -> Array:
+    """Whether |z| meets a jump of g that is not declared, wherever it is; `size` is E g²/k."""
+    place, step = found_jumps(activation.profile, q.dtype)
+    root = jnp.sqrt(floored(q))
+    positive = place > 1e-9  # g need not be defined below, and is 0 at 0
+    density = jnp.exp(_log_density(jnp.where(positive, place, 1.0) / root, k))
+    return jnp.any(positive & (density > epsilon(q)) & is_new(place, step, activation.jumps, size))
 
 
 def _extent(terms: int, k: int) -> float:
@@ -264,10 +300,16 @@ def radial_moments(
     q = jnp.where(q >= 0, q, jnp.nan)
     values = _integrals(activation, q, k, Resolution(order))
     fixed, at = frozen(activation), stop_gradient(q)
-    errors = judged(
-        lambda how: _integrals(fixed, at, k, how, bounds=True), stop_gradient(values), order
-    )
+    known = activation.features_known
+    closer = None if known else _integrals(fixed, at, k, closer_look(order))
+    study = lambda how: _integrals(fixed, at, k, how, bounds=True)
+    errors = judged(study, stop_gradient(values), order, closer)
+    errors = errors + _beyond(fixed, at, k)
     m, e = RadialMoments(*values), RadialMoments(*errors)
+    if not known:
+        strange = _reaches_hidden_jump(fixed, at, k, stop_gradient(m.square))
+        gains = lambda e: (e.trace, e.symmetric_traceless)
+        e = eqx.tree_at(gains, e, tuple(jnp.where(strange, jnp.inf, g) for g in gains(e)))
     if activation.jumps:
         there = reaches_jump(fixed, at, k)
         gains = lambda m: (m.trace, m.symmetric_traceless)

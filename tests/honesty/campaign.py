@@ -50,7 +50,7 @@ class Campaign:
             if v == t:  # also two infinities
                 self.ratios.append(0.0)
                 continue
-            slack = slack + np.finfo(float).eps / 2 * abs(t)
+            slack = slack + np.finfo(float).eps / 2 * abs(t) if math.isfinite(t) else 0.0
             off = max(abs(v - t) - slack, 0.0) if math.isfinite(v) else math.inf
             self.ratios.append(float(off / e) if e > 0 else (math.inf if off > 0 else 0.0))
             if not off <= e:

@@ -49,7 +49,7 @@ def frames(said, rng, dtype, count):
     off = np.abs(np.einsum("nij,nik->njk", q, q) - np.eye(3)).max(axis=(1, 2))
     left = np.max(np.linalg.norm(np.asarray(back - unit, float), axis=1) / length, axis=1)
     for i in range(count):
-        said.number(f"frame {dtype.__name__} {power[i, 0]}", off[i], 100 * eps, 0.0)
+        said.number(f"frame {dtype.__name__} {power[i, 0]}", off[i], 300 * eps, 0.0)
         said.number(f"factors {dtype.__name__} {power[i, 0]}", left[i], 20 * eps, 0.0)
 
 

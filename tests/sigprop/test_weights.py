@@ -55,7 +55,7 @@ def test_triangular_factors_are_exact_to_rounding(name):
     assert np.max(np.linalg.norm(q @ r - x, axis=0) / scale) < 20 * eps
     assert np.max(np.abs(r.T @ r - x.T @ x) / np.outer(scale, scale)) < 20 * eps
     kept = np.linalg.norm(q, axis=0) > 0
-    assert np.max(np.abs(q.T @ q - np.diag(kept))) < 100 * eps
+    assert np.max(np.abs(q.T @ q - np.diag(kept))) < 300 * eps
     assert np.all(np.diag(r) >= 0)
     # The distance of two columns, to relative accuracy.
     apart = np.linalg.norm(x[:, 0] - x[:, 1])
