@@ -18,9 +18,9 @@ from theory import Status
 # in units of eps, are what rounding did. The part of X above the diagonal belongs to dT.
 # Rounding has known sizes but unknown signs: X and dT are kept for several draws of them.
 
-_SAMPLES = 2
+_SAMPLES = 3
 """Draws of the signs of rounding: all of them small by chance is rare."""
-_SAFETY = 6.0
+_SAFETY = 7.0
 """The reported error over that of the largest sample."""
 _SIZE = 0.25
 """Standard deviation of the rounding of a dot product aᵀb, in eps |a| |b|."""
@@ -259,8 +259,10 @@ def _factorise(
         rough = rounding(q, r, off)
         least = (8 + 4 * math.sqrt(rows)) * eps * rough
         gone = jax.lax.cummax(((jnp.diagonal(r) <= least) | dead[:p]).astype(jnp.int32)) > 0
-        # What is zero without rounding leaves a row of zeros.
-        unsure = jnp.any(gone & ~dead[:p] & jnp.any(r != 0, axis=1))
+        # Rows of zeros and directions that were dead before leave so many at most; that R has a
+        # row of zeros may be rounding.
+        alive = jnp.minimum(jnp.sum(jnp.any(b != 0, axis=1)), columns - jnp.sum(dead))
+        unsure = jnp.sum(gone) > p - jnp.minimum(alive, p)
         return (
             jnp.where(gone[None], 0.0, q),
             _without(r, gone),

@@ -4,7 +4,9 @@ Notation: A 2^r' = 2^r M 2^c with whole r, c, the row scales r' of the factor be
 up to permutations, from Gaussian elimination with complete pivoting.
 """
 
+import itertools
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ _WORK = 3e7
 _EVEN = 1e2
 """Matrices of this condition are left as they are."""
 _EXACT = 32
-"""Rows up to which a rank is found exactly."""
+"""Rows up to which elimination is done in fractions where rounding hides a pivot."""
 _RANGE = 900
 """Powers of two that one diagonal factor may hold."""
 
@@ -31,8 +33,8 @@ class Split(NamedTuple):
 def split(factors: np.ndarray) -> Split | None:
     """The same product in factors that lose nothing, or None where that is too much work.
 
-    A pivot counts as zero where the factor is singular, or one is that differs from it by rounding
-    in each entry. Nothing is known where one is that small and neither can be shown.
+    Where a pivot may be zero, up to 32 rows are eliminated in fractions; of more, nothing is known
+    unless what is left is zero without any rounding.
 
     References
     ----------
@@ -101,8 +103,11 @@ def _eliminated(m: np.ndarray) -> tuple[list[np.ndarray], float]:
             x[:k, [k, k + j]] = x[:k, [k + j, k]]
         rest = slice(k + 1, n)
         if np.all(np.abs(s[k:, k:]) <= 4 * e[k:, k:]):
-            if not _singular(m[at_row][:, at_column], (left[:, :k] * pivots[:k]) @ up[:k], k):
-                off = math.inf
+            if np.all((s[k:, k:] == 0) & (e[k:, k:] == 0)):
+                break
+            if n <= _EXACT:
+                return _eliminated_exactly(m)
+            off = math.inf
             break
         p, off_p = s[k, k], e[k, k] / abs(s[k, k])
         pivots[k], off = p, max(off, off_p)
@@ -128,33 +133,35 @@ def _eliminated(m: np.ndarray) -> tuple[list[np.ndarray], float]:
     return [up[:, back_column], np.diag(pivots), left[back_row]], float(off)
 
 
-def _singular(m: np.ndarray, close: np.ndarray, rank: int) -> bool:
-    """Whether M has the rank of a matrix that is close to it, itself or within rounding."""
-    n = len(m)
-    if np.all(np.abs(m - close) <= 8 * n * np.finfo(float).eps * np.abs(m)):
-        return True
-    return n <= _EXACT and _rank(m) <= rank
-
-
-def _rank(m: np.ndarray) -> int:
-    """The exact rank, by elimination without fractions in whole numbers (Bareiss 1968)."""
-    mantissa, power = np.frexp(m)
-    power = power - np.min(power)
-    rows = [
-        [int(x) << int(shift) for x, shift in zip(*row, strict=True)]
-        for row in zip(np.ldexp(mantissa, 53), power, strict=True)
-    ]
-    rank, before = 0, 1
-    for j in range(len(m)):
-        at = next((i for i in range(rank, len(m)) if rows[i][j]), None)
-        if at is None:
-            continue
-        rows[rank], rows[at] = rows[at], rows[rank]
-        top = rows[rank]
-        for i in range(rank + 1, len(m)):
-            first = rows[i][j]
-            rows[i] = [
-                (top[j] * x - first * y) // before for x, y in zip(rows[i], top, strict=True)
-            ]
-        before, rank = top[j], rank + 1
-    return rank
+def _eliminated_exactly(m: np.ndarray) -> tuple[list[np.ndarray], float]:
+    """The same in fractions, rounded at the end."""
+    n, eps = len(m), np.finfo(float).eps
+    s = [[Fraction(float(x)) for x in row] for row in m]
+    left, up = ([[Fraction(int(i == j)) for j in range(n)] for i in range(n)] for _ in range(2))
+    pivots, at_row, at_column = [Fraction(0)] * n, list(range(n)), list(range(n))
+    rank = 0
+    for k in range(n):
+        i, j = max(itertools.product(range(k, n), repeat=2), key=lambda at: abs(s[at[0]][at[1]]))
+        if s[i][j] == 0:
+            break
+        rank = k + 1
+        for x in (s, at_row):
+            x[k], x[i] = x[i], x[k]
+        for row in (*s, at_column):
+            row[k], row[j] = row[j], row[k]
+        left[k][:k], left[i][:k] = left[i][:k], left[k][:k]
+        for row in up[:k]:
+            row[k], row[j] = row[j], row[k]
+        pivots[k] = s[k][k]
+        up[k][k + 1 :] = [x / pivots[k] for x in s[k][k + 1 :]]
+        for i in range(k + 1, n):
+            left[i][k] = s[i][k] / pivots[k]
+            if left[i][k]:
+                s[i][k:] = [x - left[i][k] * y for x, y in zip(s[i][k:], s[k][k:], strict=True)]
+    left, up, pivots = (np.array(x, float) for x in (left, up, pivots))
+    off = eps
+    if np.any(pivots[:rank] == 0):  # below the range of floats
+        off = math.inf
+    for one in (left, up):
+        off += eps / 2 * np.linalg.norm(one) * np.linalg.norm(np.linalg.inv(one), 2)
+    return [up[:, np.argsort(at_column)], np.diag(pivots), left[np.argsort(at_row)]], float(off)

@@ -246,24 +246,23 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     """The same of columns whose largest entry is near 1, or which are zero."""
     if x.shape[1] > x.shape[0]:
         q, r = qr(x)
-        signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(x.dtype)
-        return q * signs[None], r * signs[:, None]
+        return q * _signs(r)[None], _upright(r)
     columns, info = x.shape[1], jnp.finfo(x.dtype)
+    shift = 100 * columns * jnp.asarray(info.eps, x.dtype)
     dot = functools.partial(jnp.matmul, precision="highest")
     unit = jnp.eye(columns, dtype=x.dtype)
 
     def measured(x):
-        """Lengths of the columns, and Cholesky's factors of their correlations: without and with
-        a shift."""
+        """Lengths of the columns, and their correlations with Cholesky's factors of them:
+        without and with a shift."""
         gram = dot(x.T, x)
         length = jnp.sqrt(jnp.diagonal(gram))
         some = length > 0
         size = jnp.where(some, length, 1)
         both = some[:, None] & some[None]
         correlation = jnp.where(both, gram / (size[:, None] * size[None]), unit)
-        shift = 100 * columns * jnp.asarray(info.eps, x.dtype)
         factor = cholesky(correlation).T, cholesky(correlation + shift * unit).T
-        return length, size, factor
+        return length, size, correlation, factor
 
     def divided(x, size, factor):
         """X F⁻¹ of columns over their lengths. By products, of which one corrects the other:
@@ -274,20 +273,34 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
         return first + dot(inverse.T, (columns - dot(first, factor)).T).T
 
     def poor(state):
-        _, _, (_, _, factor), turn = state
+        _, _, (*_, factor), turn = state
         # The diagonal holds the sines; it is NaN where rounding has made a square negative.
         return ~jnp.all(jnp.diagonal(factor[0]) > _WELL) & (turn < 8)
 
     def improve(state):
-        x, r, (length, size, factor), turn = state
+        x, r, (length, size, _, factor), turn = state
         r = dot(factor[1] * length[None], r)
         x = divided(x, size, factor[1])
         return x, r, measured(x), turn + 1
 
     start = (x, unit, measured(x), 0)
-    x, r, (length, size, factor), _ = jax.lax.while_loop(poor, improve, start)
-    last = jnp.where(jnp.all(jnp.isfinite(factor[0])), factor[0], factor[1])
-    return divided(x, size, last), dot(last * length[None], r)
+    x, r, (length, size, correlation, factor), _ = jax.lax.while_loop(poor, improve, start)
+    # A column that no turn has made independent is in the span of the others to the last bit, as
+    # with fewer live units than columns: the shift shows which, and must not reach the rest.
+    new = jnp.square(jnp.diagonal(factor[1])) > 4 * shift
+    last = cholesky(jnp.where(new[:, None] & new[None], correlation, unit)).T
+    q = divided(jnp.where(new[None], x, 0), size, last)
+    last = jnp.where(new[None], last, jnp.triu(dot(q.T, x / size[None])))
+    return q, dot(last * length[None], r)
+
+
+def _signs(r: Array) -> Array:
+    return jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
+
+
+def _upright(r: Array) -> Array:
+    """R with a diagonal >= 0: what is drawn with it then changes little where X does."""
+    return r * _signs(r)[:, None]
 
 
 def _factored(x: Array, haar: int) -> tuple[Array, Array]:
@@ -345,10 +358,10 @@ def _conditioned_reverse(fan_out, haar, precision, known, g):
         rest = g - dot(a, dot(a.T, g)) / size
         frame = outside(images(normal(unseen, (size, g.shape[1] // haar), g.dtype), haar))
         frame = _orthonormal(frame) * jnp.sqrt(jnp.asarray(size, g.dtype))
-        r = triangle(rest) if haar == 1 else _factored(rest, haar)[1]
+        r = _upright(triangle(rest)) if haar == 1 else _factored(rest, haar)[1]
         back = back + dot(frame, r)
     else:
-        r = triangle(g)
+        r = _upright(triangle(g))
         back = back + outside(dot(normal(unseen, (fan_in, len(r)), g.dtype), r))
     return back[:fan_in, :: max(haar, 1)], None
 

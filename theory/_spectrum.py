@@ -58,7 +58,7 @@ class Distribution(eqx.Module):
 class _Points(eqx.Module):
     density: Float[Array, " points"]
     slope: Float[Array, " points"]
-    """∂density/∂x."""
+    """|∂density/∂ log λ|: an error of log λ has an argument, too."""
     cumulative: Float[Array, " points"]
     error: Float[Array, " points"]
     """Of x."""
@@ -73,7 +73,7 @@ def _read(
     s = share(at.branch.nu)
     # log s_i = x/2 has twice the density of x.
     density = 2 / math.pi * s.imag
-    slope = 2 / math.pi * (s * (1 - s) / at.rate).imag
+    slope = 2 / math.pi * jnp.abs(s * (1 - s) / at.rate)
     rounding = epsilon(x) * (8 + 4 * jnp.sum(factors.count) + 4 * factors.gaussian)
     # Outside of the table there is nothing that could be told from rounding.
     first, last = axis.log_size[0], axis.log_size[-1]
@@ -233,7 +233,7 @@ def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Arra
 
 def _point_errors(one: _Points, other: _Points) -> tuple[Array, Array]:
     """Of density and cumulative."""
-    shift = jnp.abs(one.slope) * one.error
+    shift = one.slope * one.error
     # Near an edge the density is the root of the distance from it.
     shift = jnp.minimum(shift, jnp.sqrt(2 * one.density * shift))
     # Where one of two oscillating differences vanishes, the other does not.

@@ -131,6 +131,8 @@ def networks(said, rng, kind, dtype, explicit, count, width=12):
             error = 64 * eps * (1 + abs(law))
             law = law + logs[0, layer - 1]
             said.number(label, logs[i, layer - 1] if known else np.nan, error, law)
+    if kind == "linear" and not explicit:
+        return  # equal columns: rounding chooses what is drawn, of the same law
     backward = np.asarray(found.gradient_growth)
     for i, turn in np.ndindex(count, depth - 1):
         if found.gradient_status[i, turn] == Status.OK and degree == 1:

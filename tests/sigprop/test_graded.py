@@ -223,8 +223,17 @@ def exact_logs_of_singular(factors):
 def test_a_factor_of_low_rank_without_zero_entries():
     rng = np.random.default_rng(4)
     factors = tanh_layers(N, L, 1.5)
+    factors[20] = rng.integers(-9, 9, (N, 5)) @ rng.integers(-9, 9, (5, N))
+    found = measured(factors)
+    assert found.zeros == N - 5
+    exact = exact_logs_of_singular(factors)[:5]
+    assert np.max(np.abs(found.log_singular_values[:5] - exact)) <= found.error < 1e-9
+    # Factors count as exact: what rounding leaves of a rank of 5 has a rank of 16.
     factors[20] = rng.standard_normal((N, 5)) @ rng.standard_normal((5, N))
-    assert measured(factors).zeros == N - 5
+    found = measured(factors)
+    assert found.zeros == 0
+    off = found.log_singular_values - exact_logs_of_singular(factors)
+    assert np.max(np.abs(off)) <= found.error < 1e-6
     nothing = measured(0 * factors)
     assert nothing.zeros == N
     assert np.all(np.isneginf(nothing.log_singular_values))
