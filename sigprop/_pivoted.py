@@ -4,7 +4,6 @@ Notation: A 2^r' = 2^r M 2^c with whole r, c, the row scales r' of the factor be
 up to permutations, from Gaussian elimination with complete pivoting.
 """
 
-import itertools
 import math
 from fractions import Fraction
 from typing import NamedTuple
@@ -135,33 +134,26 @@ def _eliminated(m: np.ndarray) -> tuple[list[np.ndarray], float]:
 
 def _eliminated_exactly(m: np.ndarray) -> tuple[list[np.ndarray], float]:
     """The same in fractions, rounded at the end."""
-    n, eps = len(m), np.finfo(float).eps
-    s = [[Fraction(float(x)) for x in row] for row in m]
-    left, up = ([[Fraction(int(i == j)) for j in range(n)] for i in range(n)] for _ in range(2))
-    pivots, at_row, at_column = [Fraction(0)] * n, list(range(n)), list(range(n))
-    rank = 0
+    n, eps, rank = len(m), np.finfo(float).eps, 0
+    fractions = lambda x: np.array([[Fraction(float(y)) for y in row] for row in x], object)
+    s, left, up = map(fractions, (m, np.eye(n), np.eye(n)))
+    pivots = np.array([Fraction(0)] * n, object)
+    at_row, at_column = np.arange(n), np.arange(n)
     for k in range(n):
-        i, j = max(itertools.product(range(k, n), repeat=2), key=lambda at: abs(s[at[0]][at[1]]))
-        if s[i][j] == 0:
+        size = np.abs(s[k:, k:])
+        i, j = np.unravel_index(np.argmax(size), size.shape)
+        if size[i, j] == 0:
             break
-        rank = k + 1
-        for x in (s, at_row):
-            x[k], x[i] = x[i], x[k]
-        for row in (*s, at_column):
-            row[k], row[j] = row[j], row[k]
-        left[k][:k], left[i][:k] = left[i][:k], left[k][:k]
-        for row in up[:k]:
-            row[k], row[j] = row[j], row[k]
-        pivots[k] = s[k][k]
-        up[k][k + 1 :] = [x / pivots[k] for x in s[k][k + 1 :]]
-        for i in range(k + 1, n):
-            left[i][k] = s[i][k] / pivots[k]
-            if left[i][k]:
-                s[i][k:] = [x - left[i][k] * y for x, y in zip(s[i][k:], s[k][k:], strict=True)]
-    left, up, pivots = (np.array(x, float) for x in (left, up, pivots))
-    off = eps
-    if np.any(pivots[:rank] == 0):  # below the range of floats
-        off = math.inf
+        for x in (s, at_row, left[:, :k]):
+            x[[k, k + i]] = x[[k + i, k]]
+        for x in (s.T, at_column, up[:k].T):
+            x[[k, k + j]] = x[[k + j, k]]
+        pivots[k], rank, rest = s[k, k], k + 1, slice(k + 1, n)
+        left[rest, k], up[k, rest] = s[rest, k] / pivots[k], s[k, rest] / pivots[k]
+        s[rest, rest] -= np.outer(left[rest, k], s[k, rest])
+    left, up, pivots = (x.astype(float) for x in (left, up, pivots))
+    # A pivot may be below the range of floats.
+    off = math.inf if np.any(pivots[:rank] == 0) else eps
     for one in (left, up):
         off += eps / 2 * np.linalg.norm(one) * np.linalg.norm(np.linalg.inv(one), 2)
     return [up[:, np.argsort(at_column)], np.diag(pivots), left[np.argsort(at_row)]], float(off)
