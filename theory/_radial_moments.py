@@ -51,9 +51,9 @@ class RadialMoments(eqx.Module):
     trace: Scalar
     """Gain of E t tᵀ proportional to 1: E (a² + (k − 1) b²)/k."""
     symmetric_traceless: Scalar
-    """Gain of a symmetric traceless E t tᵀ: E b² + 2 E b(a − b)/k + 2 E (a − b)²/(k(k + 2))."""
+    """Gain of a symmetric traceless E t tᵀ: E g²/(k q) + 2 E (a − b)²/(k(k + 2))."""
     antisymmetric: Scalar
-    """Gain of an antisymmetric cross-covariance: E b² + 2 E b(a − b)/k = E g²/(k q)."""
+    """Gain of an antisymmetric cross-covariance: E b² + 2 E b(a − b)/k, which is E g²/(k q)."""
     anisotropy: Scalar
     """Gain of a small traceless part of the covariance itself: E r² g²/(k (k + 2) q²)."""
 
@@ -140,7 +140,8 @@ def _terms(activation: Radial, root: Scalar, rho: Array, k: int) -> list[Float[A
     r = root * rho
     a, b = activation.gains(r)
     g, difference = b * r, a - b
-    turning = b * b + 2 * b * difference / k
+    # On average b² + 2 b (a − b)/k, whose terms may cancel.
+    turning = b * b * rho * rho / k
     return [
         g,  # mean
         g * g / k,  # square
@@ -159,9 +160,8 @@ def _of_steps(activation: Radial, root: Scalar, k: int) -> Float[Array, " 7"] | 
     at = jnp.asarray(activation.jumps, root.dtype)
     step, middle = activation.steps(root.dtype)
     mass = step * jnp.exp(_log_density(at / root, k)) / root
-    rate, turning = jnp.sum(middle * at * mass) / (k * root**2), jnp.sum(2 * middle / at * mass) / k
-    none = jnp.zeros_like(root)
-    return jnp.stack([none, none, rate, none, turning, turning, none])
+    rate, none = jnp.sum(middle * at * mass) / (k * root**2), jnp.zeros_like(root)
+    return jnp.stack([none, none, rate, none, none, none, none])
 
 
 def reaches_jump(activation: Radial, q: Scalar, k: int) -> Array:

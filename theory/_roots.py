@@ -18,6 +18,7 @@ def newton(
     upper: Array,
     accuracy: float,
     present: Bool[Array, ""] | bool = True,
+    rises: Bool[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Any]:
     """Newton's method, with bisection where it leaves what is known of the bracket.
 
@@ -31,6 +32,8 @@ def newton(
         small steps no longer shrink: what remains is rounding.
     present
         False takes no step at all, and looks at nothing.
+    rises
+        Whether the function is positive at `upper`; needed unless it is monotone in between.
 
     Returns
     -------
@@ -45,8 +48,8 @@ def newton(
     def advance(carry):
         y, low, high, step, _, count, _ = carry
         value, slope, kept = look(y)
-        # The side of the root that y is on follows from the sign of value/slope.
-        beyond = (value > 0) == (slope > 0)
+        # The side of the root that y is on.
+        beyond = (value > 0) == ((slope > 0) if rises is None else rises)
         low, high = jnp.where(beyond, low, y), jnp.where(beyond, y, high)
         new = y - value / slope
         new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
@@ -92,16 +95,17 @@ def bracketed_root(
     lower: Array,
     upper: Array,
     present: Bool[Array, ""],
+    rises: Bool[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """The root of fn(·, args) between `lower` and `upper`, by Newton's method from `start`.
 
-    Differentiable in `args`, as `implicit_root`. Where `present` is false the result is
-    `start`, so that one absent root costs nothing under `vmap`. The caller judges the
-    residual.
+    `rises` is as for `newton`. Differentiable in `args`, as `implicit_root`. Where `present` is
+    false the result is `start`, so that one absent root costs nothing under `vmap`. The caller
+    judges the residual.
     """
 
     def guarded(y, everything):
-        args, (start, _, _), present = everything
+        args, (start, *_), present = everything
         return jnp.where(present, fn(y, args), y - start)
 
     def solve(everything):
@@ -109,10 +113,10 @@ def bracketed_root(
             fn = lambda y: guarded(y, everything)
             return *jax.jvp(fn, (y,), (jnp.ones_like(y),)), None
 
-        _, (start, lower, upper), present = everything
-        return newton(look, start, lower, upper, 1e-9, present)[0]
+        _, (start, lower, upper, rises), present = everything
+        return newton(look, start, lower, upper, 1e-9, present, rises)[0]
 
-    bracket = jax.lax.stop_gradient((start, lower, upper))
+    bracket = (*jax.lax.stop_gradient((start, lower, upper)), rises)
     return implicit_root(guarded, (args, bracket, present), solve)
 
 
@@ -148,7 +152,8 @@ def root_between_nodes(
         value, slope = curve(t)
         t = jnp.clip(t - value / jnp.where(slope == 0, 1.0, slope), 0.0, 1.0)
     start = a + jnp.where(jnp.isfinite(t), t, 0.0) * (b - a)
-    return bracketed_root(fn, args, start, a, b, present), b - a
+    # Not by the slope: behind the root the function may turn back.
+    return bracketed_root(fn, args, start, a, b, present, fb > fa), b - a
 
 
 def nearest_turn(

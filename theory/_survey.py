@@ -153,7 +153,7 @@ def survey(body: Part, *, order: int = 64) -> Survey:
     def derivative(y, body):
         return jax.jvp(lambda y: log_growth(y, body, order), (y,), (jnp.ones_like(y),))[1]
 
-    top = bracketed_root(derivative, body, guess, y[i], y[i + 1], found)
+    top = bracketed_root(derivative, body, guess, y[i], y[i + 1], found, dh[i + 1] > dh[i])
     # Without an extremum the first node stands twice, which adds nothing.
     top = jnp.where(found, top, y[0])
     h_top = jnp.where(found, log_growth(top, body, order), h[0])
