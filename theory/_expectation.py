@@ -69,7 +69,8 @@ def single_moments(
     1e-14 of the size of the terms at order 64, for q up to 1e6. The errors cover rounding,
     features narrower than the declared `scale`, undeclared kinks, and growth so fast that the
     far tails of the Gaussian matter; they are infinite where the rules that are compared agree
-    on no digit. With an undeclared kink, 0.2 % of 7000 errors were too small, by at most 3.7.
+    on no digit. Of functions that are not named, ends of panels are looked at more closely: of
+    30000 errors with an undeclared kink or jump none was too small.
     Derivatives, also with respect to parameters of φ, are right at declared kinks; those of
     `derivative_square` lose digits as eps/√q for small q.
     """
@@ -126,7 +127,9 @@ def _reaches_hidden_jump(activation: Componentwise, q: Array, size: Array) -> Ar
     return jnp.any(reached & is_new(k, step, activation.jumps, size))
 
 
-def _unseen(activation: Componentwise, a: Array, b: Array, m: PairErrors, order: int) -> PairErrors:
+def _unseen(
+    activation: Componentwise, a: Array, b: Array, x: Array, m: PairErrors, order: int
+) -> PairErrors:
     """What rules for pairs leave out between an end of a panel and a kink close to it that is
     not declared: relative to sizes, no more than ten times what those of one variable do."""
     shares, squares, tails = [], [], []
@@ -144,8 +147,10 @@ def _unseen(activation: Componentwise, a: Array, b: Array, m: PairErrors, order:
     product, slope = jnp.sqrt(squares[0] * squares[-1])
     of = lambda size: jnp.where(size > 0, share * size, 0.0)
     tail, steep = jnp.sqrt(tails[0] * tails[-1])
-    apart = of(jnp.abs(m.distance)) + tails[0][0] + tails[-1][0]
-    return PairErrors(of(product) + tail, apart, of(slope) + steep)
+    # Close inputs differ by φ' (u − v) out there, too.
+    gap = jnp.square(jnp.sqrt(a) - jnp.sqrt(b)) + jnp.sqrt(a * b) * x
+    apart = jnp.minimum(tails[0][0] + tails[-1][0], float(BEYOND[0]) ** 2 * gap * steep)
+    return PairErrors(of(product) + tail, of(jnp.abs(m.distance)) + apart, of(slope) + steep)
 
 
 def _single_values(activation: Componentwise, q: Array, order: int, closed: bool):
@@ -235,7 +240,8 @@ def pair_moments(
 
         errors = judged(study, _first_three(m), order)
         if not fixed.features_known:
-            unseen = _unseen(fixed, a, a if equal_lengths else b, _first_three(m), order)
+            other = a if equal_lengths else b
+            unseen = _unseen(fixed, a, other, at, _first_three(m), order)
             errors = jax.tree.map(jnp.add, errors, unseen)
         if fixed.jumps:
             # Where the two coincide the slope may be infinite.
