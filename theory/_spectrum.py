@@ -74,7 +74,7 @@ def _read(
     # log s_i = x/2 has twice the density of x.
     density = 2 / math.pi * s.imag
     slope = 2 / math.pi * jnp.abs(s * (1 - s) / at.rate)
-    rounding = epsilon(x) * (8 + 4 * jnp.sum(factors.count) + 4 * factors.gaussian)
+    rounding = epsilon(x) * (16 + 12 * jnp.sum(factors.count) + 12 * factors.gaussian)
     # Outside of the table there is nothing that could be told from rounding.
     first, last = axis.log_size[0], axis.log_size[-1]
     inside = (x >= first) & (x <= last)

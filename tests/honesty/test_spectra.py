@@ -56,6 +56,7 @@ class Oracle:
         self.d, self.w = law
         self.depth, self.variance = depth, variance
         self.gaussian = depth if gaussian else 0
+        self.one_value = self.d.size == 1 and not gaussian
 
     def moment(self, z):
         """M and dM/dz."""
@@ -83,6 +84,8 @@ class Oracle:
 
     def density(self, x):
         """Of log λ at each x, followed from λ < 0 around to λ > 0; NaN where that fails."""
+        if self.one_value:
+            return np.zeros(x.size)
         low, high = np.full(x.size, -100.0), np.full(x.size, 100.0)
         for _ in range(60):  # on the negative axis log|λ| falls with v = log|z|
             v = (low + high) / 2
@@ -171,6 +174,10 @@ def compare(judge, label, run, fine, coarse, q, rng):
         truth[sure],
         truth_error=slack[sure],
     )
+    if fine.one_value:
+        judge.number(f"{label} cumulative", cumulative.value, cumulative.error, 0.0)
+        judge.number(f"{label} quantiles", at.value, at.error, ends[0] / 2, truth_error=off)
+        return
     places = np.append(x[:1], 2 * np.asarray(at.value))
     claimed = np.append(cumulative.value[:1], [0.6, 0.97])
     error = np.append(cumulative.error[:1], at.error)
