@@ -132,7 +132,7 @@ def _unseen(
 ) -> PairErrors:
     """What rules for pairs leave out between an end of a panel and a kink close to it that is
     not declared: relative to sizes, no more than ten times what those of one variable do."""
-    shares, squares, tails = [], [], []
+    shares, squares, tails, strange = [], [], [], []
     for q in (a,) if a is b else (a, b):
         values, sizes = half_moments(activation, q, Resolution(order))
         look = lambda how, q=q: half_moments(activation, q, how)[0]
@@ -140,6 +140,7 @@ def _unseen(
         explained = _ROUNDING * epsilon(q)
         shares.append(_disagreement(values, jnp.concatenate(others), sizes, sizes, explained))
         squares.append(jnp.mean(sizes[:, 2:], axis=0))
+        strange.append(_reaches_hidden_jump(activation, q, squares[-1][0]))
         far = beyond_cut(activation, q)
         tails.append(jnp.stack([far.square, far.derivative_square]))
     share = _CAUTION * jnp.max(jnp.stack(shares))
@@ -150,7 +151,12 @@ def _unseen(
     # Close inputs differ by φ' (u − v) out there, too.
     gap = jnp.square(jnp.sqrt(a) - jnp.sqrt(b)) + jnp.sqrt(a * b) * x
     apart = jnp.minimum(tails[0][0] + tails[-1][0], float(BEYOND[0]) ** 2 * gap * steep)
-    return PairErrors(of(product) + tail, of(jnp.abs(m.distance)) + apart, of(slope) + steep)
+    # Two inputs that a jump is between, or that meet it together, are at no nodes.
+    jumps = jnp.any(jnp.stack(strange))
+    jump = jnp.where(jumps, jnp.inf, 0.0)
+    apart = of(jnp.abs(m.distance)) + apart + jump
+    product = of(product) * jnp.where(jumps, 2.0, 1.0) + tail
+    return PairErrors(product, apart, of(slope) + steep + jump)
 
 
 def _single_values(activation: Componentwise, q: Array, order: int, closed: bool):

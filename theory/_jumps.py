@@ -55,7 +55,9 @@ def found_jumps(fn: Callable, dtype: Any) -> tuple[Array, Array]:
         """Between each of the nodes and the next: the change of fn beyond that of a trapezoid of
         its derivative, and the size of rounding."""
         share = jnp.arange(parts + 1, dtype=dtype)[:, None] / parts
-        z = low[None] + share * width[None]
+        # A little wider, since sums of halves are rounded, and a jump may be at an end.
+        more = 8 * float(jnp.finfo(dtype).eps) * (share - 0.5) * jnp.abs(low)[None]
+        z = low[None] + share * width[None] + more
         value, slope = jax.jvp(fn, (z,), (jnp.ones_like(z),))
         gap = jnp.abs(jnp.diff(value, axis=0) - (slope[:-1] + slope[1:]) / 2 * jnp.diff(z, axis=0))
         noise = float(jnp.finfo(dtype).eps) * (jnp.abs(value) + jnp.abs(z * slope))
@@ -69,10 +71,9 @@ def found_jumps(fn: Callable, dtype: Any) -> tuple[Array, Array]:
 
     # The interval at 0 has to come down from 1e-9 to nothing.
     steps = jnp.finfo(dtype).nmant + 8
-    low, width = jax.lax.fori_loop(0, steps, halve, low), width * 0.5**steps
-    # What is left may be between two neighbours, or none.
-    width = jnp.maximum(width, 2 * jnp.finfo(dtype).eps * jnp.abs(low))
-    gap, noise = look(low - width, 3 * width, 1)
+    low, width = jax.lax.fori_loop(0, steps, halve, low), 4 * width * 0.5**steps
+    width = jnp.maximum(width, 8 * float(jnp.finfo(dtype).eps) * jnp.abs(low))
+    gap, noise = look(low - width, 2 * width, 1)
     return low, jnp.where(gap[0] > _ROUNDINGS * noise[0], gap[0], 0.0)
 
 
