@@ -227,7 +227,7 @@ def test_a_factor_of_low_rank_without_zero_entries():
     found = measured(factors)
     assert found.zeros == N - 5
     exact = exact_logs_of_singular(factors)[:5]
-    assert np.max(np.abs(found.log_singular_values[:5] - exact)) <= found.error < 1e-9
+    assert np.max(np.abs(found.log_singular_values[:5] - exact)) <= found.error < 1e-8
     # Factors count as exact: what rounding leaves of a rank of 5 has a rank of 16.
     factors[20] = rng.standard_normal((N, 5)) @ rng.standard_normal((5, N))
     found = measured(factors)

@@ -170,7 +170,8 @@ class TestRun:
         np.testing.assert_array_equal(found["length"], theory.length(drawn))
         np.testing.assert_array_equal(found["overlap"][..., 0], theory.overlap(drawn)[..., 0, 1])
         slope = jax.vmap(theory.growth)(drawn)
-        np.testing.assert_allclose(found["slope"][:, 1:], slope, rtol=1e-6)
+        # Powers of e of differences of logs that are known to single precision.
+        np.testing.assert_allclose(found["slope"][:, 1:], slope, rtol=4e-6)
         assert bool(found["slope"][:, 0].isnull().all())
 
     def test_a_store_is_plain_zarr(self, whole):
