@@ -225,6 +225,16 @@ def test_products_of_any_kind_do_not_lie(cases, sizes):
     campaign(cases, sizes=sizes).check(most_unknown=0.05)
 
 
+def test_a_factor_within_rounding_of_a_singular_one_has_no_zero():
+    rng = np.random.default_rng([0, 13])
+    factors = draw(rng, "mixed")
+    found, judge = product_log_singular_values(jnp.asarray(factors)), Campaign("nearly singular")
+    compare(judge, "mixed 13", found, factors, exact_logs(factors))
+    judge.check(most_unknown=0)
+    assert found.zeros == 0
+    assert found.error < 1e-9
+
+
 def product(*factors):
     """Of 3×3 factors, padded to the shape of the campaign."""
     eye = np.eye(3)

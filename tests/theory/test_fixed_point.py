@@ -233,3 +233,20 @@ def test_a_map_that_does_not_return_to_preactivations_is_refused():
     with pytest.raises(TypeError, match="pre-activations"):
         theory.fixed_points(theory.Pointwise(theory.activation("tanh")))
     assert eqx.is_array(theory.fixed_points(body("relu", 1.2, 0.3)).divergent)
+
+
+@pytest.mark.parametrize(
+    ("w", "b", "start", "q"),
+    [
+        (7.055040129735886, 0.30025799387514, 1e-3, 0.4322476282732107),
+        (3.870280383405878, 0.007963572982615179, 1e3, 3.793684790515591),
+    ],
+)
+def test_the_nearer_of_two_roots_between_nodes_is_found(w, b, start, q):
+    """Behind the root the growth turns back; truth by following the exact map."""
+    phi = theory.componentwise(
+        lambda z: jnp.clip(jnp.abs(z) - 1, 0, 2), kinks=[1.0, 3.0], scale=1e9, parity="even"
+    )
+    length = theory.predict(theory.layer(phi, w, b), start=start).length
+    assert abs(length.value - q) <= length.error + 1e-14 * q
+    assert length.error < 1e-11

@@ -241,3 +241,17 @@ def test_an_undeclared_kink_is_not_passed_off_as_a_fixed_point():
     assert truth.status == Status.OK
     assert abs(blind.value - truth.value) <= blind.error
     assert blind.status != Status.OK
+
+
+@pytest.mark.parametrize(
+    ("phi", "k", "w"),
+    [
+        (theory.activation("tanh"), 1, 0.023064580561538768),
+        (theory.radial("tanh"), 5, 0.014813046656831662),
+    ],
+)
+def test_small_weights_without_a_bias_leave_every_correlation_alone(phi, k, w):
+    """The slope over the multiplier is 1 to rounding of that ratio, not of the slope."""
+    found = theory.predict(theory.layer(phi, w, 0.0, components=k))
+    assert found.correlation.status == Status.ABSENT
+    assert found.correlation_slope.status == Status.ABSENT

@@ -605,3 +605,18 @@ def test_predictions_are_differentiated_by_the_threshold():
     rate, here = value(0.5)
     assert np.isfinite(here)
     np.testing.assert_allclose(rate, (value(0.5 + h)[1] - value(0.5 - h)[1]) / (2 * h), rtol=1e-6)
+
+
+def test_the_gain_of_a_rotation_does_not_cancel():
+    """Truth by mpmath; terms of E b² + 2 E b(a − b)/k cancel to five digits here."""
+    phi = theory.radial(lambda r: r / (1 + r * r), scale=0.7)
+    found, error = hastily(radial_moments)(phi, 484994.2071567352, 2)
+    truth = 3.1794647801083559231e-10 / 24.504613492335032
+    assert abs(found.antisymmetric - truth) <= error.antisymmetric < 3e-13 * truth
+
+
+def test_what_is_beyond_all_nodes_is_in_the_error():
+    phi = theory.radial("threshold", threshold=0.7)  # 12.6 standard deviations
+    found, error = hastily(radial_moments)(phi, 0.0030654005509415786, 2)
+    # over σ_w²
+    assert abs(found.trace - 1.5393100566378051e-38 / 0.0015813435462012193) <= error.trace < 1e-30
