@@ -216,6 +216,17 @@ def _exponential(log: Estimate) -> Estimate:
     return infinite
 
 
+def _no_smallest(factors: JacobianFactors) -> Bool[Array, " laws"]:
+    """Whether slopes have no smallest one, but fall on in the tails or pass 0: the edge is then
+    0, or unknown."""
+    law = factors.law
+    there = law.square > 0
+    smallest = jnp.argmin(jnp.where(there, law.square, jnp.inf), axis=1)
+    outermost = jnp.argmin(jnp.where(there, law.probability, jnp.inf), axis=1)
+    apart = jnp.abs(log_range(law)[0] - log_range(factors.check)[0])
+    return ((smallest == outermost) & (apart > 64 * epsilon(apart))) | (apart > 0.05)
+
+
 @eqx.filter_jit
 def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edges:
     """The smallest and the largest singular value of J at infinite width.
@@ -236,7 +247,7 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     --------
     The upper edge is that of the law on its quadrature nodes. The lower edge of orthogonal
     weights depends on the rarest units: where φ' → 0 in the tails it is zero, and what is
-    reported is where the tails are cut, with an error as large.
+    reported is where the tails are cut, with an error that reaches 0, infinite for the logarithm.
 
     The fluctuation is that of the spectrum's own edge, the leading term in 1/N at fixed depth.
     It is all there is in linear networks with L ≪ N: at N = 256 the measured mean of
@@ -262,15 +273,23 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
         jnp.where(gap, log_lower.error, 0.0),
         jnp.where(gap, log_lower.status, jnp.int8(Status.OK)),
     )
+    lower_edge = _exponential(log_lower)
+    falls = gap & jnp.any(_no_smallest(factors))
+    highest = _exponential(log_upper)
+    reach = jnp.minimum(jnp.maximum(lower_edge.error, lower_edge.value), highest.value)
+    reach = jnp.where(falls, reach, lower_edge.error)
+    lower_edge = Estimate(lower_edge.value, reach, lower_edge.status)
+    log_lower = Estimate(
+        log_lower.value, jnp.where(falls, jnp.inf, log_lower.error), log_lower.status
+    )
     if factors.law.branch is not None:
         # Above an atom at zero, layers 1 + a are on another side of their spectrum.
         mixed = jnp.max(factors.law.mass_at_zero) > 0
         log_lower = replace_where(mixed & gap, Status.NOT_CONVERGED, log_lower)
+        lower_edge = replace_where(mixed & gap, Status.NOT_CONVERGED, lower_edge)
     # Eigenvalues at x below the edge: N/π √(2 x/bend), that of Airy's process √ξ/π.
     soft = bend > 0
     scale = jnp.cbrt(jnp.where(soft, bend, 1.0) / 2) / 2
     fluctuation = as_estimate(scale, scale * off / (3 * jnp.where(soft, bend, 1.0)), tolerance)
     fluctuation = replace_where(~soft, Status.ABSENT, fluctuation)
-    return Edges(
-        _exponential(log_lower), _exponential(log_upper), log_lower, log_upper, fluctuation
-    )
+    return Edges(lower_edge, highest, log_lower, log_upper, fluctuation)

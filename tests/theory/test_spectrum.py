@@ -558,3 +558,16 @@ def test_finite_networks_end_where_airy_says():
 
 def repeat_linear(depth):
     return theory.feedforward(LINEAR, 1.0, depth=depth)
+
+
+@pytest.mark.parametrize("q", [1e-6, 0.8])
+def test_slopes_without_a_smallest_one_have_no_lower_edge(q):
+    """Gaussian inputs reach every z, and so every slope down to 0."""
+    body = theory.layer(theory.activation("tanh"), 1.7, weights="orthogonal")
+    edges = theory.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
+    assert edges.log_lower.error == np.inf
+    assert edges.lower.value - edges.lower.error <= 0
+    leaky = theory.activation("leaky_relu", negative_slope=0.1)
+    body = theory.layer(leaky, 1.7, weights="orthogonal")
+    edges = theory.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
+    assert edges.log_lower.error < 1e-12
