@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from sigprop._lapack import divide_upper, qr, solve, solve_upper, triangle
+from sigprop._lapack import divide_upper, qr, solve, solve_upper, triangle, upright
 from theory import Status
 
 # Notation: the product of the factors so far is J = Q e^d T, with Q well conditioned, d the
@@ -252,7 +252,7 @@ def _factorise(
     def full(_):
         eps = float(jnp.finfo(b.dtype).eps)
         q, r = qr(b[order])
-        r, signs = _upright(r)
+        r, signs = upright(r)
         q = jnp.zeros_like(q).at[order].set(q * signs[None], unique_indices=True)
         # Reflections may mix rows of different size in spite of their order.
         off = _norm(b - _times_upper(q, r), axis=1) / (math.sqrt(columns) * eps)
@@ -273,7 +273,7 @@ def _factorise(
 
     if rows < columns or exact:
         return full(None)
-    r32 = _upright(triangle(b.astype(jnp.float32)[order]))[0]
+    r32 = upright(triangle(b.astype(jnp.float32)[order]))[0]
 
     def fast(_):
         r = _without(r32, dead).astype(b.dtype)
@@ -304,12 +304,6 @@ def _draws(count: Array, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     x = x ^ (x >> 16)
     sizes = 0.5 + (x >> 1).astype(jnp.float32) * jnp.float32(2.0**-31)
     return jnp.where((x & 1) == 0, sizes, -sizes).reshape(shape)
-
-
-def _upright(r: Float[Array, "p columns"]) -> tuple[Array, Array]:
-    """R with a diagonal that is not negative, and the signs that did it."""
-    signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
-    return r * signs[:, None], signs
 
 
 def _without(r: Float[Array, "p columns"], dead: Bool[Array, " p"]) -> Float[Array, "p columns"]:

@@ -57,3 +57,9 @@ def solve_upper(r: jax.Array, x: jax.Array) -> jax.Array:
 def divide_upper(x: jax.Array, r: jax.Array) -> jax.Array:
     """X R⁻¹ for upper triangular R."""
     return jax.lax.linalg.triangular_solve(r, x, left_side=False, lower=False)
+
+
+def upright(r: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """R with a diagonal that is not negative, and the signs that did it."""
+    signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
+    return r * signs[:, None], signs

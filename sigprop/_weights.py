@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from sigprop._lapack import cholesky, qr, solve_upper, triangle
+from sigprop._lapack import cholesky, qr, solve_upper, triangle, upright
 from sigprop._random import normal
 from theory import WeightLaw
 from theory._architecture import Algebra
@@ -246,7 +246,8 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     """The same of columns whose largest entry is near 1, or which are zero."""
     if x.shape[1] > x.shape[0]:
         q, r = qr(x)
-        return q * _signs(r)[None], _upright(r)
+        r, signs = upright(r)
+        return q * signs[None], r
     columns, info = x.shape[1], jnp.finfo(x.dtype)
     shift = 100 * columns * jnp.asarray(info.eps, x.dtype)
     dot = functools.partial(jnp.matmul, precision="highest")
@@ -292,15 +293,6 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     q = divided(jnp.where(new[None], x, 0), size, last)
     last = jnp.where(new[None], last, jnp.triu(dot(q.T, x / size[None])))
     return q, dot(last * length[None], r)
-
-
-def _signs(r: Array) -> Array:
-    return jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
-
-
-def _upright(r: Array) -> Array:
-    """R with a diagonal >= 0: what is drawn with it then changes little where X does."""
-    return r * _signs(r)[:, None]
 
 
 def _factored(x: Array, haar: int) -> tuple[Array, Array]:
@@ -358,10 +350,10 @@ def _conditioned_reverse(fan_out, haar, precision, known, g):
         rest = g - dot(a, dot(a.T, g)) / size
         frame = outside(images(normal(unseen, (size, g.shape[1] // haar), g.dtype), haar))
         frame = _orthonormal(frame) * jnp.sqrt(jnp.asarray(size, g.dtype))
-        r = _upright(triangle(rest)) if haar == 1 else _factored(rest, haar)[1]
+        r = upright(triangle(rest))[0] if haar == 1 else _factored(rest, haar)[1]
         back = back + dot(frame, r)
     else:
-        r = _upright(triangle(g))
+        r, _ = upright(triangle(g))  # what is drawn then changes little where G does
         back = back + outside(dot(normal(unseen, (fan_in, len(r)), g.dtype), r))
     return back[:fan_in, :: max(haar, 1)], None
 

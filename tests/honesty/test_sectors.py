@@ -110,9 +110,8 @@ def campaign(cases, profiles=tuple(PROFILES), algebras=ALGEBRAS, seed=0):
                     if exact is None or not there:
                         judge.claim(f"{label} {part}", there, exact is not None)
                         continue
-                    slack = (2e-15 + 2e-16 * k) * abs(
-                        exact
-                    )  # rounding of the density of the radius
+                    # Rounding of the density of the radius.
+                    slack = (2e-15 + 2e-16 * k) * abs(exact)
                     judge.number(
                         f"{label} {part}", estimate.value, estimate.error, exact, truth_error=slack
                     )
