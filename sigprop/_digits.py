@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory import Moments, Status, distance, length
+from theory import Moments, Radial, Status, distance, length
 from theory._powers import INTEGERS, exponent, largest_exponent, times_power
 
 
@@ -49,6 +49,25 @@ def vanishes(activation: Any, values: Float[Array, "n width k"]) -> Bool[Array, 
     room = jnp.min(jnp.stack(near)) / (2 * math.sqrt(values.shape[2]))
     outwards = jnp.maximum(exponent(room) - largest_exponent(some, (1, 2)), 0)
     return jnp.all(activation(times_power(some, outwards)) == 0, axis=(1, 2))
+
+
+def underflown_slopes(activation: Any, values: Float[Array, "n width k"]) -> Bool[Array, " n"]:
+    """Whether a slope of φ is zero because it is too small for its type.
+
+    On a plateau it is zero from the kink on; elsewhere it is not, a little beyond the kink.
+    """
+    if isinstance(activation, Radial):
+        fn, z = activation.profile, jnp.linalg.norm(values, axis=-1)
+    else:
+        fn, z = activation.fn, values
+    size, nearest = jnp.abs(z), jnp.zeros_like(z)
+    for kink in places(activation):
+        place = jnp.abs(jnp.asarray(kink, z.dtype))
+        nearest = jnp.where(place <= size, jnp.maximum(nearest, place), nearest)
+    inner = jnp.sign(z) * (nearest + jnp.minimum(size - nearest, activation.scale) / 2)
+    slope = lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),))[1]
+    gone = (slope(z) == 0) & (slope(inner) != 0) & (size > nearest)
+    return jnp.any(gone, axis=tuple(range(1, gone.ndim)))
 
 
 def places(activation: Any) -> tuple[Any, ...]:

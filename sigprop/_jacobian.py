@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sigprop._digits import subnormal
+from sigprop._digits import subnormal, underflown_slopes
 from sigprop._graded import Graded, finish, generic_frame, start, step
 from sigprop._network import FiniteNetwork, Signals, sampled_inputs
-from theory import Affine, Normalise, Part, Pointwise, Reading, Status, interpret
+from theory import Affine, Componentwise, Normalise, Part, Pointwise, Reading, Status, interpret
 from theory._precision import cast
 
 
@@ -33,6 +33,8 @@ class _Columns(eqx.Module):
     graded: Graded
     clean: Bool[Array | np.ndarray, ""]
     """Nothing came since then; a NumPy array where that is known when tracing."""
+    underflown: Bool[Array, ""]
+    """A slope was too small for its type, so that what counts as zero may be none."""
 
 
 class _Streaming(Reading[_Columns]):
@@ -55,7 +57,23 @@ class _Streaming(Reading[_Columns]):
         return (_factorised(state) if changed and not self.network.in_branch else state), None
 
     def pointwise(self, node: Pointwise, state: _Columns):
-        return self._behind(state, self.network.pointwise(node, state.signals)[0]), None
+        phi, values = node.activation, state.signals.values
+        signals = self.network.pointwise(node, state.signals)[0]
+        if self.network.in_branch:  # absolute accuracy is enough beside a skip
+            return self._behind(state, signals), None
+        underflown = state.underflown | underflown_slopes(phi, values)[0]
+        state = eqx.tree_at(lambda s: s.underflown, state, underflown)
+        if isinstance(phi, Componentwise) or values.shape[2] == 1:
+            return self._behind(state, signals), None
+        # In components along and across z the matrix is diagonal; in others small gains along z
+        # are lost in differences of the large ones across.
+        along, across = phi.gains_at(values)
+        gains = jnp.concatenate([along, jnp.broadcast_to(across, values[..., 1:].shape)], axis=-1)
+        tangents = gains[..., None] * _reflected(values, state.signals.tangents)
+        state = _factorised(self._behind(state, signals.moved(signals.values, tangents)))
+        tangents = _reflected(values, state.signals.tangents)
+        moved = state.signals.moved(state.signals.values, tangents)
+        return eqx.tree_at(lambda s: s.signals, state, moved), None
 
     def normalise(self, node: Normalise, state: _Columns):
         return self._behind(state, self.network.normalise(node, state.signals)[0]), None
@@ -80,7 +98,20 @@ class _Streaming(Reading[_Columns]):
 
     @staticmethod
     def _behind(state: _Columns, signals: Signals) -> _Columns:
-        return _Columns(signals, state.graded, jnp.zeros((), bool))
+        return _Columns(signals, state.graded, jnp.zeros((), bool), state.underflown)
+
+
+def _reflected(
+    z: Float[Array, "n width k"], tangents: Float[Array, "n width k m"]
+) -> Float[Array, "n width k m"]:
+    """Tangents of every unit in the orthonormal basis that a reflection turns to z, or back."""
+    first = z[..., :1]
+    length = jnp.linalg.norm(z, axis=-1, keepdims=True)
+    unit = jnp.where(length > 0, z / jnp.where(length > 0, length, 1), 0)
+    sign = jnp.where(first < 0, -jnp.ones_like(first), 1)
+    v = jnp.concatenate([jnp.where(length > 0, unit[..., :1], sign) + sign, unit[..., 1:]], axis=-1)
+    share = jnp.sum(v[..., None] * tangents, axis=-2) / jnp.abs(v[..., :1])
+    return tangents - v[..., None] * share[..., None, :]
 
 
 def _matrix(signals: Signals) -> Float[Array, "rows p"]:
@@ -94,7 +125,7 @@ def _factorised(state: _Columns) -> _Columns:
         graded = step(state.graded, _matrix(state.signals))
         tangents = graded.frame.reshape(*state.signals.tangents.shape[:3], -1)
         signals = state.signals.moved(state.signals.values, tangents)
-        return _Columns(signals, graded, jnp.ones((), bool))
+        return _Columns(signals, graded, jnp.ones((), bool), state.underflown)
 
     if len(_matrix(state.signals)) != len(state.graded.frame):
         return work(state)
@@ -151,13 +182,16 @@ def sample_jacobian(
     tangents = graded.frame.reshape(1, width_in, k, size)
     signals = Signals(inputs, tangents, jnp.zeros(1, inputs.dtype), subnormal(inputs))
     reading = FiniteNetwork(jax.random.fold_in(key, 0), width, None, precision)
-    state = _Columns(signals, graded, np.ones((), bool))
+    state = _Columns(signals, graded, np.ones((), bool), jnp.zeros((), bool))
     final, _ = interpret(network, _Streaming(reading), state)
     rows = _matrix(final.signals)
     values, error, zeros, status, _ = finish(final.graded, rows, tolerance)
     if final.signals.lost is not None:  # digits of the signals, on which every slope depends
         known = (status != Status.OK) | ~final.signals.lost[0]
         status = jnp.where(known, status, jnp.int8(Status.INACCURATE))
+    doubted = final.underflown & (status != Status.INVALID)
+    error = jnp.where(doubted, jnp.inf, error)
+    status = jnp.where(doubted, jnp.int8(Status.INACCURATE), status)
     # What a bottleneck inside leaves out.
     missing = min(size, len(rows)) - len(values)
     values = jnp.concatenate([values, jnp.full(missing, -jnp.inf, values.dtype)])

@@ -123,13 +123,18 @@ class Radial(eqx.Module):
         value, slope = jax.jvp(self.profile, (r,), (jnp.ones_like(r),))
         return slope, value / r
 
+    def gains_at(
+        self, z: Float[Array, "*units k"]
+    ) -> tuple[Float[Array, "*units 1"], Float[Array, "*units 1"]]:
+        """`gains` of every unit."""
+        return self.gains(_norm(z))
+
     def push(
         self, z: Float[Array, "*units k"], tangents: Float[Array, "*units k m"]
     ) -> tuple[Float[Array, "*units k"], Float[Array, "*units k m"]]:
         """φ(z), and φ' times each of m tangents."""
-        r = _norm(z)
-        along, across = self.gains(r)
-        n = (z / r)[..., None]
+        along, across = self.gains_at(z)
+        n = (z / _norm(z))[..., None]
         radial = n * jnp.sum(n * tangents, axis=-2, keepdims=True)
         return across * z, across[..., None] * (tangents - radial) + along[..., None] * radial
 

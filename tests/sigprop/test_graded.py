@@ -310,6 +310,38 @@ def test_streamed_layers_of_a_residual_network():
     assert found.status == Status.OK
 
 
+SATURATED = np.array([[20.0, -10.0, 30.0], [0.0, 45.0, -8.0], [-70.0, 10.0, 5.0], [0.0, 0.0, 2.0]])
+"""Lengths up to 71, where 1/cosh² is 8e-62."""
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_slopes_of_saturated_radial_units_are_seen_or_said_to_be_lost(dtype):
+    """The singular values of φ'(z) are g'(|z|) and, twice, g(|z|)/|z|."""
+    r = np.linalg.norm(SATURATED.astype(dtype).astype(float), axis=1)
+    along = np.log(4) - 2 * r - 2 * np.log1p(np.exp(-2 * r))
+    exact = np.sort(np.concatenate([along, *2 * [np.log(np.tanh(r) / r)]]))[::-1]
+    network = Chain((Pointwise(theory.radial("tanh")),))
+    found = sigprop.sample_jacobian(network, jnp.asarray(SATURATED[None], dtype), KEY, width=4)
+    if dtype == jnp.float64:
+        assert found.status == Status.OK
+        np.testing.assert_allclose(found.log_singular_values, exact, atol=float(found.error))
+    else:  # the least three are below the smallest normal number, 1e-38
+        assert np.isinf(found.error)
+        assert found.status == Status.INACCURATE
+        np.testing.assert_allclose(found.log_singular_values[:9], exact[:9], atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "known"), [("tanh", False), ("silu", False), ("hard_tanh", True)])
+def test_slopes_below_single_precision_are_not_zeros_that_are_certain(name, known):
+    """Where a slope is 1e-50; on a plateau it is zero."""
+    z = jnp.asarray([-120.0, 0.3, 0.9, 60.0], jnp.float32)[None, :, None]
+    network = Chain((Pointwise(theory.activation(name)),))
+    found = sigprop.sample_jacobian(network, z, KEY, width=4)
+    assert np.isfinite(found.error) == known
+    assert (found.status == Status.INACCURATE) or known
+    assert found.zeros > 0
+
+
 @pytest.mark.parametrize("separate", [False, True])
 def test_dead_units_in_front_are_counted(separate):
     """A nonlinearity that comes first makes zero columns among the others."""
