@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory import _functions as functions
+from theory._arrays import Array
 from theory._closed_forms import ClosedForm, ErfForm, PiecewiseLinearForm, SinForm
 from theory._jumps import may_jump, steps_at
+from theory._nodes import with_slope
 
 Parity: TypeAlias = Literal["odd", "even"]
 
@@ -55,7 +57,7 @@ class Componentwise(eqx.Module):
         self, z: Float[Array, "*shape"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         """φ(z) and φ'(z)."""
-        return jax.jvp(self.fn, (z,), (jnp.ones_like(z),))
+        return with_slope(self.fn, z)
 
     def steps(self, dtype: Any) -> tuple[Float[Array, " jumps"], Float[Array, " jumps"]]:
         """φ(k + 0) − φ(k − 0) and the mean of the two, at every place of `jumps`."""
@@ -120,7 +122,7 @@ class Radial(eqx.Module):
         self, r: Float[Array, "*shape"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         """g'(r) and g(r)/r: the factors on tangents along z, and across."""
-        value, slope = jax.jvp(self.profile, (r,), (jnp.ones_like(r),))
+        value, slope = with_slope(self.profile, r)
         return slope, value / r
 
     def gains_at(

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._activations import Activation, Componentwise, Radial
+from theory._arrays import Array
 from theory._linear import is_linear
 from theory._powers import largest_exponent, times_power
 

@@ -24,8 +24,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float
 
+from theory._arrays import Array
 from theory._jacobian import JacobianFactors, SlopeLaw
 from theory._moment_integrals import epsilon
 from theory._skip import log_lambda_of_sum, log_square, share, softplus, summed

@@ -15,24 +15,26 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-Scalar = Float[Array, ""]
+from theory._arrays import Array
+
+Points = Float[Array, "*points"]
 
 
 class ClosedForm(eqx.Module):
     """The Gaussian moments of one activation φ, in closed form.
 
-    Scalars in, scalars out, in the floating-point type of the arguments; map over points with
-    `jax.vmap`. Values hold for q ≥ 0 and 0 ≤ x ≤ 2; derivatives with respect to q need q > 0.
+    Elementwise, in the floating-point type of the arguments. Values hold for q ≥ 0 and
+    0 ≤ x ≤ 2; derivatives with respect to q need q > 0.
     """
 
     @abc.abstractmethod
-    def single(self, q: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def single(self, q: Points) -> tuple[Points, Points, Points]:
         """Return E φ(u), E φ(u)² and E φ'(u)² for u ~ N(0, q)."""
 
     @abc.abstractmethod
-    def pair(self, q_a: Scalar, q_b: Scalar, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def pair(self, q_a: Points, q_b: Points, x: Points) -> tuple[Points, Points, Points]:
         """Return E φ(u)φ(v), E (φ(u) - φ(v))²/2 and E φ'(u)φ'(v), in this order.
 
         The pair (u, v) is centred Gaussian with variances q_a, q_b and correlation 1 - x.
@@ -61,14 +63,14 @@ class PiecewiseLinearForm(ClosedForm):
     Cho and Saul (2009), Kernel methods for deep learning, section 2 (degrees 0 and 1).
     """
 
-    negative_slope: Scalar
+    negative_slope: Float[Array, ""]
 
-    def single(self, q: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def single(self, q: Points) -> tuple[Points, Points, Points]:
         a = self.negative_slope.astype(jnp.result_type(q))
         half = (1 + a * a) / 2
         return (1 - a) * jnp.sqrt(q / (2 * math.pi)), half * q, half * jnp.ones_like(q)
 
-    def pair(self, q_a: Scalar, q_b: Scalar, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def pair(self, q_a: Points, q_b: Points, x: Points) -> tuple[Points, Points, Points]:
         a = self.negative_slope.astype(jnp.result_type(x))
         y, c = 2 - x, 1 - x
         near, far = _angle_gap(x), _angle_gap(y)  # J(θ), J(π - θ) = J(θ) + π cos θ
@@ -117,11 +119,11 @@ class ErfForm(ClosedForm):
     Williams (1997), Computing with infinite networks, section 3.1 (the covariance for erf).
     """
 
-    def single(self, q: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def single(self, q: Points) -> tuple[Points, Points, Points]:
         root = jnp.sqrt(1 + 4 * q)
         return jnp.zeros_like(q), 2 / math.pi * jnp.arctan2(2 * q, root), 4 / math.pi / root
 
-    def pair(self, q_a: Scalar, q_b: Scalar, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def pair(self, q_a: Points, q_b: Points, x: Points) -> tuple[Points, Points, Points]:
         c, spread = 1 - x, x * (2 - x)
         root = jnp.sqrt(1 + 2 * (q_a + q_b) + 4 * q_a * q_b * spread)  # √D
         cross = 2 * jnp.sqrt(q_a) * jnp.sqrt(q_b)
@@ -160,10 +162,10 @@ class SinForm(ClosedForm):
     has by rounding m. Values below the smallest number of the type are zero.
     """
 
-    def single(self, q: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def single(self, q: Points) -> tuple[Points, Points, Points]:
         return jnp.zeros_like(q), -jnp.expm1(-2 * q) / 2, (1 + jnp.exp(-2 * q)) / 2
 
-    def pair(self, q_a: Scalar, q_b: Scalar, x: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    def pair(self, q_a: Points, q_b: Points, x: Points) -> tuple[Points, Points, Points]:
         c, root, gap = 1 - x, jnp.sqrt(q_a) * jnp.sqrt(q_b), _half_gap(q_a, q_b)
         minus, plus = gap + root * x, gap + root * (2 - x)
         sign = jnp.where(c >= 0, 1, -1).astype(jnp.result_type(x))
@@ -175,24 +177,24 @@ class SinForm(ClosedForm):
         distance = -jnp.expm1(-minus) * (1 + jnp.exp(-plus)) / 2 - unequal**2 / 4
         return product, distance, slope
 
-    def log_slope(self, q: Scalar, x: Scalar) -> Scalar:
+    def log_slope(self, q: Points, x: Points) -> Points:
         """log E φ'(u)φ'(v) for one length q, also where the slope underflows."""
         return jnp.logaddexp(-q * x, -q * (2 - x)) - math.log(2)
 
 
-def _half_gap(q_a: Scalar, q_b: Scalar) -> Scalar:
+def _half_gap(q_a: Points, q_b: Points) -> Points:
     """(√q_a - √q_b)²/2, in full relative accuracy as q_b → q_a."""
     total = jnp.sqrt(q_a) + jnp.sqrt(q_b)
     return ((q_a - q_b) / jnp.where(total > 0, total, 1)) ** 2 / 2
 
 
-def _angle(x: Scalar) -> Scalar:
+def _angle(x: Points) -> Points:
     """θ in [0, π] with cos θ = 1 - x, in full relative accuracy."""
     return 2 * jnp.arctan2(jnp.sqrt(x), jnp.sqrt(2 - x))
 
 
 @jax.custom_jvp
-def _angle_gap(x: Scalar) -> Scalar:
+def _angle_gap(x: Points) -> Points:
     """sin θ - θ cos θ with cos θ = 1 - x, in full relative accuracy: θ³/3 near x = 0."""
     theta = _angle(x)
     square = theta * theta
@@ -203,7 +205,7 @@ def _angle_gap(x: Scalar) -> Scalar:
 
 
 @_angle_gap.defjvp
-def _angle_gap_jvp(primals: tuple[Scalar], tangents: tuple[Scalar]) -> tuple[Scalar, Scalar]:
+def _angle_gap_jvp(primals: tuple[Points], tangents: tuple[Points]) -> tuple[Points, Points]:
     """The derivative with respect to x is θ: finite at both ends, where that of θ is not."""
     (x,), (tangent,) = primals, tangents
     return _angle_gap(x), _angle(x) * tangent

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from theory._architecture import Affine, Chain, Part, Pointwise, Repeat, Residual
+from theory._arrays import Array
 from theory._interpret import along_depth, interpret
 from theory._mean_field import MeanField, input_state
 from theory._moments import Moments, PostActivation, PreActivation, given_moments, per_component

@@ -63,11 +63,16 @@ def inside_another(tree: Any) -> bool:
 
 def hasty_jit(fn: Callable) -> Callable:
     """`eqx.filter_jit`, with `hasty_options` where nothing else is being compiled around it: for
-    functions that are called for one point, and compile for longer than they run."""
+    functions that are called for one point, and compile for longer than they run.
+
+    Numbers of Python are arrays to it, but whole ones: another tolerance is no other program.
+    """
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         options = None if inside_another((args, kwargs)) else hasty_options
+        known = lambda x: jnp.asarray(x, jnp.result_type(float)) if isinstance(x, float) else x
+        args, kwargs = jax.tree.map(known, (args, kwargs))
         return compiled(fn, options)(*args, **kwargs)
 
     return call

@@ -10,11 +10,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Bool, Float
 
 from theory._activations import Componentwise
 from theory._architecture import Affine, Chain, Part, Pointwise
+from theory._arrays import Array, traced, xp
 from theory._closed_forms import SinForm
 from theory._fixed_point import SHORTEST, LengthPoint, Turn, one_turn
 from theory._moment_integrals import epsilon, frozen, least
@@ -65,28 +66,37 @@ class _Solved(eqx.Module):
 
 
 def _turn(y: Array, problem: _Problem, order: int, errors: bool) -> tuple[Turn, Turn]:
-    turn, error = one_turn(problem.body, problem.q, jnp.exp(y), order=order, errors=errors)
+    turn, error = one_turn(problem.body, problem.q, xp.exp(y), order=order, errors=errors)
     noisy = lambda t: (t.length + problem.noise, t.separation + problem.noise)
     return eqx.tree_at(lambda t: (t.length, t.separation), turn, noisy(turn)), error
 
 
 def _log_ratio(y: Float[Array, ""], turn: Turn) -> Float[Array, ""]:
     """log r at x = e^y, without the rounding of y."""
-    return jnp.log(turn.separation / turn.length / jnp.exp(y))
+    return xp.log(turn.separation / turn.length / xp.exp(y))
 
 
 def _steepness(y: Array, turn: Turn, q: Array) -> Float[Array, ""]:
     """d log r/d log x < 0; by Price's theorem ∂s'/∂s is the pair slope."""
     # Rounding must not give it the wrong sign where it vanishes with x.
-    rate = turn.pair_slope * q * jnp.exp(y) / turn.separation - 1
-    return jnp.minimum(rate, -float(jnp.finfo(rate.dtype).tiny))
+    rate = turn.pair_slope * q * xp.exp(y) / turn.separation - 1
+    return xp.minimum(rate, -float(np.finfo(rate.dtype).tiny))
 
 
 def _ratio_error(turn: Turn, error: Turn) -> Float[Array, ""]:
     return error.separation / turn.separation + error.length / turn.length
 
 
+def _solved(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
+    solve = _solve_differentiably if traced(problem, doubt) else _solve
+    return solve(problem, order=order, doubt=doubt)
+
+
 @eqx.filter_custom_jvp
+def _solve_differentiably(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
+    return _solve(problem, order=order, doubt=doubt)
+
+
 def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
     """Where r(x) = 1; `doubt` is the relative error of q.
 
@@ -98,15 +108,15 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
         turn, error = _turn(y, problem, order, errors)
         value = _log_ratio(y, turn) + raised
         # What is within its error of a root is one; where there is none, one step ends it.
-        done = ~problem.present | (jnp.abs(value) <= _ratio_error(turn, error) / 4)
-        slope = jnp.where(problem.present, _steepness(y, turn, q), 1.0)
-        return jnp.where(done, 0.0, value), slope, (y, turn, error)
+        done = ~problem.present | (xp.abs(value) <= _ratio_error(turn, error) / 4)
+        slope = xp.where(problem.present, _steepness(y, turn, q), 1.0)
+        return xp.where(done, 0.0, value), slope, (y, turn, error)
 
     # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
-    lower, upper = (jnp.log(jnp.asarray(end, q.dtype)) for end in (least(q), 1.5))
+    lower, upper = (xp.log(xp.asarray(end, q.dtype)) for end in (least(q), 1.5))
     # Most steps are taken at a lower order and without errors, at a tenth of the cost.
     coarse = lambda y: (*look(y, 3 * order // 4, False, problem.raised)[:2], None)
-    y, _ = newton(coarse, jnp.full_like(q, -1.0), lower, upper, 1e-6)
+    y, _ = newton(coarse, xp.full_like(q, -1.0), lower, upper, 1e-6)
     fine = lambda y: look(y, order, True, problem.raised)
     _, (y, turn, error) = newton(fine, y, lower, upper, 1e-13)
 
@@ -114,38 +124,38 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
     step = 1e-4
     beside = eqx.tree_at(lambda p: p.q, problem, q * (1 + step))
     there, _ = _turn(y, beside, order, False)
-    moved_r = jnp.abs(_log_ratio(y, there) - _log_ratio(y, turn)) / step
-    slope_doubt = jnp.abs(there.pair_slope - turn.pair_slope) / step * doubt
+    moved_r = xp.abs(_log_ratio(y, there) - _log_ratio(y, turn)) / step
+    slope_doubt = xp.abs(there.pair_slope - turn.pair_slope) / step * doubt
 
-    rest = jnp.abs(_log_ratio(y, turn) + problem.raised)
+    rest = xp.abs(_log_ratio(y, turn) + problem.raised)
     rest = rest + 4 * epsilon(q)
     wrong = _ratio_error(turn, error) + moved_r * doubt + rest
-    known = jnp.isfinite(wrong)
-    below = wrong / jnp.abs(_steepness(y, turn, q))
+    known = xp.isfinite(wrong)
+    below = wrong / xp.abs(_steepness(y, turn, q))
     wide = problem.present & known & ~(below <= _NEAR)
 
     def further(y):  # with the error of r there, which may be larger
         turn, error = _turn(y, problem, order, True)
-        doubts = jnp.maximum(wrong, _ratio_error(turn, error) + moved_r * doubt)
+        doubts = xp.maximum(wrong, _ratio_error(turn, error) + moved_r * doubt)
         return _log_ratio(y, turn) + problem.raised + doubts, _steepness(y, turn, q), None
 
     beyond, _ = newton(further, y, lower, upper, 1e-3, wide)
-    above = jnp.where(wide, beyond + 1e-2 - y, (1 + 2 * _NEAR) * below)
-    above = jnp.where(known, above, upper - y)
+    above = xp.where(wide, beyond + 1e-2 - y, (1 + 2 * _NEAR) * below)
+    above = xp.where(known, above, upper - y)
     return _Solved(y, turn, error, above, below, slope_doubt)
 
 
-@_solve.def_jvp
+@_solve_differentiably.def_jvp
 def _root_moves(primals, tangents, *, order, doubt):
     (problem,), (change,) = primals, tangents
-    found = _solve(problem, order=order, doubt=doubt)
+    found = _solve_differentiably(problem, order=order, doubt=doubt)
     along = lambda y, p: _log_ratio(y, _turn(y, p, order, False)[0])
-    _, slope = jax.jvp(lambda y: along(y, problem), (found.y,), (jnp.ones_like(found.y),))
+    _, slope = jax.jvp(lambda y: along(y, problem), (found.y,), (xp.ones_like(found.y),))
     _, moved = eqx.filter_jvp(lambda p: along(found.y, p), (problem,), (change,))
-    dy = jnp.where(problem.present, -moved / slope, 0.0)
+    dy = xp.where(problem.present, -moved / slope, 0.0)
     turn = lambda y, p: _turn(y, p, order, False)[0]
     _, dturn = eqx.filter_jvp(turn, (found.y, problem), (dy, change))
-    still = jax.tree.map(jnp.zeros_like, found)
+    still = jax.tree.map(xp.zeros_like, found)
     return found, eqx.tree_at(lambda s: (s.y, s.turn), still, (dy, dturn))
 
 
@@ -154,7 +164,7 @@ def stable_correlation(
     point: LengthPoint,
     *,
     noise: Any = 0.0,
-    tolerance: float = 1e-10,
+    tolerance: Any = 1e-10,
     order: int = 64,
 ) -> CorrelationPoint:
     """c* of two typical inputs, from the fixed point of their length.
@@ -176,50 +186,50 @@ def stable_correlation(
     Poole et al. 2016, eq. 5; Schoenholz et al. 2017, eqs. 7-9.
     """
     zero = point.length.value == 0
-    q = jnp.where(zero, SHORTEST, point.length.value)
-    q = jnp.where(jnp.isfinite(q) & (q > 0), q, 1.0)
-    doubt = frozen(jnp.where(zero, 0.0, point.length.error) / q)
+    q = xp.where(zero, SHORTEST, point.length.value)
+    q = xp.where(xp.isfinite(q) & (q > 0), q, 1.0)
+    doubt = frozen(xp.where(zero, 0.0, point.length.error) / q)
     # The slope of the correlation map at c = 1 is that of the distance over that of the length.
-    chi = jnp.where(zero, point.slope.value / point.multiplier.value, point.slope.value)
-    relative = lambda e: e.error / jnp.abs(e.value)
-    ratio_error = jnp.abs(chi) * (relative(point.slope) + relative(point.multiplier) + epsilon(q))
-    chi_error = frozen(jnp.where(zero, ratio_error, point.slope.error))
-    noise = jnp.asarray(noise, q.dtype)
+    chi = xp.where(zero, point.slope.value / point.multiplier.value, point.slope.value)
+    relative = lambda e: e.error / xp.abs(e.value)
+    ratio_error = xp.abs(chi) * (relative(point.slope) + relative(point.multiplier) + epsilon(q))
+    chi_error = frozen(xp.where(zero, ratio_error, point.slope.error))
+    noise = xp.asarray(noise, q.dtype)
     # Where φ jumps χ is infinite, which no error changes.
-    told = (jnp.abs(chi - 1) > chi_error) | jnp.isposinf(chi)
+    told = (xp.abs(chi - 1) > chi_error) | xp.isposinf(chi)
     one, chaotic = told & (chi < 1) & (noise == 0), (told & (chi > 1)) | (noise > 0)
     open_ = ~one & ~chaotic
-    raised = frozen(jnp.where(open_ & jnp.isfinite(chi_error), jnp.log1p(chi_error), 0.0))
+    raised = frozen(xp.where(open_ & xp.isfinite(chi_error), xp.log1p(chi_error), 0.0))
     problem = _Problem(body, q, noise, raised, chaotic | (open_ & ~zero))
 
-    found = _solve(problem, order=order, doubt=doubt)
-    x, turn = jnp.exp(found.y), found.turn
+    found = _solved(problem, order=order, doubt=doubt)
+    x, turn = xp.exp(found.y), found.turn
     log_r, slope = _log_ratio(found.y, turn), turn.pair_slope
-    above = jnp.expm1(jnp.minimum(found.above, jnp.maximum(-found.y, 0.0)))
+    above = xp.expm1(xp.minimum(found.above, xp.maximum(-found.y, 0.0)))
     beyond = x + x * above
-    moves = jnp.abs(log_r) > 1e-12
+    moves = xp.abs(log_r) > 1e-12
     # At q = 0 and x of order one: r is below the chord from there to its value at x = 0.
-    chord = x * chi_error / (chi + chi_error - jnp.exp(log_r))
-    beyond = jnp.where(zero & open_, chord, beyond)
-    beyond = jnp.where(jnp.isnan(beyond) | ~(jnp.isfinite(chi_error) | told), 1.0, beyond)
-    above = jnp.where(beyond == 1, 1 - x, above * x)
-    x_error = jnp.maximum(above, jnp.minimum(found.below, 1.0) * x)
-    bend = 2 * jnp.maximum(jnp.exp(log_r) - slope, 0) / x
+    chord = x * chi_error / (chi + chi_error - xp.exp(log_r))
+    beyond = xp.where(zero & open_, chord, beyond)
+    beyond = xp.where(xp.isnan(beyond) | ~(xp.isfinite(chi_error) | told), 1.0, beyond)
+    above = xp.where(beyond == 1, 1 - x, above * x)
+    x_error = xp.maximum(above, xp.minimum(found.below, 1.0) * x)
+    bend = 2 * xp.maximum(xp.exp(log_r) - slope, 0) / x
     slope_error = found.error.pair_slope + found.slope_doubt + bend * x_error
     # What is stable has no slope above 1. It is χ where c* = 1, and at least 2 − χ where it is
     # less, since r is convex.
-    lowest = jnp.maximum(1 - jnp.abs(chi - 1) - chi_error, 0.0)
-    x = jnp.where(open_, beyond / 2, x)
-    x_error = jnp.where(open_, beyond / 2 * (1 + 1e-9), x_error)
+    lowest = xp.maximum(1 - xp.abs(chi - 1) - chi_error, 0.0)
+    x = xp.where(open_, beyond / 2, x)
+    x_error = xp.where(open_, beyond / 2 * (1 + 1e-9), x_error)
     # So it is where x is known too badly to say more.
-    vague = open_ | (chaotic & (noise == 0) & jnp.isfinite(chi) & ~(found.below <= _NEAR))
-    slope = jnp.where(vague, (lowest + 1) / 2, slope)
-    slope_error = jnp.where(vague, (1 - lowest) / 2 * (1 + 1e-9) + epsilon(q), slope_error)
-    x, x_error = (jnp.where(one, 0.0, v) for v in (x, x_error))
-    slope, slope_error = jnp.where(one, chi, slope), jnp.where(one, chi_error, slope_error)
+    vague = open_ | (chaotic & (noise == 0) & xp.isfinite(chi) & ~(found.below <= _NEAR))
+    slope = xp.where(vague, (lowest + 1) / 2, slope)
+    slope_error = xp.where(vague, (1 - lowest) / 2 * (1 + 1e-9) + epsilon(q), slope_error)
+    x, x_error = (xp.where(one, 0.0, v) for v in (x, x_error))
+    slope, slope_error = xp.where(one, chi, slope), xp.where(one, chi_error, slope_error)
     x_error, slope_error = frozen((x_error, slope_error))
 
-    absent = (~chaotic & zero & ~moves) | ~jnp.isfinite(point.length.value)
+    absent = (~chaotic & zero & ~moves) | ~xp.isfinite(point.length.value)
     settled = CorrelationPoint(
         as_estimate(1 - x, x_error, tolerance, 1.0),
         as_estimate(x, x_error, tolerance),
@@ -229,7 +239,7 @@ def stable_correlation(
     return replace_where(absent, Status.ABSENT, settled)
 
 
-def _log_slope(body: Part, q, x, x_error, doubt, tolerance: float) -> Estimate | None:
+def _log_slope(body: Part, q, x, x_error, doubt, tolerance: Any) -> Estimate | None:
     """log S of a layer of sines, which falls like −q x."""
     match body:
         case Chain(parts=(Pointwise(activation=Componentwise() as phi), Affine(weights=law))):
@@ -238,6 +248,6 @@ def _log_slope(body: Part, q, x, x_error, doubt, tolerance: float) -> Estimate |
             return None
     if not isinstance(form, SinForm):
         return None
-    log = jnp.log(law.variance) + form.log_slope(q, x)
-    error = q * (x_error + doubt) + 8 * epsilon(q) * (1 + q + jnp.abs(log))
+    log = xp.log(law.variance) + form.log_slope(q, x)
+    error = q * (x_error + doubt) + 8 * epsilon(q) * (1 + q + xp.abs(log))
     return as_estimate(log, frozen(error), tolerance)

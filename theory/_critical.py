@@ -10,10 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from theory._activations import Activation, Radial
-from theory._compiled import hasty_jit
+from theory._arrays import Array, each, first_places, running_max, traced, xp
+from theory._directly import directly
 from theory._expectation import single_moments
 from theory._length_point import Stability
 from theory._moment_integrals import epsilon, frozen
@@ -83,44 +84,46 @@ def _on_line(activation: Activation, k: int, q: Array, order: int) -> tuple[_Poi
     (square, slope, rate), (dsquare, dslope, drate) = _moments(activation, k, q, order)
     eps = 4 * epsilon(q)
     # Where φ jumps the slope is infinite, and nothing is critical.
-    weight = jnp.where(jnp.isinf(slope), jnp.nan, 1 / slope)
+    weight = xp.where(xp.isinf(slope), xp.nan, 1 / slope)
     dweight = weight * (dslope / slope + eps)
     bias = q - weight * square
     dbias = dweight * square + weight * dsquare + eps * q
-    dmultiplier = weight * drate + dweight * jnp.abs(rate)
+    dmultiplier = weight * drate + dweight * xp.abs(rate)
     return _Point(weight, bias, weight * rate), frozen(_Point(dweight, dbias, dmultiplier))
 
 
+_STEP = 1e-4
+"""Of y, for derivatives that decide where to look, and no value."""
 _SIDES, _FAR_OFF = (0.999, 1.001), (1e-4, 1.0, 1e4)
 
 
-def _around(q: Float[Array, ""]) -> Float[Array, "5"]:
+def _around(q: Float[Array, "*b"]) -> Float[Array, "5 *b"]:
     """Lengths that tell what λ = 1 means at q: beside it, and far away."""
-    return jnp.stack([*(s * q for s in _SIDES), *(jnp.full_like(q, y) for y in _FAR_OFF)])
+    return xp.stack([*(s * q for s in _SIDES), *(xp.full_like(q, y) for y in _FAR_OFF)])
 
 
-def _stability(q: Array, here: _Point, error: _Point, around: _Point) -> Int[Array, ""]:
+def _stability(q: Array, here: _Point, error: _Point, around: _Point) -> Int[Array, "*b"]:
     """The `Stability` of a point of the line, from those of the lengths `_around` it."""
-    others, size, doubt = _around(q), jnp.abs(here.multiplier), error.multiplier
+    others, size, doubt = _around(q), xp.abs(here.multiplier), error.multiplier
     square = lambda q, point: (q - point.bias) / point.weight
     # q' − q at other lengths, for the variances of this one.
-    moved = others - q
-    growth = here.weight * (square(others, around) - square(q, here)) - moved
-    noise = (error.bias / q + error.weight / here.weight) * (others + q)
-    told = jnp.abs(growth) > noise + doubt * jnp.abs(moved)
-    below, above, *_ = jnp.where(told, jnp.sign(growth), 0)
+    moved = others - q[None]
+    growth = here.weight[None] * (square(others, around) - square(q, here)[None]) - moved
+    noise = (error.bias / q + error.weight / here.weight)[None] * (others + q[None])
+    told = xp.abs(growth) > noise + doubt[None] * xp.abs(moved)
+    below, above, *_ = xp.where(told, xp.sign(growth), 0)
     cases = [
         (size + doubt < 1, Stability.STABLE),
         (size - doubt > 1, Stability.UNSTABLE),
-        (jnp.abs(here.multiplier - 1) > doubt, Stability.UNKNOWN),
+        (xp.abs(here.multiplier - 1) > doubt, Stability.UNKNOWN),
         (below * above > 0, Stability.HALF_STABLE),
         ((below > 0) & (above < 0), Stability.STABLE),
         ((below < 0) & (above > 0), Stability.UNSTABLE),
-        (jnp.all(jnp.abs(growth) <= noise) & (noise[-1] < others[-1]), Stability.NEUTRAL),
+        (xp.all(xp.abs(growth) <= noise, axis=0) & (noise[-1] < others[-1]), Stability.NEUTRAL),
     ]
-    kinds = [jnp.full_like(q, kind) for _, kind in cases]
-    unknown = jnp.full_like(q, Stability.UNKNOWN)
-    return jnp.select([case for case, _ in cases], kinds, unknown).astype(jnp.int8)
+    kinds = [xp.full_like(q, kind) for _, kind in cases]
+    unknown = xp.full_like(q, Stability.UNKNOWN)
+    return xp.select([case for case, _ in cases], kinds, unknown).astype(np.int8)
 
 
 def critical_line(
@@ -148,31 +151,32 @@ def critical_line(
     """
     needs_float64("critical_line")
     q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
+    return _line(activation, q, components, tolerance, order)
 
-    def at(q):
-        value, error = _on_line(activation, components, q, order)
-        around, _ = jax.vmap(lambda q: _on_line(activation, components, q, order))(_around(q))
-        line = CriticalLine(
-            q,
-            as_estimate(value.weight, error.weight, tolerance),
-            # A difference of lengths; its error is judged against the length.
-            as_estimate(value.bias, error.bias, tolerance, q),
-            as_estimate(value.multiplier, error.multiplier, tolerance),
-            _stability(q, value, error, around),
-        )
-        there = jnp.isfinite(value.weight) & jnp.isfinite(value.bias)
-        line = replace_where(~there, Status.NOT_CONVERGED, line)
-        # Where φ jumps no variance makes its infinite slope critical.
-        jumps = jnp.isinf(_moments(activation, components, q, order)[0][1])
-        negative = (value.bias < -error.bias) | jumps
-        line = replace_where(negative, Status.ABSENT, line)
-        valid = (q >= 0) & jnp.isfinite(q)
-        line = replace_where(~valid, Status.INVALID, line)
-        none = jnp.where(negative, Stability.ABSENT, Stability.UNKNOWN).astype(jnp.int8)
-        usable = there & valid & ~negative
-        return eqx.tree_at(_KIND, line, jnp.where(usable, line.stability, none))
 
-    return eqx.filter_jit(jax.vmap(at))(q)
+@directly
+def _line(activation, q, components, tolerance, order) -> CriticalLine:
+    value, error = _on_line(activation, components, q, order)
+    around, _ = _on_line(activation, components, _around(q), order)
+    line = CriticalLine(
+        q,
+        as_estimate(value.weight, error.weight, tolerance),
+        # A difference of lengths; its error is judged against the length.
+        as_estimate(value.bias, error.bias, tolerance, q),
+        as_estimate(value.multiplier, error.multiplier, tolerance),
+        _stability(q, value, error, around),
+    )
+    there = xp.isfinite(value.weight) & xp.isfinite(value.bias)
+    line = replace_where(~there, Status.NOT_CONVERGED, line)
+    # Where φ jumps no variance makes its infinite slope critical.
+    jumps = xp.isinf(_moments(activation, components, q, order)[0][1])
+    negative = (value.bias < -error.bias) | jumps
+    line = replace_where(negative, Status.ABSENT, line)
+    valid = (q >= 0) & xp.isfinite(q)
+    line = replace_where(~valid, Status.INVALID, line)
+    none = xp.where(negative, Stability.ABSENT, Stability.UNKNOWN).astype(np.int8)
+    usable = there & valid & ~negative
+    return eqx.tree_at(_KIND, line, xp.where(usable, line.stability, none))
 
 
 def critical_points(
@@ -212,8 +216,8 @@ def critical_points(
     rounding the error is the whole stretch of lengths over which it is.
     """
     needs_float64("critical_points")
-    target = jnp.asarray(bias_variance, jnp.result_type(float))
-    return _search("bias", activation, components, target, tolerance, order)
+    target = xp.asarray(bias_variance, xp.result_type(float))
+    return _search(activation, target, "bias", components, tolerance, order)
 
 
 def half_stable_points(
@@ -226,8 +230,8 @@ def half_stable_points(
     SWISH. Lengths from 1e-30 to 1e12 are looked at.
     """
     needs_float64("half_stable_points")
-    one = jnp.ones((), jnp.result_type(float))
-    return _search("multiplier", activation, components, one, tolerance, order)
+    one = xp.ones((), xp.result_type(float))
+    return _search(activation, one, "multiplier", components, tolerance, order)
 
 
 class _Table(eqx.Module):
@@ -243,15 +247,15 @@ class _Table(eqx.Module):
     """∂σ_b²/∂y."""
 
 
-@hasty_jit
+@directly
 def _search(
-    kind: Literal["bias", "multiplier"], activation, components, target, tolerance, order
+    activation, target, kind: Literal["bias", "multiplier"], components, tolerance, order
 ) -> CriticalPoints:
     """The points of the critical line where σ_b² or λ is `target`."""
 
     def look(y, parameters):
         activation, target = parameters
-        q = jnp.exp(y)
+        q = xp.exp(y)
         value, error = _on_line(activation, components, q, order)
         if kind == "bias":
             return ((value.bias - target) / q, value), (error.bias / q, error)
@@ -259,43 +263,50 @@ def _search(
 
     def along(y, parameters):
         at = lambda y: look(y, parameters)
-        return jax.jvp(at, (y,), (jnp.ones_like(y),), has_aux=True)
+        if traced(y, parameters):
+            return jax.jvp(at, (y,), (jnp.ones_like(y),), has_aux=True)
+        (here, errors), (below, _), (above, _) = at(y), at(y - _STEP), at(y + _STEP)
+
+        def rate(a, b, doubt):  # none that rounding makes
+            return np.where(np.abs(b - a) > 2 * doubt, b - a, 0.0) / (2 * _STEP)
+
+        return here, jax.tree.map(rate, below, above, errors), errors
 
     both = (activation, target)
     still = frozen(both)
-    table = _table(jax.vmap(lambda y: along(y, still)), jnp.asarray(_LINE, target.dtype))
+    table = _table(lambda y: along(y, still), np.asarray(_LINE, target.dtype) + 0 * target)
     crossing, before, lost = _crossings(table)
-    (places,) = jnp.nonzero(crossing, size=_SLOTS, fill_value=-1)
+    places = first_places(crossing, _SLOTS)
 
     def at(place):
         present = place >= 0
-        ends = jnp.stack([before[place], place])
+        ends = xp.stack([before[place], place])
         lower, upper = table.y[ends]
-        index = jnp.arange(table.y.size)
-        between = lambda values: jnp.where((index >= ends[0]) & (index <= ends[1]), values, 0)
+        index = xp.arange(table.y.size)
+        between = lambda values: xp.where((index >= ends[0]) & (index <= ends[1]), values, 0)
         miss = lambda y, parameters: look(y, parameters)[0][0]
         bracket = (table.y[ends], table.miss[ends], table.rate[ends])
-        y, _ = root_between_nodes(miss, both, *bracket, jnp.zeros_like(place), present)
+        y, _ = root_between_nodes(miss, both, *bracket, xp.zeros_like(place), present)
         (rest, point), (rate, _), _ = along(y, both)
-        q = jnp.exp(y)
+        q = xp.exp(y)
         # The root is where the sign is seen to change; else somewhere in the bracket.
-        doubt = jnp.max(between(table.doubt))
-        step = 2 * (jnp.abs(rest) + doubt) / jnp.abs(rate)
-        step = jnp.where(jnp.isfinite(step), step, upper - lower)
-        sides = jnp.stack([jnp.maximum(y - step, lower), jnp.minimum(y + step, upper)])
-        more = frozen(jnp.append(sides, jnp.log(_around(q))))
-        (rests, points), _ = jax.vmap(lambda y: look(y, still))(more)
-        seen = (rests[0] * rests[1] < 0) & jnp.all(jnp.abs(rests[:2]) >= doubt)
+        doubt = xp.max(between(table.doubt))
+        step = 2 * (xp.abs(rest) + doubt) / xp.abs(rate)
+        step = xp.where(xp.isfinite(step), step, upper - lower)
+        sides = xp.stack([xp.maximum(y - step, lower), xp.minimum(y + step, upper)])
+        more = frozen(xp.append(sides, xp.log(_around(q))))
+        (rests, points), _ = look(more, still)
+        seen = (rests[0] * rests[1] < 0) & xp.all(xp.abs(rests[:2]) >= doubt)
 
         def spread(narrow, wide, value):
-            wide = jnp.max(between(jnp.abs(wide - value)))
-            return frozen(jnp.where(seen, jnp.max(jnp.abs(narrow[:2] - value)), wide))
+            wide = xp.max(between(xp.abs(wide - value)))
+            return frozen(xp.where(seen, xp.max(xp.abs(narrow[:2] - value)), wide))
 
-        q_error = spread(jnp.exp(more), jnp.exp(table.y), q) + 4 * epsilon(q) * frozen(q)
-        shares = _shares(table.error, table.point, jnp.exp(table.y))
-        shares = jax.tree.map(lambda e: jnp.max(between(e)), shares)
+        q_error = spread(xp.exp(more), xp.exp(table.y), q) + 4 * epsilon(q) * frozen(q)
+        shares = _shares(table.error, table.point, xp.exp(table.y))
+        shares = jax.tree.map(lambda e: xp.max(between(e)), shares)
         own = frozen(_Point(point.weight * shares.weight, q * shares.bias, shares.multiplier))
-        error = jax.tree.map(jnp.add, own, jax.tree.map(spread, points, table.point, point))
+        error = jax.tree.map(xp.add, own, jax.tree.map(spread, points, table.point, point))
         found = CriticalPoints(
             as_estimate(q, q_error, tolerance),
             as_estimate(point.weight, error.weight, tolerance),
@@ -303,21 +314,21 @@ def _search(
             as_estimate(point.multiplier, error.multiplier, tolerance),
             _stability(*frozen((q, point, error)), jax.tree.map(lambda a: a[2:], points)),
         )
-        good = jnp.isfinite(q) & jnp.isfinite(point.weight)
+        good = xp.isfinite(q) & xp.isfinite(point.weight)
         found = replace_where(~good, Status.NOT_CONVERGED, found)
         return found, present & ~(point.bias < -error.bias)
 
-    found, present = jax.vmap(at)(places)
-    rank = jnp.argsort(~present, stable=True)
+    found, present = each(at, places)
+    rank = xp.argsort(~present, stable=True)
     found, present = jax.tree.map(lambda a: a[rank], (found, present))
-    valid = jnp.isfinite(target) & (target >= 0)
+    valid = xp.isfinite(target) & (target >= 0)
     if kind == "bias":
         lost = lost | _escapes(table, target)
     found = replace_where(~present & ~lost, Status.ABSENT, found)
     found = replace_where(~present & lost, Status.NOT_CONVERGED, found)
     found = replace_where(~valid, Status.INVALID, found)
-    none = jnp.where(lost | ~valid, Stability.UNKNOWN, Stability.ABSENT).astype(jnp.int8)
-    stability = jnp.where(present & valid, found.stability, none)
+    none = xp.where(lost | ~valid, Stability.UNKNOWN, Stability.ABSENT).astype(np.int8)
+    stability = xp.where(present & valid, found.stability, none)
     return eqx.tree_at(_KIND, found, stability)
 
 
@@ -333,29 +344,32 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
         (miss, point), (rate, moved), (doubt, error) = look(y)
         seen = _Table(y, miss, rate, doubt, point, error, moved.bias)
         i, found = nearest_turn(y, miss, rate)
-        closer = y[i] + (y[i + 1] - y[i]) * jnp.linspace(0.0, 1.0, y.size, dtype=y.dtype)
-        return jnp.where(found, closer, y), seen
+        closer = y[i] + (y[i + 1] - y[i]) * xp.linspace(0.0, 1.0, y.size, dtype=y.dtype)
+        return xp.where(found, closer, y), seen
 
-    # One loop, so that what is looked at twice is compiled once.
-    _, seen = jax.lax.scan(passes, nodes, length=2)
+    if traced(nodes):  # one loop, so that what is looked at twice is compiled once
+        _, seen = jax.lax.scan(passes, nodes, length=2)
+    else:
+        closer, first = passes(nodes, None)
+        seen = jax.tree.map(lambda *rows: np.stack(rows), first, passes(closer, None)[1])
     seen = jax.tree.map(lambda a: a.reshape(-1), seen)
-    rank = jnp.argsort(seen.y, stable=True)
+    rank = xp.argsort(seen.y, stable=True)
     seen = jax.tree.map(lambda a: a[rank], seen)
     i, found = nearest_turn(seen.y, seen.miss, seen.rate)
     width, slopes = seen.y[i + 1] - seen.y[i], (seen.rate[i], seen.rate[i + 1])
-    share = slopes[0] / jnp.where(found, slopes[0] - slopes[1], 1.0)
+    share = slopes[0] / xp.where(found, slopes[0] - slopes[1], 1.0)
     row = jax.tree.map(lambda a: a[i], seen)
     top = cubic(seen.miss[i], seen.miss[i + 1], *(d * width for d in slopes))(share)[0]
-    turned = (row.y + share * width, top, jnp.zeros_like(top))
+    turned = (row.y + share * width, top, xp.zeros_like(top))
     fields = lambda t: (t.y, t.miss, t.rate)
     # Without a turning point one node stands twice, which adds nothing.
-    turned = tuple(jnp.where(found, new, old) for new, old in zip(turned, fields(row), strict=True))
+    turned = tuple(xp.where(found, new, old) for new, old in zip(turned, fields(row), strict=True))
     row = eqx.tree_at(fields, row, turned)
-    place = jnp.arange(seen.y.size + 1)
+    place = xp.arange(seen.y.size + 1)
 
     def insert(values, new):
-        before, behind = jnp.append(values, values[-1:]), jnp.append(values[:1], values)
-        return jnp.where(place <= i, before, jnp.where(place > i + 1, behind, new))
+        before, behind = xp.append(values, values[-1:]), xp.append(values[:1], values)
+        return xp.where(place <= i, before, xp.where(place > i + 1, behind, new))
 
     return jax.tree.map(insert, seen, row)
 
@@ -363,16 +377,16 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
 def _crossings(table: _Table) -> tuple[Bool[Array, " nodes"], Int[Array, " nodes"], Array]:
     """Nodes where a sign is known and other than the last one that was, the nodes of those, and
     whether roots may hide where no sign is known."""
-    told = jnp.abs(table.miss) > table.doubt
-    last = jax.lax.cummax(jnp.where(told, jnp.arange(told.size), -1))
-    before = jnp.append(jnp.full_like(last[:1], -1), last[:-1])
-    turns = jnp.sign(table.miss) != jnp.sign(table.miss[before])
+    told = xp.abs(table.miss) > table.doubt
+    last = running_max(xp.where(told, xp.arange(told.size), -1))
+    before = xp.append(xp.full_like(last[:1], -1), last[:-1])
+    turns = xp.sign(table.miss) != xp.sign(table.miss[before])
     known = told & (before >= 0)
     allowed = table.point.bias >= -table.error.bias
     # A root at a node, or a stretch that rounding hides, lies between two known signs that
     # differ. Between two that agree it may hold a pair of roots, or none.
-    gap = before < jnp.arange(told.size) - 1
-    lost = jnp.any(known & ~turns & gap) | jnp.any(jnp.isnan(table.miss))
+    gap = before < xp.arange(told.size) - 1
+    lost = xp.any(known & ~turns & gap) | xp.any(xp.isnan(table.miss))
     return known & turns & (allowed | allowed[before]), before, lost
 
 
@@ -383,11 +397,11 @@ def _escapes(table: _Table, target: Array) -> Bool[Array, ""]:
     """
     bias, error, rise = table.point.bias[-1], table.error.bias[-1], table.rise[-1]
     towards = (target - bias) * rise > 0
-    shown = jnp.abs(rise) > 16 * error
-    log = jnp.where(bias > 0, jnp.abs(jnp.log(target / jnp.where(bias > 0, bias, 1))), 1.0)
-    reach = log * jnp.abs(bias / jnp.where(rise == 0, 1, rise)) < _FAR
-    hidden = ~(jnp.abs(table.miss[-1]) > table.doubt[-1])
+    shown = xp.abs(rise) > 16 * error
+    log = xp.where(bias > 0, xp.abs(xp.log(target / xp.where(bias > 0, bias, 1))), 1.0)
+    reach = log * xp.abs(bias / xp.where(rise == 0, 1, rise)) < _FAR
+    hidden = ~(xp.abs(table.miss[-1]) > table.doubt[-1])
     # Where σ_b² = 0 at every length, as for relu, it is no other value.
-    level = jnp.all(jnp.abs(table.point.bias) <= table.error.bias) & (target > 0)
-    short = (target < jnp.exp(table.y[0])) & (target > 0)
+    level = xp.all(xp.abs(table.point.bias) <= table.error.bias) & (target > 0)
+    short = (target < xp.exp(table.y[0])) & (target > 0)
     return ((towards & shown & reach) | hidden | short) & ~level

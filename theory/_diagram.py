@@ -124,13 +124,14 @@ def phase_diagram(
     """
     needs_float64("phase_diagram")
     grids, flat = _grid(axes, start, tolerance)
+    how = _as_arrays(start, tolerance)
     if correlations:
-        prediction = _over_blocks(build, flat, start, tolerance, progress)
+        prediction = _over_blocks(build, flat, how[0], how[1], progress)
         found = {name: getattr(prediction, name) for name in QUANTITIES}
         phase = prediction.phase
     else:
         lengths = compiled(_lengths, light_options)
-        run = lambda points: lengths(build, points, start, tolerance)
+        run = lambda points: lengths(build, points, *how)
         found, phase = _in_blocks(flat, run, progress)
     names = {name: text for name, text in QUANTITIES.items() if name in found}
     dataset = _as_dataset(found, names, grids, start, tolerance)
@@ -171,12 +172,17 @@ def sector_diagram(
     """
     needs_float64("sector_diagram")
     grids, flat = _grid(axes, start, tolerance)
-    found, phase, symmetry_phase = _in_blocks(
-        flat, lambda points: _sectors_of(build, points, start, tolerance), progress
-    )
+    how = _as_arrays(start, tolerance)
+    run = lambda points: _sectors_of(build, points, *how)
+    found, phase, symmetry_phase = _in_blocks(flat, run, progress)
     dataset = _as_dataset(found, SECTOR_QUANTITIES, grids, start, tolerance)
     dataset = _with_flags(dataset, "phase", phase, Phase)
     return _with_flags(dataset, "symmetry_phase", symmetry_phase, SymmetryPhase)
+
+
+def _as_arrays(*numbers: float) -> list[jax.Array]:
+    """Another number is then no other program."""
+    return [jnp.asarray(np.asarray(x, float)) for x in numbers]
 
 
 def _lengths(build, points, start, tolerance):

@@ -9,8 +9,9 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from theory._arrays import Array
 from theory._branch import (
     Branch,
     Look,

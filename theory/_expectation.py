@@ -8,10 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import stop_gradient
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._activations import Componentwise
+from theory._arrays import Array, stop_gradient, traced, xp
 from theory._jumps import found_jumps, is_new
 from theory._moment_integrals import (
     BEYOND,
@@ -19,6 +19,7 @@ from theory._moment_integrals import (
     PairMoments,
     SingleMoments,
     as_floats,
+    behind,
     beyond_cut,
     density_at,
     epsilon,
@@ -49,7 +50,12 @@ _ROUNDING = 16.0
 
 
 def single_moments(
-    activation: Componentwise, q: Any, *, order: int = 64, use_closed_form: bool = True
+    activation: Componentwise,
+    q: Any,
+    *,
+    order: int = 64,
+    use_closed_form: bool = True,
+    with_errors: bool = True,
 ) -> tuple[SingleMoments, SingleMoments]:
     """Moments of φ(u), u ~ N(0, q), and their absolute errors.
 
@@ -58,11 +64,13 @@ def single_moments(
     activation
         φ; its closed form is used where it has one.
     q
-        The length q ≥ 0 of pre-activations; below 0 everything is NaN.
+        Lengths q ≥ 0 of pre-activations, of any shape; below 0 everything is NaN.
     order
         Nodes per panel of the quadrature.
     use_closed_form
         False to integrate numerically in any case.
+    with_errors
+        False leaves the errors out; they are then zero.
 
     Accuracy
     --------
@@ -75,14 +83,16 @@ def single_moments(
     `derivative_square` lose digits as eps/√q for small q.
     """
     (q,) = as_floats(q)
-    q = jnp.where(q >= 0, q, jnp.nan)
+    q = xp.where(q >= 0, q, xp.nan)
     closed = use_closed_form and activation.closed_form is not None
     fixed, at = frozen(activation), stop_gradient(q)
     values = _single_values(activation, q, order, closed)
-    if closed:
+    if not with_errors:
+        errors = jax.tree.map(xp.zeros_like, values)
+    elif closed:
         m = frozen(values)
-        rate = jnp.abs(m.square_rate) + m.square / floored(at)
-        sizes = SingleMoments(jnp.sqrt(m.square), m.square, m.derivative_square, rate)
+        rate = xp.abs(m.square_rate) + m.square / floored(at)
+        sizes = SingleMoments(xp.sqrt(m.square), m.square, m.derivative_square, rate)
         errors = _errors(m, sizes, sizes, None)
     else:
         study = lambda how: single_quadrature(fixed, at, how, bounds=True)
@@ -91,17 +101,17 @@ def single_moments(
         else:
             closer = single_quadrature(fixed, at, closer_look(order))
             errors = judged(study, frozen(values), order, closer)
-            errors = jax.tree.map(jnp.add, errors, beyond_cut(fixed, at))
+            errors = jax.tree.map(xp.add, errors, beyond_cut(fixed, at))
             strange = _hidden_jump(fixed, at, order)
             strange = strange | _reaches_hidden_jump(fixed, at, frozen(values).square)
-            slope = jnp.where(strange, jnp.inf, errors.derivative_square)
+            slope = xp.where(strange, xp.inf, errors.derivative_square)
             errors = eqx.tree_at(lambda e: e.derivative_square, errors, slope)
     if activation.jumps:
-        slope = jnp.where(jumping(fixed, at), jnp.inf, values.derivative_square)
+        slope = xp.where(jumping(fixed, at), xp.inf, values.derivative_square)
         values = eqx.tree_at(lambda m: m.derivative_square, values, slope)
     # q = 0 is taken a little above, and what that changes is twice what the rate says.
-    moved = 2 * jnp.abs(stop_gradient(values.square_rate)) * (floored(at) - at)
-    mean, square = errors.mean + jnp.sqrt(moved), errors.square + moved
+    moved = 2 * xp.abs(stop_gradient(values.square_rate)) * (floored(at) - at)
+    mean, square = errors.mean + xp.sqrt(moved), errors.square + moved
     return values, eqx.tree_at(lambda e: (e.mean, e.square), errors, (mean, square))
 
 
@@ -112,19 +122,21 @@ def _hidden_jump(activation: Componentwise, q: Array, order: int) -> Array:
     a jump makes them agree.
     """
     one = stein_defects(activation, q, Resolution(order))
-    others = _of_alternatives(lambda how: stein_defects(activation, q, how), order, q.dtype)
-    defects = jnp.concatenate([one[None], others])[:, 0]
-    size, noise = jnp.max(one[1]), 1e4 * epsilon(q)
-    spread = jnp.max(defects, axis=0) - jnp.min(defects, axis=0)
-    smallest = jnp.min(jnp.abs(defects), axis=0)
-    return jnp.any((smallest > 4 * spread) & (smallest > noise * size))
+    look = lambda how: stein_defects(activation, q, how)
+    others = _of_alternatives(look, order, q.dtype, host=not traced(q))
+    defects = xp.concatenate([one[None], others])[:, 0]
+    size, noise = xp.max(one[1], axis=0), 1e4 * epsilon(q)
+    spread = xp.max(defects, axis=0) - xp.min(defects, axis=0)
+    smallest = xp.min(xp.abs(defects), axis=0)
+    return xp.any((smallest > 4 * spread) & (smallest > (noise * size)[None]), axis=0)
 
 
 def _reaches_hidden_jump(activation: Componentwise, q: Array, size: Array) -> Array:
     """Whether u meets a jump of φ that is not declared, wherever it is; `size` is E φ²."""
     k, step = found_jumps(activation.fn, q.dtype)
-    reached = density_at(k, floored(q)) * jnp.sqrt(floored(q)) > epsilon(q)
-    return jnp.any(reached & is_new(k, step, activation.jumps, size))
+    reached = density_at(k, floored(q)) * xp.sqrt(floored(q))[..., None] > epsilon(q)
+    new = is_new(behind(q, k), behind(q, step), activation.jumps, size[..., None])
+    return xp.any(reached & new, axis=-1)
 
 
 def _unseen(
@@ -136,26 +148,27 @@ def _unseen(
     for q in (a,) if a is b else (a, b):
         values, sizes = half_moments(activation, q, Resolution(order))
         look = lambda how, q=q: half_moments(activation, q, how)[0]
-        others = [look(closer_look(order))[None], _of_alternatives(look, order, q.dtype)]
+        more = _of_alternatives(look, order, q.dtype, host=not traced(q))
+        others = [look(closer_look(order))[None], more]
         explained = _ROUNDING * epsilon(q)
-        shares.append(_disagreement(values, jnp.concatenate(others), sizes, sizes, explained))
-        squares.append(jnp.mean(sizes[:, 2:], axis=0))
+        shares.append(_disagreement(values, xp.concatenate(others), sizes, sizes, explained))
+        squares.append(xp.mean(sizes[:, 2:], axis=0))
         strange.append(_reaches_hidden_jump(activation, q, squares[-1][0]))
         far = beyond_cut(activation, q)
-        tails.append(jnp.stack([far.square, far.derivative_square]))
-    share = _CAUTION * jnp.max(jnp.stack(shares))
-    share = jnp.where(share < 1, share, jnp.inf)
-    product, slope = jnp.sqrt(squares[0] * squares[-1])
-    of = lambda size: jnp.where(size > 0, share * size, 0.0)
-    tail, steep = jnp.sqrt(tails[0] * tails[-1])
+        tails.append(xp.stack([far.square, far.derivative_square]))
+    share = _CAUTION * xp.max(xp.stack(shares))
+    share = xp.where(share < 1, share, xp.inf)
+    product, slope = xp.sqrt(squares[0] * squares[-1])
+    of = lambda size: xp.where(size > 0, share * size, 0.0)
+    tail, steep = xp.sqrt(tails[0] * tails[-1])
     # Close inputs differ by φ' (u − v) out there, too.
-    gap = jnp.square(jnp.sqrt(a) - jnp.sqrt(b)) + jnp.sqrt(a * b) * x
-    apart = jnp.minimum(tails[0][0] + tails[-1][0], float(BEYOND[0]) ** 2 * gap * steep)
+    gap = xp.square(xp.sqrt(a) - xp.sqrt(b)) + xp.sqrt(a * b) * x
+    apart = xp.minimum(tails[0][0] + tails[-1][0], float(BEYOND[0]) ** 2 * gap * steep)
     # Two inputs that a jump is between, or that meet it together, are at no nodes.
-    jumps = jnp.any(jnp.stack(strange))
-    jump = jnp.where(jumps, jnp.inf, 0.0)
-    apart = of(jnp.abs(m.distance)) + apart + jump
-    product = of(product) * jnp.where(jumps, 2.0, 1.0) + tail
+    jumps = xp.any(xp.stack(strange))
+    jump = xp.where(jumps, xp.inf, 0.0)
+    apart = of(xp.abs(m.distance)) + apart + jump
+    product = of(product) * xp.where(jumps, 2.0, 1.0) + tail
     return PairErrors(product, apart, of(slope) + steep + jump)
 
 
@@ -165,12 +178,24 @@ def _single_values(activation: Componentwise, q: Array, order: int, closed: bool
     return single_quadrature(activation, q, Resolution(order))
 
 
-def slope_rate(activation: Componentwise, q: Float[Array, ""], *, order: int) -> Float[Array, ""]:
-    """∂E φ'(u)²/∂q, u ~ N(0, q), as a constant under differentiation."""
+def square_rate(
+    activation: Componentwise, q: Float[Array, "*b"], *, order: int
+) -> Float[Array, "*b"]:
+    """∂E φ(u)²/∂q, u ~ N(0, q)."""
+    return _single_values(activation, q, order, activation.closed_form is not None).square_rate
+
+
+def slope_rate(
+    activation: Componentwise, q: Float[Array, "*b"], *, order: int
+) -> Float[Array, "*b"]:
+    """∂E φ'(u)²/∂q, u ~ N(0, q), from a small difference: good to four digits, for errors."""
     closed, fixed = activation.closed_form is not None, frozen(activation)
-    at = stop_gradient(q)
+    at = stop_gradient(floored(q))
     slope = lambda q: _single_values(fixed, q, order, closed).derivative_square
-    return jax.jvp(slope, (at,), (jnp.ones_like(at),))[1]
+    return (slope(at * (1 + _STEP)) - slope(at)) / (_STEP * at)
+
+
+_STEP = 1e-4
 
 
 def pair_moments(
@@ -182,6 +207,7 @@ def pair_moments(
     order: int = 64,
     equal_lengths: bool = False,
     use_closed_form: bool = True,
+    with_errors: bool = True,
 ) -> tuple[PairMoments, PairErrors]:
     """Moments of φ(u) and φ(v), and their absolute errors.
 
@@ -201,6 +227,8 @@ def pair_moments(
         q_a and q_b are one number, and are differentiated as one. Less than half the work.
     use_closed_form
         False to integrate numerically in any case.
+    with_errors
+        False leaves the errors out; they are then zero.
 
     Accuracy
     --------
@@ -222,25 +250,25 @@ def pair_moments(
     """
     q_a, q_b, x = as_floats(q_a, q_b, x)
     good = (q_a >= 0) & (q_b >= 0) & (x >= 0) & (x <= 2)
-    q_a, q_b, x = (jnp.where(good, y, jnp.nan) for y in (q_a, q_b, x))
+    q_a, q_b, x = (xp.where(good, y, xp.nan) for y in (q_a, q_b, x))
     closed = use_closed_form and activation.closed_form is not None
-    fixed, (a, b, at) = frozen(activation), frozen((q_a, q_b, x))
+    how = None if closed else Resolution(order)
+    values = pair_values(activation, q_a, q_b, x, how=how, equal=equal_lengths)
+    if not with_errors:
+        return values, jax.tree.map(xp.zeros_like, _first_three(values))
+    fixed, (a, b, at), m = frozen(activation), frozen((q_a, q_b, x)), frozen(values)
     if closed:
-        values = pair_values(activation, q_a, q_b, x, how=None, equal=equal_lengths)
-        m = frozen(values)
         sizes = _closed_sizes(fixed, a, b, m)
         errors = _errors(_first_three(m), sizes, sizes, None)
     else:
-        how = Resolution(order)
-        values = pair_values(activation, q_a, q_b, x, how=how, equal=equal_lengths)
-        m, args = frozen(values), (fixed, a, b, at)
+        args = (fixed, a, b, at)
 
         def study(how):
             values, sizes, rounding = pair_quadrature(*args, how, equal_lengths, bounds=True)
             if not fixed.jumps:
                 return values, sizes, rounding
             slope = pair_values(*args, how=how, equal=equal_lengths).slope
-            larger = lambda e: jnp.maximum(e.slope, jnp.abs(slope))
+            larger = lambda e: xp.maximum(e.slope, xp.abs(slope))
             put = lambda e, slope: eqx.tree_at(lambda e: e.slope, e, slope)
             return put(values, slope), put(sizes, larger(sizes)), put(rounding, larger(rounding))
 
@@ -248,17 +276,17 @@ def pair_moments(
         if not fixed.features_known:
             other = a if equal_lengths else b
             unseen = _unseen(fixed, a, other, at, _first_three(m), order)
-            errors = jax.tree.map(jnp.add, errors, unseen)
+            errors = jax.tree.map(xp.add, errors, unseen)
         if fixed.jumps:
             # Where the two coincide the slope may be infinite.
             there = (at < least(at)) | (2 - at < least(at))
             there = there & (jumping(fixed, a) | jumping(fixed, b))
-            slope = jnp.where(there, jnp.inf, errors.slope)
+            slope = xp.where(there, xp.inf, errors.slope)
             errors = eqx.tree_at(lambda e: e.slope, errors, slope)
     # Lengths of 0 are taken a little above.
     shift_a, shift_b = 2 * (floored(a) - a), 2 * (floored(b) - b)
-    moved = jnp.abs(m.product_rate_a) * shift_a + jnp.abs(m.product_rate_b) * shift_b
-    apart = jnp.abs(m.distance_rate_a) * shift_a + jnp.abs(m.distance_rate_b) * shift_b
+    moved = xp.abs(m.product_rate_a) * shift_a + xp.abs(m.product_rate_b) * shift_b
+    apart = xp.abs(m.distance_rate_a) * shift_a + xp.abs(m.distance_rate_b) * shift_b
     errors = PairErrors(errors.product + moved, errors.distance + apart, errors.slope)
     return values, errors
 
@@ -459,14 +487,22 @@ _MORE = (*_ALTERNATIVES, (2.9, 9.2, 0.4), (3.2, 8.8, 1.2))
 
 
 def _of_alternatives(
-    study: Callable[[Resolution], _Tree], order: int, dtype: Any, rules: Any = _ALTERNATIVES
+    study: Callable[[Resolution], _Tree],
+    order: int,
+    dtype: Any,
+    rules: Any = _ALTERNATIVES,
+    *,
+    host: bool = False,
 ) -> _Tree:
     """What `study` gives with each of them, which differ in numbers only and are compiled once."""
-    columns = (jnp.asarray(column, dtype) for column in zip(*rules, strict=True))
+    columns = [np.asarray(column, dtype) for column in zip(*rules, strict=True)]
 
     def other(stretch, cut, bend):
         return study(Resolution(7 * order // 8, stretch, cut, bend=bend))
 
+    if host:
+        results = [other(*rule) for rule in zip(*columns, strict=True)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
     return jax.vmap(other)(*columns)
 
 
@@ -488,10 +524,11 @@ def judged(
     """
     dtype = jax.tree.leaves(values)[0].dtype
     safety = _SAFETY if closer is None else _CAUTION
-    others, sizes, rounding = frozen(_of_alternatives(study, order, dtype, rules))
+    host = not traced(values)
+    others, sizes, rounding = frozen(_of_alternatives(study, order, dtype, rules, host=host))
     sizes, rounding = (jax.tree.map(lambda y: y[0], tree) for tree in (sizes, rounding))
     if closer is not None:
-        join = lambda some, one: jnp.concatenate([some, frozen(one)[None]])
+        join = lambda some, one: xp.concatenate([some, frozen(one)[None]])
         others = jax.tree.map(join, others, closer)
     return _errors(values, sizes, rounding, others, safety)
 
@@ -500,9 +537,9 @@ def _closed_sizes(activation: Componentwise, q_a: Array, q_b: Array, m: PairMome
     """What rounding errors of closed forms are relative to."""
     one, other = single_closed(activation, q_a), single_closed(activation, q_b)
     return PairErrors(
-        jnp.sqrt(one.square * other.square),
+        xp.sqrt(one.square * other.square),
         m.distance,
-        jnp.sqrt(one.derivative_square * other.derivative_square),
+        xp.sqrt(one.derivative_square * other.derivative_square),
     )
 
 
@@ -518,16 +555,16 @@ def _errors(
     `others` has a leading axis over rules, or is None where there is only rounding.
     """
     eps = epsilon(jax.tree.leaves(values)[0])
-    worst = jnp.zeros((), jax.tree.leaves(values)[0].dtype)
+    worst = np.zeros((), jax.tree.leaves(values)[0].dtype)
     if others is not None:
         explained = _ROUNDING * eps * (_SAFETY / safety) ** 2
         worst = safety * _disagreement(values, others, sizes, rounding, explained)
     # Where the rules do not agree on one digit, nothing is known.
-    worst = jnp.where(worst < 1, worst, jnp.inf)
+    worst = xp.where(worst < 1, worst, xp.inf)
 
     def error(value, size, rounding):
-        total = jnp.where(size > 0, worst * size, 0) + _ROUNDING * eps * rounding
-        return jnp.where(jnp.isnan(value), jnp.nan, total)
+        total = xp.where(size > 0, worst * size, 0) + _ROUNDING * eps * rounding
+        return xp.where(xp.isnan(value), xp.nan, total)
 
     return jax.tree.map(error, values, sizes, rounding)
 
@@ -535,14 +572,18 @@ def _errors(
 def _disagreement(
     values: _Tree, others: _Tree, sizes: _Tree, rounding: _Tree, explained: float
 ) -> Array:
-    """The largest difference between rules relative to `sizes`, beyond what rounding explains."""
-    worst = jnp.zeros((), jax.tree.leaves(values)[0].dtype)
+    """The largest difference between rules relative to `sizes`, beyond what rounding explains.
+
+    Moments of several points are judged point by point, the entries of a plain array together.
+    """
+    axis = 0 if isinstance(values, eqx.Module) else None
+    worst = xp.zeros((), jax.tree.leaves(values)[0].dtype)
     leaves = map(jax.tree.leaves, (values, others, sizes, rounding))
     for value, second, size, noise in zip(*leaves, strict=True):
         # What rounding explains in one moment says nothing about the others.
-        difference = jnp.abs(value[None] - second) - (explained * noise)[None]
-        relative = difference / jnp.where(size > 0, size, 1)[None]
+        difference = xp.abs(value[None] - second) - (explained * noise)[None]
+        relative = difference / xp.where(size > 0, size, 1)[None]
         # One rule has met what the others have not.
-        relative = jnp.where(jnp.isnan(second) & jnp.isfinite(value)[None], jnp.inf, relative)
-        worst = jnp.maximum(worst, jnp.max(jnp.where(relative > 0, relative, 0)))
+        relative = xp.where(xp.isnan(second) & xp.isfinite(value)[None], xp.inf, relative)
+        worst = xp.maximum(worst, xp.max(xp.where(relative > 0, relative, 0), axis=axis))
     return worst

@@ -9,10 +9,11 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._activations import Componentwise
 from theory._architecture import Affine, Part, Pointwise
+from theory._arrays import Array
 from theory._compiled import hasty_jit
 from theory._expectation import gaussian_expectation
 from theory._interpret import Reading, along_depth, interpret
@@ -97,7 +98,7 @@ class _FiniteWidth(Reading[_State]):
 
 @hasty_jit
 def length_correction(
-    network: Part, length: Any, *, order: int = 64, tolerance: float = 1e-8
+    network: Part, length: Any, *, order: int = 64, tolerance: Any = 1e-8
 ) -> LengthCorrection:
     """The mean and the variance of the length in networks of width N, to first order in 1/N.
 

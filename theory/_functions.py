@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from theory._arrays import Array
 
 Elementwise: TypeAlias = Callable[..., Any]
 

@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Algebra, WeightLaw
+from theory._arrays import Array
 from theory._compiled import hasty_jit
 from theory._jacobian import SAFETY, constant_slopes
 from theory._moment_integrals import epsilon

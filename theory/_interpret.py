@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, assert_never
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from theory._architecture import (
     Affine,
@@ -22,6 +23,7 @@ from theory._architecture import (
     Repeat,
     Residual,
 )
+from theory._arrays import scan, traced, xp
 
 State = TypeVar("State")
 
@@ -88,7 +90,7 @@ class Reading(eqx.Module, Generic[State]):
 
     def loop(self, turn: Callable, state: State, layers: Any, depth: int) -> tuple[State, Any]:
         """Run `turn` over the layers; a scan, so that compile time does not grow with depth."""
-        return jax.lax.scan(turn, state, layers, length=depth)
+        return scan(turn, state, layers, depth)
 
 
 def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State, Any]:
@@ -128,7 +130,8 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             state, note = reading.add(state, inner)
             return state, (notes, note)
         case Repeat(body=body, depth=depth):
-            per_layer, structure = eqx.partition((body, reading.layers(depth)), eqx.is_array)
+            stacked = (body, reading.layers(depth))
+            per_layer, structure = eqx.partition(stacked, _is_array)
 
             def turn(carry, leaves):
                 layer, layer_reading = eqx.combine(leaves, structure)
@@ -150,6 +153,10 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             return reading.through_time(advance, state, steps)
         case _:
             assert_never(part)
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
 
 
 def _check_one_layer(node: Affine) -> None:
@@ -201,11 +208,16 @@ def along_depth(notes: Any) -> Any:
     if isinstance(notes, Stacked):
         if not jax.tree.leaves(notes):
             return None
-        inner = eqx.filter_vmap(along_depth)(notes.notes)
+        if traced(notes.notes):
+            inner = eqx.filter_vmap(along_depth)(notes.notes)
+        else:
+            layers = range(len(jax.tree.leaves(notes.notes)[0]))
+            rows = [jax.tree.map(lambda x, i=i: x[i], notes.notes) for i in layers]
+            inner = jax.tree.map(lambda *xs: np.stack(xs), *map(along_depth, rows))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inner)
     if isinstance(notes, tuple):
         series = [s for s in map(along_depth, notes) if s is not None]
         if not series:
             return None
-        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *series)
+        return jax.tree.map(lambda *xs: xp.concatenate(xs), *series)
     return jax.tree.map(lambda x: x[None], notes)

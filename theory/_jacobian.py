@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._activations import Activation, Componentwise, Radial
 from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, components
+from theory._arrays import Array
 from theory._interpret import Reading, Stacked, interpret
 from theory._jumps import check_no_jump
 from theory._mean_field import MeanField

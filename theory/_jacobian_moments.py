@@ -8,9 +8,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._architecture import Part, check_count
+from theory._arrays import Array
 from theory._branch import log_lambda, negative_solution
 from theory._interpret import along_depth, interpret
 from theory._jacobian import (

@@ -7,7 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from theory._arrays import Array, traced, while_loop, xp
+from theory._compiled import inside_another
+from theory._nodes import with_slope
 
 _ROUNDINGS = 1e3
 """A change across a kink below this many roundings of its terms is none."""
@@ -15,14 +19,13 @@ _ROUNDINGS = 1e3
 
 def steps_at(fn: Callable, k: Float[Array, " jumps"]) -> tuple[Array, Array]:
     """fn(k + 0) − fn(k − 0), zero where that is rounding, and the mean of the two."""
-    info = jnp.finfo(k.dtype)
-    beside = jnp.maximum(2 * float(info.eps) * jnp.abs(k), float(info.tiny) ** 0.5)
-    along = lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),))
-    (low, steep), (high, steeper) = along(k - beside), along(k + beside)
-    noise = float(info.eps) * (jnp.abs(low) + jnp.abs(high))
-    noise = noise + beside * (jnp.abs(steep) + jnp.abs(steeper))
+    info = np.finfo(k.dtype)
+    beside = xp.maximum(2 * float(info.eps) * xp.abs(k), float(info.tiny) ** 0.5)
+    (low, steep), (high, steeper) = with_slope(fn, k - beside), with_slope(fn, k + beside)
+    noise = float(info.eps) * (xp.abs(low) + xp.abs(high))
+    noise = noise + beside * (xp.abs(steep) + xp.abs(steeper))
     step = high - low
-    return jnp.where(jnp.abs(step) > _ROUNDINGS * noise, step, 0.0), (low + high) / 2
+    return xp.where(xp.abs(step) > _ROUNDINGS * noise, step, 0.0), (low + high) / 2
 
 
 def may_jump(fn: Callable, kinks: tuple[float, ...]) -> tuple[float, ...]:
@@ -30,8 +33,12 @@ def may_jump(fn: Callable, kinks: tuple[float, ...]) -> tuple[float, ...]:
     places = sorted({sign * abs(kink) for kink in kinks for sign in (1.0, -1.0)})
     if not places:
         return ()
-    with jax.ensure_compile_time_eval():
-        steps, _ = steps_at(fn, jnp.asarray(places, jnp.result_type(float)))
+    at = xp.asarray(places, jnp.result_type(float))
+    if not inside_another(fn):
+        steps, _ = steps_at(fn, at)
+    else:  # which `fn` may depend on
+        with jax.ensure_compile_time_eval():
+            steps, _ = steps_at(fn, jnp.asarray(at))
     if isinstance(steps, Tracer):
         return tuple(places)
     return tuple(k for k, step in zip(places, np.asarray(steps), strict=True) if step != 0)
@@ -48,42 +55,63 @@ def found_jumps(fn: Callable, dtype: Any) -> tuple[Array, Array]:
     Intervals are halved until their ends are neighbours, towards the half in which fn differs
     most from what its derivative says: of a kink nothing is left of that, of a jump all.
     """
+    leaves, structure = jax.tree.flatten(fn)
+    if traced(leaves):
+        return _found_jumps(fn, dtype, jnp)
+    key = (structure, np.dtype(dtype), *((x.shape, x.dtype, x.tobytes()) for x in leaves))
+    if key not in _FOUND:
+        while len(_FOUND) >= _REMEMBERED:
+            _FOUND.pop(next(iter(_FOUND)))
+        with np.errstate(all="ignore"):
+            _FOUND[key] = _found_jumps(fn, dtype, np)
+    return _FOUND[key]
+
+
+_FOUND: dict[Any, tuple[Array, Array]] = {}
+_REMEMBERED = 64
+"""Functions whose jumps are kept: they are asked for again and again."""
+
+
+def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
     ends = np.concatenate([-_GRID[:0:-1], _GRID])
-    low, width = jnp.asarray(ends[:-1], dtype), jnp.asarray(np.diff(ends), dtype)
+    low, width = arrays.asarray(ends[:-1], dtype), np.asarray(np.diff(ends), dtype)
+    eps = float(np.finfo(dtype).eps)
 
     def look(low, width, parts):
         """Between each of the nodes and the next: the change of fn beyond that of a trapezoid of
         its derivative, and the size of rounding."""
-        share = jnp.arange(parts + 1, dtype=dtype)[:, None] / parts
+        share = np.arange(parts + 1, dtype=dtype)[:, None] / parts
         # A little wider, since sums of halves are rounded, and a jump may be at an end.
-        more = 8 * float(jnp.finfo(dtype).eps) * (share - 0.5) * jnp.abs(low)[None]
+        more = 8 * eps * (share - 0.5) * xp.abs(low)[None]
         z = low[None] + share * width[None] + more
-        value, slope = jax.jvp(fn, (z,), (jnp.ones_like(z),))
-        gap = jnp.abs(jnp.diff(value, axis=0) - (slope[:-1] + slope[1:]) / 2 * jnp.diff(z, axis=0))
-        noise = float(jnp.finfo(dtype).eps) * (jnp.abs(value) + jnp.abs(z * slope))
-        return jnp.where(jnp.isfinite(gap), gap, 0.0), noise[:-1] + noise[1:]
+        value, slope = with_slope(fn, z)
+        gap = xp.abs(xp.diff(value, axis=0) - (slope[:-1] + slope[1:]) / 2 * xp.diff(z, axis=0))
+        noise = eps * (xp.abs(value) + xp.abs(z * slope))
+        return xp.where(xp.isfinite(gap), gap, 0.0), noise[:-1] + noise[1:]
 
-    def halve(i, low):
+    def halve(state):
         # Only the place is kept: a compiler may decide twice between halves that are alike.
+        i, low = state
         half = width * 0.5 ** (i + 1).astype(dtype)
         (first, second), _ = look(low, 2 * half, 2)
-        return jnp.where(first > second, low, low + half)
+        return i + 1, xp.where(first > second, low, low + half)
 
     # The interval at 0 has to come down from 1e-9 to nothing.
-    steps = jnp.finfo(dtype).nmant + 8
-    low, width = jax.lax.fori_loop(0, steps, halve, low), 4 * width * 0.5**steps
-    width = jnp.maximum(width, 8 * float(jnp.finfo(dtype).eps) * jnp.abs(low))
+    steps = np.finfo(dtype).nmant + 8
+    _, low = while_loop(lambda state: state[0] < steps, halve, (arrays.asarray(0), low))
+    width = 4 * width * 0.5**steps
+    width = xp.maximum(width, 8 * eps * xp.abs(low))
     gap, noise = look(low - width, 2 * width, 1)
-    return low, jnp.where(gap[0] > _ROUNDINGS * noise[0], gap[0], 0.0)
+    return low, xp.where(gap[0] > _ROUNDINGS * noise[0], gap[0], 0.0)
 
 
 def is_new(k: Array, step: Array, declared: tuple[float, ...], square: Array) -> Array:
     """Which of the jumps found at k are not declared, and more than rounding of a function with
     that mean square."""
-    eps = float(jnp.finfo(k.dtype).eps)
-    new = step > _ROUNDINGS * eps * jnp.sqrt(square)
+    eps = float(np.finfo(k.dtype).eps)
+    new = step > _ROUNDINGS * eps * xp.sqrt(square)
     for place in declared:
-        new = new & (jnp.abs(k - place) > 4 * eps * abs(place) + _ROUNDINGS * eps**2)
+        new = new & (xp.abs(k - place) > 4 * eps * abs(place) + _ROUNDINGS * eps**2)
     return new
 
 

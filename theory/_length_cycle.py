@@ -6,9 +6,10 @@ Notation: q length, y = log q, m = d log q'/d log q, χ slope.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 from theory._architecture import Part, check_count, check_positive
+from theory._arrays import Array
 from theory._attractor import follow
 from theory._compiled import hasty_jit
 from theory._moment_integrals import frozen
@@ -115,11 +116,12 @@ def _length_cycle(body, start, tolerance, order) -> LengthCycle:
         """The relative error of the product of `near` over a round."""
         return jnp.sum(jnp.where(inside, error / jnp.abs(near), 0.0))
 
-    growth = jnp.exp(jnp.sum(jnp.where(inside, jnp.log(turns.slope), 0.0)) / period)
+    count = period.astype(q.dtype)
+    growth = jnp.exp(jnp.sum(jnp.where(inside, jnp.log(turns.slope), 0.0)) / count)
     errors = (
         q * jnp.expm1(y_error),
         jnp.abs(whole) * relative(turns.rate, turns.rate_error + spread[0]),
-        growth * relative(turns.slope, turns.slope_error + spread[1]) / period,
+        growth * relative(turns.slope, turns.slope_error + spread[1]) / count,
     )
     length, multiplier, mean = (
         as_estimate(value, frozen(error), tolerance)

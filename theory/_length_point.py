@@ -4,15 +4,16 @@ Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope.
 """
 
 import enum
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 
 from theory._architecture import Part
-from theory._compiled import hasty_jit
+from theory._arrays import Array, each, first_places, xp
+from theory._directly import directly
 from theory._fixed_point import LengthPoint
 from theory._moment_integrals import frozen
 from theory._precision import needs_float64
@@ -47,7 +48,7 @@ def root_at(body: Part, seen: Survey, i: Array, present: Array, order: int) -> A
     nodes = (seen.y, seen.growth, seen.rate)
     flat = seen.in_sight[i] & seen.in_sight[i + 1]
     y, _ = root_between_nodes(h, body, *nodes, i, present & ~half & ~flat)
-    return jnp.where(half, seen.touching, y)
+    return xp.where(half, seen.touching, y)
 
 
 class Reach(eqx.Module):
@@ -63,11 +64,11 @@ class Reach(eqx.Module):
 
 def bracket_of(seen: Survey, i: Array, y: Array) -> Reach:
     """The nodes around i and i + 1 between which h changes sign for sure."""
-    index, up = jnp.arange(seen.y.size), seen.growth > 0
+    index, up = xp.arange(seen.y.size), seen.growth > 0
     left = seen.sure & (up == up[i]) & (index <= i)
     right = seen.sure & (up == up[i + 1]) & (index > i)
-    low = jnp.max(jnp.where(left, seen.y, -jnp.inf))
-    return Reach(low, jnp.min(jnp.where(right, seen.y, jnp.inf)), y, y)
+    low = xp.max(xp.where(left, seen.y, -xp.inf))
+    return Reach(low, xp.min(xp.where(right, seen.y, xp.inf)), y, y)
 
 
 def point_at(
@@ -78,52 +79,52 @@ def point_at(
     *,
     zero: Array,
     half: Array,
-    tolerance: float,
+    tolerance: Any,
     order: int,
 ) -> LengthPoint:
     """The fixed point at q* = e^y; at q* = 0 where `zero` says so, and y is the first node."""
-    q = jnp.exp(y)
+    q = xp.exp(y)
     turn, local, along = along_length(body, q, order)
     rate = along.length
     noise = local.length / q
     local_rate = error_of_rate(turn, local, q)
 
     # |δy| = (error of h + residual)/|dh/dy|, if the curvature of h leaves one root there.
-    miss = noise + jnp.abs(jnp.log(turn.length / q)) + 2 * jnp.finfo(q.dtype).eps
-    pull = jnp.maximum(jnp.abs(1 - rate) - local_rate, 0.0)
+    miss = noise + xp.abs(xp.log(turn.length / q)) + 2 * np.finfo(q.dtype).eps
+    pull = xp.maximum(xp.abs(1 - rate) - local_rate, 0.0)
     bend, _ = seen.steepness(y)
     left = pull**2 - 2 * bend * miss
-    first = jnp.where(left > 0, 2 * miss / (pull + jnp.sqrt(jnp.maximum(left, 0.0))), jnp.inf)
-    first = jnp.where(half, 4 * jnp.sqrt(miss / bend), first)
-    high = jnp.maximum(jnp.minimum(y + first, reach.high), reach.doubt_high)
-    low = jnp.minimum(jnp.maximum(y - first, reach.low), reach.doubt_low)
-    high, low = jnp.where(zero, jnp.maximum(reach.high, y), high), jnp.where(zero, y, low)
+    first = xp.where(left > 0, 2 * miss / (pull + xp.sqrt(xp.maximum(left, 0.0))), xp.inf)
+    first = xp.where(half, 4 * xp.sqrt(miss / bend), first)
+    high = xp.maximum(xp.minimum(y + first, reach.high), reach.doubt_high)
+    low = xp.minimum(xp.maximum(y - first, reach.low), reach.doubt_low)
+    high, low = xp.where(zero, xp.maximum(reach.high, y), high), xp.where(zero, y, low)
     # Its own error may be below the spacing of y, and must not be lost against it.
-    own = jnp.minimum(first, jnp.maximum(high - y, y - low) + jnp.finfo(q.dtype).eps * jnp.abs(y))
-    wide = jnp.maximum(jnp.expm1(high - y), -jnp.expm1(low - y))
+    own = xp.minimum(first, xp.maximum(high - y, y - low) + np.finfo(q.dtype).eps * xp.abs(y))
+    wide = xp.maximum(xp.expm1(high - y), -xp.expm1(low - y))
     exact = (reach.low == y) & (reach.high == y)
-    error = q * jnp.where(exact, wide, jnp.maximum(wide, own))
-    error = jnp.where(zero, jnp.exp(high), error)
-    error = jnp.where((high >= seen.y[-1]) | jnp.isnan(miss), jnp.inf, error)
+    error = q * xp.where(exact, wide, xp.maximum(wide, own))
+    error = xp.where(zero, xp.exp(high), error)
+    error = xp.where((high >= seen.y[-1]) | xp.isnan(miss), xp.inf, error)
     rate_spread, slope_spread = seen.spread(y, low, high)
     # What the shortest length differs by from 0 is less than what the next does from it.
-    first_step = lambda values: jnp.nan_to_num(jnp.abs(values[1] - values[0]))
-    to_zero = lambda values: jnp.where(zero, first_step(values), 0.0)
+    first_step = lambda values: xp.nan_to_num(xp.abs(values[1] - values[0]))
+    to_zero = lambda values: xp.where(zero, first_step(values), 0.0)
     rate_error = local_rate + rate_spread + to_zero(seen.multiplier)
     slope_error = local.slope + slope_spread + to_zero(seen.slope)
 
     # Near 0 q* is what the map makes of 0, over 1 − λ: nothing, but for its derivatives.
-    gap = jnp.where(zero, 1 - frozen(rate), 1.0)
-    gap = jnp.where(gap == 0, jnp.finfo(q.dtype).tiny, gap)
-    moved = jnp.where(zero, (turn.length - frozen(turn.length)) / gap, 0.0)
+    gap = xp.where(zero, 1 - frozen(rate), 1.0)
+    gap = xp.where(gap == 0, np.finfo(q.dtype).tiny, gap)
+    moved = xp.where(zero, (turn.length - frozen(turn.length)) / gap, 0.0)
     slope = turn.slope + seen.drift(seen.slope) * moved
     # The map is a power of the shortest lengths: 1, or more where φ'(0) = 0, down to underflow.
     power = zero & (_power(seen) > 1.5)
-    rate = jnp.where(power, 0.0, rate + seen.drift(seen.multiplier) * moved)
-    rate_error = jnp.where(power, 0.0, rate_error)
+    rate = xp.where(power, 0.0, rate + seen.drift(seen.multiplier) * moved)
+    rate_error = xp.where(power, 0.0, rate_error)
     error, rate_error, slope_error = frozen((error, rate_error, slope_error))
     return LengthPoint(
-        as_estimate(jnp.where(zero, moved + 0.0, q), error, tolerance, jnp.where(zero, 1.0, q)),
+        as_estimate(xp.where(zero, moved + 0.0, q), error, tolerance, xp.where(zero, 1.0, q)),
         as_estimate(rate, rate_error, tolerance),
         as_estimate(slope, slope_error, tolerance),
     )
@@ -131,18 +132,18 @@ def point_at(
 
 def _power(seen: Survey) -> Array:
     """Of q in the map of the shortest lengths; 0 where that is a constant."""
-    return seen.multiplier[0] * jnp.exp(-seen.growth[0])
+    return seen.multiplier[0] * xp.exp(-seen.growth[0])
 
 
 def zero_point(seen: Survey) -> tuple[Array, Array, Reach]:
     """Whether q* = 0 is a fixed point, its stability, and the lengths that cannot be told from
     it."""
-    there = ~(_power(seen) <= 0.5) & ~jnp.isnan(seen.growth[0])
+    there = ~(_power(seen) <= 0.5) & ~xp.isnan(seen.growth[0])
     # At λ = 1 the first growth that can be told from zero decides.
-    first, told = jnp.argmax(seen.sure), jnp.any(seen.sure)
-    falls = jnp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
-    high = seen.y[jnp.where(told, first, 0)]
-    return there, jnp.where(told, falls, Stability.NEUTRAL), Reach(seen.y[0], high, high, high)
+    first, told = xp.argmax(seen.sure), xp.any(seen.sure)
+    falls = xp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
+    high = seen.y[xp.where(told, first, 0)]
+    return there, xp.where(told, falls, Stability.NEUTRAL), Reach(seen.y[0], high, high, high)
 
 
 class FixedPoints(eqx.Module):
@@ -157,8 +158,8 @@ class FixedPoints(eqx.Module):
     """Whether lengths beyond the last fixed point grow without bound, as far as can be told."""
 
 
-@hasty_jit
-def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> FixedPoints:
+@directly
+def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> FixedPoints:
     """All fixed points of the length map of one turn, with their stability.
 
     Parameters
@@ -188,39 +189,39 @@ def fixed_points(body: Part, *, tolerance: float = 1e-10, order: int = 64) -> Fi
     up, touch, in_sight = seen.growth > 0, seen.touches, seen.in_sight
     flat = in_sight[:-1] & in_sight[1:]
     crossing = (up[:-1] != up[1:]) & ~touch[:-1] & ~touch[1:]
-    crossing = (crossing | touch[1:]) & ~flat & ~jnp.isnan(seen.growth[:-1] + seen.growth[1:])
-    (places,) = jnp.nonzero(crossing, size=_SLOTS, fill_value=-1)
+    crossing = (crossing | touch[1:]) & ~flat & ~xp.isnan(seen.growth[:-1] + seen.growth[1:])
+    places = first_places(crossing, _SLOTS)
     zero_there, zero_stability, zero_reach = zero_point(seen)
 
     def at(i, zero):
         present, half = i >= 0, touch[i + 1] & ~zero
-        y = jnp.where(zero, seen.y[0], root_at(body, seen, i, present, order))
+        y = xp.where(zero, seen.y[0], root_at(body, seen, i, present, order))
         reach = choose(zero, zero_reach, bracket_of(seen, i, y))
         kinds = {"zero": zero, "half": half, "tolerance": tolerance, "order": order}
         point = point_at(body, seen, y, reach, **kinds)
         rate, error = point.multiplier.value, point.multiplier.error
         steady = up[i] & (rate > -1)
-        stability = jnp.where(steady, Stability.STABLE, Stability.UNSTABLE)
-        known = jnp.isfinite(point.length.error) & jnp.isfinite(error)
-        known = known & ~(up[i] & (jnp.abs(rate + 1) <= error))
-        stability = jnp.where(known, stability, Stability.UNKNOWN)
-        stability = jnp.where(half, Stability.HALF_STABLE, stability)
+        stability = xp.where(steady, Stability.STABLE, Stability.UNSTABLE)
+        known = xp.isfinite(point.length.error) & xp.isfinite(error)
+        known = known & ~(up[i] & (xp.abs(rate + 1) <= error))
+        stability = xp.where(known, stability, Stability.UNKNOWN)
+        stability = xp.where(half, Stability.HALF_STABLE, stability)
         return (
             point,
-            jnp.where(zero, zero_there, present),
-            jnp.where(zero, zero_stability, stability),
+            xp.where(zero, zero_there, present),
+            xp.where(zero, zero_stability, stability),
         )
 
-    zeros = jnp.arange(_SLOTS + 1) == 0
-    found = jax.vmap(at)(jnp.append(jnp.full(1, -1, places.dtype), places), zeros)
-    rank = jnp.argsort(~found[1], stable=True)
+    zeros = xp.arange(_SLOTS + 1) == 0
+    found = each(at, xp.append(xp.full(1, -1, places.dtype), places), zeros)
+    rank = xp.argsort(~found[1], stable=True)
     point, present, stability = jax.tree.map(lambda a: a[rank], found)
     point = replace_where(~present, Status.ABSENT, point)
     return FixedPoints(
         point.length,
         point.multiplier,
         point.slope,
-        jnp.where(present, stability, Stability.ABSENT).astype(jnp.int8),
+        xp.where(present, stability, Stability.ABSENT).astype(xp.int8),
         end.divergent | end.fades,
     )
 
@@ -240,16 +241,16 @@ class FarEnd(eqx.Module):
 
 def runs_away(seen: Survey) -> FarEnd:
     """What becomes of the longest lengths."""
-    index = jnp.arange(seen.y.size)
-    blind = ~(seen.sure | (seen.noise < jnp.inf)) & (seen.y > _TAIL)
-    last = jnp.where(jnp.any(blind), jnp.argmax(blind), index.size) - 1
+    index = xp.arange(seen.y.size)
+    blind = ~(seen.sure | (seen.noise < xp.inf)) & (seen.y > _TAIL)
+    last = xp.where(xp.any(blind), xp.argmax(blind), index.size) - 1
     grows = seen.sure & (seen.growth > 0)
-    sure = jnp.max(jnp.where(grows & (index <= last), index, -1))
+    sure = xp.max(xp.where(grows & (index <= last), index, -1))
     # Beyond, q' − q is too small against q to be seen; it lasts if λ >= 1.
-    tail = (seen.grid > seen.y[jnp.maximum(sure, 0)]) & (seen.grid <= seen.y[last])
-    rate = jnp.min(jnp.where(tail, seen.multiplier, 1.0))
+    tail = (seen.grid > seen.y[xp.maximum(sure, 0)]) & (seen.grid <= seen.y[last])
+    rate = xp.min(xp.where(tail, seen.multiplier, 1.0))
     lasts = (seen.growth >= 0) & (rate >= 1) & (seen.y > _TAIL)
     beyond = (index > sure) & (index <= last)
-    divergent = (sure >= 0) & jnp.all(lasts | ~beyond)
-    fades = (sure >= 0) & jnp.all((seen.in_sight & (seen.y > _TAIL)) | ~beyond)
+    divergent = (sure >= 0) & xp.all(lasts | ~beyond)
+    fades = (sure >= 0) & xp.all((seen.in_sight & (seen.y > _TAIL)) | ~beyond)
     return FarEnd(divergent, last, sure, fades)

@@ -1,13 +1,16 @@
 """Which activations are linear: those whose program is made of nothing else."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jax.core import Tracer
 
 from theory._activations import Activation, Radial
+from theory._arrays import Array, traced, xp
 from theory._precision import widest
 
 _PASSED = {"neg", "convert_element_type", "copy", "squeeze", "reshape", "broadcast_in_dim"}
@@ -19,14 +22,24 @@ _INSIDE = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
 def is_linear(activation: Activation) -> bool:
     """Whether φ(z) = a z, as its program proves: of a and z alone, without looking at values."""
     fn: Any = activation.profile if isinstance(activation, Radial) else activation.fn
-    jaxpr = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((), widest(fn))).jaxpr
-    return _outputs(jaxpr, [True]) == [True]
+    leaves, structure = jax.tree.flatten(fn)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return _is_linear(structure, shapes, widest(fn))
+
+
+@functools.cache
+def _is_linear(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> bool:
+    whole = lambda leaves, z: jax.tree.unflatten(structure, leaves)(z)
+    jaxpr = jax.make_jaxpr(whole)(shapes, jax.ShapeDtypeStruct((), dtype)).jaxpr
+    return _outputs(jaxpr, [False] * len(shapes) + [True]) == [True]
 
 
 def gain(activation: Activation, dtype: Any) -> Array:
     """a of a linear φ."""
     fn: Callable = activation.profile if isinstance(activation, Radial) else activation.fn
-    return jnp.asarray(fn(jnp.ones((), dtype)), dtype)
+    whole = jax.tree.map(jnp.asarray, fn)
+    found = jnp.asarray(whole(jnp.ones((), dtype)), dtype)
+    return found if isinstance(found, Tracer) or traced(fn) else xp.asarray(np.asarray(found))[()]
 
 
 def _outputs(jaxpr: Any, inputs: Sequence[bool | None]) -> list[bool | None]:

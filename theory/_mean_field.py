@@ -4,12 +4,23 @@ from typing import Any, assert_never
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Float, Real
 
 from theory._activations import Componentwise, Radial
-from theory._architecture import Affine, Normalise, Part, Pointwise, time_steps
+from theory._architecture import (
+    Affine,
+    Chain,
+    Normalise,
+    Part,
+    Pointwise,
+    Repeat,
+    Residual,
+    time_steps,
+)
+from theory._arrays import Array, each, put, xp
+from theory._compiled import compiled, inside_another, light_options
+from theory._directly import is_simple, on_numpy
 from theory._expectation import pair_moments, single_moments, slope_rate
 from theory._interpret import Reading, along_depth, interpret
 from theory._linear import gain, is_linear
@@ -46,8 +57,12 @@ class MeanField(Reading[Any]):
     for what the inputs have, and for tangents whatever commutes with the weights. So a 1×1
     matrix does for the trace, and a 2×2 one for any sector, at the cost of scalar units."""
 
+    alone: bool = eqx.field(static=True, default=False)
+    """Inputs are looked at one by one: of pairs nothing is known."""
+
     def inside_branch(self) -> "MeanField":
-        return MeanField(self.order, self.equal_lengths, self.errors, True, self.components)
+        how = (self.order, self.equal_lengths, self.errors, True, self.components)
+        return MeanField(*how, self.alone)
 
     def affine(self, node: Affine, state: PreActivation | PostActivation):
         law, table = node.weights, node.weights.table
@@ -69,16 +84,16 @@ class MeanField(Reading[Any]):
             def through(matrix):
                 if self.components is not None:
                     return variance * matrix
-                return variance * jnp.einsum("aij,...jk,alk->...il", table, matrix, table)
+                return variance * xp.einsum("aij,...jk,alk->...il", table, matrix, table)
 
             moved = (through(moments.covariance), through(moments.separation))
             return Moments(*moved, through(moments.tangent), moments.log_gain)
 
-        table = jnp.asarray(table, dtype)
-        bias = node.bias_variance.astype(dtype) * jnp.eye(table.shape[1], dtype=dtype)
+        table = xp.asarray(table, dtype)
+        bias = node.bias_variance.astype(dtype) * xp.eye(table.shape[1], dtype=dtype)
         value = weigh(state.value, table)
         value = eqx.tree_at(lambda m: m.covariance, value, value.covariance + bias[None, None])
-        error = weigh(state.error, jnp.abs(table)) if self.errors else _zero_error(value)
+        error = weigh(state.error, xp.abs(table)) if self.errors else _zero_error(value)
         return self._noted(PreActivation(value, error))
 
     def _noted(self, state: PreActivation) -> tuple[PreActivation, PreActivation | None]:
@@ -107,6 +122,7 @@ class MeanField(Reading[Any]):
                     order=self.order,
                     equal_lengths=self.equal_lengths,
                     errors=self.errors,
+                    alone=self.alone,
                 )
                 return after, None
             case _:
@@ -115,7 +131,7 @@ class MeanField(Reading[Any]):
     def normalise(self, node: Normalise, state: PreActivation | PostActivation):
         n, _, k, _ = state.value.covariance.shape
         behind = isinstance(state, PostActivation)
-        mean = state.mean if behind else jnp.zeros((n, k), state.value.covariance.dtype)
+        mean = state.mean if behind else xp.zeros((n, k), state.value.covariance.dtype)
         value, error, mean = normalised_moments(node, state.value, state.error, mean)
         error = _rounded(value, error) if self.errors else _zero_error(value)
         state = PostActivation(value, error, mean) if behind else PreActivation(value, error)
@@ -143,7 +159,7 @@ class MeanField(Reading[Any]):
             )
 
         def total(a: Moments, b: Moments) -> Moments:
-            summed = jax.tree.map(jnp.add, a, b)
+            summed = jax.tree.map(xp.add, a, b)
             return eqx.tree_at(lambda m: m.log_gain, summed, a.log_gain)
 
         summed = (total(skip.value, branch.value), total(skip.error, branch.error))
@@ -164,28 +180,28 @@ class MeanField(Reading[Any]):
 
     def kept(self, before: Any, after: Any):
         if isinstance(before, PostActivation) and isinstance(after, PreActivation):
-            return PostActivation(after.value, after.error, jnp.zeros_like(before.mean))
+            return PostActivation(after.value, after.error, xp.zeros_like(before.mean))
         return after
 
     def boundary(self, state: PreActivation | PostActivation):
         if self.in_branch:
             return state
         # Tangents grow by χ per layer; their scale is kept as a logarithm.
-        size = jnp.diagonal(per_component(state.value.tangent))
-        size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
-        root = jnp.sqrt(size)
+        size = xp.diagonal(per_component(state.value.tangent))
+        size = xp.where((size > 0) & xp.isfinite(size), size, 1.0)
+        root = xp.sqrt(size)
         scale = (root[:, None] * root[None])[..., None, None]
 
         def scaled(m: Moments, log: Any) -> Moments:
             return Moments(m.covariance, m.separation, m.tangent / scale, m.log_gain + log)
 
-        value, error = scaled(state.value, jnp.log(size)), scaled(state.error, 0.0)
+        value, error = scaled(state.value, xp.log(size)), scaled(state.error, 0.0)
         return eqx.tree_at(lambda s: (s.value, s.error), state, (value, error))
 
 
 def _rounded(value: Moments, error: Moments) -> Moments:
-    eps = 4 * jnp.finfo(value.covariance.dtype).eps
-    return jax.tree.map(lambda v, e: e + eps * jnp.abs(v), value, error)
+    eps = 4 * np.finfo(value.covariance.dtype).eps
+    return jax.tree.map(lambda v, e: e + eps * xp.abs(v), value, error)
 
 
 class _Table(eqx.Module):
@@ -198,7 +214,7 @@ class _Table(eqx.Module):
     def put(self, rows, columns, pairs: "_Table") -> "_Table":
         """With the entries of the pairs (rows, columns), and their mirror images."""
         return jax.tree.map(
-            lambda m, v: m.at[rows, columns].set(v).at[columns, rows].set(v), self, pairs
+            lambda m, v: put(put(m, (rows, columns), v), (columns, rows), v), self, pairs
         )
 
 
@@ -211,24 +227,24 @@ def _componentwise(
     order, equal = reading.order, reading.equal_lengths
 
     def flat(tensor):  # [n, n, k, k] -> [n k, n k]
-        return jnp.swapaxes(tensor, 1, 2).reshape(m, m)
+        return xp.swapaxes(tensor, 1, 2).reshape(m, m)
 
     def unflat(matrix):
-        return jnp.swapaxes(matrix.reshape(n, k, n, k), 1, 2)
+        return xp.swapaxes(matrix.reshape(n, k, n, k), 1, 2)
 
     covariance, covariance_error = flat(state.value.covariance), flat(state.error.covariance)
-    q, q_error = jnp.diag(covariance), jnp.diag(covariance_error)
-    own, local = jax.vmap(lambda q: single_moments(activation, q, order=order))(q)
-    none = jnp.zeros((m, m), q.dtype)
-    value = _Table(jnp.diag(own.square), none, jnp.diag(own.derivative_square))
+    q, q_error = xp.diag(covariance), xp.diag(covariance_error)
+    own, local = single_moments(activation, q, order=order, with_errors=reading.errors)
+    none = xp.zeros((m, m), q.dtype)
+    value = _Table(xp.diag(own.square), none, xp.diag(own.derivative_square))
     error = _Table(none, none, none)
     if reading.errors:
-        steep = jax.vmap(lambda q: slope_rate(activation, q, order=order))(q)
-        square_error = local.square + jnp.abs(own.square_rate) * q_error
-        slope_error = local.derivative_square + jnp.abs(steep) * q_error
-        error = _Table(jnp.diag(square_error), none, jnp.diag(slope_error))
+        steep = slope_rate(activation, q, order=order)
+        square_error = local.square + xp.abs(own.square_rate) * q_error
+        slope_error = local.derivative_square + xp.abs(steep) * q_error
+        error = _Table(xp.diag(square_error), none, xp.diag(slope_error))
 
-    rows, columns = np.triu_indices(m, 1)
+    rows, columns = np.triu_indices(1 if reading.alone else m, 1)
     if rows.size:
         # The carried separation is exact for one component of two inputs; between different
         # components it follows from the covariance.
@@ -236,44 +252,44 @@ def _componentwise(
         separation, separation_error = flat(state.value.separation), flat(state.error.separation)
         apart = (q[:, None] + q[None]) / 2 - covariance
         apart_error = (q_error[:, None] + q_error[None]) / 2 + covariance_error
-        s = jnp.where(same, separation[rows, columns], apart[rows, columns])
-        s_error = jnp.where(same, separation_error[rows, columns], apart_error[rows, columns])
+        s = xp.where(same, separation[rows, columns], apart[rows, columns])
+        s_error = xp.where(same, separation_error[rows, columns], apart_error[rows, columns])
         qa, qb = q[rows], q[columns]
         mean = _safe_sqrt(qa * qb)
         x = s / mean
         if not equal:
             x = x - (_safe_sqrt(qa) - _safe_sqrt(qb)) ** 2 / (2 * mean)
-        x = jnp.clip(x, 0.0, 2.0)
+        x = xp.clip(x, 0.0, 2.0)
 
-        pair, local = jax.vmap(
-            lambda a, b, x: pair_moments(activation, a, b, x, order=order, equal_lengths=equal)
-        )(qa, qb, x)
+        how = {"order": order, "equal_lengths": equal, "with_errors": reading.errors}
+        one_pair = lambda a, b, x: pair_moments(activation, a, b, x, **how)
+        pair, local = each(one_pair, qa, qb, x)
         value = value.put(rows, columns, _Table(pair.product, pair.distance, pair.slope))
         if reading.errors:
-            ratio = _safe_sqrt(qb / jnp.where(qa > 0, qa, 1.0))
-            ratio = jnp.where(ratio > 0, ratio, 1.0)
+            ratio = _safe_sqrt(qb / xp.where(qa > 0, qa, 1.0))
+            ratio = xp.where(ratio > 0, ratio, 1.0)
             ea, eb = q_error[rows], q_error[columns]
-            from_lengths = jnp.abs(1 - (1 - x) * ratio) * ea + jnp.abs(1 - (1 - x) / ratio) * eb
+            from_lengths = xp.abs(1 - (1 - x) * ratio) * ea + xp.abs(1 - (1 - x) / ratio) * eb
             x_error = (s_error + from_lengths / 2) / mean
             # ∂product/∂x = −∂distance/∂x = −√(q_a q_b) slope (Price's theorem).
-            moved = mean * jnp.abs(pair.slope) * x_error
-            rate = lambda a, b: jnp.abs(a) * ea + jnp.abs(b) * eb
+            moved = mean * xp.abs(pair.slope) * x_error
+            rate = lambda a, b: xp.abs(a) * ea + xp.abs(b) * eb
             # ∂slope/∂c is at most its chord from |c| to 1: a power series with coefficients >= 0.
-            top = jnp.sqrt(own.derivative_square[rows] * own.derivative_square[columns])
-            apart = jnp.minimum(x, 2 - x)
-            steep = (top - jnp.abs(pair.slope)) / jnp.where(apart > 0, apart, 1.0)
-            size = jnp.where(own.derivative_square > 0, own.derivative_square, 1)
-            relative = jnp.diag(error.slope) / size
-            along = jnp.abs(steep) * x_error
-            along += jnp.abs(pair.slope) * (relative[rows] + relative[columns]) / 2
+            top = xp.sqrt(own.derivative_square[rows] * own.derivative_square[columns])
+            apart = xp.minimum(x, 2 - x)
+            steep = (top - xp.abs(pair.slope)) / xp.where(apart > 0, apart, 1.0)
+            size = xp.where(own.derivative_square > 0, own.derivative_square, 1)
+            relative = xp.diag(error.slope) / size
+            along = xp.abs(steep) * x_error
+            along += xp.abs(pair.slope) * (relative[rows] + relative[columns]) / 2
             if activation.jumps:
                 # The slope is at most the ratio of distances r, and falls by at most 2r/x.
-                ratio = pair.distance / (mean * jnp.where(x > 0, x, 1.0))
+                ratio = pair.distance / (mean * xp.where(x > 0, x, 1.0))
                 far = max(k * k for k in activation.jumps) * (1 / qa + 1 / qb)
-                by_length = 2 * (ratio + jnp.abs(pair.slope)) * (1 + far)
-                known = _times(2 * ratio / jnp.where(x > 0, x, 1.0), x_error)
+                by_length = 2 * (ratio + xp.abs(pair.slope)) * (1 + far)
+                known = _times(2 * ratio / xp.where(x > 0, x, 1.0), x_error)
                 known = known + by_length * (ea / qa + eb / qb)
-                along = jnp.where(jnp.isfinite(top), along, known)
+                along = xp.where(xp.isfinite(top), along, known)
             pairs = _Table(
                 local.product + moved + rate(pair.product_rate_a, pair.product_rate_b),
                 local.distance + moved + rate(pair.distance_rate_a, pair.distance_rate_b),
@@ -285,16 +301,16 @@ def _componentwise(
     distance, distance_error = value.distance, error.distance
     if k > 1:
         # Between components i ≠ j: E (φ(u_i) − φ(v_i))(φ(u_j) − φ(v_j)) / 2.
-        off = ~jnp.eye(k, dtype=bool)[None, None]
-        distance = jnp.where(off, given_moments(value.product).separation, distance)
-        spread = jnp.einsum("aaij->aij", error.product)
+        off = ~xp.eye(k, dtype=bool)[None, None]
+        distance = xp.where(off, given_moments(value.product).separation, distance)
+        spread = xp.einsum("aaij->aij", error.product)
         spread = (spread[:, None] + spread[None]) / 2 + error.product
-        distance_error = jnp.where(off, spread, distance_error)
+        distance_error = xp.where(off, spread, distance_error)
 
     # Tangents: t_i ↦ φ'(u_i) t_i, so E t_a t_bᵀ is multiplied by E φ'(u_ai) φ'(u_bj).
     old, old_error = state.value, state.error
     tangent_error = _times(value.slope, old_error.tangent)
-    tangent_error = tangent_error + _times(error.slope, jnp.abs(old.tangent))
+    tangent_error = tangent_error + _times(error.slope, xp.abs(old.tangent))
     tangent = _times(value.slope, old.tangent)
     after = Moments(value.product, distance, tangent, old.log_gain)
     after_error = Moments(error.product, distance_error, tangent_error, old_error.log_gain)
@@ -305,24 +321,24 @@ def _componentwise(
 
 def _times(factor: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
     """factor · x, and 0 where x is 0 and the factor infinite, as the slope of a jump is."""
-    nothing = jnp.isinf(factor) & (x == 0)
-    return jnp.where(nothing, 0.0, jnp.where(nothing, 0.0, factor) * x)
+    nothing = xp.isinf(factor) & (x == 0)
+    return xp.where(nothing, 0.0, xp.where(nothing, 0.0, factor) * x)
 
 
 def _safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """√x with a finite derivative at 0, where its value is floored."""
-    tiny = jnp.finfo(x.dtype).tiny
-    return jnp.sqrt(jnp.maximum(x, tiny))
+    tiny = np.finfo(x.dtype).tiny
+    return xp.sqrt(xp.maximum(x, tiny))
 
 
 def input_state(inputs: Float[Array, "n width k"]) -> PostActivation:
     """The state of given inputs, shape [inputs, width, components]."""
     value = signal_moments(inputs)
-    return PostActivation(value, _zero_error(value), jnp.mean(inputs, axis=1))
+    return PostActivation(value, _zero_error(value), xp.mean(inputs, axis=1))
 
 
 def _zero_error(value: Moments) -> Moments:
-    return jax.tree.map(jnp.zeros_like, value)
+    return jax.tree.map(xp.zeros_like, value)
 
 
 def propagate(
@@ -365,15 +381,51 @@ def propagate(
     """
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
     inputs = cast(inputs, widest(network, inputs))
+    if not isinstance(inputs, Moments):
+        check_signals("inputs", inputs)
+    steps = time_steps(network)
+    if inside_another((network, inputs)):
+        return _propagated(network, inputs, order, steps)
+    pairs = _pairs(inputs) * max(_depth(network), 1)
+    if pairs <= _FEW and is_simple(network, lengths=False):
+        return on_numpy(_propagated, network, inputs, order, steps)
+    return compiled(_propagated, light_options)(network, inputs, order, steps)
+
+
+_FEW = 300
+"""Pairs of components, times layers, up to which no program is compiled for them."""
+
+
+def _pairs(inputs: Array | Moments) -> int:
+    n, k = (
+        np.shape(inputs.covariance)[1:3] if isinstance(inputs, Moments) else np.shape(inputs)[::2]
+    )
+    return n * k * (n * k - 1) // 2
+
+
+def _depth(network: Part) -> int:
+    """How many turns the parts of a network take in all."""
+    match network:
+        case Chain(parts=parts):
+            return sum(map(_depth, parts))
+        case Residual(branch=branch):
+            return _depth(branch)
+        case Repeat(body=body, depth=depth):
+            return depth * max(_depth(body), 1)
+        case Pointwise():
+            return 1
+        case _:
+            return 0
+
+
+def _propagated(network, inputs, order: int, steps: int) -> PreActivation:
     if isinstance(inputs, Moments):
         n, k = inputs.tangent.shape[:2]
         state = PostActivation(
-            inputs, _zero_error(inputs), jnp.zeros((n, k), inputs.covariance.dtype)
+            inputs, _zero_error(inputs), xp.zeros((n, k), inputs.covariance.dtype)
         )
     else:
-        check_signals("inputs", inputs)
         state = input_state(inputs)
-    steps = time_steps(network)
     if steps > 1:
         value = first_input_alone(state.value, steps)
         state = eqx.tree_at(lambda s: s.value, state, value)

@@ -8,10 +8,10 @@ same moments of its units. So every observable is written once, here, as a funct
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from theory._arrays import Array, of_one_kind, put, xp
 from theory._powers import exponent, largest_exponent, times_power
 
 
@@ -43,13 +43,13 @@ class Moments(eqx.Module):
     @property
     def _scale(self) -> Float[Array, "*batch n n 1 1"]:
         log = (self.log_gain[..., :, None] + self.log_gain[..., None, :]) / 2
-        return jnp.exp(log)[..., None, None]
+        return xp.exp(log)[..., None, None]
 
     def whole_tangent_error(self, error: "Moments") -> Float[Array, "*batch n n k k"]:
         """That of `whole_tangent`, from the errors of these moments."""
         doubt = (error.log_gain[..., :, None] + error.log_gain[..., None, :]) / 2
-        doubt = jnp.expm1(doubt)[..., None, None]
-        return self._scale * (error.tangent + doubt * (jnp.abs(self.tangent) + error.tangent))
+        doubt = xp.expm1(doubt)[..., None, None]
+        return self._scale * (error.tangent + doubt * (xp.abs(self.tangent) + error.tangent))
 
 
 class PreActivation(eqx.Module):
@@ -72,9 +72,9 @@ def gram_matrix(a: Float[Array, "n width k"]) -> Float[Array, "n n k k"]:
     """E u_a u_bᵀ over the units of a layer, whatever the scales of the inputs."""
     power = largest_exponent(a, (1, 2))
     unit = times_power(a, -power)
-    product = jnp.einsum("aui,buj->abij", unit, unit, precision="highest") / a.shape[1]
+    product = xp.einsum("aui,buj->abij", unit, unit, precision="highest") / a.shape[1]
     power = power[..., None]
-    return times_power(product, power + jnp.swapaxes(power, 0, 1))
+    return times_power(product, power + xp.swapaxes(power, 0, 1))
 
 
 def check_signals(name: str, signals: Array) -> None:
@@ -100,16 +100,12 @@ def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
     difference = signals[rows] - signals[columns]
     power = largest_exponent(difference, (1, 2))
     unit = times_power(difference, -power)
-    square = jnp.einsum("pui,puj->pij", unit, unit, precision="highest")
+    square = xp.einsum("pui,puj->pij", unit, unit, precision="highest")
     square = times_power(square / (2 * signals.shape[1]), 2 * power)
-    separation = jnp.zeros((n, n, k, k), signals.dtype)
-    separation = separation.at[rows, columns].set(square).at[columns, rows].set(square)
-    return Moments(
-        covariance=gram_matrix(signals),
-        separation=separation,
-        tangent=_isotropic(n, k, signals.dtype),
-        log_gain=jnp.zeros(n, signals.dtype),
-    )
+    separation = np.zeros((n, n, k, k), signals.dtype)
+    separation = put(put(separation, (rows, columns), square), (columns, rows), square)
+    tangent, log_gain = _isotropic(n, k, signals.dtype), xp.zeros(n, signals.dtype)
+    return of_one_kind(Moments(gram_matrix(signals), separation, tangent, log_gain))
 
 
 def given_moments(
@@ -120,30 +116,27 @@ def given_moments(
     `separation` may be given where 1 − c is known better than the covariance can hold it.
     """
     n, _, k, _ = covariance.shape
-    if separation is None:
-        own = jnp.einsum("aaij->aij", covariance)
-        cross = covariance + jnp.swapaxes(covariance, -1, -2)
-        separation = (own[:, None] + own[None] - cross) / 2
-    return Moments(
-        covariance=covariance,
-        separation=separation,
-        tangent=_isotropic(n, k, covariance.dtype),
-        log_gain=jnp.zeros(n, covariance.dtype),
-    )
+    apart: Any = separation
+    if apart is None:
+        own = xp.einsum("aaij->aij", covariance)
+        cross = covariance + xp.swapaxes(covariance, -1, -2)
+        apart = (own[:, None] + own[None] - cross) / 2
+    tangent, log_gain = _isotropic(n, k, covariance.dtype), xp.zeros(n, covariance.dtype)
+    return of_one_kind(Moments(covariance, apart, tangent, log_gain))
 
 
 def _isotropic(n: int, k: int, dtype: Any) -> Float[Array, "n n k k"]:
-    return jnp.broadcast_to(jnp.eye(k, dtype=dtype), (n, n, k, k))
+    return xp.broadcast_to(xp.eye(k, dtype=dtype), (n, n, k, k))
 
 
 def per_component(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch"]:
     """tr(·)/k."""
-    return jnp.trace(matrix, axis1=-2, axis2=-1) / matrix.shape[-1]
+    return xp.trace(matrix, axis1=-2, axis2=-1) / matrix.shape[-1]
 
 
 def length(moments: Moments) -> Float[Array, "*batch n"]:
     """q_a = E|u_a|²/k."""
-    return jnp.diagonal(per_component(moments.covariance), axis1=-2, axis2=-1)
+    return xp.diagonal(per_component(moments.covariance), axis1=-2, axis2=-1)
 
 
 def overlap(moments: Moments) -> Float[Array, "*batch n n"]:
@@ -165,15 +158,15 @@ def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
     q = length(moments)
     half = exponent(q) // 2
     unit = times_power(q, -2 * half)
-    size = jnp.sqrt(unit[..., :, None] * unit[..., None, :])
+    size = xp.sqrt(unit[..., :, None] * unit[..., None, :])
     top = times_power(overlap(moments), -half[..., :, None] - half[..., None, :])
-    return top / jnp.where(size > 0, size, jnp.nan)
+    return top / xp.where(size > 0, size, xp.nan)
 
 
 def log_tangent(moments: Moments) -> Float[Array, "*batch n"]:
     """log of the mean square of a tangent per real component, input to here."""
-    size = jnp.diagonal(per_component(moments.tangent), axis1=-2, axis2=-1)
-    return moments.log_gain + jnp.log(size)
+    size = xp.diagonal(per_component(moments.tangent), axis1=-2, axis2=-1)
+    return moments.log_gain + xp.log(size)
 
 
 def growth(moments: Moments) -> Float[Array, "turns n"]:
@@ -183,4 +176,4 @@ def growth(moments: Moments) -> Float[Array, "turns n"]:
     """
     log = log_tangent(moments)
     # Behind a jump of φ all of them are infinite.
-    return jnp.where(jnp.isposinf(log[1:]), jnp.inf, jnp.exp(log[1:] - log[:-1]))
+    return xp.where(xp.isposinf(log[1:]), xp.inf, xp.exp(log[1:] - log[:-1]))

@@ -5,10 +5,10 @@ Notation: μ_a = E u_a (k components), m_a its mean over components, 1 the vecto
 """
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._architecture import Normalise
+from theory._arrays import Array, xp
 from theory._moments import Moments, per_component
 
 
@@ -23,38 +23,38 @@ def normalised_moments(
     --------
     First order in the errors. That of m, which is not carried, is taken to be that of √q.
     """
-    own_error = jnp.diagonal(per_component(error.covariance))
+    own_error = xp.diagonal(per_component(error.covariance))
     if node.kind == "layer":
-        m = jnp.mean(mean, axis=1)
-        root = jnp.sqrt(jnp.diagonal(per_component(value.covariance)))
-        doubt = 2 * jnp.abs(m) * own_error / jnp.where(root > 0, root, 1)
+        m = xp.mean(mean, axis=1)
+        root = xp.sqrt(xp.diagonal(per_component(value.covariance)))
+        doubt = 2 * xp.abs(m) * own_error / xp.where(root > 0, root, 1)
         value, error = _centred(value, error, mean, m, doubt)
         own_error, mean = own_error + doubt, mean - m[:, None]
-    square = jnp.diagonal(per_component(value.covariance)) + node.epsilon
-    inverse = 1 / jnp.sqrt(square)
+    square = xp.diagonal(per_component(value.covariance)) + node.epsilon
+    inverse = 1 / xp.sqrt(square)
     relative = own_error / (2 * square)
     both = (inverse[:, None] * inverse[None])[..., None, None]
     doubt = (relative[:, None] + relative[None])[..., None, None]
 
     # Half of E(u_a/σ_a − u_b/σ_b)(…)ᵀ, without the loss of 1 − c in C_aa + C_bb − 2 C_ab.
-    own = jnp.einsum("aaij,a->aij", value.covariance, inverse)
-    own_doubt = jnp.einsum("aaij,a->aij", error.covariance, inverse)
+    own = xp.einsum("aaij,a->aij", value.covariance, inverse)
+    own_doubt = xp.einsum("aaij,a->aij", error.covariance, inverse)
     unlike = (inverse[:, None] - inverse[None])[..., None, None] / 2
     differ = own[:, None] - own[None]
     separation = value.separation * both + unlike * differ
     separation_error = (
         error.separation * both
-        + jnp.abs(unlike) * (own_doubt[:, None] + own_doubt[None])
-        + doubt * (jnp.abs(value.separation) * both + jnp.sqrt(both) * jnp.abs(differ) / 2)
+        + xp.abs(unlike) * (own_doubt[:, None] + own_doubt[None])
+        + doubt * (xp.abs(value.separation) * both + xp.sqrt(both) * xp.abs(differ) / 2)
     )
     scaled = lambda matrix: matrix * both
     covariance, tangent = scaled(value.covariance), scaled(value.tangent)
     return (
         Moments(covariance, separation, tangent, value.log_gain),
         Moments(
-            scaled(error.covariance) + jnp.abs(covariance) * doubt,
+            scaled(error.covariance) + xp.abs(covariance) * doubt,
             separation_error,
-            scaled(error.tangent) + jnp.abs(tangent) * doubt,
+            scaled(error.tangent) + xp.abs(tangent) * doubt,
             error.log_gain,
         ),
         mean * inverse[:, None],
@@ -69,13 +69,13 @@ def _centred(
     doubt: Float[Array, " n"],
 ) -> tuple[Moments, Moments]:
     """Moments of u − m 1."""
-    ones = jnp.ones(mean.shape[1], mean.dtype)
-    row = jnp.einsum("ai,b,j->abij", mean, m, ones)  # μ_a m_b 1ᵀ
-    column = jnp.einsum("bj,a,i->abij", mean, m, ones)
+    ones = xp.ones(mean.shape[1], mean.dtype)
+    row = xp.einsum("ai,b,j->abij", mean, m, ones)  # μ_a m_b 1ᵀ
+    column = xp.einsum("bj,a,i->abij", mean, m, ones)
     covariance = value.covariance - row - column + (m[:, None] * m[None])[..., None, None]
     apart, gap = mean[:, None] - mean[None], m[:, None] - m[None]
     row = (apart * gap[..., None])[..., None] * ones[None, None, None]
-    both = row + jnp.swapaxes(row, -1, -2) - (gap**2)[..., None, None]
+    both = row + xp.swapaxes(row, -1, -2) - (gap**2)[..., None, None]
     size = (doubt[:, None] + doubt[None])[..., None, None]
     at = lambda moments: (moments.covariance, moments.separation)
     return (

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._activations import Activation, Radial
 from theory._architecture import Algebra, WeightLaw, check_count
+from theory._arrays import Array
 
 
 class OnsetLaw(NamedTuple):

@@ -5,13 +5,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Bool, Int
 
 from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
+from theory._arrays import Array, xp
 from theory._attractor import Attractor, Fate, attractor
-from theory._compiled import hasty_jit
 from theory._correlation import CorrelationPoint, stable_correlation
+from theory._directly import directly
 from theory._interpret import Reading, interpret
 from theory._moment_integrals import Tree, frozen
 from theory._precision import needs_float64
@@ -67,12 +68,12 @@ class _Allowed(Reading[Any]):
     def affine(self, node: Affine, state):
         variances = (node.weights.variance, node.bias_variance)
         for v in variances:
-            state = state & jnp.all(jnp.isfinite(v) & (v >= 0))
+            state = state & xp.all(xp.isfinite(v) & (v >= 0))
         return state, None
 
     def pointwise(self, node: Pointwise, state):
         for leaf in jax.tree.leaves(eqx.filter(node.activation, eqx.is_inexact_array)):
-            state = state & jnp.all(jnp.isfinite(leaf))
+            state = state & xp.all(xp.isfinite(leaf))
         return state, None
 
     def normalise(self, node: Normalise, state):
@@ -89,22 +90,22 @@ _BLUR = 1e-6
 """An error of χ beyond this tells nothing of criticality."""
 
 
-def depth_scale(multiplier: Estimate, tolerance: float) -> Estimate:
+def depth_scale(multiplier: Estimate, tolerance: Any) -> Estimate:
     """ξ = −1/log|m|, with an error that covers every m within that of m.
 
     INFINITE where m cannot be told from 1 and is known to the tolerance; where it is known to
     less, ξ has no bound above, and its error is infinite.
     """
-    m, error = jnp.abs(multiplier.value), frozen(multiplier.error)
-    error = error + jnp.finfo(m.dtype).eps * frozen(m)
-    told = jnp.abs(m - 1) > error
+    m, error = xp.abs(multiplier.value), frozen(multiplier.error)
+    error = error + np.finfo(m.dtype).eps * frozen(m)
+    told = xp.abs(m - 1) > error
     marginal = ~told & (error <= tolerance)
     # m = 0: forgotten in one layer.
-    scale = lambda m: jnp.where(m > 0, -1 / jnp.log(jnp.where(m > 0, m, 0.5)), 0.0)
-    at = jnp.where(m < 1, m, 0.5)
-    value, low, high = (scale(v) for v in (at, jnp.maximum(at - error, 0), at + error))
-    spread = jnp.where(told, jnp.maximum(high - value, value - low), jnp.inf)
-    value = jnp.where((m < 1) | marginal, value, jnp.nan)
+    scale = lambda m: xp.where(m > 0, -1 / xp.log(xp.where(m > 0, m, 0.5)), 0.0)
+    at = xp.where(m < 1, m, 0.5)
+    value, low, high = (scale(v) for v in (at, xp.maximum(at - error, 0), at + error))
+    spread = xp.where(told, xp.maximum(high - value, value - low), xp.inf)
+    value = xp.where((m < 1) | marginal, value, xp.nan)
     estimate = as_estimate(value, frozen(spread), tolerance)
     estimate = replace_where(marginal, Status.INFINITE, estimate)
     # m > 1: what has no fixed point to approach has no depth scale.
@@ -112,42 +113,42 @@ def depth_scale(multiplier: Estimate, tolerance: float) -> Estimate:
     return replace_where(nowhere, Status.ABSENT, estimate)
 
 
-def _depth_of(pair: CorrelationPoint, tolerance: float) -> Estimate:
+def _depth_of(pair: CorrelationPoint, tolerance: Any) -> Estimate:
     """ξ_c, from the slope or from its logarithm, whichever knows it better."""
     scale = depth_scale(pair.slope, tolerance)
     if pair.log_slope is None:
         return scale
     log, error = pair.log_slope.value, frozen(pair.log_slope.error)
     below = log + error < 0
-    at = jnp.where(below, log, -1.0)
-    spread = jnp.where(below, error / (at * (at + error)), jnp.inf)
+    at = xp.where(below, log, -1.0)
+    spread = xp.where(below, error / (at * (at + error)), xp.inf)
     other = as_estimate(-1 / at, frozen(spread), tolerance)
     return choose(spread < scale.error, other, scale)
 
 
 def is_allowed(body: Part) -> Bool[Array, ""]:
     """Whether every variance is finite and >= 0, and every parameter of φ finite."""
-    return interpret(body, _Allowed(), jnp.asarray(True))[0]
+    return interpret(body, _Allowed(), xp.asarray(True))[0]
 
 
-def phase_of(reached: Attractor, allowed: Array, tolerance: float) -> Int[Array, ""]:
+def phase_of(reached: Attractor, allowed: Array, tolerance: Any) -> Int[Array, ""]:
     """The `Phase` at the fixed point that was reached."""
     chi = reached.point.slope
-    off = jnp.abs(chi.value - 1)
-    phase = jnp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
-    phase = jnp.where(off <= chi.error, Phase.UNKNOWN, phase)
-    close = jnp.maximum(jnp.minimum(chi.error, _BLUR), tolerance)
-    phase = jnp.where((off <= close) & (chi.error <= _BLUR), Phase.CRITICAL, phase)
+    off = xp.abs(chi.value - 1)
+    phase = xp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
+    phase = xp.where(off <= chi.error, Phase.UNKNOWN, phase)
+    close = xp.maximum(xp.minimum(chi.error, _BLUR), tolerance)
+    phase = xp.where((off <= close) & (chi.error <= _BLUR), Phase.CRITICAL, phase)
     # An infinite slope, of a φ that jumps, is a slope.
     known = (chi.value >= 0) & (reached.fate != Fate.UNKNOWN)
-    known = known & (jnp.isfinite(chi.error) | jnp.isposinf(chi.value))
-    phase = jnp.where(known, phase, Phase.UNKNOWN)
-    phase = jnp.where(reached.fate == Fate.DIVERGENT, Phase.DIVERGENT, phase)
-    phase = jnp.where(reached.fate == Fate.UNSETTLED, Phase.UNSETTLED, phase)
-    return jnp.where(allowed, phase, Phase.UNKNOWN).astype(jnp.int8)
+    known = known & (xp.isfinite(chi.error) | xp.isposinf(chi.value))
+    phase = xp.where(known, phase, Phase.UNKNOWN)
+    phase = xp.where(reached.fate == Fate.DIVERGENT, Phase.DIVERGENT, phase)
+    phase = xp.where(reached.fate == Fate.UNSETTLED, Phase.UNSETTLED, phase)
+    return xp.where(allowed, phase, Phase.UNKNOWN).astype(xp.int8)
 
 
-def at_length(reached: Attractor, tolerance: float) -> dict[str, Estimate]:
+def at_length(reached: Attractor, tolerance: Any) -> dict[str, Estimate]:
     """The fields of a `Prediction` that follow from the length alone."""
     point = reached.point
     scale = depth_scale(point.multiplier, tolerance)
@@ -161,12 +162,12 @@ def at_length(reached: Attractor, tolerance: float) -> dict[str, Estimate]:
 
 def settled(found: Tree, allowed: Array) -> Tree:
     """Nothing is silently NaN: a value that is not a number has a status that says so."""
-    lost = lambda e: jnp.isnan(e.value) & (e.status <= Status.INACCURATE)
+    lost = lambda e: xp.isnan(e.value) & (e.status <= Status.INACCURATE)
     found = replace_where(lost, Status.NOT_CONVERGED, found)
     return replace_where(~allowed, Status.INVALID, found)
 
 
-def complete(body: Part, reached: Attractor, tolerance: float, order: int) -> Prediction:
+def complete(body: Part, reached: Attractor, tolerance: Any, order: int) -> Prediction:
     pair = stable_correlation(body, reached.point, tolerance=tolerance, order=order)
     allowed = is_allowed(body)
     prediction = Prediction(
@@ -227,7 +228,7 @@ def predict(
     return _predict(body, start, tolerance, order)
 
 
-@hasty_jit
+@directly
 def _predict(body, start, tolerance, order) -> Prediction:
     reached = attractor(body, start=start, tolerance=tolerance, order=order)
     return complete(body, reached, tolerance, order)

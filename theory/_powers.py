@@ -8,7 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Float, Int
+
+from theory._arrays import Array, traced, xp
 
 INTEGERS: dict[int, Any] = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
 
@@ -16,6 +19,10 @@ INTEGERS: dict[int, Any] = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
 def exponent(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
     """⌊log₂|x|⌋, no further out than those of normal numbers: the lowest for 0. No derivative."""
     info = jnp.finfo(x.dtype)
+    if not traced(x):
+        found = np.frexp(np.where(np.isfinite(x), x, np.inf))[1] - 1
+        found = np.where(np.isfinite(x), found, info.maxexp - 1)
+        return xp.where(x == 0, 2 - info.maxexp, np.clip(found, 2 - info.maxexp, info.maxexp - 1))
     kind = INTEGERS[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(jnp.abs(x)), kind)
     found = jax.lax.shift_right_logical(bits, jnp.full_like(bits, info.nmant))
@@ -24,7 +31,7 @@ def exponent(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
 
 def largest_exponent(x: Float[Array, "..."], axis: Any) -> Int[Array, "..."]:
     """`exponent` of the largest |x| along axes, which stay, with length 1."""
-    return exponent(jnp.max(jnp.abs(x), axis=axis, keepdims=True))
+    return exponent(xp.max(xp.abs(x), axis=axis, keepdims=True))
 
 
 def times_power(x: Float[Array, "*shape"], power: Int[Array, "..."]) -> Float[Array, "*shape"]:
@@ -32,6 +39,8 @@ def times_power(x: Float[Array, "*shape"], power: Int[Array, "..."]) -> Float[Ar
 
     |p| is at most twice the largest `exponent`.
     """
+    if not traced(x, power):
+        return xp.ldexp(x, power)
     half = power // 2
     return x * _power(half, x.dtype) * _power(power - half, x.dtype)
 
@@ -40,8 +49,8 @@ def norm(x: Float[Array, "..."], axis: Any) -> Float[Array, "..."]:
     """√Σ x² along axes, right wherever it is a normal number."""
     power = largest_exponent(x, axis)
     unit = times_power(x, -power)
-    root = jnp.sqrt(jnp.sum(unit * unit, axis=axis, keepdims=True))
-    return jnp.squeeze(times_power(root, power), axis)
+    root = xp.sqrt(xp.sum(unit * unit, axis=axis, keepdims=True))
+    return xp.squeeze(times_power(root, power), axis)
 
 
 def _power(p: Array, dtype: Any) -> Array:

@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+
+from theory._arrays import Array
 
 _Tree = TypeVar("_Tree")
 

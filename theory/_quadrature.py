@@ -13,10 +13,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jax.lax import stop_gradient
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from theory._arrays import Array, stop_gradient, xp
 
 
 class Resolution(NamedTuple):
@@ -71,7 +71,7 @@ def _rule(order: int, zoom: int) -> tuple[np.ndarray, np.ndarray]:
 def _table(length: Array, order: int, zoom: int) -> list[Array]:
     tables = _rule(order, zoom)
     shape = (1,) * length.ndim + tables[0].shape
-    return [jnp.asarray(table, length.dtype).reshape(shape) for table in tables]
+    return [xp.asarray(table, length.dtype).reshape(shape) for table in tables]
 
 
 def plain_panel(
@@ -82,7 +82,7 @@ def plain_panel(
     xi, omega = _table(length, order, zoom)
     if isinstance(bend, float) and bend == 0:
         return length[..., None] * xi, length[..., None] * omega
-    return _graded(length, jnp.full_like(length, bend), xi, omega)
+    return _graded(length, xp.full_like(length, bend), xi, omega)
 
 
 _RATIO = (6, 20, 42, 72, 110, 156)
@@ -91,7 +91,7 @@ _SLOPE = (2, 12, 30, 56, 90, 132)
 
 
 def _nested(t2: Array, divisors: tuple[int, ...]) -> Array:
-    total = jnp.ones_like(t2)
+    total = xp.ones_like(t2)
     for n in reversed(divisors):
         total = 1 + t2 * total * (1 / n)
     return total
@@ -106,33 +106,37 @@ def graded_panel(
     beyond the width, at the price of a few multiplications.
     """
     xi, omega = _table(length, order, 0 if how is None else how.zoom)
-    top = jnp.arcsinh(length / width)
-    top = top if how is None else jnp.maximum(top, how.bend)
+    top = xp.arcsinh(length / width)
+    top = top if how is None else xp.maximum(top, how.bend)
     return _graded(length, top, xi, omega)
 
 
 def _graded(length: Array, top: Array, xi: Array, omega: Array) -> tuple[Array, Array]:
-    top = jnp.square(top)[..., None]
+    top = xp.square(top)[..., None]
     scale, t2 = length[..., None] / _nested(top, _RATIO), top * xi * xi
     return scale * xi * _nested(t2, _RATIO), scale * _nested(t2, _SLOPE) * omega
 
 
 def _gaussian(z: Array) -> Array:
     """2N(z): the density of |z|."""
-    return jnp.exp(-0.5 * z * z) * math.sqrt(2 / math.pi)
+    return xp.exp(-0.5 * z * z) * math.sqrt(2 / math.pi)
 
 
 def half_line(
-    breaks: Sequence[Array], width: Array, how: Resolution
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    breaks: Sequence[Array], width: Float[Array, "*b"], how: Resolution
+) -> tuple[Float[Array, "*b n"], Float[Array, "*b n"]]:
     """Nodes and weights for E f(|z|), z ~ N(0, 1), for f smooth between the breaks."""
-    cut = jnp.full_like(width, how.cut)
-    edges = jnp.sort(jnp.stack([jnp.zeros_like(cut), *(jnp.minimum(k, cut) for k in breaks)]))
-    inner, weight = plain_panel(jnp.diff(edges), how.order // 2, how)
-    outer, outer_weight = graded_panel(cut - edges[-1], width, how.order, how)
-    z = jnp.concatenate([(edges[:-1, None] + inner).ravel(), edges[-1] + outer])
-    weight = jnp.concatenate([weight.ravel(), outer_weight])
-    return z, weight * _gaussian(z)
+    cut = xp.full_like(width, how.cut)
+    edges = [xp.zeros_like(cut), *(xp.minimum(k, cut) for k in breaks)]
+    edges = xp.sort(xp.stack(edges), axis=0) if breaks else xp.stack(edges)
+    outer, weight_outer = graded_panel(cut - edges[-1], width, how.order, how)
+    outer = edges[-1][..., None] + outer
+    if not breaks:
+        return outer, weight_outer * _gaussian(outer)
+    inner, weight = plain_panel(xp.diff(edges, axis=0), how.order // 2, how)
+    inner = edges[:-1, ..., None] + inner
+    z = xp.concatenate([*inner, outer], axis=-1)
+    return z, xp.concatenate([*weight, weight_outer], axis=-1) * _gaussian(z)
 
 
 class PairNodes(NamedTuple):
@@ -154,30 +158,30 @@ def quarter_plane(
     on b, and where two of them coincide b itself is split; so every panel is smooth inside, at
     any x in (0, 1].
     """
-    wide, narrow = jnp.sqrt(1 - x / 2), jnp.sqrt(x / 2)
+    wide, narrow = xp.sqrt(1 - x / 2), xp.sqrt(x / 2)
     breaks = [c for k in features for c in (k, k / 2)]
     for k, j in itertools.combinations(features, 2):
-        breaks += [(k + j) / 2, jnp.abs(k - j) / 2]
+        breaks += [(k + j) / 2, xp.abs(k - j) / 2]
     # In units of its deviation: what does not depend on x has no rounding error over x either.
     b, weight_b = half_line([k / narrow for k in breaks], stop_gradient(width / narrow), how)
     b = narrow * b
 
     # Each break of a, with t there: exact, so that nodes keep their distance from a feature.
     cut = how.cut * wide
-    at = jnp.stack([b, *(jnp.abs(b - k) for k in features), *(b + k for k in features)])
-    t_at = [jnp.where(b > k, -k, k - 2 * b) for k in features]
-    t_at = jnp.stack([jnp.zeros_like(b), *t_at, *(jnp.full_like(b, k) for k in features)])
+    at = xp.stack([b, *(xp.abs(b - k) for k in features), *(b + k for k in features)])
+    t_at = [xp.where(b > k, -k, k - 2 * b) for k in features]
+    t_at = xp.stack([xp.zeros_like(b), *t_at, *(xp.full_like(b, k) for k in features)])
     if features:
-        rank = jnp.argsort(stop_gradient(at), axis=0)
-        at, t_at = (jnp.take_along_axis(e, rank, axis=0) for e in (at, t_at))
-    at = jnp.minimum(at, cut)
+        rank = xp.argsort(stop_gradient(at), axis=0)
+        at, t_at = (xp.take_along_axis(e, rank, axis=0) for e in (at, t_at))
+    at = xp.minimum(at, cut)
 
     first, weight_first = graded_panel(at[0], width, how.order, how)
-    steps, weight_steps = plain_panel(jnp.diff(at, axis=0), how.order // 2, how)
+    steps, weight_steps = plain_panel(xp.diff(at, axis=0), how.order // 2, how)
     last, weight_last = graded_panel(cut - at[-1], width, how.order, how)
 
     def join(first, steps, last):
-        return jnp.concatenate([first, *steps, last], axis=-1)
+        return xp.concatenate([first, *steps, last], axis=-1)
 
     a = join(at[0][:, None] - first, at[:-1, :, None] + steps, at[-1][:, None] + last)
     t = join(t_at[0][:, None] - first, t_at[:-1, :, None] + steps, t_at[-1][:, None] + last)

@@ -20,16 +20,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import stop_gradient
-from jaxtyping import Array, Float
+from jaxtyping import Float, Inexact
 
 from theory._activations import Radial
+from theory._arrays import Array, put, scan, stop_gradient, traced, xp
 from theory._expectation import closer_look, judged
 from theory._jumps import found_jumps, is_new
 from theory._moment_integrals import (
     BEYOND,
-    Scalar,
+    Points,
     as_floats,
+    behind,
     epsilon,
     features,
     floored,
@@ -42,35 +43,35 @@ from theory._quadrature import Resolution, graded_panel, plain_panel
 class RadialMoments(eqx.Module):
     """Moments of one input, r² = q χ²_k."""
 
-    mean: Scalar
+    mean: Points
     """E g(r): the order parameter at the fixed point."""
-    square: Scalar
+    square: Points
     """E g²/k: the length per component."""
-    square_rate: Scalar
+    square_rate: Points
     """∂square/∂q = E r g g'/(k q)."""
-    trace: Scalar
+    trace: Points
     """Gain of E t tᵀ proportional to 1: E (a² + (k − 1) b²)/k."""
-    symmetric_traceless: Scalar
+    symmetric_traceless: Points
     """Gain of a symmetric traceless E t tᵀ: E g²/(k q) + 2 E (a − b)²/(k(k + 2))."""
-    antisymmetric: Scalar
+    antisymmetric: Points
     """Gain of an antisymmetric cross-covariance: E b² + 2 E b(a − b)/k, which is E g²/(k q)."""
-    anisotropy: Scalar
+    anisotropy: Points
     """Gain of a small traceless part of the covariance itself: E r² g²/(k (k + 2) q²)."""
 
 
 def _panels(
-    activation: Radial, root: Scalar, k: int, how: Resolution, top: Any
-) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    activation: Radial, root: Points, k: int, how: Resolution, top: Any
+) -> tuple[Float[Array, "*points nodes"], Float[Array, "*points nodes"]]:
     """Nodes and weights on 0 < ρ < top, smooth pieces each of their own panel."""
     width = grading(activation.scale, root, how)
-    end = jnp.full_like(root, top)
+    end = xp.full_like(root, top)
     # Near the origin the features of g are resolved; beyond, g changes no faster than ρ.
-    breaks = [jnp.ones_like(root), *features(activation.places, root)]
-    edges = jnp.sort(jnp.stack([jnp.minimum(e, end) for e in breaks] + [end]))
+    breaks = [xp.ones_like(root), *features(activation.places, root)]
+    edges = xp.sort(xp.stack([xp.minimum(e, end) for e in breaks] + [end]), axis=0)
     inner, weight = graded_panel(edges[0], width, how.order, how)
-    outer, outer_weight = plain_panel(jnp.diff(edges), how.order, how)
-    rho = jnp.concatenate([inner, (edges[:-1, None] + outer).ravel()])
-    return rho, jnp.concatenate([weight, outer_weight.ravel()])
+    outer, outer_weight = plain_panel(xp.diff(edges, axis=0), how.order, how)
+    rho = xp.concatenate([inner, *(edges[:-1, ..., None] + outer)], axis=-1)
+    return rho, xp.concatenate([weight, *outer_weight], axis=-1)
 
 
 def _log_density(rho: Array, k: int) -> Array:
@@ -86,56 +87,65 @@ def _log_density(rho: Array, k: int) -> Array:
     mode = math.sqrt(k - 1)
     peak = float(constant + (k - 1) / 2 * (np.log(np.longdouble(k - 1)) - 1))
     u = (rho - mode) / mode
-    near = jnp.abs(u) < 0.5
-    log = jnp.where(near, jnp.log1p(jnp.where(near, u, 0.0)), jnp.log(rho / mode))
+    near = xp.abs(u) < 0.5
+    log = xp.where(near, xp.log1p(xp.where(near, u, 0.0)), xp.log(rho / mode))
     return peak + (k - 1) * (log - u - u * u / 2)
 
 
 def chi_nodes(
-    activation: Radial, root: Scalar, k: int, how: Resolution
-) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    activation: Radial, root: Points, k: int, how: Resolution
+) -> tuple[Float[Array, "*points nodes"], Float[Array, "*points nodes"]]:
     """Nodes and weights for E f(ρ), ρ² ~ χ²_k, for f smooth where g(√q ρ) is."""
     # The cut counts standard deviations of one component, beyond the typical |z|.
     rho, weight = _panels(activation, root, k, how, how.cut + math.sqrt(k))
-    return rho, weight * jnp.exp(_log_density(rho, k))
+    return rho, weight * xp.exp(_log_density(rho, k))
 
 
 def _integrals(
-    activation: Radial, q: Scalar, k: int, how: Resolution, *, bounds: bool = False
+    activation: Radial, q: Points, k: int, how: Resolution, *, bounds: bool = False
 ) -> Any:
-    """The moments in the order of `RadialMoments`, shape [7]; with `bounds` also the sizes of
-    their terms and of rounding errors/eps."""
+    """The moments; with `bounds` also the sizes of their terms and of rounding errors/eps."""
     q = floored(q)
-    root = jnp.sqrt(q)
+    root = xp.sqrt(q)
     rho, weight = chi_nodes(activation, root, k, how)
-    table = _terms(activation, root, rho, k)
+    table = _terms(activation, root[..., None], rho, k)
     steps = _of_steps(activation, root, k)
     if not bounds:
         # Apart, so that what is not used is not computed.
-        return jnp.stack([jnp.sum(weight * row) for row in table]) + steps
+        return _with_steps([xp.sum(weight * row, axis=-1) for row in table], steps)
     # All at once: a sum for each would evaluate g again and again.
-    table = jnp.stack(table)
-    values = jnp.matmul(table, weight, precision="highest") + steps
-    sizes = jnp.matmul(jnp.abs(table), weight, precision="highest")
+    table = xp.stack(table)
+    total = lambda table: xp.einsum("t...n,...n->t...", table, weight, precision="highest")
+    values, sizes = _with_steps(total(table), steps), RadialMoments(*total(xp.abs(table)))
     # Far beyond saturation the rate lives on the rare short units alone, and is tiny: it is
     # known relative to what the length itself responds with.
-    sizes = sizes.at[2].max(sizes[5])
+    rate = xp.maximum(sizes.square_rate, sizes.antisymmetric)
+    sizes = eqx.tree_at(lambda m: m.square_rate, sizes, rate)
     return values, sizes, sizes
 
 
-def _beyond(activation: Radial, q: Scalar, k: int) -> Float[Array, " 7"]:
+def _with_steps(rows: Any, rate: Array | float) -> RadialMoments:
+    m = RadialMoments(*rows)
+    return eqx.tree_at(lambda m: m.square_rate, m, m.square_rate + rate)
+
+
+def _beyond(activation: Radial, q: Points, k: int) -> RadialMoments:
     """What the moments may hold where no rule has nodes: there is nothing else where g is 0 up
     to there."""
-    root = jnp.sqrt(floored(q))
-    rho = jnp.asarray(BEYOND + math.sqrt(k), root.dtype)
-    terms = jnp.abs(jnp.stack(_terms(activation, root, rho, k)))
-    most = jnp.maximum(terms[:, :-1], terms[:, 1:])
+    root = xp.sqrt(floored(q))[..., None]
+    far = xp.asarray(BEYOND + math.sqrt(k), root.dtype)
+    rho = behind(q, far)
+    terms = xp.abs(xp.stack(xp.broadcast_arrays(*_terms(activation, root, rho, k))))
+    most = xp.maximum(terms[..., :-1], terms[..., 1:])
     # Overflow and NaN so far out say nothing.
-    most = jnp.where(jnp.isfinite(most), most, 0.0)
-    return jnp.sum(most * (0.5 * jnp.exp(_log_density(rho[:-1], k)))[None], axis=1)
+    most = xp.where(xp.isfinite(most), most, 0.0)
+    mass = behind(most[..., 0], 0.5 * xp.exp(_log_density(far[:-1], k)))
+    return RadialMoments(*xp.sum(most * mass, axis=-1))
 
 
-def _terms(activation: Radial, root: Scalar, rho: Array, k: int) -> list[Float[Array, " nodes"]]:
+def _terms(
+    activation: Radial, root: Array, rho: Array, k: int
+) -> list[Float[Array, "*points nodes"]]:
     """What the moments average over ρ, in the order of `RadialMoments`."""
     r = root * rho
     a, b = activation.gains(r)
@@ -153,33 +163,34 @@ def _terms(activation: Radial, root: Scalar, rho: Array, k: int) -> list[Float[A
     ]
 
 
-def _of_steps(activation: Radial, root: Scalar, k: int) -> Float[Array, " 7"] | float:
-    """What jumps of g add to the moments in which g' stands once, in their order."""
+def _of_steps(activation: Radial, root: Points, k: int) -> Points | float:
+    """What jumps of g add to ∂square/∂q, the one moment in which g' stands once."""
     if not activation.jumps:
         return 0.0
-    at = jnp.asarray(activation.jumps, root.dtype)
-    step, middle = activation.steps(root.dtype)
-    mass = step * jnp.exp(_log_density(at / root, k)) / root
-    rate, none = jnp.sum(middle * at * mass) / (k * root**2), jnp.zeros_like(root)
-    return jnp.stack([none, none, rate, none, none, none, none])
+    at = behind(root, xp.asarray(activation.jumps, root.dtype))
+    step, middle = (behind(root, x) for x in activation.steps(root.dtype))
+    mass = step * xp.exp(_log_density(at / root[..., None], k)) / root[..., None]
+    return xp.sum(middle * at * mass, axis=-1) / (k * root**2)
 
 
-def reaches_jump(activation: Radial, q: Scalar, k: int) -> Array:
+def reaches_jump(activation: Radial, q: Points, k: int) -> Array:
     """Whether Gaussian units of length q reach a jump of g."""
     if not activation.jumps:
-        return jnp.zeros((), bool)
-    root = jnp.sqrt(floored(q))
-    density = jnp.exp(_log_density(jnp.asarray(activation.jumps, root.dtype) / root, k))
-    return jnp.any((density > 0) & (activation.steps(root.dtype)[0] != 0))
+        return xp.zeros((), bool)
+    at = behind(q, xp.asarray(activation.jumps, q.dtype))
+    density = xp.exp(_log_density(at / xp.sqrt(floored(q))[..., None], k))
+    return xp.any((density > 0) & behind(q, activation.steps(q.dtype)[0] != 0), axis=-1)
 
 
-def _reaches_hidden_jump(activation: Radial, q: Scalar, k: int, size: Array) -> Array:
+def _reaches_hidden_jump(activation: Radial, q: Points, k: int, size: Points) -> Array:
     """Whether |z| meets a jump of g that is not declared, wherever it is; `size` is E g²/k."""
     place, step = found_jumps(activation.profile, q.dtype)
-    root = jnp.sqrt(floored(q))
+    place, step = behind(q, place), behind(q, step)
+    root = xp.sqrt(floored(q))[..., None]
     positive = place > 1e-9  # g need not be defined below, and is 0 at 0
-    density = jnp.exp(_log_density(jnp.where(positive, place, 1.0) / root, k))
-    return jnp.any(positive & (density > epsilon(q)) & is_new(place, step, activation.jumps, size))
+    density = xp.exp(_log_density(xp.where(positive, place, 1.0) / root, k))
+    new = is_new(place, step, activation.jumps, size[..., None])
+    return xp.any(positive & (density > epsilon(q)) & new, axis=-1)
 
 
 def _extent(terms: int, k: int) -> float:
@@ -198,40 +209,40 @@ def series(
     """
     (q,) = as_floats(q)
     q = floored(q)
-    root = jnp.sqrt(q)
+    root = xp.sqrt(q)
     how = Resolution(max(2 * terms, 64))
     rho, weight = _panels(activation, root, k, how, _extent(terms, k))
     _, b = activation.gains(root * rho)
     # A_n = E b(r) √q ρ² L_n/(k √w_n) = Σ weight · source · p_n, with p_n the orthonormal
     # polynomials in y = ρ²/2 for y^{k/2} e^{-y}, times the root of that weight.
-    half = jnp.exp(0.5 * (_log_density(rho, k) + 2 * jnp.log(rho) - math.log(k)))
+    half = xp.exp(0.5 * (_log_density(rho, k) + 2 * xp.log(rho) - math.log(k)))
     source = weight * b * half * root
     y, alpha = rho * rho / 2, k / 2
 
     def climb(carry, n):
         before, now = carry
         # √((n+1)(n+1+α)) p_{n+1} = (2n + 1 + α − y) p_n − √(n(n+α)) p_{n−1}
-        after = (2 * n + 1 + alpha - y) * now - jnp.sqrt(n * (n + alpha)) * before
-        return (now, after / jnp.sqrt((n + 1) * (n + 1 + alpha))), jnp.sum(source * now)
+        after = (2 * n + 1 + alpha - y) * now - xp.sqrt(n * (n + alpha)) * before
+        return (now, after / xp.sqrt((n + 1) * (n + 1 + alpha))), xp.sum(source * now)
 
-    steps = jnp.arange(terms, dtype=q.dtype)
-    _, coefficients = jax.lax.scan(climb, (jnp.zeros_like(half), half), steps)
+    steps = xp.arange(terms, dtype=q.dtype)
+    _, coefficients = scan(climb, (xp.zeros_like(half), half), steps)
     return coefficients
 
 
 class CrossMoments(eqx.Module):
     """What a radial activation does to a cross-covariance √(q_a q_b) C, C = 1 − δ."""
 
-    product: Float[Array, "k k"]
+    product: Inexact[Array, "k k"]
     """E φ(u)φ(v)ᵀ."""
-    lost: Float[Array, "k k"]
+    lost: Inexact[Array, "k k"]
     """Σ_n A_n A_n' (1 − W_n/w_n): what the product lacks of that of coinciding inputs."""
 
 
 def cross_moments(
     one: Float[Array, " terms"],
     other: Float[Array, " terms"],
-    delta: Float[Array, "k k"],
+    delta: Inexact[Array, "k k"],
     components: int | None = None,
 ) -> CrossMoments:
     """The series for two inputs with coefficients A_n, A_n' and C = 1 − δ.
@@ -240,7 +251,7 @@ def cross_moments(
     `components`, δ is one of equal blocks along the diagonal, and so are the results.
     """
     terms, k = one.size, components or delta.shape[0]
-    eye = jnp.eye(delta.shape[0], dtype=delta.dtype)
+    eye = xp.eye(delta.shape[0], dtype=delta.dtype)
     blocks = k / delta.shape[0]
     c = eye - delta
     m = c.T @ c
@@ -249,27 +260,28 @@ def cross_moments(
     # d_m = tr(1 − (CᵀC)^m), m = 1 … terms
     def power(gap, _):
         gap = gap + (eye - gap) @ shift
-        return gap, blocks * jnp.trace(gap)
+        return gap, blocks * xp.trace(gap)
 
-    _, gaps = jax.lax.scan(power, jnp.zeros_like(c), None, length=terms)
+    _, gaps = scan(power, xp.zeros_like(c), None, terms)
 
     # det(1 − t CᵀC)^{-1/2} = Σ γ_n (1 − h_n) tⁿ, with γ_n = (k/2)_n/n!. From the power sums:
     # 2n γ_n h_n = Σ_m (d_m γ_{n−m} (1 − h_{n−m}) + k γ_{n−m} h_{n−m}).
     n = np.arange(terms)
     gamma = np.exp(np.cumsum(np.log(np.append(1.0, (k / 2 + n[:-1]) / (n[:-1] + 1)))))
-    gamma = jnp.asarray(gamma, delta.dtype)
+    real = delta.real.dtype
+    gamma = (jnp if traced(delta) else np).asarray(gamma, real)
 
     def deficit(h, n):
-        back = n - 1 - jnp.arange(terms)  # γ_{n−m} stands at m − 1
+        back = n - 1 - xp.arange(terms)  # γ_{n−m} stands at m − 1
         known = back >= 0
-        weight = jnp.where(known, gamma[back], 0.0)
-        lost = jnp.where(known, h[back], 0.0)
-        total = jnp.sum(weight * (gaps * (1 - lost) + k * lost))
-        count = jnp.maximum(n, 1).astype(total.dtype)
-        value = jnp.where(n > 0, total / (2 * count * gamma[n]), 0.0)
-        return h.at[n].set(value), value
+        weight = xp.where(known, gamma[back], 0.0)
+        lost = xp.where(known, h[back], 0.0)
+        total = xp.sum(weight * (gaps * (1 - lost) + k * lost))
+        count = xp.maximum(n, 1).astype(total.dtype)
+        value = xp.where(n > 0, total / (2 * count * gamma[n]), 0.0)
+        return put(h, n, value), value
 
-    _, h = jax.lax.scan(deficit, jnp.zeros(terms, delta.dtype), jnp.arange(terms))
+    _, h = scan(deficit, np.zeros(terms, delta.dtype), np.arange(terms))
 
     # V_n = W_n/w_n and 1 − V_n, from W_n = W_{n−1} CᵀC + g_n C.
     def climb(carry, step):
@@ -282,41 +294,53 @@ def cross_moments(
         lack_n = lack_n / total
         return (value_n, lack_n, total), (coefficient * value_n, coefficient * lack_n)
 
-    start = (jnp.zeros_like(c), eye, jnp.zeros((), delta.dtype))
-    _, (products, lost) = jax.lax.scan(climb, start, (one * other, gamma, h))
-    return CrossMoments(jnp.sum(products, axis=0), jnp.sum(lost, axis=0))
+    start = (xp.zeros_like(c), eye, np.zeros((), real))
+    _, (products, lost) = scan(climb, start, (one * other, gamma, h))
+    return CrossMoments(xp.sum(products, axis=0), xp.sum(lost, axis=0))
 
 
 def radial_moments(
-    activation: Radial, q: Any, k: int, *, order: int = 64
+    activation: Radial, q: Any, k: int, *, order: int = 64, with_errors: bool = True
 ) -> tuple[RadialMoments, RadialMoments]:
-    """Moments of one input of length q, and their absolute errors.
+    """Moments of one input of length q, of any shape, and their absolute errors.
+
+    Without `with_errors` those are zero.
 
     Accuracy
     --------
     As `single_moments`: errors compare rules that share no node, and cover rounding.
     """
     (q,) = as_floats(q)
-    q = jnp.where(q >= 0, q, jnp.nan)
-    values = _integrals(activation, q, k, Resolution(order))
+    q = xp.where(q >= 0, q, xp.nan)
+    m = _integrals(activation, q, k, Resolution(order))
     fixed, at = frozen(activation), stop_gradient(q)
-    known = activation.features_known
-    closer = None if known else _integrals(fixed, at, k, closer_look(order))
-    study = lambda how: _integrals(fixed, at, k, how, bounds=True)
-    errors = judged(study, stop_gradient(values), order, closer)
-    errors = errors + _beyond(fixed, at, k)
-    m, e = RadialMoments(*values), RadialMoments(*errors)
-    if not known:
-        strange = _reaches_hidden_jump(fixed, at, k, stop_gradient(m.square))
-        gains = lambda e: (e.trace, e.symmetric_traceless)
-        e = eqx.tree_at(gains, e, tuple(jnp.where(strange, jnp.inf, g) for g in gains(e)))
+    none = jax.tree.map(xp.zeros_like, m)
+    e = _errors(fixed, at, k, order, frozen(m)) if with_errors else none
     if activation.jumps:
         there = reaches_jump(fixed, at, k)
-        gains = lambda m: (m.trace, m.symmetric_traceless)
-        m = eqx.tree_at(gains, m, tuple(jnp.where(there, jnp.inf, g) for g in gains(m)))
+        m = eqx.tree_at(_GAINS, m, tuple(xp.where(there, xp.inf, g) for g in _GAINS(m)))
     # q = 0 is taken a little above, and what that changes is twice what the rate says.
-    moved = 2 * jnp.abs(stop_gradient(m.square_rate)) * (floored(at) - at)
+    moved = 2 * xp.abs(stop_gradient(m.square_rate)) * (floored(at) - at)
     e = eqx.tree_at(
-        lambda e: (e.mean, e.square), e, (e.mean + jnp.sqrt(k * moved), e.square + moved)
+        lambda e: (e.mean, e.square), e, (e.mean + xp.sqrt(k * moved), e.square + moved)
     )
     return m, e
+
+
+def _errors(activation: Radial, q: Points, k: int, order: int, m: RadialMoments) -> RadialMoments:
+    known = activation.features_known
+    closer = None if known else _integrals(activation, q, k, closer_look(order))
+    study = lambda how: _integrals(activation, q, k, how, bounds=True)
+    e = jax.tree.map(xp.add, judged(study, m, order, closer), _beyond(activation, q, k))
+    if known:
+        return e
+    strange = _reaches_hidden_jump(activation, q, k, m.square)
+    return eqx.tree_at(_GAINS, e, tuple(xp.where(strange, xp.inf, g) for g in _GAINS(e)))
+
+
+def length_rate(activation: Radial, q: Points, k: int, *, order: int) -> Points:
+    """∂(E g²/k)/∂q."""
+    return _integrals(activation, q, k, Resolution(order)).square_rate
+
+
+_GAINS = lambda m: (m.trace, m.symmetric_traceless)

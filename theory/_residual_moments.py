@@ -12,10 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._activations import Componentwise
 from theory._architecture import Affine, Chain, Part, Pointwise, Residual, check_count
+from theory._arrays import Array
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._interpret import interpret
 from theory._jacobian_moments import SpectrumMoments

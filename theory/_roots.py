@@ -5,8 +5,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from theory._arrays import Array, stop_gradient, traced, while_loop, xp
 
 _STEPS = 30
 
@@ -50,15 +52,18 @@ def newton(
         value, slope, kept = look(y)
         # The side of the root that y is on.
         beyond = (value > 0) == ((slope > 0) if rises is None else rises)
-        low, high = jnp.where(beyond, low, y), jnp.where(beyond, y, high)
+        low, high = xp.where(beyond, low, y), xp.where(beyond, y, high)
         new = y - value / slope
-        new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
-        return new, low, high, jnp.abs(new - y), step, count + 1, kept
+        new = xp.where((new >= low) & (new <= high), new, (low + high) / 2)
+        return new, low, high, xp.abs(new - y), step, count + 1, kept
 
-    far = jnp.full_like(start, jnp.inf)
-    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(look, start)[2])
-    carry = (start, lower, upper, jnp.where(present, far, 0), far, 0, nothing)
-    end = jax.lax.while_loop(unfinished, advance, carry)
+    far = xp.full_like(start, xp.inf)
+    nothing = None
+    if traced(start):
+        seen = jax.eval_shape(look, start)[2]
+        nothing = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen)
+    carry = (start, lower, upper, xp.where(present, far, 0), far, 0, nothing)
+    end = while_loop(unfinished, advance, carry)
     return end[0], end[-1]
 
 
@@ -71,6 +76,8 @@ def implicit_root(
     `fn` and `solve` must not close over arrays. Nothing of the
     derivative is traced before it is asked for.
     """
+    if not traced(args):
+        return solve(args)
     return _implicit(args, fn=fn, solve=solve)
 
 
@@ -83,7 +90,7 @@ def _implicit(args, *, fn, solve):
 def _implicit_derivative(primals, tangents, *, fn, solve):
     (args,), (change,) = primals, tangents
     y = _implicit(args, fn=fn, solve=solve)
-    _, slope = jax.jvp(lambda y: fn(y, args), (y,), (jnp.ones_like(y),))
+    _, slope = jax.jvp(lambda y: fn(y, args), (y,), (xp.ones_like(y),))
     _, moved = eqx.filter_jvp(lambda args: fn(y, args), (args,), (change,))
     return y, -moved / slope
 
@@ -104,20 +111,39 @@ def bracketed_root(
     judges the residual.
     """
 
+    if not traced(args, start, lower, upper):
+        return _bracketed(fn, args, start, lower, upper, present, rises)
+
     def guarded(y, everything):
         args, (start, *_), present = everything
-        return jnp.where(present, fn(y, args), y - start)
+        return xp.where(present, fn(y, args), y - start)
 
     def solve(everything):
         def look(y):
             fn = lambda y: guarded(y, everything)
-            return *jax.jvp(fn, (y,), (jnp.ones_like(y),)), None
+            return *jax.jvp(fn, (y,), (xp.ones_like(y),)), None
 
         _, (start, lower, upper, rises), present = everything
         return newton(look, start, lower, upper, 1e-9, present, rises)[0]
 
-    bracket = (*jax.lax.stop_gradient((start, lower, upper)), rises)
+    bracket = (*map(stop_gradient, (start, lower, upper)), rises)
     return implicit_root(guarded, (args, bracket, present), solve)
+
+
+def _bracketed(fn, args, start, lower, upper, present, rises) -> Float[Array, ""]:
+    """The same for arrays of NumPy, by Brent's method."""
+    if not present:
+        return start
+    at: Any = lambda y: fn(np.float64(y), args)
+    places = (start, lower, upper)
+    values = [at(y) for y in places]
+    if not values[1] * values[2] < 0:
+        # Rounding moved a node past the root; the caller sees the residual.
+        return places[int(np.argmin(np.abs(values)))]
+    from scipy import optimize  # which takes a while to import
+
+    find: Any = optimize.brentq
+    return np.float64(find(at, lower, upper, xtol=1e-15, rtol=1e-15))  # type: ignore[return-value]
 
 
 def cubic(fa: Array, fb: Array, da: Array, db: Array) -> Callable[[Array], tuple[Array, Array]]:
@@ -146,12 +172,12 @@ def root_between_nodes(
     a, b = nodes[place], nodes[place + 1]
     fa, fb = values[place], values[place + 1]
     da, db = (slopes[place + i] * (b - a) for i in range(2))
-    t = fa / jnp.where(fb == fa, 1.0, fa - fb)
+    t = fa / xp.where(fb == fa, 1.0, fa - fb)
     curve = cubic(fa, fb, da, db)
     for _ in range(3):
         value, slope = curve(t)
-        t = jnp.clip(t - value / jnp.where(slope == 0, 1.0, slope), 0.0, 1.0)
-    start = a + jnp.where(jnp.isfinite(t), t, 0.0) * (b - a)
+        t = xp.clip(t - value / xp.where(slope == 0, 1.0, slope), 0.0, 1.0)
+    start = a + xp.where(xp.isfinite(t), t, 0.0) * (b - a)
     # Not by the slope: behind the root the function may turn back.
     return bracketed_root(fn, args, start, a, b, present, fb > fa), b - a
 
@@ -164,10 +190,10 @@ def nearest_turn(
     ends."""
     f, d = values, slopes
     heading = (f[:-1] * d[:-1] < 0) & (f[1:] * d[1:] > 0) & (f[:-1] * f[1:] > 0)
-    fall = jnp.abs(d[:-1]) * jnp.abs(d[1:]) / (jnp.abs(d[:-1]) + jnp.abs(d[1:]))
-    nearest = jnp.minimum(jnp.abs(f[:-1]), jnp.abs(f[1:]))
+    fall = xp.abs(d[:-1]) * xp.abs(d[1:]) / (xp.abs(d[:-1]) + xp.abs(d[1:]))
+    nearest = xp.minimum(xp.abs(f[:-1]), xp.abs(f[1:]))
     left = nearest - (nodes[1:] - nodes[:-1]) * fall
     # Unless the tangents go no eighth of the way to zero: those of a constant are rounding.
     heading = heading & (left < 7 / 8 * nearest)
-    i = jnp.argmin(jnp.where(heading, left, jnp.inf))
+    i = xp.argmin(xp.where(heading, left, xp.inf))
     return i, heading[i]

@@ -19,7 +19,9 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Complex, Float
+
+from theory._arrays import Array
 
 
 def softplus(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:

@@ -10,9 +10,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from theory._architecture import Part
+from theory._arrays import Array
 from theory._branch import (
     Axis,
     Branch,

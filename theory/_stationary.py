@@ -4,13 +4,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 from theory._architecture import Affine, Part, check_count, check_positive, check_variance
+from theory._arrays import Array, xp
 from theory._attractor import attractor
-from theory._compiled import hasty_jit
 from theory._correlation import stable_correlation
+from theory._directly import directly
 from theory._moment_integrals import frozen
 from theory._phase import is_allowed, phase_of, settled
 from theory._precision import cast, needs_float64
@@ -93,21 +93,21 @@ def stationary_state(
     check_positive("start", start)
     check_positive("tolerance", tolerance)
     check_count("order", order, 8)
-    body = cast(body, jnp.result_type(float))
-    noise = jnp.asarray(noise_variance, jnp.result_type(float))
+    body = cast(body, xp.result_type(float))
+    noise = xp.asarray(noise_variance, xp.result_type(float))
     return _stationary(body, noise, start, tolerance, order)
 
 
-@hasty_jit
+@directly
 def _stationary(body, noise, start, tolerance, order) -> StationaryState:
     whole = _with_bias(body, noise)
     reached = attractor(whole, start=start, tolerance=tolerance, order=order)
     pair = stable_correlation(body, reached.point, noise=noise, tolerance=tolerance, order=order)
     allowed, chi = is_allowed(whole), reached.point.slope
     # Every χ within its error.
-    log = lambda chi: jnp.log(chi) / 2
-    ends = log(chi.value + chi.error), log(jnp.maximum(chi.value - chi.error, 0.0))
-    spread = jnp.maximum(ends[0] - log(chi.value), log(chi.value) - ends[1])
+    log = lambda chi: xp.log(chi) / 2
+    ends = log(chi.value + chi.error), log(xp.maximum(chi.value - chi.error, 0.0))
+    spread = xp.maximum(ends[0] - log(chi.value), log(chi.value) - ends[1])
     state = StationaryState(
         reached.point.length,
         pair.correlation,

@@ -5,8 +5,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Float, Int
+
+from theory._arrays import Array, xp
 
 
 class Status(enum.IntEnum):
@@ -40,21 +42,21 @@ class Estimate(eqx.Module):
     status: Int[Array, "*shape"]
 
 
-def as_estimate(value: Any, error: Any, tolerance: float, magnitude: Any = None) -> Estimate:
+def as_estimate(value: Any, error: Any, tolerance: Any, magnitude: Any = None) -> Estimate:
     """An `Estimate` with status OK where error <= tolerance · magnitude, else INACCURATE.
 
     `magnitude` is |value| unless it is given. A value of +∞ is INFINITE.
     """
-    value, error = jnp.asarray(value), jnp.asarray(error)
+    value, error = xp.asarray(value), xp.asarray(error)
     # Of a value that is there an error that is lost is not known to be finite.
-    error = jnp.where(jnp.isnan(error) & jnp.isfinite(value), jnp.inf, error)
-    magnitude = jnp.abs(value) if magnitude is None else magnitude
+    error = xp.where(xp.isnan(error) & xp.isfinite(value), xp.inf, error)
+    magnitude = xp.abs(value) if magnitude is None else magnitude
     good = error <= tolerance * magnitude
-    status = jnp.where(good, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
-    endless = jnp.isposinf(value)
-    status = jnp.where(endless, jnp.int8(Status.INFINITE), status)
-    error = jnp.where(endless, jnp.nan, error)
-    return Estimate(value, error, jnp.broadcast_to(status, value.shape))
+    status = xp.where(good, np.int8(Status.OK), np.int8(Status.INACCURATE))
+    endless = xp.isposinf(value)
+    status = xp.where(endless, np.int8(Status.INFINITE), status)
+    error = xp.where(endless, xp.nan, error)
+    return Estimate(value, error, xp.broadcast_to(status, value.shape))
 
 
 def replace_where(condition: Any, status: Status, tree: Any) -> Any:
@@ -63,16 +65,16 @@ def replace_where(condition: Any, status: Status, tree: Any) -> Any:
     Their value is then infinite for INFINITE and NaN otherwise, their error NaN.
     `condition` may be a function of the estimate.
     """
-    stand_in = jnp.inf if status == Status.INFINITE else jnp.nan
+    stand_in = xp.inf if status == Status.INFINITE else xp.nan
 
     def replaced(e: Any) -> Any:
         if not isinstance(e, Estimate):
             return e
         where: Any = condition(e) if callable(condition) else condition
         return Estimate(
-            jnp.where(where, stand_in, e.value),
-            jnp.where(where, jnp.nan, e.error),
-            jnp.where(where, jnp.int8(status), e.status),
+            xp.where(where, stand_in, e.value),
+            xp.where(where, xp.nan, e.error),
+            xp.where(where, np.int8(status), e.status),
         )
 
     return jax.tree.map(replaced, tree, is_leaf=lambda e: isinstance(e, Estimate))
@@ -80,4 +82,4 @@ def replace_where(condition: Any, status: Status, tree: Any) -> Any:
 
 def choose(condition: Any, these: Any, those: Any) -> Any:
     """`these` where `condition` holds, else `those`; two trees of one structure."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)
+    return jax.tree.map(lambda a, b: xp.where(condition, a, b), these, those)

@@ -13,11 +13,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from theory._activations import Componentwise, Radial
 from theory._architecture import Affine, Algebra, Normalise, Part, Pointwise, WeightLaw, components
-from theory._compiled import hasty_jit
+from theory._arrays import Array, each, of_one_kind, traced, xp
+from theory._directly import directly
 from theory._fixed_point import SHORTEST
 from theory._interpret import Reading, interpret
 from theory._linear import is_linear
@@ -292,37 +293,46 @@ _DIRECTIONS = np.array([[[0, 1], [-1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]]])
 """A rotation, the identity and a shear: one matrix of each sector."""
 
 
-@hasty_jit
+_STEP = 1e-4
+"""Of q, for derivatives that errors are multiplied with."""
+
+
+@directly
 def _sectors(body, length, present, phi, tolerance, order) -> Sectors:
     k = components(body)
-    finite, zero = jnp.isfinite(length.value), length.value == 0
-    q = jnp.where(finite, jnp.where(zero, SHORTEST, length.value), 1.0)
-    q_error = frozen(jnp.where(finite, length.error, jnp.inf))
+    finite, zero = xp.isfinite(length.value), length.value == 0
+    q = xp.where(finite, xp.where(zero, SHORTEST, length.value), 1.0)
+    q_error = frozen(xp.where(finite, length.error, xp.inf))
 
     def gains(q, tangent):
-        moments = given_moments((q * jnp.eye(2, dtype=q.dtype))[None, None])
+        moments = given_moments((q * xp.eye(2, dtype=q.dtype))[None, None])
         moments = eqx.tree_at(lambda m: m.tangent, moments, tangent[None, None])
-        zero = jax.tree.map(jnp.zeros_like, moments)
+        zero = jax.tree.map(xp.zeros_like, moments)
         after, _ = interpret(body, MeanField(order, components=k), PreActivation(moments, zero))
-        along = lambda m: jnp.sum(tangent * m[0, 0]) / jnp.sum(tangent**2)
+        along = lambda m: xp.sum(tangent * m[0, 0]) / xp.sum(tangent**2)
         # Every entry of the error bounds its norm.
         error = after.value.whole_tangent_error(after.error)
-        bound = jnp.max(error[0, 0]) / jnp.linalg.norm(tangent)
+        bound = xp.max(error[0, 0]) / xp.sqrt(xp.sum(tangent**2))
         return along(after.value.whole_tangent), bound
 
     def multiplier(tangent, there):
         fn = lambda q: gains(q, tangent)
-        value, rate, local = jax.jvp(fn, (q,), (jnp.ones_like(q),), has_aux=True)
-        estimate = as_estimate(value, frozen(local + jnp.abs(rate) * q_error), tolerance)
+        if traced(body, q):
+            value, rate, local = jax.jvp(fn, (q,), (jnp.ones_like(q),), has_aux=True)
+        else:
+            (value, local), (beside, _) = fn(q), fn(q * (1 + _STEP))
+            rate = (beside - value) / (_STEP * q)
+        estimate = as_estimate(value, frozen(local + xp.abs(rate) * q_error), tolerance)
         return replace_where(~finite | ~there, Status.ABSENT, estimate)
 
-    each = jax.vmap(multiplier)(jnp.asarray(_DIRECTIONS, q.dtype), jnp.asarray(present))
-    goldstone, trace, shear = (jax.tree.map(lambda e, i=i: e[i], each) for i in range(3))
+    directions = of_one_kind((np.asarray(_DIRECTIONS, q.dtype), present, q))[:2]
+    found = each(multiplier, *directions)
+    goldstone, trace, shear = (jax.tree.map(lambda e, i=i: e[i], found) for i in range(3))
     m, m_error = radial_moments(phi, q, k, order=order)
     # ∂E g/∂q ≤ √(E g'² E ρ²)/(2√q)
-    steep = jnp.sqrt(m.trace * k**2 / jnp.maximum(q, 1e-300)) / 2
-    mean = jnp.where(zero, 0.0, m.mean)
-    error = jnp.where(zero, 0.0, m_error.mean + steep * q_error)
+    steep = xp.sqrt(m.trace * k**2 / xp.maximum(q, 1e-300)) / 2
+    mean = xp.where(zero, 0.0, m.mean)
+    error = xp.where(zero, 0.0, m_error.mean + steep * q_error)
     order_parameter = as_estimate(mean, frozen(error), tolerance)
     return Sectors(
         goldstone,

@@ -13,9 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from theory._architecture import check_sequences
+from theory._arrays import Array
 from theory._moments import Moments, PreActivation
 
 

@@ -1,0 +1,128 @@
+"""Single networks are read in NumPy and, inside programs, by XLA, by the same functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import theory
+from theory import _critical, _mean_field, _phase, _symmetry
+
+TANH, ERF = theory.activation("tanh"), theory.activation("erf")
+slow = pytest.mark.slow
+
+
+def bent(z):
+    return jnp.tanh(z - 0.3)
+
+
+def bump(z):
+    return z * jnp.exp(-z * z)
+
+
+def layer(name, *variances, **how):
+    return theory.layer(theory.activation(name), *variances, **how)
+
+
+def units(name, *variances, **how):
+    return theory.layer(theory.radial(name), *variances, **how)
+
+
+BODIES = {
+    "chaotic": layer("tanh", 2.5, 0.05),
+    "ordered": layer("tanh", 1.5, 0.05),
+    "symmetric": layer("tanh", 0.5),
+    "relu": layer("relu", 1.5, 0.05),
+    "residual": layer("gelu", 1.5, 0.05, residual=True),
+    "underflow": layer("sin", 1800.0),
+    "two layers": theory.Chain((layer("tanh", 2.5, 0.05), layer("erf", 2.5, 0.05))),
+    "own": theory.layer(theory.componentwise(bent, kinks=[0.3]), 1.5, 0.05),
+    "cycle": theory.layer(theory.componentwise(bump, parity="odd"), 40.0),
+    "O(2)": units("tanh", 2.5, 0.0, components=2),
+    "O(4), biased": units("tanh", 2.5, 0.05, components=4),
+    "U(2), residual": units("tanh", 1.5, 0.05, components=4, algebra="complex", residual=True),
+    "threshold": units("threshold", 2.5, 0.5, components=2),
+}
+QUICK = ("chaotic", "O(2)")
+
+
+def assert_same(here, there):
+    """Equal but for rounding: values within both errors, errors within a factor of 30."""
+    pairs = zip(
+        jax.tree.leaves(here, is_leaf=is_estimate),
+        jax.tree.leaves(there, is_leaf=is_estimate),
+        strict=True,
+    )
+    for a, b in pairs:
+        if not is_estimate(a):
+            np.testing.assert_array_equal(a, b)
+            continue
+        assert (a.value.dtype, a.status.dtype) == (b.value.dtype, b.status.dtype)
+        np.testing.assert_array_equal(a.status, b.status)
+        known = np.isfinite(b.value) & np.isfinite(b.error)
+        np.testing.assert_array_equal(np.asarray(a.value)[~known], np.asarray(b.value)[~known])
+        apart = np.abs(np.asarray(a.value) - np.asarray(b.value))
+        assert np.all(apart[known] <= np.asarray(b.error)[known])
+        assert np.all(np.asarray(a.error)[known] <= 30 * np.asarray(b.error)[known])
+        assert np.all(np.asarray(b.error)[known] <= 30 * np.asarray(a.error)[known])
+
+
+def is_estimate(node):
+    return isinstance(node, theory.Estimate)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=slow) for name in BODIES]
+)
+def test_predictions(name):
+    body = BODIES[name]
+    assert_same(theory.predict(body), _phase._predict.program(body, 1.0, 1e-10, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chaotic", "residual", "O(4), biased"])
+def test_fixed_points(name):
+    body = BODIES[name]
+    assert_same(theory.fixed_points(body), theory.fixed_points.program(body))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tanh", "silu", "relu"])
+def test_critical_points_and_lines(name):
+    phi = theory.activation(name)
+    target, rest = jnp.asarray(0.05), (1, 1e-10, 64)
+    assert_same(
+        theory.critical_points(phi, 0.05), _critical._search.program(phi, target, "bias", *rest)
+    )
+    q = jnp.geomspace(1e-3, 1e3, 20)
+    assert_same(theory.critical_line(phi, q), _critical._line.program(phi, q, *rest))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["O(2)", "O(4), biased"])
+def test_sectors(name, monkeypatch):
+    body = BODIES[name]
+    length = theory.predict(body).length
+    here = theory.sectors(body, length)
+    monkeypatch.setattr(_symmetry, "_sectors", _symmetry._sectors.program)
+    assert_same(here, theory.sectors(body, length))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        theory.feedforward(ERF, 2.0, 0.05, depth=5),
+        pytest.param(theory.feedforward(TANH, 2.0, 0.05, depth=5, residual=True), marks=slow),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_propagation(network, dtype, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (3, 6, 1)).astype(dtype)
+    network = jax.tree.map(lambda leaf: leaf.astype(dtype), network)
+    here = theory.propagate(network, x)
+    monkeypatch.setattr(_mean_field, "_FEW", -1)
+    there = theory.propagate(network, x)
+    eps = float(jnp.finfo(dtype).eps)
+    for a, b in zip(jax.tree.leaves(here.value), jax.tree.leaves(there.value), strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=300 * eps, atol=30 * eps)

@@ -1,0 +1,147 @@
+"""One code for single points and for programs: NumPy where all numbers are known, JAX elsewhere.
+
+A program of XLA for one point takes seconds to compile and a millisecond to run. So functions of
+the theory are written for both kinds of arrays, and take the kind of what they are given.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    Array = jax.Array
+else:
+    Array = jax.Array | np.ndarray | np.generic
+"""What takes part in a calculation."""
+
+_State = TypeVar("_State")
+
+
+def traced(*trees: Any) -> bool:
+    """Whether any array is one of JAX."""
+    for tree in trees:
+        if isinstance(tree, jax.Array):
+            return True
+        if isinstance(tree, np.ndarray | float | int | None):
+            continue
+        if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+            return True
+    return False
+
+
+def _any(args: list | tuple) -> bool:
+    return any(isinstance(x, jax.Array) or (isinstance(x, list | tuple) and _any(x)) for x in args)
+
+
+class _Namespace:
+    """The functions of `jax.numpy`, or of NumPy for arrays of NumPy alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        of_jax, of_numpy = getattr(jnp, name), getattr(np, name)
+        if not callable(of_numpy) or isinstance(of_numpy, type):
+            found = of_jax
+        else:
+
+            def found(*args: Any, **kwargs: Any) -> Any:
+                if _any(args):
+                    return of_jax(*args, **kwargs)
+                kwargs.pop("precision", None)  # NumPy has one
+                return of_numpy(*args, **kwargs)
+
+        setattr(self, name, found)
+        return found
+
+
+xp: Any = _Namespace()
+
+
+def put(array: Any, index: Any, values: Any) -> Any:
+    """The array with other values there."""
+    if traced(array, values, index):
+        return jnp.asarray(array).at[index].set(values)
+    array = np.array(array)
+    array[index] = values
+    return array
+
+
+def while_loop(
+    unfinished: Callable[[_State], Any], advance: Callable[[_State], _State], state: _State
+) -> _State:
+    """As `jax.lax.while_loop`."""
+    now = state
+    while not traced(now) and not isinstance(going := unfinished(now), jax.Array):
+        if not going:
+            return now
+        now = advance(now)
+    # Something that the functions close over is traced.
+    return jax.lax.while_loop(unfinished, advance, jax.tree.map(jnp.asarray, state))
+
+
+def scan(step: Callable, state: Any, rows: Any, length: int | None = None) -> tuple[Any, Any]:
+    """As `jax.lax.scan`."""
+    if not traced(state, rows):
+        count = len(jax.tree.leaves(rows)[0]) if length is None else length
+        now, out = state, []
+        for i in range(count):
+            now, one = step(now, jax.tree.map(lambda row, i=i: row[i], rows))
+            if traced(now, one):
+                break
+            out.append(one)
+        else:
+            return now, jax.tree.map(lambda *ones: np.stack(ones), *out)
+    # Something that the function closes over may be traced.
+    return jax.lax.scan(step, jax.tree.map(jnp.asarray, state), rows, length=length)
+
+
+def each(fn: Callable, *args: Any) -> Any:
+    """As `jax.vmap(fn)(*args)`."""
+    if traced(*args):
+        return jax.vmap(fn)(*args)
+    count = len(jax.tree.leaves(args)[0])
+    results = [fn(*jax.tree.map(lambda a, i=i: a[i], args)) for i in range(count)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+
+def running_max(x: Any) -> Any:
+    """The largest up to each place."""
+    return jax.lax.cummax(x) if isinstance(x, jax.Array) else np.maximum.accumulate(x)
+
+
+def first_places(condition: Any, count: int) -> Any:
+    """The first `count` places where a condition holds; −1 where there are fewer."""
+    if traced(condition):
+        return jnp.nonzero(condition, size=count, fill_value=-1)[0]
+    found = np.full(count, -1)
+    places = np.nonzero(condition)[0][:count]
+    found[: places.size] = places
+    return found
+
+
+def stop_gradient(x: Any) -> Any:
+    """As `jax.lax.stop_gradient`."""
+    return jax.lax.stop_gradient(x) if isinstance(x, jax.Array) else x
+
+
+def of_one_kind(tree: _State) -> _State:
+    """The same with arrays of JAX if one of them is."""
+    return jax.tree.map(jnp.asarray, tree) if traced(tree) else tree
+
+
+def barrier(tree: _State) -> _State:
+    """As `jax.lax.optimization_barrier`."""
+    return jax.lax.optimization_barrier(tree) if traced(tree) else tree
+
+
+def on_host(tree: Any) -> Any:
+    """The same with arrays of NumPy."""
+    return jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, tree)
+
+
+def to_jax(tree: _State) -> _State:
+    """The same with arrays of JAX."""
+    known = np.ndarray | np.generic
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, known) else x, tree)

@@ -1,0 +1,58 @@
+"""Single networks are read without a compiler: by the same functions, on arrays of NumPy."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from theory._activations import Componentwise, Radial
+from theory._architecture import Affine, Chain, Normalise, Pointwise, Repeat, Residual
+from theory._arrays import on_host, to_jax
+from theory._compiled import hasty_jit, inside_another
+
+
+def directly(fn: Callable) -> Any:
+    """The function of one network, or one activation, without a compiler where that is known to
+    work, and compiled by `hasty_jit` elsewhere: inside other programs, under derivatives, and for
+    what is not written for NumPy."""
+    program = hasty_jit(fn)
+
+    @functools.wraps(fn)
+    def call(network: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_simple(network) or inside_another((network, args, kwargs)):
+            return program(network, *args, **kwargs)
+        return on_numpy(functools.partial(fn, **on_host(kwargs)), network, *args)
+
+    whole: Any = call
+    whole.program = program
+    return whole
+
+
+def on_numpy(fn: Callable, *args: Any) -> Any:
+    """fn(*args) with arrays of NumPy, and JAX's back."""
+    with np.errstate(all="ignore"):
+        return to_jax(fn(*on_host(args)))
+
+
+def is_simple(network: Any, *, lengths: bool = True) -> bool:
+    """Whether `MeanField` reads this in NumPy: layers of functions without jumps in a chain, with
+    skip connections and norms; with `lengths` also its derivatives by the length."""
+    simple = functools.partial(is_simple, lengths=lengths)
+    match network:
+        case Chain(parts=parts):
+            return all(map(simple, parts))
+        case Residual(branch=branch):
+            return simple(branch)
+        case Repeat(body=body):
+            return not lengths and simple(body)
+        case Affine():
+            return not lengths or network.weights.variance.ndim == 0 == network.bias_variance.ndim
+        case Pointwise(activation=phi):
+            return simple(phi)
+        case Componentwise() | Radial():
+            return not network.jumps
+        case Normalise():
+            return not lengths or network.kind == "rms"
+        case _:
+            return False

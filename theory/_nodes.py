@@ -1,0 +1,50 @@
+"""A nonlinearity and its derivative on arrays of NumPy: one small program for each φ."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from theory._arrays import Array, traced
+from theory._compiled import plain_options
+
+_CHUNK, _FEW = 8192, 256
+"""Numbers in one call, whatever the shape that was asked for: two compilations serve all."""
+
+
+def with_slope(fn: Callable, z: Array) -> tuple[Array, Array]:
+    """fn(z) and fn'(z)."""
+    value, slope = elementwise(_along, fn, z)
+    return value, slope
+
+
+def _along(fn: Callable, z: Array) -> tuple[Array, Array]:
+    return jax.jvp(fn, (z,), (jnp.ones_like(z),))
+
+
+def elementwise(rule: Callable[..., tuple[Array, ...]], fn: Any, *args: Array) -> tuple[Array, ...]:
+    """rule(fn, *args) of an elementwise rule, for args of one shape."""
+    if traced(args) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(fn)):
+        return rule(fn, *map(jnp.asarray, args))
+    shape, size = np.shape(args[0]), np.size(args[0])
+    length = _FEW if size <= _FEW else _CHUNK
+    pieces = max(-(-size // length), 1)
+    # Filled up with numbers that are there already, which are harmless.
+    rows = [np.resize(arg, (pieces, length)) for arg in args]
+    leaves, structure = jax.tree.flatten(fn)
+    run = _program(rule, structure)
+    with jax.ensure_compile_time_eval():  # while a program is being made, too
+        found = [run(leaves, row) for row in zip(*rows, strict=True)]
+        flat: Any = [np.concatenate(each)[:size] for each in zip(*found, strict=True)]
+    return tuple(each.reshape(shape)[()] for each in flat)
+
+
+@functools.cache
+def _program(rule: Callable, structure: Any) -> Any:
+    jit: Any = jax.jit  # its overloads leave out the options
+    whole = lambda leaves, args: rule(jax.tree.unflatten(structure, leaves), *args)
+    return jit(whole, compiler_options=plain_options())
