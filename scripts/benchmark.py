@@ -2,7 +2,8 @@
 
     python scripts/benchmark.py [--points 24] [--map-points 2] [--repeats 5] [--only spectra]
 
-The diagram: q*, χ, c*, ξ of tanh on 64×64 points, σ_w² from .5 to 4 and σ_b² from .001 to .5,
+First: what a person waits for in a new process, over the time of `import jax` there. The diagram:
+q*, χ, c*, ξ of tanh on 64×64 points, σ_w² from .5 to 4 and σ_b² from .001 to .5,
 against (a) a fixed-point loop with scipy's `quad` at each point and, for c*, with `dblquad`
 (from c = 0, until c moves by less than 1e-8), both on a sample of the points, and (b) a
 Gauss-Hermite grid of 128 nodes with Newton's method, for q* and χ. The simulation: seconds per
@@ -25,6 +26,7 @@ import time
 import jax
 import numpy as np
 from benchmarks.diagram import diagram_rows, sector_seconds
+from benchmarks.first import first_rows
 from benchmarks.simulation import simulation_row, units_rows, wide_seconds
 from benchmarks.spectra import density_rows, spectra_rows
 from benchmarks.sweeps import scaling, sweep_run
@@ -38,7 +40,17 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--width", type=int, default=1_000_000, help="of the wide network")
     parser.add_argument("--depth", type=int, default=8, help="of the wide network, at least 2")
-    parts = ("diagram", "simulation", "wide", "units", "spectra", "sweep", "training", "continuity")
+    parts = (
+        "first",
+        "diagram",
+        "simulation",
+        "wide",
+        "units",
+        "spectra",
+        "sweep",
+        "training",
+        "continuity",
+    )
     parser.add_argument("--only", choices=parts, help="one part instead of all")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
@@ -47,6 +59,11 @@ def main(argv=None):
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
     )
     wanted = parts if options.only is None else (options.only,)
+    if "first" in wanted:
+        print("\n| first call in a new process | seconds | ratio to `import jax` |")
+        print("|---|---|---|")
+        for what, seconds, ratio in first_rows():
+            print(f"| {what} | {seconds:.3g} | {ratio:.2g} |")
     if "diagram" in wanted:
         rows = diagram_rows(options.points, options.map_points, options.repeats)
         print("\n| diagram 64×64, tanh | seconds | ratio |\n|---|---|---|")
