@@ -1,6 +1,7 @@
 """What the commands `predict`, `phase-diagram` and `compare` do."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -41,31 +42,41 @@ PRECISION = "highest"
 
 
 def set_up() -> None:
-    """The configuration of JAX in this program: float64, and matrix products in full."""
+    """The configuration of JAX in this program: float64, matrix products in full, and programs
+    that were compiled before read from the user's cache folder."""
+    out.note("loading JAX; what is not in the cache of compiled programs is compiled first")
     import jax
 
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", PRECISION)
+    folder = os.environ.get(CACHE, "")
+    known: Any = jax.config
+    if folder == "off" or known.jax_compilation_cache_dir is not None:
+        return
+    import platformdirs
+
+    folder = folder or platformdirs.user_cache_dir("sigprop", appauthor=False)
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "programs"))
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_SIZE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+CACHE = "SIGPROP_CACHE"
+"""The environment variable with another folder for compiled programs, or "off"."""
+_CACHE_SIZE = 2**29
+"""Bytes; what was not used for longest then goes."""
 
 
 def predict(network: Network, start: float, json: bool) -> int:
     """Predict one point and print it."""
-    set_up()
-    import equinox as eqx
-
-    import theory
-    from theory._compiled import hasty_options
-
     check_positive("--start-length", start)
-    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
+    set_up()
+    import theory
+
     layer = network.layer()
     symmetric = network.symmetry is not None
-
-    def both(layer: Any) -> Any:
-        prediction = theory.predict(layer, start=start)
-        return prediction, theory.sectors(layer, prediction.length) if symmetric else None
-
-    prediction, sectors = jit(both, compiler_options=hasty_options())(layer)
+    prediction = theory.predict(layer, start=start)
+    sectors: Any = theory.sectors(layer, prediction.length) if symmetric else None
     estimates = {name: getattr(prediction, name) for name in ESTIMATES}
     found = prediction_as_json(prediction)
     if symmetric:

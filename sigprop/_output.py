@@ -144,6 +144,12 @@ def show(*items: Any) -> None:
         console.print(item, markup=False, soft_wrap=isinstance(item, str))
 
 
+def note(text: str) -> None:
+    """A line on stderr where that is a terminal: what the wait is for."""
+    if sys.stderr.isatty():
+        print(f"sigprop: {text}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress]:
     """A function that draws progress bars on stderr.
