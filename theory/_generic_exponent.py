@@ -31,6 +31,8 @@ from theory._status import Estimate, Status, as_estimate, replace_where
 
 
 _HALVINGS = 64
+_LENGTHS = 600
+"""Where fixed points of the length are looked for."""
 _CAUTION = 2.0
 """The error of the first order is this many times the second, as the variances let expect it."""
 
@@ -102,7 +104,8 @@ def generic_exponent(
         Radial, or odd with one component, where g(r)/r must fall with r, as that of tanh does;
         or linear on both sides of 0, with one component.
     weight_variance
-        σ_w², above the onset. ABSENT below it, and where there is no stable length.
+        σ_w², above the onset. ABSENT below it, and where there is no stable length or, for g(r)/r
+        that does not fall, more than one fixed point.
     components, algebra
         Of a unit and of the weights, as in `theory.layer`. The width counts units.
 
@@ -309,5 +312,8 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
     ]
     spread = 1 + square_q / q**2 + square_c + (square_e + square_h) / k
     away = jnp.minimum(jnp.abs(1 - rate), jnp.abs(1 - isotropy))
-    there = (growth(-far) > 1) & (growth(far) < 1) & (jnp.abs(rate) < 1)
+    # Where g(r)/r does not fall, there may be several fixed points, and this one is any of them.
+    steps = jax.vmap(growth)(jnp.linspace(-far, far, _LENGTHS)) > 1
+    one = steps[0] & (jnp.sum(steps[:-1] != steps[1:]) == 1)
+    there = one & (growth(far) < 1) & (jnp.abs(rate) < 1)
     return jnp.log(chi) / 2, jnp.stack(found) / 2, spread, jnp.where(there, away, jnp.nan)

@@ -209,6 +209,15 @@ def test_piecewise_linear_networks_have_an_exact_law(n, slope, growth):
     np.testing.assert_allclose(scaled, found.coefficient.value, rtol=1e-4)
 
 
+def test_lengths_with_several_fixed_points_have_no_answer():
+    """σ_w² E g²/q is .95 for q → 0 and for q → ∞, and above 1 between."""
+    phi = theory.componentwise(lambda z: z + jnp.tanh(z) ** 3, parity="odd")
+    both = theory.radial(lambda r: r * (1 + r**2 / (1 + r**2)) / (1 + (r / 30) ** 2))
+    assert np.isnan(generic_exponent(phi, 0.95).limit.value)
+    assert np.isnan(generic_exponent(both, 0.95).limit.value)
+    assert generic_exponent(both, 1.05).limit.status == Status.OK
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`components`: complex weights act on"):
         generic_exponent(TANH, 2.0, components=3, algebra="complex")

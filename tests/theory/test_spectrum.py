@@ -571,3 +571,45 @@ def test_slopes_without_a_smallest_one_have_no_lower_edge(q):
     body = theory.layer(leaky, 1.7, weights="orthogonal")
     edges = theory.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
     assert edges.log_lower.error < 1e-12
+
+
+def slopes_of_clip(z):
+    return 1 + ((0.3 < z) & (z < 1.3))
+
+
+@pytest.mark.parametrize(
+    ("fn", "slope", "kinks", "pieces"),
+    [
+        (lambda z: jnp.exp(-(z**2)), lambda z: -2 * z * np.exp(-(z**2)), (), None),
+        (
+            lambda z: z + jnp.tanh(z) ** 3,
+            lambda z: 1 + 3 * np.tanh(z) ** 2 / np.cosh(z) ** 2,
+            (0.0,),
+            None,
+        ),
+        (lambda z: z + jnp.clip(z - 0.3, 0, 1), slopes_of_clip, (), None),
+        (lambda z: z + jnp.clip(z - 0.3, 0, 1), slopes_of_clip, (0.0,), None),
+        (lambda z: z + jnp.clip(z - 0.3, 0, 1), slopes_of_clip, (0.3, 1.3), 3),
+        (
+            lambda z: jnp.where(z > 0, 2.0 * z, jnp.abs(z) / 3),
+            lambda z: 2 * (z > 0) + (z < 0) / 3,
+            (0.0,),
+            2,
+        ),
+        (lambda z: 2 * z, lambda z: 2 + 0 * z, (), 1),
+        (lambda z: 2 * z + 1, lambda z: 2 + 0 * z, (), None),
+    ],
+)
+def test_only_a_program_of_straight_pieces_has_atoms_of_slopes(fn, slope, kinks, pieces):
+    """E φ'² by scipy's `quad`; equal slopes at a few places are no proof."""
+    phi = theory.componentwise(fn, kinks=kinks)
+    factors = theory.jacobian_factors(theory.layer(phi, 1.0), 1.0)
+    if pieces is None:
+        assert factors.law.square.shape[1] > 64
+    else:
+        assert factors.law.square.shape[1] == pieces
+    e = jacobian_moments(factors).log_mean
+    density = lambda z: slope(z) ** 2 * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    exact = math.log(quad(density, -12, 12, points=[0, 0.3, 1.3], epsabs=1e-13, limit=200)[0])
+    assert abs(float(e.value) - exact) <= float(e.error) + 1e-13
+    assert e.error < 0.1
