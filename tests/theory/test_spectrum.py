@@ -574,7 +574,7 @@ def test_slopes_without_a_smallest_one_have_no_lower_edge(q):
 
 
 def slopes_of_clip(z):
-    return 1 + ((0.3 < z) & (z < 1.3))
+    return 1 + ((z > 0.3) & (z < 1.3))
 
 
 @pytest.mark.parametrize(
