@@ -196,9 +196,11 @@ def _of_homogeneous(slopes: Array, width: Array) -> Array:
     # Without a second slope all units of a layer are dead with probability 2^{−n}.
     none = jnp.where(ratio > 0, 0.0, jnp.exp(-n * math.log(2.0)))
     lost = -jnp.expm1(n * log_each) / (1 - none)
-    late = jnp.exp(n * (jnp.log1p(jnp.exp(alive[0])) - math.log(2.0))) - none
-    late = late / (1 - none)
-    left = jnp.where(ratio > 0, jnp.exp(n * log_each), late)
+    left = jnp.exp(n * log_each)
+    # Of few units nearly all of it is that of dead layers.
+    grown = jnp.expm1(jnp.minimum(n, 500.0) * jnp.log1p(jnp.exp(alive[0])))
+    late = jnp.where((log_each < -0.5) & (n < 500), none * grown, left - none) / (1 - none)
+    left = jnp.where(ratio > 0, left, late)
     # Early both are close to 1, late to 0.
     terms = jnp.where(log_s < 0, lost + jnp.expm1(-jnp.exp(log_s)), jnp.exp(-jnp.exp(log_s)) - left)
     return jnp.log(most) + _STEP * jnp.sum(terms) / 2
