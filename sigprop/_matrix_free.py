@@ -513,6 +513,8 @@ def _smaller_side(fn: Any, x: Array) -> int:
 def _check(fn: Any, x: Array) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"`x`: must hold floating-point numbers; got {x.dtype}")
+    if not callable(fn) and len(fn) == 0:
+        raise ValueError("`fn`: must be a function or at least one layer; got an empty sequence")
     if isinstance(fn, DrawnNetwork):
         if not fn.explicit_weights:
             raise ValueError(

@@ -24,7 +24,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from theory._activations import Activation, Componentwise, Radial
-from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, components
+from theory._architecture import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Residual,
+    check_variance,
+    components,
+)
 from theory._interpret import Reading, Stacked, interpret
 from theory._jumps import check_no_jump
 from theory._linear import is_linear, is_piecewise_linear
@@ -303,6 +311,7 @@ class JacobianFactors(eqx.Module):
         `depth` may be traced and is the way to sweep over depths: one turn at its fixed point,
         repeated.
         """
+        check_variance("depth", depth)
         depth = jnp.asarray(depth, self.count.dtype)
         return JacobianFactors(
             self.log_variance * depth,

@@ -173,6 +173,11 @@ class TestLeadingValues:
         with pytest.raises(ValueError, match=message):
             sigprop.leading_singular_values(Linear(jnp.eye(5)), jnp.ones(5), KEY, **options)
 
+    @pytest.mark.parametrize("fn", [sigprop.leading_singular_values, sigprop.estimate_spectrum])
+    def test_no_layers(self, fn):
+        with pytest.raises(ValueError, match=r"^`fn`: must be a function or at least one layer"):
+            fn([], jnp.ones(4), KEY)
+
     def test_weights_must_be_explicit(self):
         network = theory.feedforward(theory.activation("tanh"), 1.0, depth=2)
         drawn = sigprop.DrawnNetwork(network, KEY, 8, explicit_weights=False)

@@ -661,3 +661,18 @@ def test_edges_of_two_layers_with_skip_connections_by_their_matrices():
     edges = spectrum_edges(theory.jacobian_factors(Chain(tuple(layers)), 1.0))
     assert abs(math.log(s[-1]) - edges.log_lower.value) < 0.01
     assert abs(math.log(s[0]) - edges.log_upper.value) < 0.01
+
+
+def test_what_is_no_number_has_no_answer():
+    factors = theory.jacobian_factors(theory.layer(RELU, 2.0), 1.0)
+    for depth in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"^`depth`: must be finite and at least 0"):
+            factors.repeated(depth)
+    nan = jnp.array([jnp.nan, 0.7])
+    for e in (theory.lyapunov_quantiles(factors, nan), quantiles(factors, nan)):
+        assert e.status[0] == Status.INVALID
+        assert np.isnan(e.value[0])
+        assert e.status[1] != Status.INVALID
+    for e in (lambda d: (d.density, d.cumulative))(distribution(factors, nan)):
+        assert e.status[0] == Status.INVALID
+        assert np.isnan(e.value[0])
