@@ -18,8 +18,11 @@ from sigprop._lapack import qr, singular_values, svd
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
 from theory._architecture import check_count
+from theory._powers import exponent, times_power
 from theory._precision import cast
 
+_CLOSE = 4.0
+"""Values that differ by this many times what is not resolved are not told apart."""
 _ROUNDING = 8.0
 """Singular values closer to zero than this many roundings of the largest are not resolved."""
 
@@ -74,7 +77,8 @@ class SpectrumEstimate(eqx.Module):
 
 
 class _Operator(NamedTuple):
-    """v ↦ J v e^{−log_scale} on flat vectors of JAX's default precision."""
+    """v ↦ J v e^{−log_scale} on flat vectors of JAX's default precision; e^{log_scale} is a
+    power of two."""
 
     forward: Callable[[Array], Array]
     backward: Callable[[Array], Array]
@@ -99,7 +103,8 @@ class _Operator(NamedTuple):
 class _Referenced(Reading[Signals]):
     """A finite network with two tangents, both over the size of the first at each boundary.
 
-    The second one is a linear function of where it started, at any depth.
+    The second one is a linear function of where it started, at any depth. Sizes are powers of
+    two, and `log_gain` holds the sum of their exponents: both are exact.
     """
 
     network: FiniteNetwork
@@ -133,8 +138,8 @@ class _Referenced(Reading[Signals]):
     def boundary(self, state: Signals) -> Signals:
         if self.network.in_branch:
             return state
-        tangents, size = _rescaled(state.tangents)
-        log_gain = state.log_gain + 2 * jnp.log(_safe(size))[None]
+        tangents, _, power = _rescaled(state.tangents)
+        log_gain = state.log_gain + power.astype(state.log_gain.dtype)[None]
         return Signals(state.values, tangents, log_gain)
 
     def loop(self, turn, state, layers, depth):
@@ -142,10 +147,15 @@ class _Referenced(Reading[Signals]):
         return super().loop(jax.checkpoint(turn, prevent_cse=False), state, layers, depth)
 
 
-def _rescaled(tangents: Float[Array, "*shape 2"]) -> tuple[Array, Array]:
-    """Both tangents over the root mean square of the first, and that."""
+def _rescaled(tangents: Float[Array, "*shape 2"]) -> tuple[Array, Array, Array]:
+    """Both tangents over a power of two, the root mean square of the first, and the exponent."""
     size = _mean_size(tangents[..., 0])
-    return tangents / _safe(size), size
+    power = _power_of(size)
+    return times_power(tangents, -power), size, power
+
+
+def _power_of(size: Array) -> Array:
+    return jnp.where(size > 0, exponent(size), 0)
 
 
 def _operator(fn: Any, x: Array, key: Array) -> _Operator:
@@ -153,9 +163,9 @@ def _operator(fn: Any, x: Array, key: Array) -> _Operator:
     dtype = x.dtype
     reference = jax.random.normal(key, x.shape, dtype)
     if isinstance(fn, DrawnNetwork):
-        value, size, log_scale, linear = _drawn_map(fn, x, reference)
+        value, size, power, linear = _drawn_map(fn, x, reference)
     else:
-        value, size, log_scale, linear = _layered_map(_as_layers(fn), x, reference)
+        value, size, power, linear = _layered_map(_as_layers(fn), x, reference)
 
     def forward(v: Array) -> Array:
         return linear(v.astype(dtype).reshape(x.shape)).reshape(-1).astype(float)
@@ -165,7 +175,7 @@ def _operator(fn: Any, x: Array, key: Array) -> _Operator:
 
     valid = jnp.all(jnp.isfinite(value)) & jnp.isfinite(size)
     rounding = _ROUNDING * max(float(jnp.finfo(dtype).eps), float(jnp.finfo(float).eps))
-    log_scale = log_scale.astype(float)
+    log_scale = math.log(2) * power.astype(float)
     return _Operator(forward, backward, value.size, x.size, log_scale, rounding, valid, size == 0)
 
 
@@ -179,41 +189,42 @@ def _drawn_map(drawn: DrawnNetwork, x: Array, reference: Array) -> tuple[Any, An
     def run(v: Array) -> tuple[Array, Array, Array, Array]:
         start = Signals(x, jnp.stack([reference, v], axis=-1), jnp.zeros(1, x.dtype))
         end = interpret(network, _Referenced(drawn.reading), start)[0]
-        tangents, size = _rescaled(end.tangents)
-        return end.values, size, end.log_gain[0] / 2 + jnp.log(_safe(size)), tangents[..., 1]
+        tangents, size, power = _rescaled(end.tangents)
+        return end.values, size, end.log_gain[0] + power.astype(x.dtype), tangents[..., 1]
 
-    value, size, log_scale, _ = run(reference)
-    return value, size, log_scale, lambda v: run(v)[3]
+    value, size, power, _ = run(reference)
+    return value, size, power, lambda v: run(v)[3]
 
 
 def _layered_map(layers: list, x: Array, reference: Array) -> tuple[Any, Any, Any, Callable]:
     # A layer has no place inside to rescale: a tangent starts where there is most room.
-    room = math.exp(0.45 * math.log(float(jnp.finfo(x.dtype).max)))
-    value, pushed, log_scale = x, reference, jnp.zeros((), x.dtype)
+    room = int(0.45 * jnp.finfo(x.dtype).maxexp)
+    value, pushed, total = x, reference, jnp.zeros((), jnp.int32)
     worst = jnp.ones((), x.dtype)
     maps = []
     for layer in layers:
         value, linear = jax.linearize(layer, value)
         first = _mean_size(linear(pushed))
-        begin, size = jnp.ones((), x.dtype), first
-        for scale in (jnp.asarray(room, x.dtype), jnp.asarray(1 / room, x.dtype)):
-            found = _mean_size(linear(pushed * scale))
+        begin, size = jnp.zeros((), jnp.int32), first
+        for scale in (room, -room):
+            found = _mean_size(linear(pushed * jnp.asarray(2.0**scale, x.dtype)))
             # Small, but not so small that bits are lost; or overflown.
             poor = (size < math.sqrt(float(jnp.finfo(x.dtype).tiny))) | ~jnp.isfinite(size)
             better = poor & jnp.isfinite(found) & (found > 0)
             begin, size = jnp.where(better, scale, begin), jnp.where(better, found, size)
-        safe = jnp.where(size > 0, size, 1.0).astype(x.dtype)
-        pushed = linear(pushed * begin) / safe
-        maps.append((linear, begin, safe))
-        log_scale = log_scale + jnp.log(safe) - jnp.log(begin)
+        end, one = _power_of(size), jnp.ones((), x.dtype)
+        start, safe = times_power(one, begin), times_power(one, end)
+        pushed = linear(pushed * start) / safe
+        maps.append((linear, start, safe))
+        total = total + end - begin
         worst = jnp.where(jnp.isfinite(worst) & (worst > 0), size, worst)
 
     def through(v: Array) -> Array:
-        for linear, begin, size in maps:
-            v = linear(v * begin) / size
+        for linear, start, safe in maps:
+            v = linear(v * start) / safe
         return v
 
-    return value, worst, log_scale, through
+    return value, worst, total, through
 
 
 def _mean_size(tangents: Array) -> Array:
@@ -314,10 +325,13 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     resolved, close = values > floor, residual + floor < values
     error = -jnp.log1p(-jnp.where(close, (residual + floor) / _safe(values), 0.5))
     error = jnp.where(close, error, jnp.inf)
-    status = jnp.where(error <= tolerance, Status.OK, Status.INACCURATE)
     above = _missed(operator, v, jax.random.fold_in(key, 2), steps)
-    close &= values * jnp.exp(error) >= (1 - 1e-6) * above - floor
-    error = jnp.where(close, error, jnp.inf)
+    # Of one in the middle of a cluster, too, larger values of it were missed.
+    close &= values * jnp.exp(error) >= above - _CLOSE * floor
+    # That of the logarithm itself, and of what it is added to.
+    shift = 2 * float(jnp.finfo(values.dtype).eps) * jnp.abs(operator.log_scale)
+    error = jnp.where(close, error + shift, jnp.inf)
+    status = jnp.where(error <= tolerance, Status.OK, Status.INACCURATE)
     status = jnp.where(close, status, Status.NOT_CONVERGED)
     status = jnp.where(resolved, status, Status.ABSENT)
     log_values = jnp.where(resolved, jnp.log(_safe(values)) + operator.log_scale, jnp.nan)
@@ -499,6 +513,8 @@ def _smaller_side(fn: Any, x: Array) -> int:
 def _check(fn: Any, x: Array) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"`x`: must hold floating-point numbers; got {x.dtype}")
+    if not callable(fn) and len(fn) == 0:
+        raise ValueError("`fn`: must be a function or at least one layer; got an empty sequence")
     if isinstance(fn, DrawnNetwork):
         if not fn.explicit_weights:
             raise ValueError(

@@ -25,7 +25,7 @@ from theory._branch import (
 from theory._jacobian import SAFETY, JacobianFactors, SlopeLaw, by_both
 from theory._moment_integrals import epsilon
 from theory._precision import needs_float64
-from theory._skip import log_square, real_partner, summed
+from theory._skip import log_square, real_partner, share, summed
 from theory._status import Estimate, Status, as_estimate, replace_where
 
 
@@ -38,6 +38,21 @@ class Edge(eqx.Module):
     bend_error: Float[Array, ""]
     """Of the difference quotient that it is."""
     rounding: Float[Array, ""]
+    """Of log λ, and what is left of the search where the edge is its limit."""
+
+
+class _Point(eqx.Module):
+    """Outside of the spectrum."""
+
+    slope: Float[Array, ""]
+    """∂ log λ/∂s."""
+    noise: Float[Array, ""]
+    """Rounding of the slope."""
+    s: Float[Array, ""]
+    total: Float[Array, ""]
+    """log λ."""
+    size: Float[Array, ""]
+    """Of all that adds up to it, and is rounded."""
 
 
 _NEAREST = -34.0
@@ -141,53 +156,76 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         return s, rest, v
 
     def rise(v):
-        """∂ log λ/∂s, s, 1 − s, and log |w|."""
+        """At v of the law ahead."""
         s, rest, every = follow(v)
         omega = place(every)
-        _, partner = see(law, omega)
-        nu = jax.lax.complex(jnp.log(jnp.abs(s / rest)), jnp.asarray(math.pi, s.dtype))
+        seen, partner = see(law, omega)
+        # Of numbers far from 1 the quotient has lost what ν is.
+        far = jnp.abs(s) > 2
+        real = jnp.where(far, -jnp.log1p(-1 / jnp.where(far, s, 2)), jnp.log(jnp.abs(s / rest)))
+        nu = jax.lax.complex(real, jnp.asarray(math.pi, s.dtype))
         rate = respond(law, Branch(omega, nu, partner)).place.real
+        if law.branch is not None:
+            # What cancels there is of each law's own s, which rounding keeps apart.
+            rate = rate + jnp.where(has_skip(law, rate), 2 * (s - seen.below.real), 0.0)
         slope = (c - 1 + jnp.sum(factors.count * rate) - g * s) / (s * rest)
         # Laws with w < 0 have s < 1 − mass: where they cannot follow, λ has long had its maximum.
         lost = jnp.any(negative & (s >= 1 - mass))
         if law.branch is not None:
             lost = lost | jnp.any(turned(law, omega, partner))
+            # The others cannot come closer to the end of their law.
+            stuck = ~negative & (every < _NEAREST + 1e-6) & (laws != chosen)
+            lost = lost | jnp.any(stuck)
             lost = lost | ((side == "lower") & (mass[chosen] == 0) & (rest >= 0))
         # So it has where s = 1 and the factor 1 − s of a Gaussian matrix is zero.
         lost = lost | ((side == "lower") & (g > 0) & (rest <= 0))
         slope = jnp.where(lost, -1.0, slope)
         y = omega.real
+        size, noise = jnp.abs(y), jnp.zeros_like(y)
         if partner is not None:
-            layer = 2 * jnp.log(jnp.abs(rest)) - log_square(partner).real
-            y = jnp.where(has_skip(law, y), layer, y)
-        return slope, s, rest, y
+            skip = has_skip(law, y)
+            square, one = log_square(partner).real, jnp.abs(share(1j * math.pi - partner))
+            log_rest = jnp.log(jnp.abs(rest))
+            own = jnp.abs(look(law, omega).below) + one
+            y = jnp.where(skip, 2 * log_rest - square, y)
+            # Signs of slopes within their noise leave the edge open by as many roundings as
+            # there are steps in v, times what cancels in s.
+            steps = -_NEAREST * (1 + own / jnp.minimum(jnp.abs(s), jnp.abs(rest)))
+            size = jnp.where(skip, 2 * jnp.abs(log_rest) + jnp.abs(square) + steps, size)
+            noise = jnp.where(skip, own, 0.0)
+        terms = [
+            (c - 1) * real,
+            jnp.sum(factors.count * y),
+            g * jnp.log(jnp.abs(rest)),
+            factors.log_variance,
+        ]
+        size = sum((jnp.abs(term) for term in terms), c) + jnp.sum(factors.count * size)
+        size = size + (c - 1) * (jnp.abs(jnp.log(jnp.abs(s))) + jnp.abs(jnp.log(jnp.abs(rest))))
+        noise = 16 * epsilon(s) * (c + g + jnp.sum(factors.count * noise)) / jnp.abs(s * rest)
+        return _Point(slope, noise, s, sum(terms, jnp.zeros_like(c)), size)
 
     zero = jnp.zeros_like(c)
     # A slope that rounding has lost is beyond the edge, too.
-    v = -bisect(lambda v: ~(rise(-v)[0] > 0), zero - 60.0, zero - _NEAREST)
+    v = -bisect(lambda v: ~(rise(-v).slope > 0), zero - 60.0, zero - _NEAREST)
     h = 1e-4
-    slope, shares, rests, places = jax.vmap(rise)(v + h * jnp.arange(-2.0, 3.0, dtype=v.dtype))
-    s, rest, y = shares[2], rests[2], places[2]
-    terms = [
-        (c - 1) * (jnp.log(jnp.abs(s)) - jnp.log(jnp.abs(rest))),
-        jnp.sum(factors.count * y),
-        g * jnp.log(jnp.abs(rest)),
-        factors.log_variance,
-    ]
+    # The last one is 4 times as far from the end of the law.
+    around = jnp.asarray([-2 * h, -h, 0.0, h, 2 * h, math.log(4)], v.dtype)
+    points = jax.vmap(rise)(v + around)
+    slope, shares, total = points.slope, points.s, points.total[2]
+    s = shares[2]
     apart = shares[3] - shares[1]
     bend = (slope[3] - slope[1]) / apart
     # With twice the step the error is four times as large.
     bend_error = jnp.abs(bend - (slope[4] - slope[0]) / (shares[4] - shares[0]))
-    noise = 16 * epsilon(s) * (c + g) * (1 / jnp.abs(s * rest) + jnp.abs(bend * s))
+    noise = points.noise[2] + 16 * epsilon(s) * (c + g) * jnp.abs(bend * s)
     bend_error = bend_error + noise / jnp.abs(apart)
     limit = v <= _NEAREST + 0.1
-    bend = jnp.where(limit, jnp.nan, bend)
-    size = sum((jnp.abs(term) for term in terms), c)
-    total = sum(terms, zero)
-    rounding = 8 * epsilon(total) * size
     if law.branch is not None:
-        # Where an atom of a meets that of 1, λ depends on a root of the distance.
-        rounding = rounding + jnp.where(limit, 1e-4, 0.0)
+        limit = limit | ~(jnp.abs(slope[5]) > points.noise[5])
+    bend = jnp.where(limit, jnp.nan, bend)
+    rounding = 8 * epsilon(total) * points.size[2]
+    # What is left shrinks with the distance, or with its root.
+    rounding = rounding + jnp.where(limit, jnp.abs(points.total[5] - total), 0.0)
     return Edge(total, bend, bend_error, rounding)
 
 
@@ -284,6 +322,9 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
         log_lower.value, jnp.where(falls, jnp.inf, log_lower.error), log_lower.status
     )
     if factors.law.branch is not None:
+        crossed = log_lower.value - log_lower.error > log_upper.value + log_upper.error
+        log_lower = replace_where(crossed, Status.NOT_CONVERGED, log_lower)
+        lower_edge = replace_where(crossed, Status.NOT_CONVERGED, lower_edge)
         # Above an atom at zero, layers 1 + a are on another side of their spectrum.
         mixed = jnp.max(factors.law.mass_at_zero) > 0
         log_lower = replace_where(mixed & gap, Status.NOT_CONVERGED, log_lower)

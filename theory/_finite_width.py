@@ -9,10 +9,11 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from theory._activations import Componentwise
-from theory._architecture import Affine, Part, Pointwise
+from theory._architecture import Affine, Part, Pointwise, check_variance
 from theory._arrays import Array
 from theory._compiled import hasty_jit
 from theory._expectation import gaussian_expectation
@@ -96,7 +97,6 @@ class _FiniteWidth(Reading[_State]):
         raise TypeError("`network`: the correction is that of fresh weights; got a Recurrent")
 
 
-@hasty_jit
 def length_correction(
     network: Part, length: Any, *, order: int = 64, tolerance: Any = 1e-8
 ) -> LengthCorrection:
@@ -132,6 +132,8 @@ def length_correction(
     ------
     TypeError
         If the network has other parts.
+    ValueError
+        If the length is not one finite number of at least 0.
 
     References
     ----------
@@ -139,7 +141,15 @@ def length_correction(
     four-point vertex V and the correction of the kernel).
     """
     needs_float64("length_correction")
-    start = jnp.asarray(length, jnp.result_type(float)) * jnp.array([1.0, 0.0, 0.0])
+    check_variance("length", length)
+    if np.shape(length):
+        raise ValueError(f"`length`: must be one number; got an array of shape {np.shape(length)}")
+    return _corrected(network, jnp.asarray(length, jnp.result_type(float)), order, tolerance)
+
+
+@hasty_jit
+def _corrected(network: Part, length: Array, order: int, tolerance: float) -> LengthCorrection:
+    start = length * jnp.array([1.0, 0.0, 0.0])
     network = cast(network, start.dtype)
     _, notes = interpret(network, _FiniteWidth(order), _State(start, jnp.zeros(3)))
     found = along_depth(notes)

@@ -32,6 +32,8 @@ from theory._status import Estimate, Status, as_estimate, replace_where
 
 
 _HALVINGS = 64
+_LENGTHS = 600
+"""Where fixed points of the length are looked for."""
 _CAUTION = 2.0
 """The error of the first order is this many times the second, as the variances let expect it."""
 
@@ -103,7 +105,8 @@ def generic_exponent(
         Radial, or odd with one component, where g(r)/r must fall with r, as that of tanh does;
         or linear on both sides of 0, with one component.
     weight_variance
-        σ_w², above the onset. ABSENT below it, and where there is no stable length.
+        σ_w², above the onset. ABSENT below it, and where there is no stable length or, for g(r)/r
+        that does not fall, more than one fixed point.
     components, algebra
         Of a unit and of the weights, as in `theory.layer`. The width counts units.
 
@@ -194,9 +197,11 @@ def _of_homogeneous(slopes: Array, width: Array) -> Array:
     # Without a second slope all units of a layer are dead with probability 2^{−n}.
     none = jnp.where(ratio > 0, 0.0, jnp.exp(-n * math.log(2.0)))
     lost = -jnp.expm1(n * log_each) / (1 - none)
-    late = jnp.exp(n * (jnp.log1p(jnp.exp(alive[0])) - math.log(2.0))) - none
-    late = late / (1 - none)
-    left = jnp.where(ratio > 0, jnp.exp(n * log_each), late)
+    left = jnp.exp(n * log_each)
+    # Of few units nearly all of it is that of dead layers.
+    grown = jnp.expm1(jnp.minimum(n, 500.0) * jnp.log1p(jnp.exp(alive[0])))
+    late = jnp.where((log_each < -0.5) & (n < 500), none * grown, left - none) / (1 - none)
+    left = jnp.where(ratio > 0, left, late)
     # Early both are close to 1, late to 0.
     terms = jnp.where(log_s < 0, lost + jnp.expm1(-jnp.exp(log_s)), jnp.exp(-jnp.exp(log_s)) - left)
     return jnp.log(most) + _STEP * jnp.sum(terms) / 2
@@ -310,5 +315,8 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
     ]
     spread = 1 + square_q / q**2 + square_c + (square_e + square_h) / k
     away = jnp.minimum(jnp.abs(1 - rate), jnp.abs(1 - isotropy))
-    there = (growth(-far) > 1) & (growth(far) < 1) & (jnp.abs(rate) < 1)
+    # Where g(r)/r does not fall, there may be several fixed points, and this one is any of them.
+    steps = jax.vmap(growth)(jnp.linspace(-far, far, _LENGTHS)) > 1
+    one = steps[0] & (jnp.sum(steps[:-1] != steps[1:]) == 1)
+    there = one & (growth(far) < 1) & (jnp.abs(rate) < 1)
     return jnp.log(chi) / 2, jnp.stack(found) / 2, spread, jnp.where(there, away, jnp.nan)

@@ -24,10 +24,19 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from theory._activations import Activation, Componentwise, Radial
-from theory._architecture import Affine, Normalise, Part, Pointwise, Residual, components
+from theory._architecture import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Residual,
+    check_variance,
+    components,
+)
 from theory._arrays import Array
 from theory._interpret import Reading, Stacked, interpret
 from theory._jumps import check_no_jump
+from theory._linear import is_linear, is_piecewise_linear
 from theory._mean_field import MeanField
 from theory._moment_integrals import epsilon, features, floored, grading
 from theory._moments import (
@@ -84,24 +93,33 @@ class SlopeLaw(eqx.Module):
 
 
 def constant_slopes(activation: Componentwise) -> bool:
-    """Whether φ is linear between its kinks, as far as a few points tell.
+    """Whether φ is linear between its kinks: as its program proves, and many slopes confirm.
 
-    Decided from the structure alone, with a generic value for every parameter of φ.
+    The program tells that there are pieces, slopes whether they end at the kinks. Decided from
+    the structure alone, with a generic value for every parameter of φ.
     """
+    if is_linear(activation):
+        return True
     kinks = activation.kinks
-    edges = [(kinks[0] if kinks else 0.0) - 100.0, *kinks, (kinks[-1] if kinks else 0.0) + 100.0]
-    fractions = np.array([0.003, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.997])
-    places = np.stack([a + (b - a) * fractions for a, b in itertools.pairwise(edges)])
+    if not kinks or not is_piecewise_linear(activation):
+        return False
+    # Close to a kink and far away, and wherever a quadrature may look.
+    away = np.concatenate([np.geomspace(1e-6, 1e6, 400), np.linspace(0.005, 50, 4001)])
+    ends = [-np.inf, *kinks, np.inf]
     with jax.ensure_compile_time_eval():
         generic = jax.tree.map(
             lambda leaf: jnp.full(leaf.shape, 0.37, leaf.dtype) if eqx.is_array(leaf) else leaf,
             activation,
         )
-        _, slope = generic.with_slope(jnp.asarray(places, jnp.result_type(float)))
-        if isinstance(slope, Tracer):
-            return False
-        slope = np.asarray(slope)
-    return bool(np.all(slope == slope[:, :1]))
+        for low, high in itertools.pairwise(ends):
+            places = np.concatenate([low + away, high - away])
+            places = places[(places > low) & (places < high)]
+            if np.isfinite(high - low):
+                places = np.concatenate([places, np.linspace(low, high, 4003)[1:-1]])
+            _, slope = generic.with_slope(jnp.asarray(places, jnp.result_type(float)))
+            if isinstance(slope, Tracer) or np.any(np.asarray(slope) != slope[0]):
+                return False
+    return True
 
 
 def _atoms(activation: Componentwise, root: Float[Array, ""]) -> SlopeLaw:
@@ -216,12 +234,6 @@ class _Skip(eqx.Module):
     one: Float[Array, ""]
 
 
-def _is_linear(activation: Activation) -> bool:
-    if not isinstance(activation, Componentwise):
-        return False
-    return not activation.kinks and constant_slopes(activation)
-
-
 class _Factors(Reading[Any]):
     """Mean-field lengths of one input, and what each leaf contributes to its Jacobian."""
 
@@ -247,7 +259,8 @@ class _Factors(Reading[Any]):
         # No node in common with the first rule, and shorter tails.
         other = Resolution(7 * self.order // 8, 2.6, 8.5)
         check = slope_law(node.activation, q + error, k, other, check=True)
-        return after, _Slopes(law, check, _is_linear(node.activation))
+        constant = isinstance(node.activation, Componentwise) and is_linear(node.activation)
+        return after, _Slopes(law, check, constant)
 
     def normalise(self, node: Normalise, state: PreActivation | PostActivation):
         """1/σ, but for the one or two directions of the layer that it takes out."""
@@ -299,6 +312,7 @@ class JacobianFactors(eqx.Module):
         `depth` may be traced and is the way to sweep over depths: one turn at its fixed point,
         repeated.
         """
+        check_variance("depth", depth)
         depth = jnp.asarray(depth, self.count.dtype)
         return JacobianFactors(
             self.log_variance * depth,

@@ -193,7 +193,7 @@ def lyapunov_quantiles(
     unresolved = jnp.isfinite(one) & (fractions <= mass_unresolved(factors))
     error = jnp.where(unresolved, jnp.inf, error)
     estimate = as_estimate(one, error, tolerance, jnp.ones_like(one))
-    return replace_where((fractions < 0) | (fractions > 1), Status.INVALID, estimate)
+    return replace_where(~((fractions >= 0) & (fractions <= 1)), Status.INVALID, estimate)
 
 
 def goldstone_gains(network: Part, inputs: Float[Array, "1 width k"] | Moments) -> Estimate:

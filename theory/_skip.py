@@ -18,6 +18,7 @@ finite von Neumann algebra, proposition 3.5; Haagerup and Larsen (2000), for S o
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Complex, Float
 
@@ -27,15 +28,24 @@ from theory._arrays import Array
 def softplus(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """log(1 + e^ν) = −log(1 − s)."""
     positive = nu.real > 0
-    log = jnp.log1p(jnp.exp(jnp.where(positive, -nu, nu)))
+    small = jnp.where(positive, -nu, nu)
+    log = jnp.where(small.real < -1, jnp.log1p(jnp.exp(small)), jnp.log(_one_more(small)))
     return jnp.where(positive, nu + log, log)
 
 
 def share(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """s = e^ν/(1 + e^ν)."""
     positive = nu.real > 0
-    small = jnp.exp(jnp.where(positive, -nu, nu))
-    return jnp.where(positive, 1 / (1 + small), small / (1 + small))
+    small = jnp.where(positive, -nu, nu)
+    return jnp.where(positive, 1, jnp.exp(small)) / _one_more(small)
+
+
+def _one_more(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
+    """1 + e^ν, with all digits of what is left close to ν = ±iπ."""
+    half = (nu.imag - jnp.where(nu.imag > 0, math.pi, -math.pi)) / 2
+    grown, sine = jnp.expm1(nu.real), jnp.sin(half)
+    real = 2 * sine * sine * (1 + grown) - grown
+    return jax.lax.complex(real, -2 * sine * jnp.cos(half) * (1 + grown))
 
 
 class Sum(NamedTuple):

@@ -150,7 +150,7 @@ def singular_value_distribution(
     Returns
     -------
     Distribution
-        NOT_CONVERGED where the equation is not solved to rounding.
+        NOT_CONVERGED where the equation is not solved to rounding, INVALID at NaN.
 
     Accuracy
     --------
@@ -176,10 +176,11 @@ def singular_value_distribution(
     below = jnp.where(one.cumulative < unresolved, unresolved - one.cumulative, 0.0)
     cumulative = jnp.where(jnp.max(factors.law.mass_below) > 0, cumulative + below, cumulative)
     found = one.found & other.found
-    return Distribution(
+    distribution = Distribution(
         _status(found, one.density, density, tolerance),
         _status(found, one.cumulative, cumulative, tolerance),
     )
+    return replace_where(jnp.isnan(log_singular_values), Status.INVALID, distribution)
 
 
 def _is_singular(factors: JacobianFactors) -> Array:
@@ -312,7 +313,7 @@ def singular_value_quantiles(
         jnp.where(none, jnp.where(sure, 0.0, jnp.inf), estimate.error),
         jnp.where(none, zero, estimate.status),
     )
-    return replace_where((fractions <= 0) | (fractions >= 1), Status.INVALID, estimate)
+    return replace_where(~((fractions > 0) & (fractions < 1)), Status.INVALID, estimate)
 
 
 class Spectrum(eqx.Module):

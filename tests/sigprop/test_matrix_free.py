@@ -98,6 +98,26 @@ class TestLeadingValues:
         tolerance = 40 * float(jnp.finfo(dtype).eps) * abs(shift)
         np.testing.assert_allclose(found.log_singular_values, exact, rtol=0, atol=tolerance)
 
+    def test_scales_add_up_without_rounding_in_float32(self):
+        """Twenty layers that multiply by one number: its logarithm, twenty times."""
+        scale = np.float32(1e-30)
+        layers = [Linear(jnp.diag(jnp.full(8, scale)))] * 20
+        found = sigprop.leading_singular_values(
+            layers, jnp.zeros(8, "float32"), KEY, count=1, tolerance=1e-5
+        )
+        assert found.status[0] == Status.OK
+        assert abs(found.log_singular_values[0] - 20 * np.log(float(scale))) <= found.error[0]
+
+    def test_missed_values_of_a_cluster_are_seen(self):
+        """Ten values 1e-7 apart: as the eighth largest, the tenth is reported."""
+        exact = np.log(np.r_[1 - 1e-7 * np.arange(10), np.linspace(0.5, 0.1, 90)])
+        found = sigprop.leading_singular_values(
+            Linear(jnp.diag(jnp.exp(exact))), jnp.zeros(100), KEY, count=8
+        )
+        assert np.all(np.abs(found.log_singular_values - exact[:8]) <= found.error)
+        assert found.status[0] == Status.OK
+        assert found.status[7] == Status.NOT_CONVERGED
+
     def test_one_function_has_twice_the_range(self):
         a = matrix(1, 12, 12).astype("float32")
 
@@ -152,6 +172,11 @@ class TestLeadingValues:
     def test_bad_input(self, options, message):
         with pytest.raises(ValueError, match=message):
             sigprop.leading_singular_values(Linear(jnp.eye(5)), jnp.ones(5), KEY, **options)
+
+    @pytest.mark.parametrize("fn", [sigprop.leading_singular_values, sigprop.estimate_spectrum])
+    def test_no_layers(self, fn):
+        with pytest.raises(ValueError, match=r"^`fn`: must be a function or at least one layer"):
+            fn([], jnp.ones(4), KEY)
 
     def test_weights_must_be_explicit(self):
         network = theory.feedforward(theory.activation("tanh"), 1.0, depth=2)

@@ -23,3 +23,10 @@ def test_only_chains_of_plain_layers_have_it():
     for options in ({"residual": True}, {"weights": "orthogonal"}):
         with pytest.raises(TypeError, match="network"):
             theory.length_correction(theory.feedforward(tanh, 1.0, depth=2, **options), 1.0)
+
+
+@pytest.mark.parametrize("length", [-1.0, np.nan, np.inf, [1.0, 2.0]])
+def test_a_length_that_is_none_is_refused(length):
+    network = theory.feedforward(theory.activation("tanh"), 1.5, depth=1)
+    with pytest.raises(ValueError, match=r"^`length`: must be"):
+        theory.length_correction(network, length)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 import theory
@@ -207,6 +208,30 @@ def test_piecewise_linear_networks_have_an_exact_law(n, slope, growth):
     many = found.at([10**5, 10**6])
     scaled = np.array([1e5, 1e6]) * many.value
     np.testing.assert_allclose(scaled, found.coefficient.value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 7, 300, 600, 2000, 1e5, 1e6, 1e9, 1e12, 1e16])
+def test_relu_networks_of_any_width(n):
+    """½ (log(2v/n) + E ψ(J/2)) with J > 0 of n units alive; its expansion where n is large."""
+    e = generic_exponent(RELU, 2.0).at(n)
+    if n <= 2000:
+        alive = np.arange(1, n + 1)
+        chance = scipy.stats.binom.pmf(alive, n, 0.5)
+        mean = np.sum(chance * scipy.special.digamma(alive / 2)) / np.sum(chance)
+        exact = 0.5 * (np.log(4 / n) + mean)
+    else:
+        exact = -1.25 / n - 49 / 24 / n**2
+    assert abs(e.value - exact) <= e.error + 1e-14 * (n <= 2000)
+    assert e.error < 1e-13
+
+
+def test_lengths_with_several_fixed_points_have_no_answer():
+    """σ_w² E g²/q is .95 for q → 0 and for q → ∞, and above 1 between."""
+    phi = theory.componentwise(lambda z: z + jnp.tanh(z) ** 3, parity="odd")
+    both = theory.radial(lambda r: r * (1 + r**2 / (1 + r**2)) / (1 + (r / 30) ** 2))
+    assert np.isnan(generic_exponent(phi, 0.95).limit.value)
+    assert np.isnan(generic_exponent(both, 0.95).limit.value)
+    assert generic_exponent(both, 1.05).limit.status == Status.OK
 
 
 def test_bad_arguments():

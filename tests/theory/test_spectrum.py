@@ -571,3 +571,108 @@ def test_slopes_without_a_smallest_one_have_no_lower_edge(q):
     body = theory.layer(leaky, 1.7, weights="orthogonal")
     edges = theory.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
     assert edges.log_lower.error < 1e-12
+
+
+def slopes_of_clip(z):
+    return 1 + ((z > 0.3) & (z < 1.3))
+
+
+@pytest.mark.parametrize(
+    ("fn", "slope", "kinks", "pieces"),
+    [
+        (lambda z: jnp.exp(-(z**2)), lambda z: -2 * z * np.exp(-(z**2)), (), None),
+        (
+            lambda z: z + jnp.tanh(z) ** 3,
+            lambda z: 1 + 3 * np.tanh(z) ** 2 / np.cosh(z) ** 2,
+            (0.0,),
+            None,
+        ),
+        (lambda z: z + jnp.clip(z - 0.3, 0, 1), slopes_of_clip, (), None),
+        (lambda z: z + jnp.clip(z - 0.3, 0, 1), slopes_of_clip, (0.0,), None),
+        (lambda z: z + jnp.clip(z - 0.3, 0, 1), slopes_of_clip, (0.3, 1.3), 3),
+        (
+            lambda z: jnp.where(z > 0, 2.0 * z, jnp.abs(z) / 3),
+            lambda z: 2 * (z > 0) + (z < 0) / 3,
+            (0.0,),
+            2,
+        ),
+        (lambda z: 2 * z, lambda z: 2 + 0 * z, (), 1),
+        (lambda z: 2 * z + 1, lambda z: 2 + 0 * z, (), None),
+    ],
+)
+def test_only_a_program_of_straight_pieces_has_atoms_of_slopes(fn, slope, kinks, pieces):
+    """E φ'² by scipy's `quad`; equal slopes at a few places are no proof."""
+    phi = theory.componentwise(fn, kinks=kinks)
+    factors = theory.jacobian_factors(theory.layer(phi, 1.0), 1.0)
+    if pieces is None:
+        assert factors.law.square.shape[1] > 64
+    else:
+        assert factors.law.square.shape[1] == pieces
+    e = jacobian_moments(factors).log_mean
+    density = lambda z: slope(z) ** 2 * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    exact = math.log(quad(density, -12, 12, points=[0, 0.3, 1.3], epsabs=1e-13, limit=200)[0])
+    assert abs(float(e.value) - exact) <= float(e.error) + 1e-13
+    assert e.error < 0.1
+
+
+@pytest.mark.parametrize("variance", [1e-20, 1e-10, 1e-8, 0.3, 0.999999, 1.001, 2.0, 1e12])
+def test_edges_that_are_limits_of_the_search(variance):
+    """|1 + √v e^{iθ}| of orthogonal layers is between |1 − √v| and 1 + √v."""
+    skip = Residual(theory.affine(variance, weights="orthogonal"))
+    turned = Chain((skip, theory.affine(2.0, weights="orthogonal")))
+    root = math.sqrt(variance)
+    for network, extra in [(skip, 0.0), (turned, math.log(2) / 2)]:
+        edges = spectrum_edges(theory.jacobian_factors(network, 1.0))
+        lower = math.log1p(-root) if root < 1 else math.log(root - 1)
+        for e, exact in [(edges.log_lower, lower), (edges.log_upper, math.log1p(root))]:
+            # Of |1 − √v| itself the closed form has lost digits.
+            assert abs(e.value - exact - extra) <= e.error + 1e-15 / abs(1 - root)
+            assert e.error < 1e-12 / min(abs(1 - root), 1)
+        assert edges.fluctuation.status == Status.ABSENT
+
+
+def test_a_layer_close_to_the_identity_moves_edges_little():
+    """Between smallest times smallest and largest times largest singular values."""
+    orthogonal = lambda variance: Residual(theory.affine(variance, weights="orthogonal"))
+    for small in [1e-12, 1e-6]:
+        for pair in [(small, 0.5), (0.5, small)]:
+            network = Chain(tuple(map(orthogonal, pair)))
+            edges = spectrum_edges(theory.jacobian_factors(network, 1.0))
+            root = math.sqrt(small)
+            for e, sign in [(edges.log_lower, -1), (edges.log_upper, 1)]:
+                near = 1 + sign * math.sqrt(0.5)
+                assert abs(e.value - math.log(near)) <= 1.001 * root
+                assert e.error < 1e-11
+            # Not by more than the law of the larger layer alone ends.
+            assert edges.log_lower.value < math.log(1 - math.sqrt(0.5))
+            assert edges.log_upper.value > math.log(1 + math.sqrt(0.5))
+
+
+def test_edges_of_two_layers_with_skip_connections_by_their_matrices():
+    """Haar rotations with N = 1024: edges are off by N^(−2/3) at most."""
+    rng = np.random.default_rng(0)
+    draw = lambda: np.linalg.qr(rng.standard_normal((1024, 1024)))[0]
+    product = np.eye(1024)
+    for variance in (0.01, 0.5):
+        q = draw()
+        product = (np.eye(1024) + math.sqrt(variance) * q) @ product
+    s = np.linalg.svd(product, compute_uv=False)
+    layers = [Residual(theory.affine(v, weights="orthogonal")) for v in (0.01, 0.5)]
+    edges = spectrum_edges(theory.jacobian_factors(Chain(tuple(layers)), 1.0))
+    assert abs(math.log(s[-1]) - edges.log_lower.value) < 0.01
+    assert abs(math.log(s[0]) - edges.log_upper.value) < 0.01
+
+
+def test_what_is_no_number_has_no_answer():
+    factors = theory.jacobian_factors(theory.layer(RELU, 2.0), 1.0)
+    for depth in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"^`depth`: must be finite and at least 0"):
+            factors.repeated(depth)
+    nan = jnp.array([jnp.nan, 0.7])
+    for e in (theory.lyapunov_quantiles(factors, nan), quantiles(factors, nan)):
+        assert e.status[0] == Status.INVALID
+        assert np.isnan(e.value[0])
+        assert e.status[1] != Status.INVALID
+    for e in (lambda d: (d.density, d.cumulative))(distribution(factors, nan)):
+        assert e.status[0] == Status.INVALID
+        assert np.isnan(e.value[0])
