@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from sigprop._lapack import qr, singular_values, svd
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
-from theory._architecture import check_count
+from theory._architecture import check_count, check_positive
 from theory._powers import exponent, times_power
 from theory._precision import cast
 
@@ -65,15 +65,18 @@ class SpectrumEstimate(eqx.Module):
     values are left out, so that it integrates to 1 − unresolved."""
     density_standard_error: Float[Array, " points"]
     density_quadrature_error: Float[Array, " points"]
-    """What the number of steps leaves: the change from three quarters of them."""
+    """A bound on what the number of steps leaves, of any law with the same moments."""
     bandwidth: Float[Array, ""]
     unresolved: Float[Array, ""]
     """The fraction of singular values that are zero or smaller than rounding leaves of the
     largest."""
     unresolved_standard_error: Float[Array, ""]
+    unresolved_quadrature_error: Float[Array, ""]
+    """A bound on the mass that so few steps may take for zero, or see elsewhere."""
     status: Int[Array, ""]
-    """`Status` of the whole: INFINITE where J is zero, INVALID if the function or its
-    derivative is NaN or infinite."""
+    """`Status` of the whole: INACCURATE where the quadrature leaves more than `tolerance` of all
+    singular values open, as `unresolved` or under one smoothing Gaussian; INFINITE where J is
+    zero, INVALID if the function or its derivative is NaN or infinite."""
 
 
 class _Operator(NamedTuple):
@@ -367,6 +370,7 @@ def estimate_spectrum(
     orders: int = 4,
     log_grid: Float[Array, " points"] | None = None,
     bandwidth: float | None = None,
+    tolerance: float = 0.1,
 ) -> SpectrumEstimate:
     """Trace moments and density of the singular values of ∂f/∂x, without the matrix.
 
@@ -389,11 +393,16 @@ def estimate_spectrum(
         Where to estimate the density of log s; 128 points over what was found by default.
     bandwidth
         By which it is smoothed; a twentieth of the range by default.
+    tolerance
+        The status is INACCURATE where the quadrature leaves a larger fraction of all open.
 
     Accuracy
     --------
-    The quadrature is exact for the moments, which have a standard error alone. The density has
-    one of the quadrature too. Values under about 1e-15 of the largest (1e-6 in float32) are
+    The quadrature is exact for the moments, which have a standard error alone. The density and
+    `unresolved` have one of the quadrature too: its weights bound the cumulative at its nodes
+    (Chebyshev, Markov and Stieltjes), and the weight of a node at zero bounds the mass there.
+    Both are of the law that each probe sees, and 0 where its Krylov space was exhausted. Values
+    under about 1e-15 of the largest (1e-6 in float32) are
     not resolved, whatever the depth: they are counted.
 
     Raises
@@ -404,7 +413,8 @@ def estimate_spectrum(
 
     References
     ----------
-    Golub and Meurant 1994 (quadrature); Ubaru, Chen and Saad 2017 (its error).
+    Golub and Meurant 1994 (quadrature); Ubaru, Chen and Saad 2017 (its error); Szegő 1975,
+    theorem 3.41.1 (bounds).
     """
     _check(fn, x)
     check_count("probes", probes, 2)
@@ -415,11 +425,14 @@ def estimate_spectrum(
         raise ValueError(f"`orders`: must be below 2 · `steps`, {2 * steps}; got {orders}")
     if bandwidth is not None and not (math.isfinite(bandwidth) and bandwidth > 0):
         raise ValueError(f"`bandwidth`: must be finite and above 0; got {bandwidth}")
-    return _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth)
+    check_positive("tolerance", tolerance)
+    return _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth, tolerance)
 
 
 @eqx.filter_jit
-def _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth) -> SpectrumEstimate:
+def _estimate(
+    fn, x, key, probes, steps, orders, log_grid, bandwidth, tolerance
+) -> SpectrumEstimate:
     operator = _operator(fn, x, jax.random.fold_in(key, 0)).turned()
     starts = jax.random.normal(jax.random.fold_in(key, 1), (probes, operator.columns), float)
     b, _ = jax.vmap(lambda start: _bidiagonal(operator, start, steps))(starts)
@@ -450,22 +463,22 @@ def _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth) -> Spectru
     else:
         grid = log_grid.astype(float)
     density = _smoothed(log_nodes, shown, grid, width)
-    fewer = max(1, 3 * steps // 4)
-    coarse_nodes, coarse_weights = jax.vmap(lambda b: _quadrature(b[:fewer, :fewer]))(b)
-    coarse_resolved = coarse_nodes > operator.rounding * scale
-    coarse = _smoothed(
-        jnp.log(_safe(coarse_nodes)) + operator.log_scale,
-        jnp.where(coarse_resolved, coarse_weights, 0.0),
-        grid,
-        width,
-    )
-    change = jnp.abs(jnp.mean(density - coarse, axis=0))
-    if steps == operator.columns:
-        change = jnp.zeros_like(change)
+    floor = operator.rounding * scale
+    # Where the Krylov space is exhausted the rule is exact.
+    couplings = jnp.minimum(jnp.abs(jnp.diagonal(b, 0, 1, 2))[:, :-1], jnp.diagonal(b, 1, 1, 2))
+    exact = jnp.any(couplings <= floor, axis=1) | (steps == operator.columns)
+    at = grid - operator.log_scale
+    bound = jnp.where(exact[:, None], 0.0, _smoothing_bound(nodes, weights, floor, at, width))
+    doubt = jnp.where(exact, 0.0, jax.vmap(_doubt, (0, 0, 0, None))(b, nodes, weights, floor))
+    change, left = jnp.mean(bound, axis=0), jnp.mean(doubt)
     lost = 1 - jnp.sum(shown, axis=1)
+    # Of where it may be, too.
+    lost_error = jnp.maximum(_standard_error(lost), _standard_error(lost + doubt))
 
     zero = operator.zero & operator.valid
-    status = jnp.where(zero, Status.INFINITE, Status.OK)
+    open_mass = jnp.maximum(left, math.sqrt(2 * math.pi) * width * jnp.max(change))
+    status = jnp.where(open_mass <= tolerance, Status.OK, Status.INACCURATE)
+    status = jnp.where(zero, Status.INFINITE, status)
     status = jnp.where(operator.valid, status, Status.INVALID).astype(jnp.int8)
     good = operator.valid & ~zero
     known = lambda value: jnp.where(good, value, jnp.nan)
@@ -480,7 +493,8 @@ def _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth) -> Spectru
         density_quadrature_error=known(change),
         bandwidth=width,
         unresolved=jnp.where(zero, 1.0, known(jnp.mean(lost))),
-        unresolved_standard_error=jnp.where(zero, 0.0, known(_standard_error(lost))),
+        unresolved_standard_error=jnp.where(zero, 0.0, known(lost_error)),
+        unresolved_quadrature_error=jnp.where(zero, 0.0, known(left)),
         status=status,
     )
 
@@ -489,6 +503,53 @@ def _quadrature(b: Float[Array, "steps steps"]) -> tuple[Array, Array]:
     """Nodes s_j and weights of Σ_j w_j g(s_j²) = e_1ᵀ g(BᵀB) e_1."""
     _, nodes, right = svd(b)
     return nodes, right[:, 0] ** 2
+
+
+def _doubt(b: Array, nodes: Array, weights: Array, floor: Array) -> Array:
+    """How far the mass at s ≤ `floor` may be from the weight there.
+
+    By the two weights next to it, or where there is none, by that of a rule with a node at zero
+    over the square there of the polynomial that is zero at its other nodes.
+    """
+    held = nodes <= floor
+    below = jnp.max(jnp.where(held, weights, 0.0))
+    nearest = jnp.argmin(jnp.where(held, jnp.inf, nodes))
+    above = jnp.where(jnp.all(held), 0.0, weights[nearest])
+    at_zero, mass = _quadrature(b.at[-1, -1].set(0.0))
+    other = at_zero > jnp.min(at_zero)
+    ratio = jnp.where(other, floor / _safe(at_zero), 0.0)
+    least = jnp.prod(1 - ratio**2) ** 2
+    radau = mass[jnp.argmin(at_zero)] / _safe(least)
+    alone = ~jnp.any(held) & jnp.all(ratio < 1)
+    return jnp.where(alone, jnp.minimum(above, radau), jnp.maximum(below, above))
+
+
+def _smoothing_bound(
+    nodes: Array, weights: Array, floor: Array, grid: Array, width: Array
+) -> Array:
+    """∫ |F − F_rule| |dK| for the Gaussian K at each point, zero under `floor`; every probe.
+
+    F, the cumulative, is off by no more than the larger weight of the nodes on both sides.
+    """
+    order = jnp.argsort(nodes, axis=1)
+    x, w = (jnp.take_along_axis(table, order, axis=1) for table in (nodes, weights))
+    w = jnp.pad(w, ((0, 0), (1, 1)))
+    largest = jnp.maximum(w[:, :-1], w[:, 1:])[:, None, :]
+    end = jnp.log(floor)
+    x = jnp.where(x > floor, jnp.log(_safe(x)), -jnp.inf)
+    x = jnp.pad(x, ((0, 0), (1, 0)), constant_values=-jnp.inf)
+    x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=jnp.inf)[:, None, :]
+    at = grid[None, :, None]
+
+    def kernel(place):
+        value = jnp.exp(-(((place - at) / width) ** 2) / 2) / (math.sqrt(2 * math.pi) * width)
+        return jnp.where(place < end, 0.0, value)
+
+    low, high = x[..., :-1], x[..., 1:]
+    cut = jnp.clip(jnp.maximum(at, end), low, high)
+    most = kernel(cut)
+    variation = 2 * most - kernel(low) - kernel(high)
+    return jnp.sum(largest * variation, axis=2)
 
 
 def _smoothed(log_nodes: Array, weights: Array, grid: Array, width: Array) -> Array:

@@ -225,14 +225,14 @@ class TestSpectrumEstimate:
         exact_nodes = np.log(dense(a))
         grid = jnp.linspace(-2.0, 1.0, 31)
         found = sigprop.estimate_spectrum(
-            Linear(a), jnp.ones(40), KEY, probes=64, steps=20, log_grid=grid, bandwidth=0.2
+            Linear(a), jnp.ones(40), KEY, probes=64, steps=20, log_grid=grid, bandwidth=0.4
         )
-        exact = scipy.stats.norm.pdf(np.asarray(grid)[:, None], exact_nodes, 0.2).mean(axis=1)
+        exact = scipy.stats.norm.pdf(np.asarray(grid)[:, None], exact_nodes, 0.4).mean(axis=1)
         allowed = 5.2 * found.density_standard_error + found.density_quadrature_error + 1e-12
         assert np.all(np.abs(found.density - exact) <= allowed)
         assert np.max(allowed) < 0.5 * np.max(exact)
-        # Power: the density shifted by a quarter of the bandwidth is not within them.
-        off = scipy.stats.norm.pdf(np.asarray(grid)[:, None], exact_nodes + 0.1, 0.2).mean(axis=1)
+        # Power: the density shifted by the bandwidth is not within them.
+        off = scipy.stats.norm.pdf(np.asarray(grid)[:, None], exact_nodes + 0.4, 0.4).mean(axis=1)
         assert np.any(np.abs(found.density - off) > allowed)
 
     def test_quadrature_error_is_honest(self):
@@ -252,6 +252,30 @@ class TestSpectrumEstimate:
             assert np.max(error) <= np.max(found.density_quadrature_error)
             errors.append(np.max(error))
         assert errors[1] < errors[0]
+
+    def test_mass_that_few_steps_cannot_see_is_in_the_errors(self):
+        """Half of all values are zero, or are spread where hardly a node of the rule is."""
+        zeros = np.where(np.arange(256) < 128, 0.0, np.linspace(0.3, 1, 256))
+        for s, tolerance in [(zeros, 0.6), (np.logspace(0, -30, 256), 0.95)]:
+            fn = Linear(jnp.diag(jnp.asarray(s)))
+            found = sigprop.estimate_spectrum(fn, jnp.zeros(256), KEY, steps=12)
+            small = s < 8 * 2.2e-16
+            error = found.unresolved_quadrature_error + 5.2 * found.unresolved_standard_error
+            assert abs(found.unresolved - np.mean(small)) <= error
+            assert found.unresolved_quadrature_error < tolerance
+            assert found.status == Status.INACCURATE
+            grid, width = np.asarray(found.log_grid), float(found.bandwidth)
+            exact = scipy.stats.norm.pdf(grid[:, None], np.log(s[~small]), width).sum(axis=1) / 256
+            error = found.density_quadrature_error + 5.2 * found.density_standard_error
+            assert np.all(np.abs(found.density - exact) <= error + 1e-12)
+
+    def test_an_exhausted_space_leaves_nothing_open(self):
+        fn = Linear(jnp.diag(jnp.where(jnp.arange(64) < 16, 0.0, 1.0)))
+        found = sigprop.estimate_spectrum(fn, jnp.zeros(64), KEY, steps=8)
+        assert found.status == Status.OK
+        assert found.unresolved_quadrature_error == 0
+        assert np.all(found.density_quadrature_error == 0)
+        assert abs(found.unresolved - 0.25) <= 5.2 * found.unresolved_standard_error
 
     def test_relu_and_zeros(self):
         """Of 40 directions 15 are dead: exactly that fraction is not resolved."""
