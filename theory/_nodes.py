@@ -37,13 +37,19 @@ def elementwise(rule: Callable[..., tuple[Array, ...]], fn: Any, *args: Array) -
     rows = [np.resize(arg, (pieces, length)) for arg in args]
     leaves, structure = jax.tree.flatten(fn)
     run = _program(rule, structure)
-    with jax.ensure_compile_time_eval():  # while a program is being made, too
+    # On the host, and while a program is being made, too.
+    with jax.ensure_compile_time_eval(), jax.default_device(_host()):
         found = [run(leaves, row) for row in zip(*rows, strict=True)]
         flat: Any = [np.concatenate(each)[:size] for each in zip(*found, strict=True)]
     return tuple(each.reshape(shape)[()] for each in flat)
 
 
 @functools.cache
+def _host() -> Any:
+    return jax.local_devices(backend="cpu")[0]
+
+
+@functools.lru_cache(maxsize=256)
 def _program(rule: Callable, structure: Any) -> Any:
     jit: Any = jax.jit  # its overloads leave out the options
     whole = lambda leaves, args: rule(jax.tree.unflatten(structure, leaves), *args)
