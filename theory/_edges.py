@@ -224,8 +224,9 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         limit = limit | ~(jnp.abs(slope[5]) > points.noise[5])
     bend = jnp.where(limit, jnp.nan, bend)
     rounding = 8 * epsilon(total) * points.size[2]
-    # What is left shrinks with the distance, or with its root.
-    rounding = rounding + jnp.where(limit, jnp.abs(points.total[5] - total), 0.0)
+    if law.branch is not None:
+        # What is left shrinks with the distance, or with its root.
+        rounding = rounding + jnp.where(limit, jnp.abs(points.total[5] - total), 0.0)
     return Edge(total, bend, bend_error, rounding)
 
 

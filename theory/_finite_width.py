@@ -148,7 +148,7 @@ def length_correction(
 
 
 @hasty_jit
-def _corrected(network: Part, length: Array, order: int, tolerance: float) -> LengthCorrection:
+def _corrected(network: Part, length: Array, order: int, tolerance: Any) -> LengthCorrection:
     start = length * jnp.array([1.0, 0.0, 0.0])
     network = cast(network, start.dtype)
     _, notes = interpret(network, _FiniteWidth(order), _State(start, jnp.zeros(3)))

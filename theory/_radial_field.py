@@ -131,9 +131,10 @@ def _along(fn: Callable, x: Array, tangent: Array) -> tuple[Any, Any]:
     """
     if traced(x, tangent):
         return jax.jvp(fn, (x,), (tangent,))
-    found = fn(x + 1j * _TINY * tangent)
+    size = np.max(np.abs(tangent), initial=np.finfo(x.dtype).tiny)
+    found = fn(x + 1j * _TINY * (tangent / size))
     part = lambda take: jax.tree.map(take, found)
-    return part(np.real), part(lambda y: np.imag(y) / _TINY)
+    return part(np.real), part(lambda y: np.imag(y) / _TINY * size)
 
 
 _TINY = 1e-30

@@ -29,7 +29,8 @@ def softplus(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """log(1 + e^ν) = −log(1 − s)."""
     positive = nu.real > 0
     small = jnp.where(positive, -nu, nu)
-    log = jnp.where(small.real < -1, jnp.log1p(jnp.exp(small)), jnp.log(_one_more(small)))
+    grown = jnp.exp(small)
+    log = jnp.where(_cancels(grown), jnp.log(_one_more(small)), jnp.log1p(grown))
     return jnp.where(positive, nu + log, log)
 
 
@@ -37,15 +38,22 @@ def share(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """s = e^ν/(1 + e^ν)."""
     positive = nu.real > 0
     small = jnp.where(positive, -nu, nu)
-    return jnp.where(positive, 1, jnp.exp(small)) / _one_more(small)
+    grown = jnp.exp(small)
+    whole = jnp.where(_cancels(grown), _one_more(small), 1 + grown)
+    return jnp.where(positive, 1 / whole, grown / whole)
+
+
+def _cancels(grown: Complex[Array, "*points"]) -> Array:
+    """Where 1 + e^ν loses digits."""
+    return jnp.abs(1 + grown) < 0.5
 
 
 def _one_more(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """1 + e^ν, with all digits of what is left close to ν = ±iπ."""
     half = (nu.imag - jnp.where(nu.imag > 0, math.pi, -math.pi)) / 2
-    grown, sine = jnp.expm1(nu.real), jnp.sin(half)
-    real = 2 * sine * sine * (1 + grown) - grown
-    return jax.lax.complex(real, -2 * sine * jnp.cos(half) * (1 + grown))
+    size, sine = jnp.exp(nu.real), jnp.sin(half)
+    real = 2 * sine * sine * size - jnp.expm1(nu.real)
+    return jax.lax.complex(real, -jnp.sin(2 * half) * size)
 
 
 class Sum(NamedTuple):

@@ -302,7 +302,9 @@ def singular_value_quantiles(
     one, other = _look_twice(factors, axis, x)
     _, error = _point_errors(one, other)
     error = (error + jnp.abs(one.cumulative - fractions)) / one.density
-    error = jnp.where(_is_singular(factors), error + _between_nodes(factors, x, fractions), error)
+    # Between the atoms of a law there is no density; they are what the quantile is between.
+    between = _between_nodes(factors, x, fractions)
+    error = jnp.where(_is_singular(factors), between + jnp.minimum(error, between), error)
     error = jnp.where(fractions <= mass_unresolved(factors), jnp.inf, error)
     x, found = x / 2, one.found & other.found
     estimate = _status(found, x, error, tolerance)

@@ -256,7 +256,7 @@ class Sectors(eqx.Module):
     """m = E g(|z|) at q*: zero in the symmetric phase."""
 
 
-def sectors(body: Part, length: Estimate, *, tolerance: float = 1e-10, order: int = 64) -> Sectors:
+def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int = 64) -> Sectors:
     """Multipliers of one turn at the fixed point, by sector of the symmetry.
 
     Parameters

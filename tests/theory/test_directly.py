@@ -43,7 +43,7 @@ BODIES = {
     "U(2), residual": units("tanh", 1.5, 0.05, components=4, algebra="complex", residual=True),
     "threshold": units("threshold", 2.5, 0.5, components=2),
 }
-QUICK = ("chaotic", "O(2)")
+QUICK = ("chaotic",)
 
 
 def assert_same(here, there):
