@@ -19,7 +19,7 @@ BUDGET = {
     "stationary_state": (1, 30),
     "propagate": (5, 120),
     "length_correction": (3, 4600),
-    "singular_value_quantiles": (33, 14000),
+    "singular_value_quantiles": (25, 15500),
     "phase_diagram": (6, 41000),
 }
 """Programs, and the instructions they hold before XLA sees them, for the first call in this order;
