@@ -59,17 +59,16 @@ def found_jumps(fn: Callable, dtype: Any) -> tuple[Array, Array]:
     if traced(leaves):
         return _found_jumps(fn, dtype, jnp)
     key = (structure, np.dtype(dtype), *((x.shape, x.dtype, x.tobytes()) for x in leaves))
-    if key not in _FOUND and inside_another(fn):
+    if key not in _FOUND:
+        while len(_FOUND) >= _REMEMBERED:
+            _FOUND.pop(next(iter(_FOUND)))
         try:
             with np.errstate(all="ignore"):
                 _FOUND[key] = _found_jumps(fn, dtype, np)
         except (ValueError, jax.errors.TracerArrayConversionError):
+            if not inside_another(fn):
+                raise
             return _found_jumps(fn, dtype, jnp)  # it closes over something that is traced
-    if key not in _FOUND:
-        while len(_FOUND) >= _REMEMBERED:
-            _FOUND.pop(next(iter(_FOUND)))
-        with np.errstate(all="ignore"):
-            _FOUND[key] = _found_jumps(fn, dtype, np)
     return _FOUND[key]
 
 
