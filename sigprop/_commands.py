@@ -1,7 +1,9 @@
 """What the commands `predict`, `phase-diagram` and `compare` do."""
 
+import importlib
 import math
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -143,8 +145,6 @@ def phase_diagram(
 ) -> int:
     """Compute, draw and store a phase diagram over the two variances."""
     set_up()
-    from sigprop._store import provenance
-
     asked = {
         "activation": activation,
         "weight_variance": weight_variance,
@@ -170,6 +170,8 @@ def phase_diagram(
         f"{network.kind} networks of infinite width: mean-field theory at "
         f"{size} points, fixed points reached from length {start:g}."
     )
+    from sigprop._store import provenance  # and with it xarray, while programs compile
+
     origin = provenance(command="phase-diagram", **asked)
     files = store_diagram(dataset, line, folder, caption, origin)
     phases = count_flags(dataset["phase"])
@@ -201,9 +203,11 @@ def diagram(
     import theory
 
     def advance(done: int, total: int) -> None:
+        if done == 0:
+            threading.Thread(target=_import_writers).start()
         progress("phase diagram", done, total)
 
-    advance(0, math.prod(len(values) for values in axes.values()))
+    progress("phase diagram", 0, math.prod(len(values) for values in axes.values()))
     phi, how = network.parts()
     build = jax.tree_util.Partial(theory.layer, phi, **how)
     compute = theory.phase_diagram if network.symmetry is None else theory.sector_diagram
@@ -212,6 +216,12 @@ def diagram(
         return dataset, None
     lengths = np.geomspace(1e-8, 1e4, 600)
     return dataset, theory.critical_line(phi, lengths, components=how.get("components", 1))
+
+
+def _import_writers() -> None:
+    """What draws figures takes seconds to import. (Two threads must not import xarray at once.)"""
+    for name in ("figure", "backends.backend_agg", "backends.backend_pdf"):
+        importlib.import_module(f"matplotlib.{name}")
 
 
 def store_diagram(

@@ -9,11 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path as MplPath
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
@@ -216,21 +216,19 @@ def _quantity_panel(figure: Figure, panel: Axes, dataset: xr.Dataset, name: str)
     shown = {}
     kinds = [(int(kind), (status == kind) & ~limit, look) for kind, look in _MISSING.items()]
     for rank, where, (colour, hatch, text) in [*kinds, (len(Status), limit, _DIVERGES)]:
-        cells = _rectangles(dataset, where)
-        if cells:
+        if np.any(where):
             style: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "#555555"}
-            panel.add_collection(PolyCollection(cells, linewidth=0, **style))
+            panel.add_patch(PathPatch(_outline(dataset, where), linewidth=0, **style))
             shown[1, rank] = Patch(label=text, linewidth=0.5, **style)
     return shown
 
 
-def _rectangles(dataset: xr.Dataset, where: np.ndarray) -> list[list[tuple[float, float]]]:
-    """The corners of the cells that are True."""
-    x, y = (_edges(dataset[name]).tolist() for name in _two_axes(dataset))
-    return [
-        [(x[i], y[j]), (x[i + 1], y[j]), (x[i + 1], y[j + 1]), (x[i], y[j + 1])]
-        for i, j in zip(*np.nonzero(where), strict=True)
-    ]
+def _outline(dataset: xr.Dataset, where: np.ndarray) -> MplPath:
+    """The cells that are True, as one path: one hatch, which is drawn at once."""
+    x, y = (_edges(dataset[name]) for name in _two_axes(dataset))
+    i, j = np.nonzero(where)
+    corners = [(x[i + a], y[j + b]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    return MplPath.make_compound_path_from_polys(np.moveaxis(np.array(corners), -1, 0))
 
 
 def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, str]:

@@ -97,6 +97,28 @@ def scan(step: Callable, state: Any, rows: Any, length: int | None = None) -> tu
     return jax.lax.scan(step, jax.tree.map(jnp.asarray, state), rows, length=length)
 
 
+def repeated(count: int, advance: Callable[[int, _State], _State], state: _State) -> _State:
+    """As `jax.lax.fori_loop` from 0 to `count`."""
+    now = state
+    for i in range(count):
+        if traced(now):
+            break
+        now = advance(i, now)
+    else:
+        return now
+    # Something that the function closes over may be traced.
+    return jax.lax.fori_loop(0, count, advance, jax.tree.map(jnp.asarray, state))
+
+
+def only_if(condition: Any, fn: Callable[[], _State]) -> _State:
+    """What a function gives, and zeros where nothing is asked for and a program saves its time."""
+    if not traced(condition):
+        return fn()
+    shapes = jax.eval_shape(fn)
+    nothing = lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    return jax.lax.cond(condition, fn, nothing)
+
+
 def each(fn: Callable, *args: Any) -> Any:
     """As `jax.vmap(fn)(*args)`."""
     if traced(*args):
@@ -104,6 +126,16 @@ def each(fn: Callable, *args: Any) -> Any:
     count = len(jax.tree.leaves(args)[0])
     results = [fn(*jax.tree.map(lambda a, i=i: a[i], args)) for i in range(count)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+
+def complex_of(real: Any, imaginary: Any) -> Any:
+    """As `jax.lax.complex`, for arrays of any two shapes."""
+    if traced(real, imaginary):
+        return jax.lax.complex(*jnp.broadcast_arrays(jnp.asarray(real), jnp.asarray(imaginary)))
+    real, imaginary = np.broadcast_arrays(real, imaginary)
+    both = np.empty(real.shape, np.result_type(real, 1j))
+    both.real, both.imag = real, imaginary
+    return both
 
 
 def running_max(x: Any) -> Any:

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-from theory._arrays import Array
+from theory._arrays import Array, complex_of, repeated, running_max, scan, traced, xp
 from theory._jacobian import JacobianFactors, SlopeLaw
 from theory._moment_integrals import epsilon
 from theory._skip import log_lambda_of_sum, log_square, share, softplus, summed
@@ -70,8 +69,8 @@ def wide(x: Float[Array, " laws"], points: Array) -> Float[Array, "laws *ones"]:
 
 def log_range(law: SlopeLaw) -> tuple[Float[Array, " laws"], Float[Array, " laws"]]:
     """Logarithms of the smallest positive and of the largest value of D²."""
-    smallest = jnp.min(jnp.where(law.square > 0, law.square, jnp.inf), axis=1)
-    return jnp.log(smallest), jnp.log(jnp.max(law.square, axis=1))
+    smallest = xp.min(xp.where(law.square > 0, law.square, xp.inf), axis=1)
+    return xp.log(smallest), xp.log(xp.max(law.square, axis=1))
 
 
 def _over_nodes(law: SlopeLaw, omega: Array, terms: Callable, count: int) -> list[Array]:
@@ -79,7 +78,12 @@ def _over_nodes(law: SlopeLaw, omega: Array, terms: Callable, count: int) -> lis
 
     Points are contiguous and nodes are taken some at a time, which is what a CPU vectorises.
     """
-    scale = jnp.exp(-omega.real)
+    scale = xp.exp(-omega.real)
+    if not traced(law, omega):
+        table = lambda values: values.T.reshape(*values.T.shape, *(1,) * (omega.ndim - 1))
+        ratio = np.minimum(table(law.square) * scale, _FAR)
+        probability = table(law.probability)
+        return [np.sum(term, axis=0) for term in terms(ratio, probability)]
     nodes = law.square.shape[1]
     chunk = min(_CHUNK, nodes)
     padded = law.padded(-(-nodes // chunk) * chunk)
@@ -91,13 +95,13 @@ def _over_nodes(law: SlopeLaw, omega: Array, terms: Callable, count: int) -> lis
     def add(sums, some):
         for square, probability in zip(*some, strict=True):
             # Relative to |w|, so that nothing overflows; values far above |w| are all alike.
-            ratio = jnp.minimum(square * scale, _FAR)
+            ratio = xp.minimum(square * scale, _FAR)
             sums = [
                 total + term for total, term in zip(sums, terms(ratio, probability), strict=True)
             ]
         return sums, None
 
-    start = [jnp.zeros_like(scale)] * count
+    start = [xp.zeros_like(scale)] * count
     tables = chunks(padded.square), chunks(padded.probability)
     if nodes <= chunk:
         return add(start, jax.tree.map(lambda table: table[0], tables))[0]
@@ -106,7 +110,7 @@ def _over_nodes(law: SlopeLaw, omega: Array, terms: Callable, count: int) -> lis
 
 def look(law: SlopeLaw, omega: Complex[Array, "laws *points"]) -> Look:
     """A, B and their logarithmic derivative for every law."""
-    u, v = jnp.cos(omega.imag), jnp.sin(omega.imag)
+    u, v = xp.cos(omega.imag), xp.sin(omega.imag)
     v2 = v * v
 
     def terms(ratio, probability):
@@ -119,53 +123,51 @@ def look(law: SlopeLaw, omega: Complex[Array, "laws *points"]) -> Look:
         return first, first * gap, one, one * gap, second * (square - v2), second * gap
 
     first, below, one, rest, real, imag = _over_nodes(law, omega, terms, 6)
-    direction = jax.lax.complex(u, v)
-    below = jax.lax.complex(below, v * first)
-    rest = direction * jax.lax.complex(-rest, -v * one)
-    return Look(below, rest, direction * jax.lax.complex(real, 2 * v * imag) / (below * rest))
+    direction = complex_of(u, v)
+    below = complex_of(below, v * first)
+    rest = direction * complex_of(-rest, -v * one)
+    return Look(below, rest, direction * complex_of(real, 2 * v * imag) / (below * rest))
 
 
 def mean_angle(
     law: SlopeLaw, omega: Complex[Array, "laws *points"]
 ) -> Float[Array, "laws *points"]:
     """E arg(1 − d/w) for every law."""
-    u, v = jnp.cos(omega.imag), jnp.sin(omega.imag)
-    terms = lambda ratio, probability: [probability * jnp.arctan2(v, u - ratio)]
-    turns = jnp.where(omega.imag > math.pi, 2 * math.pi, 0.0)
+    u, v = xp.cos(omega.imag), xp.sin(omega.imag)
+    terms = lambda ratio, probability: [probability * xp.arctan2(v, u - ratio)]
+    turns = xp.where(omega.imag > math.pi, 2 * math.pi, 0.0)
     return _over_nodes(law, omega, terms, 1)[0] + turns - omega.imag
 
 
 def as_complex(x: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
     """The same number; real and complex arrays are not mixed by themselves."""
-    return jax.lax.complex(x, jnp.zeros_like(x))
+    return complex_of(x, xp.zeros_like(x))
 
 
 def _log(above: Array) -> Array:
     """log of a number of the closed upper half-plane, with argument in [0, π]."""
-    return jax.lax.complex(
-        jnp.log(jnp.abs(above)), jnp.arctan2(jnp.maximum(above.imag, 0.0), above.real)
-    )
+    return complex_of(xp.log(xp.abs(above)), xp.arctan2(xp.maximum(above.imag, 0.0), above.real))
 
 
 def log_of_rest(seen: Look, omega: Complex[Array, "laws *points"]) -> Array:
     """log(1 − s), also where w is in the lower half-plane and has an argument above π."""
     above = omega.imag > math.pi
-    return jnp.where(above, _log(seen.rest), jnp.conj(_log(jnp.conj(seen.rest))))
+    return xp.where(above, _log(seen.rest), xp.conj(_log(xp.conj(seen.rest))))
 
 
 def nu_of(seen: Look) -> Complex[Array, "laws *points"]:
     """ν = log(A/B)."""
-    return _log(seen.below) - jnp.conj(_log(jnp.conj(seen.rest)))
+    return _log(seen.below) - xp.conj(_log(xp.conj(seen.rest)))
 
 
 def _counted(factors: JacobianFactors, each: Complex[Array, "laws *points"]) -> Array:
     """Σ_l c_l of something."""
-    return jnp.sum(as_complex(wide(factors.count, each)) * each, axis=0)
+    return xp.sum(as_complex(wide(factors.count, each)) * each, axis=0)
 
 
 def _numbers(factors: JacobianFactors) -> tuple[Array, Array, Array]:
     """c, g and log σ²."""
-    numbers = (jnp.sum(factors.count), factors.gaussian, factors.log_variance)
+    numbers = (xp.sum(factors.count), factors.gaussian, factors.log_variance)
     return tuple(map(as_complex, numbers))  # type: ignore
 
 
@@ -182,7 +184,7 @@ def log_lambda(factors: JacobianFactors, at: Branch) -> Complex[Array, "*points"
     places = at.omega
     if at.partner is not None:
         layers = log_lambda_of_sum(at.partner, at.nu[None])
-        places = jnp.where(has_skip(factors.law, places), layers, places)
+        places = xp.where(has_skip(factors.law, places), layers, places)
     return turned + _counted(factors, places) - g * softplus(at.nu) + log_variance
 
 
@@ -208,11 +210,11 @@ def respond(law: SlopeLaw, at: Branch) -> Response:
         return Response(omega, omega, None, miss, miss, None)
     skip = has_skip(law, omega)
     below, rest, one, other = summed(seen.below, seen.rest, at.partner)
-    more = as_complex(2 - wide(jnp.maximum(law.branch, 0.0), omega))  # type: ignore
+    more = as_complex(2 - wide(xp.maximum(law.branch, 0.0), omega))  # type: ignore
     log_rest = log_of_rest(seen, at.omega)
     # Two equations: both squares of G agree, and so does ν.
     first = more * log_rest - at.omega - log_square(at.partner)
-    second = _log(below) - jnp.conj(_log(jnp.conj(rest))) - nu
+    second = _log(below) - xp.conj(_log(xp.conj(rest))) - nu
     a, b = -more * seen.below * seen.rate - 1, 1 - 2 * one
     change = below * rest
     c, d = seen.below * seen.rest * seen.rate / change, -one * other / change
@@ -221,7 +223,7 @@ def respond(law: SlopeLaw, at: Branch) -> Response:
     own_miss, partner_miss = (b * second - d * first) / det, (c * first - a * second) / det
     # log λ_l = −2 softplus(ν) − log G², whose derivative by log u is −b.
     place, place_miss = b * partner - 2 * share(nu), b * partner_miss
-    pick = lambda yes, no: jnp.where(skip, yes, no)
+    pick = lambda yes, no: xp.where(skip, yes, no)
     return Response(
         pick(place, omega),
         pick(own, omega),
@@ -247,16 +249,16 @@ def _step(factors: JacobianFactors, target: Array, at: Branch) -> Branch:
     change = wanted / log_rate(factors, at.nu, found)
     omega = found.miss_omega + change[None] * found.omega
     partner = None
-    largest = jnp.maximum(jnp.abs(change), jnp.max(jnp.abs(omega), axis=0))
+    largest = xp.maximum(xp.abs(change), xp.max(xp.abs(omega), axis=0))
     if at.partner is not None:
         partner = found.miss_partner + change[None] * found.partner  # type: ignore
-        largest = jnp.maximum(largest, jnp.max(jnp.abs(partner), axis=0))
-    damping = as_complex(jnp.where(largest > 1, 1 / largest, 1.0))
+        largest = xp.maximum(largest, xp.max(xp.abs(partner), axis=0))
+    damping = as_complex(xp.where(largest > 1, 1 / largest, 1.0))
     highest: Any = math.pi
     if at.partner is not None:
         partner = _kept(at.partner + damping[None] * partner, 2 * math.pi)  # type: ignore
         # Squares of subordination functions of a sum, themselves in the half-plane.
-        highest = jnp.where(has_skip(factors.law, omega), 2 * math.pi, math.pi)
+        highest = xp.where(has_skip(factors.law, omega), 2 * math.pi, math.pi)
     return Branch(
         _kept(at.omega + damping[None] * omega, highest),
         _kept(at.nu + damping * change, math.pi),
@@ -265,17 +267,18 @@ def _step(factors: JacobianFactors, target: Array, at: Branch) -> Branch:
 
 
 def _kept(z: Array, highest: Any) -> Array:
-    return jax.lax.complex(z.real, jnp.clip(z.imag, 0.0, highest))
+    return complex_of(z.real, xp.clip(z.imag, 0.0, highest))
 
 
 def _turned(factors: JacobianFactors, at: Branch, log_size: Array, angles: np.ndarray) -> Branch:
     """Solutions after a step of Newton's method at each of these arguments of λ."""
 
     def step(at, angle):
-        target = jax.lax.complex(log_size, jnp.broadcast_to(angle, log_size.shape))
+        target = complex_of(log_size, angle)
         return _step(factors, target, at), None
 
-    return jax.lax.scan(step, at, jnp.asarray(angles, log_size.dtype))[0]
+    at, _ = scan(step, at, np.asarray(angles, log_size.dtype))
+    return at
 
 
 class Axis(eqx.Module):
@@ -291,25 +294,25 @@ def negative_axis(factors: JacobianFactors) -> Axis:
     law = factors.law
     mass = law.mass_at_zero
     # The law with the most mass at zero decides how far s goes.
-    chosen = jnp.argmax(mass)
+    chosen = xp.argmax(mass)
     low, high = log_range(law)
     # With mass at zero, laws of the same mass cannot be told apart at smaller |w|, nor layers
     # with a skip connection where the differences of which s is the sum are lost.
     near = 40.0 if law.branch is None else 20.0
-    start = low[chosen] - jnp.where(mass[chosen] > 0, 25.0, near)
-    fraction = jnp.linspace(0, 1, _TABLE, dtype=low.dtype)
+    start = low[chosen] - xp.where(mass[chosen] > 0, 25.0, near)
+    fraction = xp.linspace(0, 1, _TABLE, dtype=low.dtype)
     y = (start + fraction * (high[chosen] + 30 - start))[None]
     nu = _real_nu(jax.tree.map(lambda table: table[chosen][None], law), y)[0]
     if law.branch is not None:
         # Where s is not monotone in w, the table is one of ν.
-        nu = jnp.where(law.branch[chosen] < 0, nu, near - fraction * (near + 40))
+        nu = xp.where(law.branch[chosen] < 0, nu, near - fraction * (near + 40))
         branch = negative_solution(factors, nu)
     else:
         if mass.size > 1:
-            y = jnp.where((jnp.arange(mass.size) == chosen)[:, None], y, _negative_places(law, nu))
+            y = xp.where((xp.arange(mass.size) == chosen)[:, None], y, _negative_places(law, nu))
         branch = Branch(_on_negative(y), as_complex(nu), None)
     # What rounding does not tell apart is made to increase.
-    return Axis(jax.lax.cummax(log_lambda(factors, branch).real), branch)
+    return Axis(running_max(log_lambda(factors, branch).real), branch)
 
 
 def negative_solution(factors: JacobianFactors, nu: Float[Array, "*points"]) -> Branch:
@@ -319,8 +322,8 @@ def negative_solution(factors: JacobianFactors, nu: Float[Array, "*points"]) -> 
     if law.branch is None:
         return Branch(omega, as_complex(nu), None)
     one, _ = _negative_parts(law, omega, nu)
-    safe = jnp.where(has_skip(law, one), jnp.clip(one, 1e-300, 1 - 1e-16), 0.5)
-    return Branch(omega, as_complex(nu), _on_negative(jnp.log1p(-safe) - jnp.log(safe)))
+    safe = xp.where(has_skip(law, one), xp.clip(one, 1e-300, 1 - 1e-16), 0.5)
+    return Branch(omega, as_complex(nu), _on_negative(xp.log1p(-safe) - xp.log(safe)))
 
 
 def _negative_parts(law: SlopeLaw, omega: Array, nu: Array) -> tuple[Array, Array]:
@@ -336,7 +339,7 @@ def _negative_places(law: SlopeLaw, nu: Float[Array, "*points"]) -> Float[Array,
     With a skip connection: where β (1 + β) = G² for m_a = m − β. Of the two sides' ratio over
     S_a, which rises with s_a, one falls and the other rises.
     """
-    start = jnp.zeros((law.square.shape[0], *nu.shape), nu.dtype)
+    start = xp.zeros((law.square.shape[0], *nu.shape), nu.dtype)
     low, high = (wide(end, start) + start for end in log_range(law))
 
     def too_far(y):
@@ -346,20 +349,20 @@ def _negative_places(law: SlopeLaw, nu: Float[Array, "*points"]) -> Float[Array,
         omega = _on_negative(y)
         one, other = _negative_parts(law, omega, nu)
         rest = look(law, omega).rest.real
-        more = 2 - wide(jnp.maximum(law.branch, 0.0), y)
-        above = (one > 0) & (one * other > jnp.exp(more * jnp.log(rest) - y))
-        return jnp.where(has_skip(law, y), above, plain)
+        more = 2 - wide(xp.maximum(law.branch, 0.0), y)
+        above = (one > 0) & (one * other > xp.exp(more * xp.log(rest) - y))
+        return xp.where(has_skip(law, y), above, plain)
 
-    return bisect(too_far, jnp.minimum(low, 0) - 120, jnp.maximum(high, 0) + 120)
+    return bisect(too_far, xp.minimum(low, 0) - 120, xp.maximum(high, 0) + 120)
 
 
 def _real_nu(law: SlopeLaw, y: Float[Array, "laws *points"]) -> Float[Array, "laws *points"]:
     seen = look(law, _on_negative(y))
-    return jnp.log(seen.below.real) - jnp.log(seen.rest.real)
+    return xp.log(seen.below.real) - xp.log(seen.rest.real)
 
 
 def _on_negative(y: Float[Array, "laws *points"]) -> Complex[Array, "laws *points"]:
-    return jax.lax.complex(y, jnp.full_like(y, math.pi))
+    return complex_of(y, xp.full_like(y, math.pi))
 
 
 def bisect(too_far: Callable[[Array], Array], low: Array, high: Array) -> Array:
@@ -369,9 +372,9 @@ def bisect(too_far: Callable[[Array], Array], low: Array, high: Array) -> Array:
         low, high = ends
         middle = (low + high) / 2
         beyond = too_far(middle)
-        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
+        return xp.where(beyond, low, middle), xp.where(beyond, middle, high)
 
-    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (low, high))
+    low, high = repeated(_HALVINGS, halve, (low, high))
     return (low + high) / 2
 
 
@@ -392,10 +395,10 @@ def solve(factors: JacobianFactors, axis: Axis, log_size: Float[Array, " points"
     From the negative axis, where they are found by monotone interpolation and Newton's method,
     they are followed around the half circle of constant |λ|.
     """
-    place = jnp.clip(jnp.searchsorted(axis.log_size, log_size), 1, _TABLE - 1)
+    place = xp.clip(xp.searchsorted(axis.log_size, log_size), 1, _TABLE - 1)
     left, right = axis.log_size[place - 1], axis.log_size[place]
-    fraction = (log_size - left) / jnp.where(right > left, right - left, 1.0)
-    fraction = as_complex(jnp.clip(fraction, 0.0, 1.0))
+    fraction = (log_size - left) / xp.where(right > left, right - left, 1.0)
+    fraction = as_complex(xp.clip(fraction, 0.0, 1.0))
 
     def between(table):
         part = fraction if table.ndim == 1 else fraction[None]
@@ -414,20 +417,20 @@ def solve_again(
 
 def _judged(factors: JacobianFactors, at: Branch, log_size: Array) -> Solution:
     found = respond(factors.law, at)
-    miss = jnp.abs(found.miss_place)
-    size = 1 + jnp.abs(at.nu)[None] + jnp.abs(at.omega)
+    miss = xp.abs(found.miss_place)
+    size = 1 + xp.abs(at.nu)[None] + xp.abs(at.omega)
     if at.partner is not None:
-        miss = miss + jnp.where(has_skip(factors.law, miss), jnp.abs(found.miss_omega), 0.0)
-        size = size + jnp.abs(at.partner)
+        miss = miss + xp.where(has_skip(factors.law, miss), xp.abs(found.miss_omega), 0.0)
+        size = size + xp.abs(at.partner)
     weight = wide(factors.count, miss)
-    rest = jnp.abs(log_lambda(factors, at) - as_complex(log_size))
-    rest = rest + jnp.sum(weight * miss, axis=0)
-    size = jnp.sum(weight * size, axis=0)
-    size = size + jnp.abs(factors.log_variance) + factors.gaussian
+    rest = xp.abs(log_lambda(factors, at) - as_complex(log_size))
+    rest = rest + xp.sum(weight * miss, axis=0)
+    size = xp.sum(weight * size, axis=0)
+    size = size + xp.abs(factors.log_variance) + factors.gaussian
     error = rest + 4 * epsilon(log_size) * size
     good = rest < 1e-6
     if at.partner is not None:
         places = log_lambda_of_sum(at.partner, at.nu[None]).imag
         inside = (places > -1e-6) & (places < math.pi + 1e-6)
-        good = good & jnp.all(inside | ~has_skip(factors.law, places), axis=0)
+        good = good & xp.all(inside | ~has_skip(factors.law, places), axis=0)
     return Solution(at, log_rate(factors, at.nu, found), error, good)

@@ -6,7 +6,7 @@ so S falls with x and is convex, and so is r, which is the mean of S from 0 to x
 |dS/dx| <= 2 (r − S)/x.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float
 
 from theory._activations import Componentwise
 from theory._architecture import Affine, Chain, Part, Pointwise
-from theory._arrays import Array, traced, xp
+from theory._arrays import Array, only_if, scan, traced, xp
 from theory._closed_forms import SinForm
 from theory._fixed_point import SHORTEST, LengthPoint, Turn, one_turn
 from theory._moment_integrals import epsilon, frozen, least
 from theory._roots import newton
-from theory._status import Estimate, Status, as_estimate, replace_where
+from theory._status import Estimate, Status, as_estimate, choose, replace_where
 
 _NEAR = 0.05
 """Errors of log x beyond which the root itself is solved for at the end of the error of r."""
@@ -49,6 +49,8 @@ class _Problem(eqx.Module):
     raised: Float[Array, ""]
     present: Bool[Array, ""]
     """Without a root nothing is solved for."""
+    needed: Bool[Array, ""]
+    """Whether anything is asked of the map at all."""
 
 
 class _Solved(eqx.Module):
@@ -103,46 +105,79 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
     `y` and `turn` are differentiable in the problem, by the implicit function theorem.
     """
     q = problem.q
-
-    def look(y, order, errors, raised):
-        turn, error = _turn(y, problem, order, errors)
-        value = _log_ratio(y, turn) + raised
-        # What is within its error of a root is one; where there is none, one step ends it.
-        done = ~problem.present | (xp.abs(value) <= _ratio_error(turn, error) / 4)
-        slope = xp.where(problem.present, _steepness(y, turn, q), 1.0)
-        return xp.where(done, 0.0, value), slope, (y, turn, error)
-
     # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
     lower, upper = (xp.log(xp.asarray(end, q.dtype)) for end in (least(q), 1.5))
+
+    def miss(y, turn):
+        return _log_ratio(y, turn) + problem.raised
+
+    def coarse(y):
+        turn, _ = _turn(y, problem, 3 * order // 4, False)
+        return miss(y, turn), _steepness(y, turn, q), None
+
     # Most steps are taken at a lower order and without errors, at a tenth of the cost.
-    coarse = lambda y: (*look(y, 3 * order // 4, False, problem.raised)[:2], None)
-    y, _ = newton(coarse, xp.full_like(q, -1.0), lower, upper, 1e-6)
-    fine = lambda y: look(y, order, True, problem.raised)
-    _, (y, turn, error) = newton(fine, y, lower, upper, 1e-13)
+    y, _ = newton(coarse, xp.full_like(q, -1.0), lower, upper, 1e-6, problem.present)
 
-    # Once more a little beside q, which shows how the root moves.
-    step = 1e-4
-    beside = eqx.tree_at(lambda p: p.q, problem, q * (1 + step))
-    there, _ = _turn(y, beside, order, False)
-    moved_r = xp.abs(_log_ratio(y, there) - _log_ratio(y, turn)) / step
-    slope_doubt = xp.abs(there.pair_slope - turn.pair_slope) / step * doubt
+    def seek(state, far):
+        """From near the root to it, and then (`far`) to the end of its error where that is wide:
+        in one loop, so that the turn is compiled once."""
+        asked = xp.where(far, state.wide, problem.needed)
+        if not traced(asked) and not asked:
+            return state, state.y
 
-    rest = xp.abs(_log_ratio(y, turn) + problem.raised)
-    rest = rest + 4 * epsilon(q)
-    wrong = _ratio_error(turn, error) + moved_r * doubt + rest
-    known = xp.isfinite(wrong)
-    below = wrong / xp.abs(_steepness(y, turn, q))
-    wide = problem.present & known & ~(below <= _NEAR)
+        def look(y):
+            turn, error = _turn(y, problem, order, True)
+            value, own = miss(y, turn), _ratio_error(turn, error)
+            # What is within its error of a root is one; where there is none, one step ends it.
+            done = ~problem.present | (xp.abs(value) <= own / 4)
+            # The error of r may be larger there.
+            end = value + xp.maximum(state.wrong, own + state.moved * doubt)
+            slope = xp.where(problem.present, _steepness(y, turn, q), 1.0)
+            return xp.where(far, end, xp.where(done, 0.0, value)), slope, (y, turn, error)
 
-    def further(y):  # with the error of r there, which may be larger
-        turn, error = _turn(y, problem, order, True)
-        doubts = xp.maximum(wrong, _ratio_error(turn, error) + moved_r * doubt)
-        return _log_ratio(y, turn) + problem.raised + doubts, _steepness(y, turn, q), None
+        y, seen = newton(look, state.y, lower, upper, xp.where(far, 1e-3, 1e-13), asked)
+        first = asked & ~far
+        return choose(first, judge(*seen, first & problem.present), state), y
 
-    beyond, _ = newton(further, y, lower, upper, 1e-3, wide)
-    above = xp.where(wide, beyond + 1e-2 - y, (1 + 2 * _NEAR) * below)
-    above = xp.where(known, above, upper - y)
-    return _Solved(y, turn, error, above, below, slope_doubt)
+    def judge(y, turn, error, there_is_one):
+        # Once more a little beside q, which shows how the root moves.
+        step = 1e-4
+        beside = eqx.tree_at(lambda p: p.q, problem, q * (1 + step))
+        there = only_if(there_is_one, lambda: _turn(y, beside, order, False)[0])
+        there = choose(there_is_one, there, turn)
+        moved = xp.abs(_log_ratio(y, there) - _log_ratio(y, turn)) / step
+        slope_doubt = xp.abs(there.pair_slope - turn.pair_slope) / step * doubt
+        rest = xp.abs(miss(y, turn)) + 4 * epsilon(q)
+        wrong = _ratio_error(turn, error) + moved * doubt + rest
+        below = wrong / xp.abs(_steepness(y, turn, q))
+        wide = problem.present & xp.isfinite(wrong) & ~(below <= _NEAR)
+        return _Judged(y, turn, error, slope_doubt, wrong, moved, below, wide)
+
+    # Numbers that do no harm where nothing is asked for.
+    none, one = xp.zeros_like(q), xp.ones_like(q)
+    turn, error = Turn(one, one, one, one), Turn(none, none, none, none)
+    start = _Judged(y, turn, error, none, none, none, none, none > 0)
+    found, ends = scan(seek, start, np.array([False, True]))
+    above = xp.where(found.wide, ends[1] + 1e-2 - found.y, (1 + 2 * _NEAR) * found.below)
+    above = xp.where(xp.isfinite(found.wrong), above, upper - found.y)
+    return _Solved(found.y, found.turn, found.error, above, found.below, found.slope_doubt)
+
+
+class _Judged(NamedTuple):
+    """What is known at one y."""
+
+    y: Array
+    turn: Turn
+    error: Turn
+    slope_doubt: Array
+    wrong: Array
+    """Of log r."""
+    moved: Array
+    """|∂ log r/∂ log q|."""
+    below: Array
+    """How far below y the root may be."""
+    wide: Array
+    """Whether that is far."""
 
 
 @_solve_differentiably.def_jvp
@@ -200,7 +235,9 @@ def stable_correlation(
     one, chaotic = told & (chi < 1) & (noise == 0), (told & (chi > 1)) | (noise > 0)
     open_ = ~one & ~chaotic
     raised = frozen(xp.where(open_ & xp.isfinite(chi_error), xp.log1p(chi_error), 0.0))
-    problem = _Problem(body, q, noise, raised, chaotic | (open_ & ~zero))
+    finite = xp.isfinite(point.length.value)
+    present = finite & (chaotic | (open_ & ~zero))
+    problem = _Problem(body, q, noise, raised, present, present | (finite & zero))
 
     found = _solved(problem, order=order, doubt=doubt)
     x, turn = xp.exp(found.y), found.turn
@@ -229,7 +266,7 @@ def stable_correlation(
     slope, slope_error = xp.where(one, chi, slope), xp.where(one, chi_error, slope_error)
     x_error, slope_error = frozen((x_error, slope_error))
 
-    absent = (~chaotic & zero & ~moves) | ~xp.isfinite(point.length.value)
+    absent = (~chaotic & zero & ~moves) | ~finite
     settled = CorrelationPoint(
         as_estimate(1 - x, x_error, tolerance, 1.0),
         as_estimate(x, x_error, tolerance),

@@ -107,7 +107,8 @@ def phase_diagram(
         False leaves out c* and ξ_c and all their integrals over two variables: phase, q*, χ,
         λ and ξ_q then take a twentieth of the time.
     progress
-        Called with (points done, points in all).
+        Called with (points done, points in all): with 0 while programs compile, which leaves
+        a processor to other threads.
 
     Returns
     -------
@@ -246,6 +247,8 @@ def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> 
     block = min(_BLOCK, size)
     starts = range(0, size, block)
     one = lambda first: jax.tree.map(np.asarray, run(_block_of(flat, first, block)))
+    if progress is not None:
+        progress(0, size)
     pieces = [one(starts[0])]
     with ThreadPoolExecutor(cores()) as pool:
         for piece in pool.map(one, starts[1:]):
@@ -276,25 +279,34 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         return jax.tree.map(np.asarray, done)
 
     with ThreadPoolExecutor(cores()) as pool:
-        # While what comes first is traced, compiled and run, what comes after it compiles, at
-        # the order that most diagrams need. The other blocks then run side by side.
+        # Both compile side by side, what comes last at the order that most diagrams need; and
+        # so the blocks run.
         likely = max(_ORDERS[0][1], _KINKED if kinked else 0)
-        nowhere = _nowhere(block)
-        lowered = complete_from.lower(build, points(starts[0]), nowhere, tolerance, likely)
-        ahead = pool.submit(lowered.compile)
+        one, nowhere = points(starts[0]), _nowhere(block)
+        ahead = pool.submit(complete_from.lower(build, one, nowhere, tolerance, likely).compile)
+        first = pool.submit(find.lower(build, one, start, tolerance).compile)
+        if progress is not None:
+            progress(0, size)
+        importlib.import_module("xarray")  # which takes a second
+        first.result()
         reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
-        lengths = [np.asarray(r.point.length.value) for r in reached]
-        longest = max((np.max(q[np.isfinite(q)], initial=0.0) for q in lengths), default=0.0)
+        longest = max(map(_longest, reached))
         order = next(order for bound, order in _ORDERS if longest <= bound)
         order = max(order, _KINKED if kinked else 0)
         ahead.result()
-        pool.submit(importlib.import_module, "xarray")  # which takes a second
         pieces = [finish(starts[0], reached[0], order)]
         for piece in pool.map(functools.partial(finish, order=order), starts[1:], reached[1:]):
             pieces.append(piece)
             if progress is not None:
                 progress(min(len(pieces) * block, size), size)
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
+
+
+def _longest(reached: Attractor) -> float:
+    """The longest length from which a correlation is solved for: where χ may be above 1."""
+    q, chi = np.asarray(reached.point.length.value), reached.point.slope
+    open_ = np.isfinite(q) & ~(np.asarray(chi.value) + np.asarray(chi.error) < 1)
+    return np.max(q[open_], initial=0.0)
 
 
 def _nowhere(block: int) -> Attractor:

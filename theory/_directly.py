@@ -12,21 +12,24 @@ from theory._arrays import on_host, to_jax
 from theory._compiled import hasty_jit, inside_another
 
 
-def directly(fn: Callable) -> Any:
-    """The function of one network, or one activation, without a compiler where that is known to
-    work, and compiled by `hasty_jit` elsewhere: inside other programs, under derivatives, and for
-    what is not written for NumPy."""
-    program = hasty_jit(fn)
+def directly_if(few: Callable[..., bool], compiled: Callable[[Callable], Any]) -> Any:
+    """A decorator: the function without a compiler where its arguments are `few`, and compiled
+    elsewhere, as inside other programs and under derivatives."""
 
-    @functools.wraps(fn)
-    def call(network: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_simple(network) or inside_another((network, args, kwargs)):
-            return program(network, *args, **kwargs)
-        return on_numpy(functools.partial(fn, **on_host(kwargs)), network, *args)
+    def decorate(fn: Callable) -> Any:
+        program = compiled(fn)
 
-    whole: Any = call
-    whole.program = program
-    return whole
+        @functools.wraps(fn)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if inside_another((args, kwargs)) or not few(*args, **kwargs):
+                return program(*args, **kwargs)
+            return on_numpy(functools.partial(fn, **on_host(kwargs)), *args)
+
+        whole: Any = call
+        whole.program = program
+        return whole
+
+    return decorate
 
 
 def on_numpy(fn: Callable, *args: Any) -> Any:
@@ -56,3 +59,7 @@ def is_simple(network: Any, *, lengths: bool = True) -> bool:
             return not lengths or network.kind == "rms"
         case _:
             return False
+
+
+directly = directly_if(lambda network, *_, **__: is_simple(network), hasty_jit)
+"""For functions of one network, or one activation."""

@@ -33,11 +33,13 @@ from theory._architecture import (
     check_variance,
     components,
 )
-from theory._arrays import Array
+from theory._arrays import Array, each, xp
+from theory._compiled import compiled, hasty_options, inside_another
+from theory._directly import is_simple, on_numpy
 from theory._interpret import Reading, Stacked, interpret
 from theory._jumps import check_no_jump
 from theory._linear import is_linear, is_piecewise_linear
-from theory._mean_field import MeanField
+from theory._mean_field import MeanField, depth_of
 from theory._moment_integrals import epsilon, features, floored, grading
 from theory._moments import (
     PostActivation,
@@ -46,6 +48,7 @@ from theory._moments import (
     log_tangent,
     per_component,
 )
+from theory._nodes import elementwise
 from theory._precision import cast, needs_float64
 from theory._quadrature import Resolution, half_line
 from theory._radial_moments import chi_nodes
@@ -68,28 +71,28 @@ class SlopeLaw(eqx.Module):
     @property
     def mass_at_zero(self) -> Float[Array, "*laws"]:
         """Of the singular values of the layer."""
-        mass = jnp.sum(jnp.where(self.square == 0, self.probability, 0.0), axis=-1)
-        return mass if self.branch is None else jnp.where(self.branch < 0, mass, 0.0)
+        mass = xp.sum(xp.where(self.square == 0, self.probability, 0.0), axis=-1)
+        return mass if self.branch is None else xp.where(self.branch < 0, mass, 0.0)
 
     @property
     def mass_below(self) -> Float[Array, "*laws"]:
         """The probability of a D² too small to be held, not counting zeros."""
         tiny = (self.square > 0) & (self.square <= 1.001 * _least(self.square, _ROOM))
-        mass = jnp.sum(jnp.where(tiny, self.probability, 0.0), axis=-1)
-        return mass if self.branch is None else jnp.where(self.branch < 0, mass, 0.0)
+        mass = xp.sum(xp.where(tiny, self.probability, 0.0), axis=-1)
+        return mass if self.branch is None else xp.where(self.branch < 0, mass, 0.0)
 
     @property
     def mean(self) -> Float[Array, "*laws"]:
         """Of the squared singular values of the layer, without its weights if it has no skip
         connection."""
-        mean = jnp.sum(self.probability * self.square, axis=-1)
-        return mean if self.branch is None else jnp.where(self.branch < 0, mean, 1 + mean)
+        mean = xp.sum(self.probability * self.square, axis=-1)
+        return mean if self.branch is None else xp.where(self.branch < 0, mean, 1 + mean)
 
     def padded(self, nodes: int) -> "SlopeLaw":
         """The same law on more nodes, of probability zero."""
         width = [(0, 0)] * (self.square.ndim - 1) + [(0, nodes - self.square.shape[-1])]
-        square = jnp.pad(self.square, width, mode="edge")
-        return SlopeLaw(square, jnp.pad(self.probability, width), self.branch)
+        square = xp.pad(self.square, width, mode="edge")
+        return SlopeLaw(square, xp.pad(self.probability, width), self.branch)
 
 
 def constant_slopes(activation: Componentwise) -> bool:
@@ -108,7 +111,7 @@ def constant_slopes(activation: Componentwise) -> bool:
     ends = [-np.inf, *kinks, np.inf]
     with jax.ensure_compile_time_eval():
         generic = jax.tree.map(
-            lambda leaf: jnp.full(leaf.shape, 0.37, leaf.dtype) if eqx.is_array(leaf) else leaf,
+            lambda leaf: xp.full(leaf.shape, 0.37, leaf.dtype) if eqx.is_array(leaf) else leaf,
             activation,
         )
         for low, high in itertools.pairwise(ends):
@@ -116,10 +119,14 @@ def constant_slopes(activation: Componentwise) -> bool:
             places = places[(places > low) & (places < high)]
             if np.isfinite(high - low):
                 places = np.concatenate([places, np.linspace(low, high, 4003)[1:-1]])
-            _, slope = generic.with_slope(jnp.asarray(places, jnp.result_type(float)))
+            _, slope = generic.with_slope(xp.asarray(places, jnp.result_type(float)))
             if isinstance(slope, Tracer) or np.any(np.asarray(slope) != slope[0]):
                 return False
     return True
+
+
+def _normal_below(_: None, z: Array) -> tuple[Array]:
+    return (jax.scipy.special.ndtr(z),)
 
 
 def _atoms(activation: Componentwise, root: Float[Array, ""]) -> SlopeLaw:
@@ -127,14 +134,15 @@ def _atoms(activation: Componentwise, root: Float[Array, ""]) -> SlopeLaw:
     kinks = list(activation.kinks)
     middle = [(a + b) / 2 for a, b in itertools.pairwise(kinks)]
     inside = [kinks[0] - 1.0, *middle, kinks[-1] + 1.0] if kinks else [1.0]
-    _, slope = activation.with_slope(jnp.asarray(inside, root.dtype))
+    _, slope = activation.with_slope(xp.asarray(inside, root.dtype))
     # P(u > k), of the smaller tail, so that small probabilities keep their digits.
-    at = jnp.asarray(kinks, root.dtype) / root
-    end = jnp.zeros(1, root.dtype)
-    above = jnp.concatenate([end + 1, jax.scipy.special.ndtr(-at), end])
-    below = jnp.concatenate([end, jax.scipy.special.ndtr(at), end + 1])
+    at = xp.asarray(kinks, root.dtype) / root
+    end = xp.zeros(1, root.dtype)
+    tail = lambda at: elementwise(_normal_below, None, at)[0]
+    above = xp.concatenate([end + 1, tail(-at), end])
+    below = xp.concatenate([end, tail(at), end + 1])
     left = above[:-1] < 0.5
-    probability = jnp.where(left, above[:-1] - above[1:], below[1:] - below[:-1])
+    probability = xp.where(left, above[:-1] - above[1:], below[1:] - below[:-1])
     return SlopeLaw(slope**2, probability)
 
 
@@ -143,7 +151,7 @@ _ROOM = 45.0
 
 
 def _least(x: Array, room: float) -> float:
-    return math.exp(room) / float(jnp.finfo(x.dtype).max)
+    return math.exp(room) / float(np.finfo(x.dtype).max)
 
 
 def _squares(slope: Array, z: Array, places: Sequence[Any], room: float, sure: bool) -> Array:
@@ -156,16 +164,16 @@ def _squares(slope: Array, z: Array, places: Sequence[Any], room: float, sure: b
     """
     eps = epsilon(slope)
     least = _least(slope, room)
-    size = jnp.abs(slope)
-    above = [(z > jnp.asarray(place, z.dtype)).astype(int) for place in places]
-    piece = sum(above, jnp.zeros(z.shape, int))
-    fades = jnp.zeros(z.shape, bool)
+    size = xp.abs(slope)
+    above = [(z > xp.asarray(place, z.dtype)).astype(int) for place in places]
+    piece = sum(above, xp.zeros(z.shape, int))
+    fades = xp.zeros(z.shape, bool)
     for i in range(len(places) + 1):
         inside = piece == i
-        smallest = jnp.min(jnp.where(inside & (size > 0), size, jnp.inf))
-        largest = jnp.max(jnp.where(inside, size, 0))
+        smallest = xp.min(xp.where(inside & (size > 0), size, xp.inf))
+        largest = xp.max(xp.where(inside, size, 0))
         fades |= inside & (smallest < (eps if sure else 8) * eps * largest)
-    return jnp.where((size == 0) & ~fades, 0, jnp.maximum(slope * slope, least))
+    return xp.where((size == 0) & ~fades, 0, xp.maximum(slope * slope, least))
 
 
 def slope_law(
@@ -184,7 +192,7 @@ def slope_law(
     """
     check_no_jump(activation)
     known = {"room": _ROOM + 10 if check else _ROOM, "sure": not check}
-    root = jnp.sqrt(floored(length))
+    root = xp.sqrt(floored(length))
     match activation:
         case Componentwise():
             if constant_slopes(activation):
@@ -192,7 +200,7 @@ def slope_law(
             width = grading(activation.scale, root, how)
             z, weight = half_line(features(activation.kinks, root), width, how)
             if activation.parity is None:
-                z, weight = jnp.concatenate([z, -z]), jnp.concatenate([weight, weight])
+                z, weight = xp.concatenate([z, -z]), xp.concatenate([weight, weight])
             _, slope = activation.with_slope(root * z)
             square = _squares(slope, root * z, activation.places, **known)
             probability = weight
@@ -200,11 +208,11 @@ def slope_law(
             rho, weight = chi_nodes(activation, root, k, how)
             r = root * rho
             gains = [_squares(gain, r, activation.places, **known) for gain in activation.gains(r)]
-            square = jnp.concatenate(gains)
-            probability = jnp.concatenate([weight / k, weight * (1 - 1 / k)])
+            square = xp.concatenate(gains)
+            probability = xp.concatenate([weight / k, weight * (1 - 1 / k)])
         case _:
             assert_never(activation)
-    return SlopeLaw(square, probability / jnp.sum(probability))
+    return SlopeLaw(square, probability / xp.sum(probability))
 
 
 class _Weights(eqx.Module):
@@ -248,7 +256,7 @@ class _Factors(Reading[Any]):
         after, _ = MeanField().affine(node, state)
         variance = node.weights.variance
         gaussian = float(node.weights.distribution == "gaussian")
-        return after, _Weights(jnp.log(variance), jnp.full_like(variance, gaussian))
+        return after, _Weights(xp.log(variance), xp.full_like(variance, gaussian))
 
     def pointwise(self, node: Pointwise, state: PreActivation | PostActivation):
         after, _ = MeanField().pointwise(node, state)
@@ -266,11 +274,11 @@ class _Factors(Reading[Any]):
         """1/σ, but for the one or two directions of the layer that it takes out."""
         after, _ = MeanField().normalise(node, state)
         shrunk = (log_tangent(after.value) - log_tangent(state.value))[0]
-        return after, _Scale(shrunk, jnp.zeros_like(shrunk))
+        return after, _Scale(shrunk, xp.zeros_like(shrunk))
 
     def add(self, skip: Any, branch: Any):
         after, _ = MeanField().add(skip, branch)
-        return after, _Skip(jnp.ones((), jnp.result_type(float)))
+        return after, _Skip(xp.ones((), jnp.result_type(float)))
 
     def through_time(self, turn: Any, state: Any, steps: int):
         raise TypeError(
@@ -313,7 +321,7 @@ class JacobianFactors(eqx.Module):
         repeated.
         """
         check_variance("depth", depth)
-        depth = jnp.asarray(depth, self.count.dtype)
+        depth = xp.asarray(depth, self.count.dtype)
         return JacobianFactors(
             self.log_variance * depth,
             self.gaussian * depth,
@@ -323,10 +331,15 @@ class JacobianFactors(eqx.Module):
         )
 
 
+def work(factors: JacobianFactors, *points: Any) -> int:
+    """How many numbers one look at the laws takes, at each of some points."""
+    return math.prod((factors.law.square.size, *map(np.size, points)))
+
+
 def mass_unresolved(factors: JacobianFactors) -> Float[Array, ""]:
     """Quantiles below this fraction are bounded from above at most."""
     law = factors.law
-    return jnp.max(law.mass_at_zero) + jnp.sum(factors.count * law.mass_below)
+    return xp.max(law.mass_at_zero) + xp.sum(factors.count * law.mass_below)
 
 
 def checked(factors: JacobianFactors) -> JacobianFactors:
@@ -338,8 +351,8 @@ def by_both(fn: Callable[[JacobianFactors], Any], factors: JacobianFactors) -> t
     """A function of the factors by one rule and by the other, compiled once."""
     nodes = max(factors.law.square.shape[-1], factors.check.square.shape[-1])
     laws = (factors.law.padded(nodes), factors.check.padded(nodes))
-    stacked = jax.tree.map(lambda *tables: jnp.stack(tables), *laws)
-    found = jax.vmap(lambda law: fn(eqx.tree_at(lambda f: f.law, factors, law)))(stacked)
+    stacked = jax.tree.map(lambda *tables: xp.stack(tables), *laws)
+    found = each(lambda law: fn(eqx.tree_at(lambda f: f.law, factors, law)), stacked)
     one, other = (jax.tree.map(lambda a, i=i: a[i], found) for i in range(2))
     return one, other
 
@@ -386,22 +399,29 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
     needs_float64("jacobian_factors")
     if not isinstance(length, Tracer) and not (np.isfinite(length) and np.all(length >= 0)):
         raise ValueError(f"`length`: must be finite and at least 0; got {length}")
-    return _read(network, length, order)
+    if inside_another((network, length)):
+        return _joined_factors(_read(network, length, order))
+    if is_simple(network, lengths=False) and depth_of(network) <= _FEW:
+        return on_numpy(lambda *args: _joined_factors(_read(*args, order)), network, length)
+    return _joined_factors(compiled(_read, hasty_options)(network, length, order))
 
 
-def _read(network: Part, length: Any, order: int) -> JacobianFactors:
-    notes = _interpreted(network, length, order)
+_FEW = 200
+"""Layers up to which no program is compiled for them."""
+
+
+def _joined_factors(notes: Any) -> JacobianFactors:
     # Factors that are free of each other commute as far as the spectrum goes: the notes of
     # equal layers need not be kept in order.
     weights, slopes, branches = _sorted_notes(notes)
-    zero = jnp.zeros((), jnp.result_type(float))
-    log_variance = sum((jnp.sum(note.log_variance) for note in weights), zero)
-    gaussian = sum((jnp.sum(note.gaussian) for note in weights), zero)
+    zero = xp.zeros((), jnp.result_type(float))
+    log_variance = sum((xp.sum(note.log_variance) for note in weights), zero)
+    gaussian = sum((xp.sum(note.gaussian) for note in weights), zero)
     law, check = _joined([(note.law, note.check) for note in slopes], branches)
-    count = jnp.full(law.square.shape[0], 1.0, zero.dtype)
+    count = xp.full(law.square.shape[0], 1.0, zero.dtype)
     if not isinstance(law.square, Tracer):
         first, numbers = _distinct(law)
-        count = jnp.asarray(numbers, zero.dtype)
+        count = xp.asarray(numbers, zero.dtype)
         law, check = jax.tree.map(lambda table: table[first], (law, check))
     return JacobianFactors(log_variance, gaussian, count, law, check)
 
@@ -449,14 +469,14 @@ def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
             "`network`: residual branches that begin with a nonlinearity are not free of each "
             "other, and their spectrum is not predicted; branches that begin with an Affine are"
         )
-    one = jnp.ones((*weights[0].gaussian.shape, 1), weights[0].gaussian.dtype)
+    one = xp.ones((*weights[0].gaussian.shape, 1), weights[0].gaussian.dtype)
     linear = SlopeLaw(one, one)
     pair = (slopes[0].law, slopes[0].check) if slopes else (linear, linear)
-    variance = jnp.exp(sum((note.log_variance for note in weights), jnp.zeros(())))
+    variance = xp.exp(sum((note.log_variance for note in weights), xp.zeros(())))
     variance = math.prod((note.law.square[..., 0] for note in constant), start=variance)
-    gaussian = sum((note.gaussian for note in weights), jnp.zeros(()))
+    gaussian = sum((note.gaussian for note in weights), xp.zeros(()))
     # A branch that does nothing is one that does next to nothing.
-    scaled = lambda law: jnp.maximum(law.square * variance[..., None], 1e-200)
+    scaled = lambda law: xp.maximum(law.square * variance[..., None], 1e-200)
     one, other = (SlopeLaw(scaled(law), law.probability, gaussian) for law in pair)
     return one, other
 
@@ -464,7 +484,7 @@ def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
 def _joined(slopes: list[tuple], branches: list[tuple]) -> tuple[SlopeLaw, SlopeLaw]:
     """All laws by both rules, shape [laws, nodes]; without any, that of a linear layer."""
     if not slopes and not branches:
-        one = jnp.ones((1, 1), jnp.result_type(float))
+        one = xp.ones((1, 1), jnp.result_type(float))
         return SlopeLaw(one, one), SlopeLaw(one, one)
 
     def joined(laws):
@@ -477,30 +497,30 @@ def _joined(slopes: list[tuple], branches: list[tuple]) -> tuple[SlopeLaw, Slope
         ]
         nodes = max(square.shape[-1] for square, _ in tables)
         padded = [SlopeLaw(*table).padded(nodes) for table in tables]
-        law = jax.tree.map(lambda *all: jnp.concatenate(all), *padded)
+        law = jax.tree.map(lambda *all: xp.concatenate(all), *padded)
         if not branches:
             return law
         marks = [
-            (jnp.full(square.shape[0], -1.0) if law.branch is None else law.branch.reshape(-1))
+            (xp.full(square.shape[0], -1.0) if law.branch is None else law.branch.reshape(-1))
             for law, (square, _) in zip(laws, tables, strict=True)
         ]
-        return SlopeLaw(law.square, law.probability, jnp.concatenate(marks))
+        return SlopeLaw(law.square, law.probability, xp.concatenate(marks))
 
     pairs = [*slopes, *branches]
     return joined([one for one, _ in pairs]), joined([other for _, other in pairs])
 
 
-@eqx.filter_jit
-def _interpreted(network: Part, length: Any, order: int) -> Any:
+def _read(network: Part, length: Any, order: int) -> Any:
+    """The notes of every leaf."""
     dtype = jnp.result_type(float)
-    network, q = cast(network, dtype), jnp.asarray(length, dtype)
+    network, q = cast(network, dtype), xp.asarray(length, dtype)
     k = components(network)
-    moments = given_moments((q * jnp.eye(k, dtype=dtype))[None, None])
-    zero = jax.tree.map(jnp.zeros_like, moments)
+    moments = given_moments((q * xp.eye(k, dtype=dtype))[None, None])
+    zero = jax.tree.map(xp.zeros_like, moments)
     if begins_with_pointwise(network):
         state = PreActivation(moments, zero)
     else:
-        state = PostActivation(moments, zero, jnp.zeros((1, k), dtype))
+        state = PostActivation(moments, zero, xp.zeros((1, k), dtype))
     return interpret(network, _Factors(order), state)[1]
 
 

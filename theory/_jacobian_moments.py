@@ -7,12 +7,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from theory._architecture import Part, check_count
-from theory._arrays import Array
+from theory._arrays import Array, each, xp
 from theory._branch import log_lambda, negative_solution
+from theory._directly import directly_if
 from theory._interpret import along_depth, interpret
 from theory._jacobian import (
     SAFETY,
@@ -20,6 +21,7 @@ from theory._jacobian import (
     begins_with_pointwise,
     by_both,
     mass_unresolved,
+    work,
 )
 from theory._mean_field import MeanField, propagate
 from theory._moment_integrals import epsilon
@@ -28,66 +30,75 @@ from theory._precision import as_signals, cast, needs_float64, widest
 from theory._status import Estimate, Status, as_estimate, replace_where
 from theory._symmetry import generators, symmetry
 
+_FEW = 100
+"""Laws up to which no program is compiled, of a thousand nodes and points each."""
+
 
 def _times(a: Array, b: Array) -> Array:
     """The product of two power series."""
-    return jnp.convolve(a, b, precision="highest")[: a.size]
+    return xp.convolve(a, b, precision="highest")[: a.size]
+
+
+def _shifted(a: Array, places: int) -> Array:
+    """A power series times a power of its variable."""
+    return xp.concatenate([xp.zeros_like(a[:places]), a[: a.size - places]])
 
 
 def _power(a: Array, exponent: Any) -> Array:
     """A power of a series that begins with 1."""
-    out: list[Any] = [jnp.ones_like(a[0])]
+    out: list[Any] = [xp.ones_like(a[0])]
     for n in range(1, a.size):
         terms = [(exponent * j - (n - j)) * a[j] * out[n - j] for j in range(1, n + 1)]
         out.append(sum(terms[1:], terms[0]) / n)
-    return jnp.stack(out)
+    return xp.stack(out)
 
 
 def _moment_ratios(factors: JacobianFactors, order: int) -> tuple[Array, Array]:
     """log m_1 and m_k/m_1^k, k = 1 … order."""
     law = factors.law
-    mean = jnp.sum(law.probability * law.square, axis=1)
+    mean = xp.sum(law.probability * law.square, axis=1)
     layers = law.mean
     ratio = law.square / mean[:, None]
-    powers = jnp.stack([ratio**k for k in range(1, order + 1)], axis=1)
-    moments = jnp.sum(law.probability[:, None] * powers, axis=2)
-    one_more = jnp.zeros(order, mean.dtype).at[0].set(1.0).at[1:2].set(1.0)  # 1 + m
+    powers = xp.stack([ratio**k for k in range(1, order + 1)], axis=1)
+    moments = xp.sum(law.probability[:, None] * powers, axis=2)
+    one = np.asarray(np.arange(order) == 0, mean.dtype)
+    one_more = one + _shifted(one, 1)  # 1 + m
 
     def inverse(moments):
         """S of a law with mean 1: (1 + m)/m times the inverse of Σ_k μ_k z^k (Lagrange)."""
         chi = [_power(moments, -n)[n - 1] / n for n in range(1, order + 1)]
-        return _times(jnp.stack(chi), one_more)
+        return _times(xp.stack(chi), one_more)
 
     def with_skip(series, branch, layer):
         """S of 1 + a times its mean, from that of D² times its mean; see `theory._skip`."""
         chi = layer - 1
-        scale = chi ** jnp.arange(order, dtype=chi.dtype)
+        scale = chi ** xp.arange(order, dtype=chi.dtype)
         # β (1 + β) = G² = p (1 + χ p) χ S_a(χ p), with p = m_a/χ.
-        rest = _power(one_more * jnp.where(jnp.arange(order) == 1, chi, 1.0), 1 - branch)
+        rest = _power(one_more * xp.where(xp.arange(order) == 1, chi, 1.0), 1 - branch)
         right = _times(series * scale, rest)
-        ratio = jnp.zeros(order, chi.dtype)  # p/β as a series in β
+        ratio = xp.zeros(order, chi.dtype)  # p/β as a series in β
         for k in range(1, order + 1):
             term = _power(one_more, float(k)) * _power(right, -float(k))[k - 1] / k
-            ratio = ratio.at[k - 1 :].add(term[: order - k + 1])
-        ratio = (chi * ratio).at[0].add(1.0) / layer  # m/β
-        back = jnp.stack([_power(ratio, -float(k))[k - 1] / k for k in range(1, order + 1)])
-        back = back / layer ** jnp.arange(order, dtype=chi.dtype)  # β/m as a series in m
-        more = jnp.zeros(order, chi.dtype).at[1:].set(back[:-1] / layer).at[0].set(1.0)
+            ratio = ratio + _shifted(term, k - 1)
+        ratio = (one + chi * ratio) / layer  # m/β
+        back = xp.stack([_power(ratio, -float(k))[k - 1] / k for k in range(1, order + 1)])
+        back = back / layer ** xp.arange(order, dtype=chi.dtype)  # β/m as a series in m
+        more = one + _shifted(back / layer, 1)
         return _times(_times(back, more), _power(one_more, -1.0))
 
-    each = jax.vmap(inverse)(moments)
+    series = each(inverse, moments)
     if law.branch is not None:
-        branch = jnp.maximum(law.branch, 0.0)
-        skipped = jax.vmap(with_skip)(each, branch, jnp.where(law.branch < 0, 2.0, layers))
-        each = jnp.where(law.branch[:, None] < 0, each, skipped)
+        branch = xp.maximum(law.branch, 0.0)
+        skipped = each(with_skip, series, branch, xp.where(law.branch < 0, 2.0, layers))
+        series = xp.where(law.branch[:, None] < 0, series, skipped)
     # log S adds up: S = exp(−Σ …) as a power with the number of layers.
-    each = jax.vmap(lambda series, count: _power(series, -count))(each, factors.count)
+    series = each(lambda one, count: _power(one, -count), series, factors.count)
     total = _power(one_more, factors.gaussian)
-    for series in each:
-        total = _times(total, series)
+    for of_layer in series:
+        total = _times(total, of_layer)
     total = _times(total, one_more)  # z = m/((1 + m) · 1/S), so m/z = (1 + m)/S
     ratios = [_power(total, float(k))[k - 1] / k for k in range(1, order + 1)]
-    return jnp.sum(factors.count * jnp.log(layers)) + factors.log_variance, jnp.stack(ratios)
+    return xp.sum(factors.count * xp.log(layers)) + factors.log_variance, xp.stack(ratios)
 
 
 class SpectrumMoments(eqx.Module):
@@ -102,19 +113,19 @@ class SpectrumMoments(eqx.Module):
     def values(self) -> Estimate:
         """m_k = m_1^k (m_k/m_1^k) themselves, to a relative 1e-8; INFINITE where they overflow."""
         log, ratio = self.log_mean, self.ratios
-        k = jnp.arange(1, ratio.value.shape[-1] + 1, dtype=ratio.value.dtype)
+        k = xp.arange(1, ratio.value.shape[-1] + 1, dtype=ratio.value.dtype)
         each = lambda x: x[..., None] * k.reshape(*(1,) * x.ndim, -1)
-        value = jnp.exp(each(log.value)) * ratio.value
-        grown = jnp.expm1(each(log.error))
+        value = xp.exp(each(log.value)) * ratio.value
+        grown = xp.expm1(each(log.error))
         error = value * (grown + (1 + grown) * ratio.error / ratio.value)
         found = as_estimate(value, error, 1e-8)
         # Absent where m_1 is.
-        status = jnp.where(ratio.status > Status.INACCURATE, ratio.status, found.status)
+        status = xp.where(ratio.status > Status.INACCURATE, ratio.status, found.status)
         found = Estimate(value, error, status)
-        return replace_where(value == jnp.inf, Status.INFINITE, found)
+        return replace_where(value == xp.inf, Status.INFINITE, found)
 
 
-@eqx.filter_jit
+@directly_if(lambda factors, **_: factors.count.size <= _FEW, eqx.filter_jit)
 def jacobian_moments(
     factors: JacobianFactors, *, order: int = 4, tolerance: float = 1e-8
 ) -> SpectrumMoments:
@@ -137,17 +148,17 @@ def jacobian_moments(
     both = by_both(lambda factors: _moment_ratios(factors, order), factors)
     (log, ratios), (log_2, ratios_2) = both
     eps = epsilon(log)
-    size = jnp.sum(factors.count) + jnp.abs(factors.log_variance)
-    error = SAFETY * jnp.abs(log - log_2) + 4 * eps * (size + jnp.abs(log))
-    places = jnp.arange(1, order + 1, dtype=log.dtype)
-    spread = SAFETY * jnp.abs(ratios - ratios_2) + 32 * eps * places**2 * ratios
+    size = xp.sum(factors.count) + xp.abs(factors.log_variance)
+    error = SAFETY * xp.abs(log - log_2) + 4 * eps * (size + xp.abs(log))
+    places = xp.arange(1, order + 1, dtype=log.dtype)
+    spread = SAFETY * xp.abs(ratios - ratios_2) + 32 * eps * places**2 * ratios
     return SpectrumMoments(
-        as_estimate(log, error, tolerance, jnp.ones_like(log)),
+        as_estimate(log, error, tolerance, xp.ones_like(log)),
         as_estimate(ratios, spread, tolerance),
     )
 
 
-@eqx.filter_jit
+@directly_if(lambda factors, points, **_: work(factors, points) <= _FEW * 1000, eqx.filter_jit)
 def lyapunov_quantiles(
     factors: JacobianFactors, fractions: Float[Array, " fractions"], *, tolerance: float = 1e-8
 ) -> Estimate:
@@ -175,24 +186,24 @@ def lyapunov_quantiles(
     needs_float64("lyapunov_quantiles")
 
     def values(factors):
-        log_mean = jnp.sum(factors.count * jnp.log(factors.law.mean))
-        mass = jnp.max(factors.law.mass_at_zero)
+        log_mean = xp.sum(factors.count * xp.log(factors.law.mean))
+        mass = xp.max(factors.law.mass_at_zero)
 
         inner = (fractions > mass) & (fractions < 1)
-        safe = jnp.where(inner, fractions, (1 + mass) / 2)
-        nu = jnp.log1p(-safe) - jnp.log(safe)
+        safe = xp.where(inner, fractions, (1 + mass) / 2)
+        nu = xp.log1p(-safe) - xp.log(safe)
         log = log_lambda(factors, negative_solution(factors, nu)).real + nu
-        log = jnp.where(fractions == 1, log_mean + factors.log_variance, log)
-        return jnp.where(fractions <= mass, -jnp.inf, log) / 2
+        log = xp.where(fractions == 1, log_mean + factors.log_variance, log)
+        return xp.where(fractions <= mass, -xp.inf, log) / 2
 
     one, other = by_both(values, factors)
-    size = jnp.sum(factors.count) + jnp.abs(factors.log_variance)
-    rounding = 32 * epsilon(one) * (size + jnp.abs(one))
-    error = jnp.where(one == other, 0.0, SAFETY * jnp.abs(one - other))
-    error = error + jnp.where(jnp.isfinite(one), rounding, 0.0)
-    unresolved = jnp.isfinite(one) & (fractions <= mass_unresolved(factors))
-    error = jnp.where(unresolved, jnp.inf, error)
-    estimate = as_estimate(one, error, tolerance, jnp.ones_like(one))
+    size = xp.sum(factors.count) + xp.abs(factors.log_variance)
+    rounding = 32 * epsilon(one) * (size + xp.abs(one))
+    error = xp.where(one == other, 0.0, SAFETY * xp.abs(one - other))
+    error = error + xp.where(xp.isfinite(one), rounding, 0.0)
+    unresolved = xp.isfinite(one) & (fractions <= mass_unresolved(factors))
+    error = xp.where(unresolved, xp.inf, error)
+    estimate = as_estimate(one, error, tolerance, xp.ones_like(one))
     return replace_where(~((fractions >= 0) & (fractions <= 1)), Status.INVALID, estimate)
 
 
@@ -226,15 +237,15 @@ def goldstone_gains(network: Part, inputs: Float[Array, "1 width k"] | Moments) 
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
     inputs = cast(inputs, widest(network, inputs))
     before = inputs if isinstance(inputs, Moments) else signal_moments(inputs)
-    basis = jnp.asarray(generators(network), before.covariance.dtype)
+    basis = xp.asarray(generators(network), before.covariance.dtype)
     if begins_with_pointwise(network):
-        state = PreActivation(before, jax.tree.map(jnp.zeros_like, before))
+        state = PreActivation(before, jax.tree.map(xp.zeros_like, before))
         after = along_depth(interpret(network, MeanField(), state)[1])
     else:
         after = propagate(network, inputs)
-    measure = lambda m: jnp.einsum("aji,ajk,ki->a", basis, basis, m, precision="highest")
+    measure = lambda m: xp.einsum("aji,ajk,ki->a", basis, basis, m, precision="highest")
     start = measure(before.covariance[0, 0])
     value = measure(after.value.covariance[-1, 0, 0]) / start
-    size = jnp.einsum("aji,ajk->aik", jnp.abs(basis), jnp.abs(basis), precision="highest")
-    error = jnp.einsum("aik,ki->a", size, after.error.covariance[-1, 0, 0], precision="highest")
+    size = xp.einsum("aji,ajk->aik", xp.abs(basis), xp.abs(basis), precision="highest")
+    error = xp.einsum("aik,ki->a", size, after.error.covariance[-1, 0, 0], precision="highest")
     return as_estimate(value, error / start, 1e-8)

@@ -386,7 +386,7 @@ def propagate(
     steps = time_steps(network)
     if inside_another((network, inputs)):
         return _propagated(network, inputs, order, steps)
-    pairs = _pairs(inputs) * max(_depth(network), 1)
+    pairs = _pairs(inputs) * max(depth_of(network), 1)
     if pairs <= _FEW and is_simple(network, lengths=False):
         return on_numpy(_propagated, network, inputs, order, steps)
     return compiled(_propagated, light_options)(network, inputs, order, steps)
@@ -403,15 +403,15 @@ def _pairs(inputs: Array | Moments) -> int:
     return n * k * (n * k - 1) // 2
 
 
-def _depth(network: Part) -> int:
+def depth_of(network: Part) -> int:
     """How many turns the parts of a network take in all."""
     match network:
         case Chain(parts=parts):
-            return sum(map(_depth, parts))
+            return sum(map(depth_of, parts))
         case Residual(branch=branch):
-            return _depth(branch)
+            return depth_of(branch)
         case Repeat(body=body, depth=depth):
-            return depth * max(_depth(body), 1)
+            return depth * max(depth_of(body), 1)
         case Pointwise():
             return 1
         case _:

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float, Int
 from theory._arrays import Array, stop_gradient, traced, while_loop, xp
 
 _STEPS = 30
+_STEP = 1e-4
+"""Between the points of a difference that stands for a derivative; it makes a step of Newton's
+method shorter or longer by its square."""
 
 
 def newton(
@@ -131,19 +134,18 @@ def bracketed_root(
 
 
 def _bracketed(fn, args, start, lower, upper, present, rises) -> Float[Array, ""]:
-    """The same for arrays of NumPy, by Brent's method."""
+    """The same for arrays of NumPy."""
     if not present:
         return start
-    at: Any = lambda y: fn(np.float64(y), args)
+    at = lambda y: fn(y, args)
     places = (start, lower, upper)
     values = [at(y) for y in places]
     if not values[1] * values[2] < 0:
         # Rounding moved a node past the root; the caller sees the residual.
         return places[int(np.argmin(np.abs(values)))]
-    from scipy import optimize  # which takes a while to import
-
-    find: Any = optimize.brentq
-    return np.float64(find(at, lower, upper, xtol=1e-15, rtol=1e-15))  # type: ignore[return-value]
+    slope = lambda y: (at(y + _STEP) - at(y - _STEP)) / (2 * _STEP)
+    look = lambda y: (at(y), slope(y), None)
+    return newton(look, start, lower, upper, 1e-9, True, rises)[0]
 
 
 def cubic(fa: Array, fb: Array, da: Array, db: Array) -> Callable[[Array], tuple[Array, Array]]:

@@ -18,42 +18,40 @@ finite von Neumann algebra, proposition 3.5; Haagerup and Larsen (2000), for S o
 import math
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Complex, Float
 
-from theory._arrays import Array
+from theory._arrays import Array, complex_of, xp
 
 
 def softplus(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """log(1 + e^ν) = −log(1 − s)."""
     positive = nu.real > 0
-    small = jnp.where(positive, -nu, nu)
-    grown = jnp.exp(small)
-    log = jnp.where(_cancels(grown), jnp.log(_one_more(small)), jnp.log1p(grown))
-    return jnp.where(positive, nu + log, log)
+    small = xp.where(positive, -nu, nu)
+    grown = xp.exp(small)
+    log = xp.where(_cancels(grown), xp.log(_one_more(small)), xp.log1p(grown))
+    return xp.where(positive, nu + log, log)
 
 
 def share(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """s = e^ν/(1 + e^ν)."""
     positive = nu.real > 0
-    small = jnp.where(positive, -nu, nu)
-    grown = jnp.exp(small)
-    whole = jnp.where(_cancels(grown), _one_more(small), 1 + grown)
-    return jnp.where(positive, 1 / whole, grown / whole)
+    small = xp.where(positive, -nu, nu)
+    grown = xp.exp(small)
+    whole = xp.where(_cancels(grown), _one_more(small), 1 + grown)
+    return xp.where(positive, 1 / whole, grown / whole)
 
 
 def _cancels(grown: Complex[Array, "*points"]) -> Array:
     """Where 1 + e^ν loses digits."""
-    return jnp.abs(1 + grown) < 0.5
+    return xp.abs(1 + grown) < 0.5
 
 
 def _one_more(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
     """1 + e^ν, with all digits of what is left close to ν = ±iπ."""
-    half = (nu.imag - jnp.where(nu.imag > 0, math.pi, -math.pi)) / 2
-    size, sine = jnp.exp(nu.real), jnp.sin(half)
-    real = 2 * sine * sine * size - jnp.expm1(nu.real)
-    return jax.lax.complex(real, -jnp.sin(2 * half) * size)
+    half = (nu.imag - xp.where(nu.imag > 0, math.pi, -math.pi)) / 2
+    size, sine = xp.exp(nu.real), xp.sin(half)
+    real = 2 * sine * sine * size - xp.expm1(nu.real)
+    return complex_of(real, -xp.sin(2 * half) * size)
 
 
 class Sum(NamedTuple):
@@ -71,8 +69,8 @@ def summed(below: Array, rest: Array, partner: Array) -> Sum:
     """From s_a, 1 − s_a and log u."""
     one, other = share(1j * math.pi - partner), share(partner - 1j * math.pi)
     # The same twice, of smaller numbers.
-    first = jnp.abs(other) + jnp.abs(below) < jnp.abs(rest) + jnp.abs(one)
-    return Sum(below + one, jnp.where(first, other - below, rest - one), one, other)
+    first = xp.abs(other) + xp.abs(below) < xp.abs(rest) + xp.abs(one)
+    return Sum(below + one, xp.where(first, other - below, rest - one), one, other)
 
 
 def log_square(partner: Array) -> Array:
@@ -99,4 +97,4 @@ def angle_of_sum(
 
 def real_partner(log_square: Float[Array, "*points"]) -> Float[Array, "*points"]:
     """log u > 0 at λ > 0 outside of the spectrum; −log u is the other solution."""
-    return 2 * jnp.arcsinh(jnp.exp(-log_square / 2) / 2)
+    return 2 * xp.arcsinh(xp.exp(-log_square / 2) / 2)

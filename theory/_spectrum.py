@@ -8,12 +8,11 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 from theory._architecture import Part
-from theory._arrays import Array
+from theory._arrays import Array, put, running_max, while_loop, xp
 from theory._branch import (
     Axis,
     Branch,
@@ -27,6 +26,7 @@ from theory._branch import (
     solve_again,
     wide,
 )
+from theory._directly import directly_if
 from theory._edges import Edges, spectrum_edges
 from theory._jacobian import (
     SAFETY,
@@ -35,6 +35,7 @@ from theory._jacobian import (
     checked,
     jacobian_factors,
     mass_unresolved,
+    work,
 )
 from theory._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory._moment_integrals import epsilon
@@ -44,6 +45,8 @@ from theory._status import Estimate, Status, as_estimate, replace_where
 
 _CLOSER = 40
 """Steps towards a quantile; the last ones are of Newton's method."""
+_FEW_POINTS, _FEW_QUANTILES = 100_000, 10_000
+"""Points times nodes up to which no program is compiled."""
 
 
 class Distribution(eqx.Module):
@@ -74,16 +77,16 @@ def _read(
     s = share(at.branch.nu)
     # log s_i = x/2 has twice the density of x.
     density = 2 / math.pi * s.imag
-    slope = 2 / math.pi * jnp.abs(s * (1 - s) / at.rate)
-    rounding = epsilon(x) * (16 + 12 * jnp.sum(factors.count) + 12 * factors.gaussian)
+    slope = 2 / math.pi * xp.abs(s * (1 - s) / at.rate)
+    rounding = epsilon(x) * (16 + 12 * xp.sum(factors.count) + 12 * factors.gaussian)
     # Outside of the table there is nothing that could be told from rounding.
     first, last = axis.log_size[0], axis.log_size[-1]
     inside = (x >= first) & (x <= last)
-    beyond = jnp.where(x < first, jnp.max(factors.law.mass_at_zero), 1.0)
+    beyond = xp.where(x < first, xp.max(factors.law.mass_at_zero), 1.0)
     return _Points(
-        jnp.where(inside, density, 0.0),
-        jnp.where(inside, slope, 0.0),
-        jnp.where(inside, 1 - _above(factors, at.branch), beyond),
+        xp.where(inside, density, 0.0),
+        xp.where(inside, slope, 0.0),
+        xp.where(inside, 1 - _above(factors, at.branch), beyond),
         at.error,
         rounding,
         at.found | ~inside,
@@ -93,7 +96,7 @@ def _read(
 def _look_at(
     factors: JacobianFactors, axis: Axis, x: Float[Array, " points"]
 ) -> tuple[_Points, Solution]:
-    at = solve(factors, axis, jnp.clip(x, axis.log_size[0], axis.log_size[-1]))
+    at = solve(factors, axis, xp.clip(x, axis.log_size[0], axis.log_size[-1]))
     return _read(factors, axis, x, at), at
 
 
@@ -103,7 +106,7 @@ def _look_twice(
     """By both rules."""
     one, at = _look_at(factors, axis, x)
     other = checked(factors)
-    inner = jnp.clip(x, axis.log_size[0], axis.log_size[-1])
+    inner = xp.clip(x, axis.log_size[0], axis.log_size[-1])
     return one, _read(other, axis, x, solve_again(other, at.branch, inner))
 
 
@@ -120,13 +123,13 @@ def _above(factors: JacobianFactors, at: Branch) -> Float[Array, " points"]:
         gaussian = wide(law.branch, angle)  # type: ignore
         rest = log_of_rest(seen, at.omega)
         whole = angle_of_sum(angle, seen.below, rest, at.partner, at.nu[None], gaussian)
-        angle = jnp.where(has_skip(law, angle), whole, angle)
-    c, g = jnp.sum(factors.count), factors.gaussian
+        angle = xp.where(has_skip(law, angle), whole, angle)
+    c, g = xp.sum(factors.count), factors.gaussian
     total = (1 - c + g) * softplus(at.nu).imag - g * share(at.nu).imag
-    return (total + jnp.sum(wide(factors.count, angle) * angle, axis=0)) / math.pi
+    return (total + xp.sum(wide(factors.count, angle) * angle, axis=0)) / math.pi
 
 
-@eqx.filter_jit
+@directly_if(lambda factors, points, **_: work(factors, points) <= _FEW_POINTS, eqx.filter_jit)
 def singular_value_distribution(
     factors: JacobianFactors,
     log_singular_values: Float[Array, " points"],
@@ -169,38 +172,38 @@ def singular_value_distribution(
     one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
     singular, x = _is_singular(factors), 2 * log_singular_values
-    density = jnp.where(singular, jnp.inf, density)
+    density = xp.where(singular, xp.inf, density)
     doubt = _between_sums(factors, x, one.cumulative)
-    cumulative = jnp.where(singular, cumulative + doubt, cumulative)
+    cumulative = xp.where(singular, cumulative + doubt, cumulative)
     unresolved = mass_unresolved(factors)
-    below = jnp.where(one.cumulative < unresolved, unresolved - one.cumulative, 0.0)
-    cumulative = jnp.where(jnp.max(factors.law.mass_below) > 0, cumulative + below, cumulative)
+    below = xp.where(one.cumulative < unresolved, unresolved - one.cumulative, 0.0)
+    cumulative = xp.where(xp.max(factors.law.mass_below) > 0, cumulative + below, cumulative)
     found = one.found & other.found
     distribution = Distribution(
         _status(found, one.density, density, tolerance),
         _status(found, one.cumulative, cumulative, tolerance),
     )
-    return replace_where(jnp.isnan(log_singular_values), Status.INVALID, distribution)
+    return replace_where(xp.isnan(log_singular_values), Status.INVALID, distribution)
 
 
 def _is_singular(factors: JacobianFactors) -> Array:
     """Whether it is the law of a single layer, which stands on the nodes of a quadrature."""
-    singular = (factors.gaussian == 0) & (jnp.sum(factors.count) <= 1)
+    singular = (factors.gaussian == 0) & (xp.sum(factors.count) <= 1)
     if factors.law.branch is not None:
-        singular = singular & (jnp.max(factors.law.branch) < 0)
+        singular = singular & (xp.max(factors.law.branch) < 0)
     return singular
 
 
 def _sums(factors: JacobianFactors, law: SlopeLaw) -> tuple[Array, Array]:
     """The nodes of a single layer as log λ, in order, and the sums of their weights."""
-    share, size = (law.probability * factors.count[:, None]).ravel(), jnp.log(law.square).ravel()
-    rank = jnp.argsort(size)
-    return size[rank] + factors.log_variance, jnp.cumsum(share[rank])
+    share, size = (law.probability * factors.count[:, None]).ravel(), xp.log(law.square).ravel()
+    rank = xp.argsort(size)
+    return size[rank] + factors.log_variance, xp.cumsum(share[rank])
 
 
 def _are_atoms(here: Array, other: Array) -> Array:
     """Whether nodes are atoms: those stand where they are by both rules."""
-    return (here == other) | (jnp.abs(here - other) <= 64 * epsilon(here) * (1 + jnp.abs(here)))
+    return (here == other) | (xp.abs(here - other) <= 64 * epsilon(here) * (1 + xp.abs(here)))
 
 
 def _between_sums(factors: JacobianFactors, x: Array, cumulative: Array) -> Array:
@@ -209,14 +212,14 @@ def _between_sums(factors: JacobianFactors, x: Array, cumulative: Array) -> Arra
 
     def around(law):
         size, sums = _sums(factors, law)
-        place, sums = jnp.searchsorted(size, x), jnp.append(jnp.zeros(2, sums.dtype), sums)
-        at = jnp.stack([size[jnp.clip(place + step, 0, size.size - 1)] for step in (-1, 0)])
-        return sums[place], sums[jnp.minimum(place + 2, sums.size - 1)], at
+        place, sums = xp.searchsorted(size, x), xp.append(xp.zeros(2, sums.dtype), sums)
+        at = xp.stack([size[xp.clip(place + step, 0, size.size - 1)] for step in (-1, 0)])
+        return sums[place], sums[xp.minimum(place + 2, sums.size - 1)], at
 
     (low, high, here), (low_too, high_too, here_too) = map(around, (factors.law, factors.check))
-    least, most = jnp.minimum(low, low_too), jnp.maximum(high, high_too)
-    far = jnp.maximum(cumulative - least, most - cumulative)
-    return jnp.where(jnp.all(_are_atoms(here, here_too), axis=0), 0.0, far)
+    least, most = xp.minimum(low, low_too), xp.maximum(high, high_too)
+    far = xp.maximum(cumulative - least, most - cumulative)
+    return xp.where(xp.all(_are_atoms(here, here_too), axis=0), 0.0, far)
 
 
 def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Array:
@@ -225,32 +228,32 @@ def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Arra
 
     def around(law):
         size, sums = _sums(factors, law)
-        place = jnp.searchsorted(sums, fractions)
-        return (size[jnp.clip(place + step, 0, size.size - 1)] for step in (-1, 0, 1))
+        place = xp.searchsorted(sums, fractions)
+        return (size[xp.clip(place + step, 0, size.size - 1)] for step in (-1, 0, 1))
 
     (low, here, high), (low_too, here_too, high_too) = map(around, (factors.law, factors.check))
-    far = jnp.maximum(x - jnp.minimum(low, low_too), jnp.maximum(high, high_too) - x)
-    return jnp.where(_are_atoms(here, here_too), 0.0, far)
+    far = xp.maximum(x - xp.minimum(low, low_too), xp.maximum(high, high_too) - x)
+    return xp.where(_are_atoms(here, here_too), 0.0, far)
 
 
 def _point_errors(one: _Points, other: _Points) -> tuple[Array, Array]:
     """Of density and cumulative."""
     shift = one.slope * one.error
     # Near an edge the density is the root of the distance from it.
-    shift = jnp.minimum(shift, jnp.sqrt(2 * one.density * shift))
+    shift = xp.minimum(shift, xp.sqrt(2 * one.density * shift))
     # Where one of two oscillating differences vanishes, the other does not.
-    rules = jnp.abs(one.density - other.density) + jnp.abs(one.cumulative - other.cumulative)
+    rules = xp.abs(one.density - other.density) + xp.abs(one.cumulative - other.cumulative)
     density = SAFETY * rules + 2 * shift + epsilon(rules)
     return density, SAFETY * rules + one.density * one.error + one.rounding
 
 
 def _status(found: Array, value: Array, error: Array, tolerance: float) -> Estimate:
-    estimate = as_estimate(value, error, tolerance, jnp.ones_like(value))
-    status = jnp.where(found, estimate.status, jnp.int8(Status.NOT_CONVERGED))
-    return Estimate(value, jnp.where(found, error, jnp.inf), status)
+    estimate = as_estimate(value, error, tolerance, xp.ones_like(value))
+    status = xp.where(found, estimate.status, np.int8(Status.NOT_CONVERGED))
+    return Estimate(value, xp.where(found, error, xp.inf), status)
 
 
-@eqx.filter_jit
+@directly_if(lambda factors, points, **_: work(factors, points) <= _FEW_QUANTILES, eqx.filter_jit)
 def singular_value_quantiles(
     factors: JacobianFactors, fractions: Float[Array, " fractions"], *, tolerance: float = 1e-6
 ) -> Estimate:
@@ -280,40 +283,48 @@ def singular_value_quantiles(
     axis = negative_axis(factors)
     nodes = axis.log_size
     seen = _look_at(factors, axis, nodes)[0].cumulative
-    seen = jax.lax.cummax(seen.at[-1].set(1.0))
-    mass = jnp.max(factors.law.mass_at_zero)
-    place = jnp.clip(jnp.searchsorted(seen, fractions), 1, nodes.size - 1)
+    seen = running_max(put(seen, -1, 1.0))
+    mass = xp.max(factors.law.mass_at_zero)
+    place = xp.clip(xp.searchsorted(seen, fractions), 1, nodes.size - 1)
     low, high = nodes[place - 1], nodes[place]
 
-    def closer(turn, state):
-        low, high, x = state
+    def closer(state):
+        low, high, x, before, there, turn = state
         point, _ = _look_at(factors, axis, x)
         beyond = point.cumulative > fractions
-        low, high = jnp.where(beyond, low, x), jnp.where(beyond, x, high)
-        rate = jnp.where(point.density > 0, point.density, 1e-300)
-        new = x + 2 * (fractions - point.cumulative) / rate
-        # Newton's method where it stays in the bracket, which some of the first steps halve.
-        halves = (turn % 3 == 2) & (turn < _CLOSER // 2)
-        inside = (new > low) & (new < high) & ~halves
-        return low, high, jnp.where(inside, new, (low + high) / 2)
+        low, high = xp.where(beyond, low, x), xp.where(beyond, x, high)
+        rate = xp.where(point.density > 0, point.density, 1e-300)
+        left = fractions - point.cumulative
+        new = x + 2 * left / rate
+        # Newton's method where it stays in the bracket and gains by half.
+        halves = (xp.abs(left) > before / 2) & (xp.abs(left) > 1e-9)
+        # At the root rounding leads a little out of it.
+        room = 1e-12 * (1 + xp.abs(x))
+        inside = (new >= low - room) & (new <= high + room) & ~halves
+        new = xp.where(inside, xp.clip(new, low, high), (low + high) / 2)
+        new = xp.where(there, x, new)
+        # What is left of a short step of Newton's is its square.
+        short = (xp.abs(new - x) <= 1e-9 * (1 + xp.abs(x))) & (xp.abs(left) <= 1e-9)
+        return low, high, new, xp.abs(left), there | (inside & short), turn + 1
 
-    start = (low, high, (low + high) / 2)
-    _, _, x = jax.lax.fori_loop(0, _CLOSER, closer, start)
+    start = (low, high, (low + high) / 2, xp.full_like(low, xp.inf), xp.isnan(low), 0)
+    unfinished = lambda state: ~xp.all(state[4]) & (state[5] < _CLOSER)
+    _, _, x, *_ = while_loop(unfinished, closer, start)
     one, other = _look_twice(factors, axis, x)
     _, error = _point_errors(one, other)
-    error = (error + jnp.abs(one.cumulative - fractions)) / one.density
+    error = (error + xp.abs(one.cumulative - fractions)) / one.density
     # Between the atoms of a law there is no density; they are what the quantile is between.
     between = _between_nodes(factors, x, fractions)
-    error = jnp.where(_is_singular(factors), between + jnp.minimum(error, between), error)
-    error = jnp.where(fractions <= mass_unresolved(factors), jnp.inf, error)
+    error = xp.where(_is_singular(factors), between + xp.minimum(error, between), error)
+    error = xp.where(fractions <= mass_unresolved(factors), xp.inf, error)
     x, found = x / 2, one.found & other.found
     estimate = _status(found, x, error, tolerance)
-    none, sure = fractions <= mass, fractions <= jnp.max(factors.check.mass_at_zero)
-    zero = jnp.where(sure, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
+    none, sure = fractions <= mass, fractions <= xp.max(factors.check.mass_at_zero)
+    zero = xp.where(sure, np.int8(Status.OK), np.int8(Status.INACCURATE))
     estimate = Estimate(
-        jnp.where(none, -jnp.inf, estimate.value),
-        jnp.where(none, jnp.where(sure, 0.0, jnp.inf), estimate.error),
-        jnp.where(none, zero, estimate.status),
+        xp.where(none, -xp.inf, estimate.value),
+        xp.where(none, xp.where(sure, 0.0, xp.inf), estimate.error),
+        xp.where(none, zero, estimate.status),
     )
     return replace_where(~((fractions > 0) & (fractions < 1)), Status.INVALID, estimate)
 
@@ -350,15 +361,15 @@ def jacobian_spectrum(
     return spectrum_summary(factors, moments=moments)
 
 
-@eqx.filter_jit
+@directly_if(lambda factors, **_: factors.count.size == 1, eqx.filter_jit)
 def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
     """The same from the factors; map over them with `jax.vmap`."""
     needs_float64("spectrum_summary")
-    mass, other = (jnp.max(law.mass_at_zero) for law in (factors.law, factors.check))
+    mass, other = (xp.max(law.mass_at_zero) for law in (factors.law, factors.check))
     # Without any weights, or slopes, all singular values are zero and there is nothing else.
-    dead = (factors.log_variance == -jnp.inf) | (mass >= 1 - epsilon(mass))
-    mass, other = jnp.where(dead, 1.0, mass), jnp.where(dead, 1.0, other)
-    error = SAFETY * jnp.abs(mass - other) + epsilon(mass)
+    dead = (factors.log_variance == -xp.inf) | (mass >= 1 - epsilon(mass))
+    mass, other = xp.where(dead, 1.0, mass), xp.where(dead, 1.0, other)
+    error = SAFETY * xp.abs(mass - other) + epsilon(mass)
     edges, found = spectrum_edges(factors), jacobian_moments(factors, order=moments)
     edges, found = replace_where(dead, Status.ABSENT, (edges, found))
-    return Spectrum(factors, edges, found, as_estimate(mass, error, 1e-8, jnp.ones_like(mass)))
+    return Spectrum(factors, edges, found, as_estimate(mass, error, 1e-8, xp.ones_like(mass)))

@@ -108,6 +108,40 @@ def test_sectors(name, monkeypatch):
     assert_same(here, theory.sectors(body, length))
 
 
+NETWORKS = {
+    "Gaussian": theory.repeat(layer("tanh", 2.5, 0.05), 8),
+    "relu, orthogonal": theory.repeat(layer("relu", 2.0, weights="orthogonal"), 4),
+    "one layer": layer("tanh", 2.5, 0.05, weights="orthogonal"),
+    "residual": theory.repeat(
+        theory.Residual(
+            theory.Chain((theory.affine(1.0, 0.05), theory.Pointwise(TANH), theory.affine(0.5)))
+        ),
+        6,
+    ),
+    "two different": theory.Chain((layer("tanh", 2.5, 0.05), layer("erf", 2.5, 0.05))),
+    "units of O(4)": theory.repeat(units("tanh", 2.5, 0.05, components=4), 6),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "Gaussian" else pytest.param(name, marks=slow) for name in NETWORKS]
+)
+def test_spectra(name):
+    factors = theory.jacobian_factors(NETWORKS[name], 0.8)
+    compiled = jax.jit(lambda length: theory.jacobian_factors(NETWORKS[name], length))(0.8)
+    for here, there in zip(*map(jax.tree.leaves, (factors.law, compiled.law)), strict=True):
+        np.testing.assert_allclose(here, np.asarray(there)[: len(here)], rtol=1e-13)
+    readings = [
+        (theory.singular_value_quantiles, jnp.linspace(0.05, 0.95, 7)),
+        (theory.singular_value_distribution, jnp.linspace(-4.0, 2.0, 30)),
+        (theory.lyapunov_quantiles, jnp.linspace(0.0, 1.0, 5)),
+        (theory.spectrum_edges,),
+        (theory.jacobian_moments,),
+    ]
+    for read, *args in readings[: 1 if name == "Gaussian" else None]:
+        assert_same(read(factors, *args), read.program(factors, *args))
+
+
 @pytest.mark.parametrize(
     "network",
     [
