@@ -419,7 +419,7 @@ def _joined_factors(notes: Any) -> JacobianFactors:
     gaussian = sum((xp.sum(note.gaussian) for note in weights), zero)
     law, check = _joined([(note.law, note.check) for note in slopes], branches)
     count = xp.full(law.square.shape[0], 1.0, zero.dtype)
-    if not isinstance(law.square, Tracer):
+    if not any(isinstance(table, Tracer) for table in jax.tree.leaves(law)):
         first, numbers = _distinct(law)
         count = xp.asarray(numbers, zero.dtype)
         law, check = jax.tree.map(lambda table: table[first], (law, check))

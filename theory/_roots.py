@@ -21,7 +21,7 @@ def newton(
     start: Array,
     lower: Array,
     upper: Array,
-    accuracy: float,
+    accuracy: Array | float,
     present: Bool[Array, ""] | bool = True,
     rises: Bool[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Any]:

@@ -23,8 +23,8 @@ TANH = theory.activation("tanh")
 CRITICAL, BIAS, LENGTH = 1.76095463960674, 0.05, 0.570047881640764
 
 hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
-quantiles = hastily(theory.singular_value_quantiles)
-distribution = hastily(theory.singular_value_distribution)
+quantiles = theory.singular_value_quantiles
+distribution = theory.singular_value_distribution
 
 
 @hastily
@@ -37,7 +37,7 @@ def critical_turn(weights, variance=CRITICAL):
 
 
 def fixed_point(turn):
-    return hastily(theory.predict)(turn).length.value
+    return theory.predict(turn).length.value
 
 
 def fractions_below(turn, length, places, *, depth, width, replicas):

@@ -7,10 +7,8 @@ each of the equal layers, and −Im M/π the density of log λ (Pennington, Scho
 2018).
 """
 
-import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from scipy.optimize import minimize_scalar
 import theory
 from tests.honesty.campaign import Campaign
 from theory import activation
-from theory._compiled import hasty_options
 
 X = np.linspace(0, 10, 1201)
 W = np.exp(-X * X / 2) * np.where(X > 0, 2, 1)
@@ -127,7 +124,6 @@ def draw(rng, name):
     return q, variance, depth
 
 
-@functools.cache
 def program(name, weights):
     phi = activation(name, **GIVEN.get(name, {}))
 
@@ -139,7 +135,7 @@ def program(name, weights):
         edges = theory.spectrum_edges(factors)
         return law.density, law.cumulative, at, edges.log_upper
 
-    return jax.jit(numbers, compiler_options=hasty_options())
+    return numbers
 
 
 def campaign(cases, names=tuple(LAWS), seed=0):

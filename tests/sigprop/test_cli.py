@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.collections import QuadMesh
 from matplotlib.image import imread
 
 import sigprop
@@ -630,8 +630,7 @@ class TestPhaseDiagramFigure:
         (mesh,) = [c for c in panel.collections if isinstance(c, QuadMesh)]
         shown = np.ma.filled(mesh.get_array(), np.nan).reshape(2, 3).T
         np.testing.assert_allclose(shown, [[1 / 6, 2 / 6], [np.nan] * 2, [np.nan] * 2])
-        gaps = [c for c in panel.collections if type(c) is PolyCollection]
-        corners = [tuple(c.get_paths()[0].vertices[0]) for c in gaps]
+        corners = [tuple(gap.get_path().vertices[0]) for gap in panel.patches]
         # Cells reach half way to their neighbours.
         assert corners == [(1.5, -0.05), (1.5, 0.05), (3.0, -0.05), (3.0, 0.05)]
         (legend,) = figure.legends

@@ -128,18 +128,27 @@ NETWORKS = {
 )
 def test_spectra(name):
     factors = theory.jacobian_factors(NETWORKS[name], 0.8)
-    compiled = jax.jit(lambda length: theory.jacobian_factors(NETWORKS[name], length))(0.8)
-    for here, there in zip(*map(jax.tree.leaves, (factors.law, compiled.law)), strict=True):
-        np.testing.assert_allclose(here, np.asarray(there)[: len(here)], rtol=1e-13)
+    points = jnp.linspace(-4.0, 2.0, 30)
     readings = [
         (theory.singular_value_quantiles, jnp.linspace(0.05, 0.95, 7)),
-        (theory.singular_value_distribution, jnp.linspace(-4.0, 2.0, 30)),
+        (theory.singular_value_distribution, points),
         (theory.lyapunov_quantiles, jnp.linspace(0.0, 1.0, 5)),
         (theory.spectrum_edges,),
         (theory.jacobian_moments,),
     ]
     for read, *args in readings[: 1 if name == "Gaussian" else None]:
         assert_same(read(factors, *args), read.program(factors, *args))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_factors(name):
+    """Equal layers are joined where they are known, and have the same spectrum where not."""
+    points = jnp.linspace(-4.0, 2.0, 30)
+    joined = theory.jacobian_factors(NETWORKS[name], 0.8)
+    apart = jax.jit(lambda length: theory.jacobian_factors(NETWORKS[name], length))(0.8)
+    assert joined.count.size <= apart.count.size
+    assert_same(*(theory.singular_value_distribution(f, points) for f in (joined, apart)))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_two_close_fixed_points_are_told_apart():
     step = theory.componentwise(
         lambda z: 0.3 * jnp.tanh(z) + jnp.tanh((z / 3) ** 5), parity="odd", scale=0.5
     )
-    found = hastily(theory.fixed_points)(theory.layer(step, 9.0, 0.0))
+    found = theory.fixed_points(theory.layer(step, 9.0, 0.0))
     present = np.asarray(found.stability) != Stability.ABSENT
     q = np.asarray(found.length.value)[present]
     assert np.all(np.diff(q) > 0)
@@ -120,7 +120,7 @@ def test_correlation_fixed_point_of_erf_against_high_precision():
     q, c, xi = erf_in_high_precision(mp.mpf(2), mp.mpf(0.1))
     slope = mp.exp(-1 / xi)
     for phi in (theory.activation("erf"), _without_closed_form("erf")):
-        p = hastily(theory.predict)(theory.layer(phi, 2.0, 0.1))
+        p = theory.predict(theory.layer(phi, 2.0, 0.1))
         assert abs(p.length.value - float(q)) <= p.length.error < 1e-10
         assert abs(p.correlation.value - float(c)) <= p.correlation.error < 1e-10
         assert abs(p.correlation_slope.value - float(slope)) <= p.correlation_slope.error < 1e-10

@@ -160,7 +160,7 @@ def test_two_components_mix_only_where_the_weights_allow():
     """k = 2 with the identity table: component pairs follow the scalar recursion."""
     rng = np.random.default_rng(0)
     inputs = jnp.asarray(rng.normal(size=(2, 30, 2)))
-    propagate = hastily(theory.propagate)
+    propagate = theory.propagate
     law = theory.affine(1.4, 0.1, components=2)
     body = theory.Chain((theory.Pointwise(TANH), law))
     double = propagate(theory.Chain((law, theory.repeat(body, 4))), inputs).value

@@ -95,7 +95,7 @@ def test_profiles_that_rise_and_fall_have_several_fixed_points():
         )
         return weight_variance * integrate.quad(density, 0, 40, epsabs=1e-14, limit=200)[0] / k
 
-    found = hastily(theory.fixed_points)(
+    found = theory.fixed_points(
         body(k, weight_variance, phi=theory.radial(fn, scale=0.5, name="rise and fall"))
     )
     stability = [theory.Stability(int(s)).name for s in found.stability[:3]]
@@ -282,7 +282,7 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     gram[0, 0] = gram[1, 1] = np.eye(k)
     gram[0, 1], gram[1, 0] = c, c.T
     network = theory.feedforward(TANH, 2.25, 0.0, components=k, algebra=algebra, depth=60)
-    after = hastily(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
+    after = theory.propagate(network, theory.given_moments(jnp.asarray(gram)))
     cross = np.asarray(after.value.covariance[:, 0, 1])
     q = np.asarray(theory.length(after.value))[:, 0]
     u, s, vt = np.linalg.svd(cross / q[:, None, None])
@@ -298,14 +298,14 @@ def test_with_a_bias_the_rotation_of_two_inputs_decays_at_their_own_correlation(
     """1 − σ_b²/(q* c*) per layer: λ_A where the inputs merge (c* = 1), faster in chaos."""
     for w, b in ((2.25, 0.045), (1.3, 0.1)):
         turn = body(2, w, b, "complex")
-        point = hastily(theory.predict)(turn)
+        point = theory.predict(turn)
         angle = 0.3
         c = 0.9 * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         gram = np.zeros((2, 2, 2, 2))
         gram[0, 0] = gram[1, 1] = np.eye(2)
         gram[0, 1], gram[1, 0] = c, c.T
         network = theory.feedforward(TANH, w, b, components=2, algebra="complex", depth=400)
-        after = hastily(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
+        after = theory.propagate(network, theory.given_moments(jnp.asarray(gram)))
         skew = np.asarray(after.value.covariance)[:, 0, 1, 0, 1]
         expected = 1 - b / (point.length.value * point.correlation.value)
         np.testing.assert_allclose(skew[-1] / skew[-2], expected, rtol=1e-6)
@@ -318,7 +318,7 @@ def test_errors_of_pairs_grow_no_faster_than_the_network_lets_them(start):
     cross = start * np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
     gram = np.stack([np.stack([np.eye(3), cross]), np.stack([cross.T, np.eye(3)])])
     network = theory.feedforward(TANH, 2.25, 0.0, components=3, depth=200)
-    after = hastily(theory.propagate)(network, theory.given_moments(jnp.asarray(gram)))
+    after = theory.propagate(network, theory.given_moments(jnp.asarray(gram)))
     found = np.asarray(after.value.covariance)[:, 0, 1]
     error = np.asarray(after.error.covariance)[:, 0, 1]
     assert np.max(error) < 1e-6
@@ -336,7 +336,7 @@ def test_rounding_never_leads_inputs_out_of_what_is_possible():
     turns = 0.8 * np.arange(5)
     inputs = jnp.asarray(np.stack([x @ r(t).T for t in turns]))
     network = theory.feedforward(TANH, 2.25, components=2, algebra="complex", depth=1000)
-    after = hastily(theory.propagate)(network, inputs)
+    after = theory.propagate(network, inputs)
     found = np.asarray(after.value.covariance)
     error = np.asarray(after.error.covariance)
     q = found[:, :1, :1, :1, :1]
@@ -352,7 +352,7 @@ def test_rounding_never_leads_inputs_out_of_what_is_possible():
 def test_an_input_that_is_not_isotropic_becomes_so_and_says_what_it_costs():
     lopsided = jnp.diag(jnp.array([1.3, 0.7]))[None, None]
     network = theory.feedforward(TANH, 2.25, 0.0, components=2, depth=30)
-    after = hastily(theory.propagate)(network, theory.given_moments(lopsided))
+    after = theory.propagate(network, theory.given_moments(lopsided))
     own = np.asarray(after.value.covariance[:, 0, 0])
     bend = (own[:, 0, 0] - own[:, 1, 1]) / np.trace(own, axis1=1, axis2=2)
     assert np.all(np.diff(bend) < 0)
@@ -426,7 +426,7 @@ def test_tables_are_division_algebras():
 @pytest.mark.slow
 def test_predictions_of_equivariant_networks():
     """c* = 0 without bias, with the slope at which orientations are frozen; k = 1 is scalar."""
-    predict = hastily(theory.predict)
+    predict = theory.predict
     p = predict(body(2, 2.25))
     assert abs(p.correlation.value) <= p.correlation.error < 1e-11
     np.testing.assert_allclose(p.correlation_slope.value, 0.9565, atol=5e-5)
@@ -463,10 +463,10 @@ def test_one_component_stands_for_all_of_an_isotropic_unit(algebra):
 def test_64_components_are_as_accurate_as_one():
     turn = body(64, 2.25, 0.0, "complex")
     assert theory.symmetry(turn).group == "U(32)"
-    point = hastily(theory.predict)(turn)
+    point = theory.predict(turn)
     for name in ("length", "slope", "correlation", "correlation_slope", "depth_scale_correlation"):
         assert getattr(point, name).status == Status.OK, name
-    found = hastily(theory.sectors)(turn, point.length)
+    found = theory.sectors(turn, point.length)
     # large k: φ is g(√(k q)) z/√(k q), up to 1/k
     assert abs(found.goldstone.value - 1) <= found.goldstone.error < 1e-12
     assert point.slope.value == pytest.approx(float(found.trace.value), rel=1e-13)
