@@ -29,6 +29,7 @@ from theory import (
     interpret,
 )
 from theory._architecture import check_count
+from theory._compiled import one_program, plain_options
 from theory._powers import largest_exponent, norm, times_power
 from theory._precision import cast
 
@@ -218,6 +219,16 @@ def sample_exponents(
         )
     columns = count + len(a)
     explicit_weights = draws_matrices(explicit_weights, width, (1 + columns) * k * steps)
+    network = cast(network, x.dtype)
+    return _sampled(network, x, later, a, key, width, count, discard, explicit_weights, precision)
+
+
+@one_program(plain_options)
+def _sampled(
+    network, x, later, a, key, width, count, discard, explicit_weights, precision
+) -> Exponents:
+    _, width_in, k = x.shape
+    steps, columns = 1 + len(later), count + len(a)
     weights_key, frame_key = (jax.random.fold_in(key, i) for i in range(2))
     generic = jax.random.normal(frame_key, (1, width_in, k, count), x.dtype)
     tangents = jnp.concatenate([generic, _turned(a, x)], axis=-1)
@@ -231,7 +242,7 @@ def sample_exponents(
         whole = Signals(jnp.concatenate([x, later]), frame, jnp.zeros(steps, x.dtype))
         start = _Frame(whole, start.log_stretch, start.triangle)
     reading = _Following(FiniteNetwork(weights_key, width, None, precision, explicit_weights))
-    final, notes = interpret(cast(network, x.dtype), reading, start)
+    final, notes = interpret(network, reading, start)
 
     stretch = along_depth(notes)
     depth = len(stretch) - 1
@@ -253,8 +264,8 @@ def sample_exponents(
     size = jnp.linalg.norm(directions, axis=0)
     gone = size == 0  # too small for their type
     size = jnp.where(gone, 1, size)
-    before = norm(_turned(a, x).reshape(room + len(a), len(a)), 0)
-    units = np.sqrt((room + len(a)) / len(frame)).astype(x.dtype)
+    before = norm(_turned(a, x).reshape(width_in * k, len(a)), 0)
+    units = np.sqrt(width_in * k / len(frame)).astype(x.dtype)
     grown = jnp.log(size * units) + math.log(2) * power[0].astype(x.dtype) - jnp.log(before)
     expected = jnp.where(gone, jnp.nan, grown) / depth
     leading, own = frame[:, :count], frame[:, count:]

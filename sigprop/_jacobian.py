@@ -10,6 +10,7 @@ from sigprop._digits import subnormal, underflown_slopes
 from sigprop._graded import Graded, finish, generic_frame, start, step
 from sigprop._network import FiniteNetwork, Signals, sampled_inputs
 from theory import Affine, Componentwise, Normalise, Part, Pointwise, Reading, Status, interpret
+from theory._compiled import one_program, plain_options
 from theory._precision import cast
 
 
@@ -174,9 +175,14 @@ def sample_jacobian(
     """
     inputs = sampled_inputs(inputs)
     network = cast(network, inputs.dtype)
-    n, width_in, k = inputs.shape
-    if n != 1:
-        raise ValueError(f"`inputs`: a Jacobian is taken at one input; got {n}")
+    if len(inputs) != 1:
+        raise ValueError(f"`inputs`: a Jacobian is taken at one input; got {len(inputs)}")
+    return _sampled(network, inputs, key, width, precision, tolerance)
+
+
+@one_program(plain_options)
+def _sampled(network, inputs, key, width, precision, tolerance) -> JacobianSample:
+    _, width_in, k = inputs.shape
     size = width_in * k
     graded = start(generic_frame(size, inputs.dtype))
     tangents = graded.frame.reshape(1, width_in, k, size)

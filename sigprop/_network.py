@@ -33,6 +33,7 @@ from theory import (
     signal_moments,
 )
 from theory._architecture import check_sequences, time_steps
+from theory._compiled import one_program, plain_options
 from theory._moments import check_signals
 from theory._precision import as_signals, cast
 
@@ -379,11 +380,16 @@ def sample_network(
     """
     inputs = sampled_inputs(inputs)
     network = cast(network, inputs.dtype)
-    n = len(inputs)
-    weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
-    steps = time_steps(network)
+    n, steps = len(inputs), time_steps(network)
     check_sequences(n, steps)
     explicit_weights = draws_matrices(explicit_weights, width, 2 * n * inputs.shape[2])
+    return _sampled(network, inputs, key, width, gradients, explicit_weights, precision)
+
+
+@one_program(plain_options)
+def _sampled(network, inputs, key, width, gradients, explicit_weights, precision) -> Sample:
+    n, steps = len(inputs), time_steps(network)
+    weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
     # Of a sequence the first input alone is perturbed.
     first = (jnp.arange(n) % steps == 0).astype(inputs.dtype)[:, None, None, None]
     tangent = _orthogonal_tangent(inputs[::steps], tangent_key)[None, ..., None]
@@ -431,13 +437,18 @@ class DrawnNetwork(eqx.Module):
     precision: str = eqx.field(static=True, default="highest")
 
     def __call__(self, x: Float[Array, "n width_in k"]) -> Float[Array, "n width_out k"]:
-        return interpret(cast(self.network, x.dtype), self.reading, start_at(x))[0].values
+        return _applied(self, x)
 
     @property
     def reading(self) -> FiniteNetwork:
         """The draw of every weight."""
         key = jax.random.fold_in(self.key, 0)
         return FiniteNetwork(key, self.width, None, self.precision, self.explicit_weights)
+
+
+@one_program(plain_options)
+def _applied(drawn: DrawnNetwork, x: Array) -> Array:
+    return interpret(cast(drawn.network, x.dtype), drawn.reading, start_at(x))[0].values
 
 
 def sampled_inputs(inputs: Any) -> Array:

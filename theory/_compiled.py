@@ -61,6 +61,20 @@ def inside_another(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((tree, jnp.zeros(()))))
 
 
+def one_program(options: Callable[[], dict[str, Any]]) -> Callable:
+    """A decorator: the function compiled as a whole, once for each structure and shape of its
+    arguments, unless it is part of another program."""
+
+    def decorate(fn: Callable) -> Callable:
+        @functools.wraps(fn)
+        def call(*args: Any) -> Any:
+            return fn(*args) if inside_another(args) else compiled(fn, options)(*args)
+
+        return call
+
+    return decorate
+
+
 def hasty_jit(fn: Callable) -> Callable:
     """`eqx.filter_jit`, with `hasty_options` where nothing else is being compiled around it: for
     functions that are called for one point, and compile for longer than they run.

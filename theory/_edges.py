@@ -202,7 +202,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         ]
         size = sum((xp.abs(term) for term in terms), c) + xp.sum(factors.count * size)
         size = size + (c - 1) * (xp.abs(xp.log(xp.abs(s))) + xp.abs(xp.log(xp.abs(rest))))
-        noise = 16 * epsilon(s) * (c + g + xp.sum(factors.count * noise)) / xp.abs(s * rest)
+        noise = 32 * epsilon(s) * (c + g + xp.sum(factors.count * noise)) / xp.abs(s * rest)
         return _Point(slope, noise, s, sum(terms, xp.zeros_like(c)), size)
 
     zero = xp.zeros_like(c)

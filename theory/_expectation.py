@@ -1,5 +1,6 @@
 """Gaussian expectations of a nonlinearity, each with an estimate of its error."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -8,10 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 from theory._activations import Componentwise
 from theory._arrays import Array, stop_gradient, traced, xp
+from theory._compiled import inside_another
+from theory._directly import on_numpy
 from theory._jumps import found_jumps, is_new
 from theory._moment_integrals import (
     BEYOND,
@@ -332,18 +336,23 @@ def gaussian_expectation(
     See `single_moments`. Kinks and jumps that are not declared show in the error, also those
     close to declared ones; features much narrower than `scale` may not.
     """
+    run = functools.partial(_expectation, fn, kinks, scale, order)
+    return run(variance) if inside_another(variance) else on_numpy(run, variance)
+
+
+def _expectation(fn, kinks, scale, order, variance) -> Estimate:
     (q,) = as_floats(variance)
-    safe = floored(jnp.where(q >= 0, q, 1))
-    root = jnp.sqrt(safe)
+    safe = floored(xp.where(q >= 0, q, 1))
+    root = xp.sqrt(safe)
 
     def evaluate(how, root, bounds=False):
         z, weight = half_line(features(kinks, root), grading(scale, root, how), how)
-        values = fn(root * jnp.concatenate([z, -z]))
+        values = _values(fn, root * xp.concatenate([z, -z]))
         return _weighted(values, weight / 2, bounds)
 
     def far(root):
-        z = jnp.asarray(np.outer(_FAR, [1, -1]).ravel(), root.dtype)
-        return fn(root * z)
+        z = xp.asarray(np.outer(_FAR, [1, -1]).ravel(), root.dtype)
+        return _values(fn, root * z)
 
     return _estimate(evaluate, far, root, order, q >= 0, zoom=12)
 
@@ -386,34 +395,46 @@ def gaussian_pair_expectation(
     error says so, also where they are close to such a line. See `pair_moments` where
     1 − correlation matters more than correlation.
     """
+    given = (variance_a, variance_b, correlation)
+    run = functools.partial(_pair_expectation, fn, kinks, scale, order)
+    return run(*given) if inside_another(given) else on_numpy(run, *given)
+
+
+def _values(fn: Callable, *z: Array) -> Array:
+    """A user's function, which is written for JAX, at arrays of either kind."""
+    values = fn(*map(jnp.asarray, z))
+    return values if traced(z) or isinstance(values, Tracer) else np.asarray(values)
+
+
+def _pair_expectation(fn, kinks, scale, order, variance_a, variance_b, correlation) -> Estimate:
     q_a, q_b, c = as_floats(variance_a, variance_b, correlation)
-    valid = (q_a >= 0) & (q_b >= 0) & (jnp.abs(c) <= 1)
-    q_a, q_b, c = (jnp.where(valid, y, 0) for y in (q_a, q_b, c))
-    x = 1 - jnp.abs(c)
+    valid = (q_a >= 0) & (q_b >= 0) & (xp.abs(c) <= 1)
+    q_a, q_b, c = (xp.where(valid, y, 0) for y in (q_a, q_b, c))
+    x = 1 - xp.abs(c)
     # The rule needs x > 0. A derivative at x = 0 would be rounding error: the root makes it NaN.
-    x = jnp.square(jnp.sqrt(x)) + least(x)
+    x = xp.square(xp.sqrt(x)) + least(x)
     parameters = (
-        jnp.sqrt(floored(q_a)),
-        jnp.sqrt(floored(q_b)),
+        xp.sqrt(floored(q_a)),
+        xp.sqrt(floored(q_b)),
         x,
-        jnp.where(c < 0, -jnp.ones_like(c), 1),
+        xp.where(c < 0, -xp.ones_like(c), 1),
     )
 
     def evaluate(how, parameters, bounds=False):
         root_a, root_b, x, sign = parameters
-        width = grading(scale, jnp.maximum(root_a, root_b), how)
+        width = grading(scale, xp.maximum(root_a, root_b), how)
         s, t, _, _, weight = quarter_plane(x, features(kinks, root_a, root_b), width, how)
-        s, t = (jnp.stack(y).ravel() for y in ((s, t, -s, -t), (t, s, -t, -s)))
-        values = fn(root_a * s, root_b * (sign * t))
+        s, t = (xp.stack(y).ravel() for y in ((s, t, -s, -t), (t, s, -t, -s)))
+        values = _values(fn, root_a * s, root_b * (sign * t))
         return _weighted(values, weight.ravel() / 4, bounds)
 
     def far(parameters):
         root_a, root_b, x, sign = parameters
-        angle = jnp.asarray(np.arange(_DIRECTIONS) * (2 * math.pi / _DIRECTIONS), x.dtype)
-        a, b = jnp.sqrt(1 - x / 2) * jnp.cos(angle), jnp.sqrt(x / 2) * jnp.sin(angle)
-        z = jnp.asarray(_FAR, x.dtype)
+        angle = xp.asarray(np.arange(_DIRECTIONS) * (2 * math.pi / _DIRECTIONS), x.dtype)
+        a, b = xp.sqrt(1 - x / 2) * xp.cos(angle), xp.sqrt(x / 2) * xp.sin(angle)
+        z = xp.asarray(_FAR, x.dtype)
         s, t = ((z[:, None] * y[None]).ravel() for y in (a + b, a - b))
-        return fn(root_a * s, root_b * (sign * t))
+        return _values(fn, root_a * s, root_b * (sign * t))
 
     return _estimate(evaluate, far, parameters, order, valid, zoom=8)
 
@@ -422,10 +443,8 @@ def _weighted(values: Array, weight: Array, magnitude: bool) -> Float[Array, "pa
     """The parts of the sum, one for each mirror image of the nodes that the weights are of: what
     the rule is wrong by in one part may cancel in the sum, and in that of each other rule."""
     values = values.reshape(*values.shape[:-1], -1, weight.size)
-    values = jnp.abs(values) if magnitude else values
-    return jnp.moveaxis(
-        jnp.sum(values * weight.reshape((1,) * (values.ndim - 1) + (-1,)), -1), -1, 0
-    )
+    values = xp.abs(values) if magnitude else values
+    return xp.moveaxis(xp.sum(values * weight.reshape((1,) * (values.ndim - 1) + (-1,)), -1), -1, 0)
 
 
 _FAR = np.append([8.0, 8.5], BEYOND)
@@ -438,14 +457,14 @@ def _left_out(values: Array, whole: Array) -> Array:
 
     `whole` is E |f|. If most of it is there, nothing is known of what is close to the cut.
     """
-    size = jnp.abs(values).reshape(*values.shape[:-1], _FAR.size, -1)
+    size = xp.abs(values).reshape(*values.shape[:-1], _FAR.size, -1)
     # Overflow and NaN so far out say nothing.
-    size = jnp.where(jnp.isfinite(size), size, 0)
-    most = jnp.maximum(size[..., :-1, :], size[..., 1:, :])
-    mass = jnp.asarray(np.exp(-(_FAR[:-1] ** 2) / 2), size.dtype)
-    each = jnp.einsum("...rd,r->...r", most, mass) / size.shape[-1]
-    every, beyond = (jnp.sum(each[..., _FAR[:-1] >= cut], axis=-1) for cut in (8, 9))
-    return jnp.where(every > 1e-3 * whole, every, beyond)
+    size = xp.where(xp.isfinite(size), size, 0)
+    most = xp.maximum(size[..., :-1, :], size[..., 1:, :])
+    mass = xp.asarray(np.exp(-(_FAR[:-1] ** 2) / 2), size.dtype)
+    each = xp.einsum("...rd,r->...r", most, mass) / size.shape[-1]
+    every, beyond = (xp.sum(each[..., _FAR[:-1] >= cut], axis=-1) for cut in (8, 9))
+    return xp.where(every > 1e-3 * whole, every, beyond)
 
 
 def _estimate(
@@ -454,27 +473,27 @@ def _estimate(
     """The expectation, compared with the other rules and with one that looks closer at the
     ends of panels: what all others leave out there is not what they differ by."""
     parts = evaluate(Resolution(order), parameters)
-    value, at = jnp.sum(parts, axis=0), frozen(parameters)
+    value, at = xp.sum(parts, axis=0), frozen(parameters)
 
     def off(how, at):
-        return jnp.sum(jnp.abs(evaluate(how, at) - stop_gradient(parts)), axis=0)
+        return xp.sum(xp.abs(evaluate(how, at) - stop_gradient(parts)), axis=0)
 
     def study(how):
-        size = jnp.sum(evaluate(how, at, bounds=True), axis=0)
+        size = xp.sum(evaluate(how, at, bounds=True), axis=0)
         return off(how, at), size, size
 
     # How much the roundings of the lengths count shows there, too.
     nudge = lambda i, y: y * (1 + (2 - 4 * i) * epsilon(y)) if i < 2 else y
     leaves, structure = jax.tree.flatten(at)
     moved = jax.tree.unflatten(structure, [nudge(i, y) for i, y in enumerate(leaves)])
-    none, closer = jnp.zeros_like(stop_gradient(value)), off(closer_look(order, zoom), moved)
+    none, closer = xp.zeros_like(stop_gradient(value)), off(closer_look(order, zoom), moved)
     error = judged(study, none, order, closer, _MORE)
-    size = stop_gradient(jnp.sum(evaluate(Resolution(order), at, bounds=True), axis=0))
+    size = stop_gradient(xp.sum(evaluate(Resolution(order), at, bounds=True), axis=0))
     error = error + stop_gradient(_left_out(far(at), size))
     good = error <= epsilon(value) ** 0.64 * size
-    status = jnp.where(good, jnp.int8(Status.OK), jnp.int8(Status.INACCURATE))
-    found = replace_where(jnp.isinf(value), Status.INFINITE, Estimate(value, error, status))
-    return replace_where(~valid | jnp.isnan(value), Status.INVALID, found)
+    status = xp.where(good, np.int8(Status.OK), np.int8(Status.INACCURATE))
+    found = replace_where(xp.isinf(value), Status.INFINITE, Estimate(value, error, status))
+    return replace_where(~valid | xp.isnan(value), Status.INVALID, found)
 
 
 _ALTERNATIVES = ((2.6, 8.5, 0.0), (3.5, 9.5, 0.8))

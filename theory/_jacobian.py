@@ -399,6 +399,7 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
     needs_float64("jacobian_factors")
     if not isinstance(length, Tracer) and not (np.isfinite(length) and np.all(length >= 0)):
         raise ValueError(f"`length`: must be finite and at least 0; got {length}")
+    length = jnp.asarray(length, jnp.result_type(float))
     if inside_another((network, length)):
         return _joined_factors(_read(network, length, order))
     if is_simple(network, lengths=False) and depth_of(network) <= _FEW:

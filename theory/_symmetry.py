@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from theory._activations import Componentwise, Radial
 from theory._architecture import Affine, Algebra, Normalise, Part, Pointwise, WeightLaw, components
-from theory._arrays import Array, each, of_one_kind, traced, xp
+from theory._arrays import Array, each, of_one_kind, on_host, traced, xp
 from theory._directly import directly
 from theory._fixed_point import SHORTEST
 from theory._interpret import Reading, interpret
@@ -140,7 +140,7 @@ def symmetry(network: Part) -> Symmetry:
     ----------
     Iqbal et al. 2026 (arXiv 2605.14685), for O(k) and U(1); Schur's lemma for the rest.
     """
-    biased, _ = interpret(network, _Biased(), jnp.asarray(False))
+    biased, _ = interpret(on_host(network), _Biased(), np.asarray(False))
     return _group(network)._replace(explicit=bool(biased))
 
 
@@ -175,7 +175,7 @@ class _Biased(Reading[Any]):
     """Whether any bias has a variance above 0."""
 
     def affine(self, node: Affine, state):
-        return state | jnp.any(node.bias_variance > 0), None
+        return state | xp.any(node.bias_variance > 0), None
 
     def pointwise(self, node: Pointwise, state):
         return state, None

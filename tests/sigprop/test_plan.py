@@ -114,6 +114,7 @@ def test_times_are_fitted_without_negative_terms():
     assert 2.8 < flat(10**6) < 3.1
 
 
+@pytest.mark.slow
 def test_command(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     argv = ["plan", "--activation", "linear", "--weight-variance", "1", "--bias-variance", "0"]
