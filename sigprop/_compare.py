@@ -243,8 +243,13 @@ def _inaccurate(observable: Observable, sample: Sample) -> np.ndarray:
     if observable.name == "gradient_growth":
         each = np.asarray(ones.gradient_growth)
     else:
-        each = np.asarray(jax.vmap(observable.of)(ones.moments))
+        each = np.asarray(_of_networks(observable.of, ones.moments))
     return np.asarray(np.isnan(each).any(axis=0))
+
+
+@eqx.filter_jit
+def _of_networks(of: Callable, moments: Moments) -> Array:
+    return jax.vmap(of)(moments)
 
 
 def extrapolate(
@@ -279,7 +284,13 @@ def extrapolate(
 
 
 def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.ndarray, np.ndarray]:
-    value = observable.of(state.value)
+    value, error = _with_error(observable.of, state)
+    return np.asarray(value), np.asarray(error)
+
+
+@eqx.filter_jit
+def _with_error(of: Callable, state: PreActivation) -> tuple[Array, Array]:
+    value = of(state.value)
     # |∂o/∂m| · error(m), summed over moments: one derivative for each sign would be enough for
     # monotone observables, but not for correlations, whose moments pull in different ways.
     error = jnp.zeros_like(value)
@@ -287,9 +298,9 @@ def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.nda
     for i, bound in enumerate(jax.tree.leaves(state.error)):
         change = [jnp.zeros_like(x) for x in leaves]
         change[i] = bound
-        _, moved = jax.jvp(observable.of, (state.value,), (jax.tree.unflatten(structure, change),))
+        _, moved = jax.jvp(of, (state.value,), (jax.tree.unflatten(structure, change),))
         error = error + jnp.abs(moved)
-    return np.asarray(value), np.asarray(error)
+    return value, error
 
 
 def _z(difference: Any, slack: Any, limit: Limit) -> np.ndarray:
