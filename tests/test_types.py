@@ -8,9 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FILES = (
     "theory/test_directly.py",
-    "theory/test_turns.py",
     "theory/test_two_times.py",
-    "sigprop/test_blocks.py",
     "sigprop/test_recurrent.py",
     "sigprop/test_store.py",
 )

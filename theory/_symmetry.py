@@ -140,7 +140,7 @@ def symmetry(network: Part) -> Symmetry:
     ----------
     Iqbal et al. 2026 (arXiv 2605.14685), for O(k) and U(1); Schur's lemma for the rest.
     """
-    biased, _ = interpret(on_host(network), _Biased(), np.asarray(False))
+    biased, _ = interpret(on_host(network), _Biased(), np.bool_(False))
     return _group(network)._replace(explicit=bool(biased))
 
 

@@ -177,7 +177,8 @@ def test_means_that_a_few_networks_carry_are_not_judged():
     assert np.all(np.isnan(cells["correlation"].z) == ~cells["correlation"].resolved)
 
 
-@pytest.mark.parametrize("networks", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("networks", [10, 100])
 def test_a_verdict_needs_enough_that_can_be_judged(networks):
     """Ten networks decide nothing; of z³ a hundred hold neither the mean nor its error."""
     cube = theory.componentwise(lambda z: z**3, scale=1e9, parity="odd", name="cube")

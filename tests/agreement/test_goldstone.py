@@ -36,9 +36,10 @@ def rate_of_rotation(cross, generator, first, last):
     ("k", "algebra", "weight_variance", "bias_variance"),
     [
         (2, "real", 1.3, 0.01),
-        pytest.param(4, "quaternion", 1.2, 0.005, marks=pytest.mark.slow),
+        (4, "quaternion", 1.2, 0.005),
     ],
 )
+@pytest.mark.slow
 def test_a_bias_lets_the_rotation_decay_over_its_depth_scale(
     k, algebra, weight_variance, bias_variance
 ):

@@ -131,6 +131,7 @@ class TestLeadingValues:
         exact = np.log(dense(wide @ wide)[:3]) + 2 * np.log(float(jnp.float32(1e-25)))
         assert np.all(np.abs(found.log_singular_values - exact) <= found.error + 2e-5)
 
+    @pytest.mark.slow
     def test_drawn_network(self):
         """Against the factored product of the same network, where s falls by e^-20."""
         phi = theory.activation("tanh")

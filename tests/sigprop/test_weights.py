@@ -114,7 +114,7 @@ def test_products_of_haar_weights_are_linear_over_the_algebra(fan_in, fan_out, k
     [
         ("gaussian", 1, "real"),
         pytest.param("orthogonal", 1, "real", marks=pytest.mark.slow),
-        ("orthogonal", 2, "complex"),
+        pytest.param("orthogonal", 2, "complex", marks=pytest.mark.slow),
         pytest.param("orthogonal", 4, "quaternion", marks=pytest.mark.slow),
     ],
 )

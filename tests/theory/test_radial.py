@@ -58,7 +58,13 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("k", "sigma", "whole", "m", "chi", "shear"), BROKEN)
+@pytest.mark.parametrize(
+    ("k", "sigma", "whole", "m", "chi", "shear"),
+    [
+        case if case in BROKEN[::3] else pytest.param(*case, marks=pytest.mark.slow)
+        for case in BROKEN
+    ],
+)
 def test_published_fixed_points_and_multipliers(k, sigma, whole, m, chi, shear):
     length, found = at_the_fixed_point(body(k, sigma**2))
     assert abs(k * length.value - whole) < 6e-11
@@ -256,7 +262,10 @@ def test_what_the_series_leaves_out_is_bounded_by_parseval():
 FROZEN = [(2, 0.9565, 22.5), (4, 0.9704, 33.3), (24, 0.9930, 142)]
 
 
-@pytest.mark.parametrize(("k", "factor", "scale"), FROZEN)
+@pytest.mark.parametrize(
+    ("k", "factor", "scale"),
+    [FROZEN[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in FROZEN[1:])],
+)
 def test_small_overlaps_decay_as_a_whole_with_their_orientation_frozen(k, factor, scale):
     q = float(at_the_fixed_point(body(k, 2.25))[0].value)
     a = series(TANH, jnp.asarray(q), k, terms=64)
