@@ -174,7 +174,9 @@ def sector_diagram(
     needs_float64("sector_diagram")
     grids, flat = _grid(axes, start, tolerance)
     how = _as_arrays(start, tolerance)
-    run = lambda points: _sectors_of(build, points, *how)
+    many = next(iter(flat.values())).size > _MANY
+    of_block = compiled(_sectors_of, light_options if many else hasty_options)
+    run = lambda points: of_block(build, points, *how)
     found, phase, symmetry_phase = _in_blocks(flat, run, progress)
     dataset = _as_dataset(found, SECTOR_QUANTITIES, grids, start, tolerance)
     dataset = _with_flags(dataset, "phase", phase, Phase)
@@ -197,7 +199,6 @@ def _lengths(build, points, start, tolerance):
     return jax.vmap(one)(points)
 
 
-@eqx.filter_jit
 def _sectors_of(build, points, start, tolerance):
     def one(point):
         body = build(**point)
