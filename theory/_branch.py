@@ -210,7 +210,7 @@ def respond(law: SlopeLaw, at: Branch) -> Response:
         return Response(omega, omega, None, miss, miss, None)
     skip = has_skip(law, omega)
     below, rest, one, other = summed(seen.below, seen.rest, at.partner)
-    more = as_complex(2 - wide(xp.maximum(law.branch, 0.0), omega))  # type: ignore
+    more = as_complex(2 - wide(xp.maximum(law.branch, 0.0), omega))
     log_rest = log_of_rest(seen, at.omega)
     # Two equations: both squares of G agree, and so does ν.
     first = more * log_rest - at.omega - log_square(at.partner)

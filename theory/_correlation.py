@@ -137,7 +137,8 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
 
         y, seen = newton(look, state.y, lower, upper, xp.where(far, 1e-3, 1e-13), asked)
         first = asked & ~far
-        return choose(first, judge(*seen, first & problem.present), state), y
+        found = judge(*seen, there_is_one=first & problem.present)
+        return choose(first, found, state), y
 
     def judge(y, turn, error, there_is_one):
         # Once more a little beside q, which shows how the root moves.

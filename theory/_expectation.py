@@ -400,7 +400,7 @@ def gaussian_pair_expectation(
     return run(*given) if inside_another(given) else on_numpy(run, *given)
 
 
-def _values(fn: Callable, *z: Array) -> Array:
+def _values(fn: Callable, *z: Array) -> Any:
     """A user's function, which is written for JAX, at arrays of either kind."""
     values = fn(*map(jnp.asarray, z))
     return values if traced(z) or isinstance(values, Tracer) else np.asarray(values)

@@ -403,7 +403,8 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
     if inside_another((network, length)):
         return _joined_factors(_read(network, length, order))
     if is_simple(network, lengths=False) and depth_of(network) <= _FEW:
-        return on_numpy(lambda *args: _joined_factors(_read(*args, order)), network, length)
+        read = lambda network, length: _joined_factors(_read(network, length, order))
+        return on_numpy(read, network, length)
     return _joined_factors(compiled(_read, hasty_options)(network, length, order))
 
 
@@ -415,9 +416,9 @@ def _joined_factors(notes: Any) -> JacobianFactors:
     # Factors that are free of each other commute as far as the spectrum goes: the notes of
     # equal layers need not be kept in order.
     weights, slopes, branches = _sorted_notes(notes)
-    zero = xp.zeros((), jnp.result_type(float))
-    log_variance = sum((xp.sum(note.log_variance) for note in weights), zero)
-    gaussian = sum((xp.sum(note.gaussian) for note in weights), zero)
+    zero: Any = xp.zeros((), jnp.result_type(float))
+    log_variance: Any = sum((xp.sum(note.log_variance) for note in weights), zero)
+    gaussian: Any = sum((xp.sum(note.gaussian) for note in weights), zero)
     law, check = _joined([(note.law, note.check) for note in slopes], branches)
     count = xp.full(law.square.shape[0], 1.0, zero.dtype)
     if not any(isinstance(table, Tracer) for table in jax.tree.leaves(law)):

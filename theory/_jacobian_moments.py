@@ -61,7 +61,7 @@ def _moment_ratios(factors: JacobianFactors, order: int) -> tuple[Array, Array]:
     ratio = law.square / mean[:, None]
     powers = xp.stack([ratio**k for k in range(1, order + 1)], axis=1)
     moments = xp.sum(law.probability[:, None] * powers, axis=2)
-    one = np.asarray(np.arange(order) == 0, mean.dtype)
+    one = xp.asarray(np.arange(order) == 0, mean.dtype)
     one_more = one + _shifted(one, 1)  # 1 + m
 
     def inverse(moments):
