@@ -1,6 +1,7 @@
 """Single networks are read without a compiler: by the same functions, on arrays of NumPy."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,12 @@ def directly_if(few: Callable[..., bool], compiled: Callable[[Callable], Any]) -
     elsewhere, as inside other programs and under derivatives."""
 
     def decorate(fn: Callable) -> Any:
-        program = compiled(fn)
+        program, signature = compiled(fn), inspect.signature(fn)
 
         @functools.wraps(fn)
         def call(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs)
+            args, kwargs = given.args, given.kwargs
             if inside_another((args, kwargs)) or not few(*args, **kwargs):
                 return program(*args, **kwargs)
             return on_numpy(functools.partial(fn, **on_host(kwargs)), *args)
