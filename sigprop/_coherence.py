@@ -9,7 +9,7 @@ from sigprop._ensemble import Progress, _default_block, _in_blocks
 from sigprop._lapack import eigh
 from sigprop._network import FiniteNetwork, Signals, start_at
 from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
-from theory._architecture import check_count
+from theory._arguments import check_count
 from theory._coherence import check_gram, turns_of
 from theory._powers import largest_exponent, times_power
 from theory._precision import cast

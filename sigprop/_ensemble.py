@@ -16,7 +16,7 @@ from sigprop._network import Sample, outer_depth, sample_network, sampled_inputs
 from sigprop._requests import MOST_WITH_MATRICES
 from sigprop._weights import draws_matrices
 from theory import Part
-from theory._architecture import check_count
+from theory._arguments import check_count
 from theory._compiled import compiled, cores, light_options, plain_options
 from theory._precision import cast
 

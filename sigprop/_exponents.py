@@ -28,7 +28,7 @@ from theory import (
     generators,
     interpret,
 )
-from theory._architecture import check_count
+from theory._arguments import check_count
 from theory._compiled import one_program, plain_options
 from theory._powers import largest_exponent, norm, times_power
 from theory._precision import cast

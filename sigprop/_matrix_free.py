@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from sigprop._lapack import qr, singular_values, svd
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
-from theory._architecture import check_count, check_positive
+from theory._arguments import check_count, check_positive
 from theory._powers import exponent, times_power
 from theory._precision import cast
 

@@ -14,7 +14,8 @@ from sigprop._layers import Anatomy, dissect
 from sigprop._matrix_free import SpectrumEstimate, estimate_spectrum, leading_singular_values
 from sigprop._product import spectrum_of_product
 from theory import Part, Status, correlation, given_moments, length, propagate
-from theory._architecture import check_count, components
+from theory._architecture import components
+from theory._arguments import check_count
 from theory._moments import gram_matrix
 
 _SAFETY = 4.0

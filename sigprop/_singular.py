@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from sigprop._lapack import eigh, qr, svd
 from theory import Status
-from theory._architecture import check_count
+from theory._arguments import check_count
 from theory._compiled import cores
 
 _BASIS = 64

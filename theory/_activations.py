@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from theory import _functions as functions
+from theory._arguments import as_kinks, shown
 from theory._arrays import Array
 from theory._closed_forms import ClosedForm, ErfForm, PiecewiseLinearForm, SinForm
 from theory._jumps import may_jump, steps_at
@@ -234,26 +235,31 @@ def componentwise(
         is not finite together with its derivative at ordinary points; if the parity is wrong.
         What needs numbers is not checked while a parameter of `fn` is traced.
     """
+    return _componentwise("fn", fn, kinks, scale, parity, name)
+
+
+def _componentwise(
+    field: str, fn: Any, kinks: Any, scale: Any, parity: Any, name: Any
+) -> Componentwise:
+    """`field` is what the user calls the function."""
     if not callable(fn):
-        raise ValueError(f"`fn`: must be callable on an array, got {_short(fn)}")
-    try:
-        places = tuple(sorted({float(kink) for kink in kinks}))
-    except (TypeError, ValueError):
-        places = (math.nan,)
-    if not all(map(math.isfinite, places)):
-        raise ValueError(f"`kinks`: must be a sequence of finite numbers, got {_short(kinks)}")
+        raise ValueError(f"`{field}`: must be callable on an array; got {shown(fn)}")
+    given = as_kinks(kinks)
+    if any(isinstance(kink, Tracer) for kink in given):
+        raise ValueError("`kinks`: must be known numbers; got some that JAX traces")
+    places = tuple(sorted({float(kink) for kink in given}))
     if not (isinstance(scale, int | float | np.number) and 0 < scale < math.inf):
-        raise ValueError(f"`scale`: must be a number in (0, inf), got {_short(scale)}")
+        raise ValueError(f"`scale`: must be a number in (0, inf); got {shown(scale)}")
     if parity not in ("odd", "even", None):
-        raise ValueError(f'`parity`: must be "odd", "even" or None, got {_short(parity)}')
+        raise ValueError(f'`parity`: must be "odd", "even" or None; got {shown(parity)}')
     if name is None:
         name = getattr(fn, "__name__", type(fn).__name__)
         name = "custom" if name == "<lambda>" else name
     if not isinstance(name, str) or not name:
-        raise ValueError(f"`name`: must be a string that is not empty, got {_short(name)}")
+        raise ValueError(f"`name`: must be a string that is not empty; got {shown(name)}")
     module = _as_module(fn)
-    _check_shapes(module)
-    _check_values(module, parity)
+    _check_shapes(field, module)
+    _check_values(field, module, parity)
     jumps = may_jump(module, places)
     return Componentwise(module, places, float(scale), parity, name, jumps=jumps)
 
@@ -307,7 +313,7 @@ def activation(name: str, **parameters: Any) -> Componentwise:
     """
     if not isinstance(name, str) or name not in _TABLE:
         names = ", ".join(ACTIVATION_NAMES)
-        raise ValueError(f"`name`: must be one of {names}; got {_short(name)}")
+        raise ValueError(f"`name`: must be one of {names}; got {shown(name)}")
     row = _TABLE[name]
     for key in parameters:
         if key not in row.defaults:
@@ -351,28 +357,30 @@ def radial(
     ----------
     Iqbal et al. 2026 (arXiv 2605.14685), for g = tanh.
     """
-    if profile == "threshold":
+    if isinstance(profile, str) and profile == "threshold":
         unknown = set(parameters) - {"threshold"}
         if unknown:
             raise ValueError(f"`{min(unknown)}`: not a parameter of threshold")
         at = _parameter("threshold", parameters.get("threshold", 1.0))
         if not isinstance(at, Tracer) and not at > 0:
-            raise ValueError(f"`threshold`: must be above 0, got {float(at):.6g}")
+            raise ValueError(f"`threshold`: must be above 0; got {float(at):.6g}")
         g, where = functions.Threshold(at), _threshold_place
         return Radial(g, (), _UNIFORM, "threshold", where, features_known=True)
     if isinstance(profile, str):
         if profile not in _TABLE:
             names = ", ".join((*ACTIVATION_NAMES, "threshold"))
-            raise ValueError(f"`profile`: must be one of {names}; got {_short(profile)}")
+            raise ValueError(f"`profile`: must be one of {names}; got {shown(profile)}")
         g = activation(profile, **parameters)
     else:
         if parameters:
             raise ValueError(f"`{min(parameters)}`: only a profile given by name has parameters")
-        g = componentwise(profile, kinks=kinks, scale=scale, name=name)
+        if not callable(profile):
+            raise ValueError(f"`profile`: must be a name or a function; got {shown(profile)}")
+        g = _componentwise("profile", profile, kinks, scale, None, name)
     with jax.ensure_compile_time_eval():
         origin = g.fn(jnp.zeros((), jnp.result_type(float)))
     if not isinstance(origin, Tracer) and abs(float(origin)) > 0:
-        raise ValueError(f"`profile`: must be 0 at r = 0, got {float(origin):.6g}")
+        raise ValueError(f"`profile`: must be 0 at r = 0; got {float(origin):.6g}")
     positive = lambda places: tuple(k for k in places if k > 0)
     jumps, known = positive(g.jumps), g.features_known
     return Radial(g.fn, positive(g.kinks), g.scale, g.name, jumps=jumps, features_known=known)
@@ -451,11 +459,6 @@ def _as_module(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return _Function(fn) if any(leaf is fn for leaf in jax.tree.leaves(fn)) else fn
 
 
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _parameter(name: str, value: Any) -> Float[Array, ""]:
     """A scalar parameter as an array; a Python number takes the default floating-point type."""
     if isinstance(value, Tracer):
@@ -464,28 +467,29 @@ def _parameter(name: str, value: Any) -> Float[Array, ""]:
         host = np.asarray(value)
         good = host.shape == () and host.dtype.kind in "iuf" and bool(np.isfinite(host))
     if not good:
-        raise ValueError(f"`{name}`: must be a finite real scalar, got {_short(value)}")
+        raise ValueError(f"`{name}`: must be a finite real scalar; got {shown(value)}")
     dtype = jnp.result_type(value)
     floating = jnp.issubdtype(dtype, jnp.floating)
     return jnp.asarray(value, dtype if floating else jnp.result_type(float))
 
 
-def _check_shapes(fn: Callable[[Any], Any]) -> None:
+def _check_shapes(field: str, fn: Callable[[Any], Any]) -> None:
     dtype = jnp.result_type(float)
     for shape in ((), (3,), (2, 3)):
         try:
             result = jax.eval_shape(lambda z: fn(z), jax.ShapeDtypeStruct(shape, dtype))
         except Exception as error:
-            raise ValueError(f"`fn`: {_failure(error, f'on an array of shape {shape}')}") from error
+            why = _failure(error, f"on an array of shape {shape}")
+            raise ValueError(f"`{field}`: {why}") from error
         if not isinstance(result, jax.ShapeDtypeStruct):
-            raise ValueError(f"`fn`: must return one array, got {_short(result)}")
+            raise ValueError(f"`{field}`: must return one array; got {shown(result)}")
         if result.shape != shape:
             raise ValueError(
-                f"`fn`: must keep the shape of its argument, got {result.shape} for {shape}"
+                f"`{field}`: must keep the shape of its argument; got {result.shape} for {shape}"
             )
         if result.dtype != dtype:
             raise ValueError(
-                f"`fn`: must keep the dtype of its argument, got {result.dtype} for {dtype}"
+                f"`{field}`: must keep the dtype of its argument; got {result.dtype} for {dtype}"
             )
 
 
@@ -496,23 +500,23 @@ def _probe(fn: Callable[[Any], Any], z: Array) -> tuple[Array, Array, Array, Arr
     return value, slope, jax.vmap(lambda z: fn(z))(z), fn(-z)
 
 
-def _check_values(fn: Callable[[Any], Any], parity: Parity | None) -> None:
+def _check_values(field: str, fn: Callable[[Any], Any], parity: Parity | None) -> None:
     with jax.ensure_compile_time_eval():
         z = jnp.asarray(_SAMPLE, jnp.result_type(float))
         try:
             results = _probe(fn, z)
         except Exception as error:
-            raise ValueError(f"`fn`: {_failure(error, 'when differentiated')}") from error
+            raise ValueError(f"`{field}`: {_failure(error, 'when differentiated')}") from error
         if any(isinstance(result, Tracer) for result in results):
             return  # a traced parameter of fn, or a traced value that it closes over
     value, slope, alone, mirrored = map(np.asarray, results)
-    _require_finite("fn", value)
-    _require_finite("the derivative of fn", slope[1:])
+    _require_finite(field, "fn", value)
+    _require_finite(field, "the derivative of fn", slope[1:])
     tolerance = math.sqrt(np.finfo(value.dtype).eps) * np.max(np.abs(value))
     for i, point in enumerate(_SAMPLE):
         if not abs(value[i] - alone[i]) <= tolerance:
             raise ValueError(
-                f"`fn`: must act on each element alone, but at {point} it gives "
+                f"`{field}`: must act on each element alone, but at {point} it gives "
                 f"{value[i]:.6g} among others and {alone[i]:.6g} alone"
             )
     if parity is not None:
@@ -525,10 +529,10 @@ def _check_values(fn: Callable[[Any], Any], parity: Parity | None) -> None:
                 )
 
 
-def _require_finite(what: str, values: np.ndarray) -> None:
+def _require_finite(field: str, what: str, values: np.ndarray) -> None:
     for point, value in zip(_SAMPLE[-len(values) :], values, strict=True):
         if not np.isfinite(value):
-            raise ValueError(f"`fn`: {what} must be finite, but is {value} at {point}")
+            raise ValueError(f"`{field}`: {what} must be finite, but is {value} at {point}")
 
 
 def _failure(error: Exception, when: str) -> str:

@@ -5,17 +5,17 @@ A description is data: an immutable tree of a few node types whose variances are
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Float
 
 from theory._activations import Activation, Componentwise, Radial
+from theory._arguments import as_real, check_count, check_flag, check_kind, check_variance, shown
 from theory._arrays import Array
 from theory._linear import is_linear
 from theory._powers import largest_exponent, times_power
@@ -39,40 +39,12 @@ _UNITS = {
 """The basis of each division algebra, as real matrices that multiply from the left."""
 
 
-def check_variance(name: str, value: Any) -> None:
-    """Raise a `ValueError` that names the field unless every entry is finite and >= 0.
-
-    Values that are being traced by JAX are not looked at: inside a compiled sweep a bad
-    point becomes a status, not an exception.
-    """
-    if isinstance(value, Tracer):
-        return
-    array = np.asarray(value)
-    if not np.all(np.isfinite(array) & (array >= 0)):
-        bad = array[~(np.isfinite(array) & (array >= 0))].ravel()[0]
-        raise ValueError(f"`{name}`: must be finite and at least 0; got {bad}")
-
-
-def check_count(name: str, value: Any, lowest: int = 1) -> None:
-    """Raise a `ValueError` that names the field unless it is a whole number >= `lowest`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
-        raise ValueError(f"`{name}`: must be a whole number of at least {lowest}; got {value!r}")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise a `ValueError` that names the field unless it is finite and > 0, or traced."""
-    if not isinstance(value, Tracer) and not 0 < value < np.inf:
-        raise ValueError(f"`{name}`: must be finite and above 0; got {value}")
-
-
 def _floats(name: str) -> Callable[[Any], Array]:
     """The converter of a field of real numbers."""
 
     def convert(value: Any) -> Array:
-        try:
-            return jnp.asarray(value, dtype=jnp.result_type(float, jnp.asarray(value).dtype))
-        except (TypeError, ValueError):
-            raise ValueError(f"`{name}`: must hold real numbers; got {value!r}") from None
+        array = as_real(name, value)
+        return jnp.asarray(array, dtype=jnp.result_type(float, jnp.asarray(array).dtype))
 
     return convert
 
@@ -159,11 +131,7 @@ class Pointwise(eqx.Module):
     activation: Activation
 
     def __check_init__(self):
-        if not isinstance(self.activation, Componentwise | Radial):
-            raise TypeError(
-                "`activation`: must be made by theory.activation, theory.componentwise or "
-                f"theory.radial; got {self.activation!r}"
-            )
+        check_activation(self.activation)
 
 
 class Normalise(eqx.Module):
@@ -199,14 +167,22 @@ class Normalise(eqx.Module):
         return unit / jnp.sqrt(jnp.mean(unit * unit, axis=axes, keepdims=True) + added)
 
 
+def _parts(value: Any) -> tuple:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"`parts`: must be a sequence of parts; got {shown(value)}")
+    return tuple(value)
+
+
 class Chain(eqx.Module):
     """One part after the other, first part first."""
 
-    parts: "tuple[Part, ...]" = eqx.field(converter=tuple)
+    parts: "tuple[Part, ...]" = eqx.field(converter=_parts)
 
     def __check_init__(self):
         if not self.parts:
             raise ValueError("`parts`: a chain must have at least one part; got none")
+        for part in self.parts:
+            check_part("parts", part)
 
 
 class Residual(eqx.Module):
@@ -219,6 +195,7 @@ class Residual(eqx.Module):
     branch: "Part"
 
     def __check_init__(self):
+        check_part("branch", self.branch)
         _check_end(self.branch, "branch", "a residual branch", "the skip connection")
 
 
@@ -234,6 +211,7 @@ class Repeat(eqx.Module):
 
     def __check_init__(self):
         check_count("depth", self.depth)
+        check_part("body", self.body)
         for leaf in jax.tree.leaves(eqx.filter(self.body, eqx.is_array)):
             if leaf.ndim == 0 or leaf.shape[0] != self.depth:
                 raise ValueError(
@@ -259,6 +237,7 @@ class Recurrent(eqx.Module):
 
     def __check_init__(self):
         check_count("steps", self.steps)
+        check_part("body", self.body)
         _check_end(self.body, "body", "a recurrent body", "the drives")
 
 
@@ -302,6 +281,21 @@ def _only_scales(part: "Part") -> bool:
 Part: TypeAlias = Affine | Pointwise | Normalise | Chain | Residual | Repeat | Recurrent
 
 
+def check_part(name: str, value: Any) -> None:
+    """Raise a `TypeError` that names the argument unless it is a description."""
+    if not isinstance(value, Part):
+        hint = ""
+        if isinstance(value, Componentwise | Radial):
+            hint = " (theory.Pointwise makes one of it)"
+        raise TypeError(f"`{name}`: must be a part such as theory.layer; got {shown(value)}{hint}")
+
+
+def check_activation(activation: Any) -> None:
+    """Raise a `TypeError` unless it is an activation."""
+    must = "made by theory.activation, theory.componentwise or theory.radial"
+    check_kind("activation", activation, Componentwise | Radial, must)
+
+
 def affine(
     weight_variance: Any,
     bias_variance: Any = 0.0,
@@ -337,6 +331,7 @@ def affine(
 
 def repeat(body: Part, depth: int) -> Repeat:
     """`depth` layers with the law of `body`; each layer draws its own weights."""
+    check_part("body", body)
     check_count("depth", depth)
     arrays, structure = eqx.partition(body, eqx.is_array)
     stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (depth, *leaf.shape)), arrays)
@@ -364,6 +359,8 @@ def layer(
     TypeError
         If units of several components have an activation that is not radial.
     """
+    check_activation(activation)
+    check_flag("residual", residual)
     law = affine(
         weight_variance, bias_variance, weights=weights, components=components, algebra=algebra
     )
@@ -436,6 +433,22 @@ def recurrent(
     how: dict[str, Any] = {"components": components, "algebra": algebra}
     body = layer(activation, weight_variance, bias_variance, weights=weights, **how)
     return Chain((affine(input_variance, **how), Recurrent(body, steps)))
+
+
+def starts_nonlinear(part: Part) -> bool:
+    """Whether a nonlinearity, and nothing else that mixes units, is what inputs meet first."""
+    match part:
+        case Chain(parts=parts):
+            rest = [member for member in parts if not _only_scales(member)]
+            return bool(rest) and starts_nonlinear(rest[0])
+        case Repeat(body=body):
+            return starts_nonlinear(body)
+        case Residual(branch=branch):
+            return starts_nonlinear(branch)
+        case Pointwise():
+            return not _only_scales(part)
+        case _:
+            return False
 
 
 def time_steps(part: Part) -> int:

@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Bool, Float
 
 from theory._architecture import Affine, Chain, Part, Pointwise, Repeat, Residual
+from theory._arguments import as_real, check_order
 from theory._arrays import Array
 from theory._interpret import along_depth, interpret
 from theory._mean_field import MeanField, input_state
@@ -132,12 +133,13 @@ def gradient_coherence(
     for a last layer that is Gaussian and independent. The products over two layers are derived
     here, and checked against closed forms for linear and relu networks and against simulation.
     """
+    check_order(order)
     turns = turns_of(network)
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
     inputs = cast(inputs, widest(network, inputs))
     state: Any = given_state(inputs) if isinstance(inputs, Moments) else input_state(inputs)
     n = state.value.tangent.shape[1]
-    gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(loss_gram)
+    gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(as_real("loss_gram", loss_gram))
     gram = gram.astype(state.value.covariance.dtype)
     check_gram(gram, n)
     return _coherence(turns, state, gram, order)

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from theory._activations import Activation, Radial
+from theory._architecture import check_activation
+from theory._arguments import as_number, as_real, check_count, check_order, check_positive
 from theory._arrays import Array, each, first_places, running_max, traced, xp
 from theory._directly import directly
 from theory._expectation import single_moments
@@ -126,6 +128,13 @@ def _stability(q: Array, here: _Point, error: _Point, around: _Point) -> Int[Arr
     return xp.select([case for case, _ in cases], kinds, unknown).astype(np.int8)
 
 
+def _check(activation: Any, components: Any, tolerance: Any, order: Any) -> None:
+    check_activation(activation)
+    check_count("components", components)
+    check_positive("tolerance", tolerance)
+    check_order(order)
+
+
 def critical_line(
     activation: Activation,
     lengths: Any,
@@ -145,11 +154,20 @@ def critical_line(
     A network becomes critical where the point attracts lengths, which `stability` tells: gelu
     and silu have χ = 1 at short lengths too, but only at fixed points that repel.
 
+    Raises
+    ------
+    TypeError
+        If `activation` is none.
+    ValueError
+        If `components` is below 1, `tolerance` not above 0, or `order` not from 8 to 1024.
+
     References
     ----------
     The parametric form follows from Schoenholz et al. 2017, eqs. 3 and 5.
     """
     needs_float64("critical_line")
+    _check(activation, components, tolerance, order)
+    lengths = as_real("lengths", lengths)
     q = jnp.atleast_1d(jnp.asarray(lengths, jnp.result_type(float)))
     return _line(activation, q, components, tolerance, order)
 
@@ -210,12 +228,19 @@ def critical_points(
         towards the given value at the longest length, or cannot be told from it; INVALID where
         σ_b² is below 0.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `critical_line`.
+
     Accuracy
     --------
     The sign of σ_b²(q) − σ_b² is shown to change within the error of q. Where it is lost in
     rounding the error is the whole stretch of lengths over which it is.
     """
     needs_float64("critical_points")
+    _check(activation, components, tolerance, order)
+    bias_variance = as_number("bias_variance", bias_variance, "at least 0")
     target = xp.asarray(bias_variance, xp.result_type(float))
     return _search(activation, target, "bias", components, tolerance, order)
 
@@ -230,6 +255,7 @@ def half_stable_points(
     SWISH. Lengths from 1e-30 to 1e12 are looked at.
     """
     needs_float64("half_stable_points")
+    _check(activation, components, tolerance, order)
     one = xp.ones((), xp.result_type(float))
     return _search(activation, one, "multiplier", components, tolerance, order)
 

@@ -9,7 +9,16 @@ import jax
 import numpy as np
 
 from theory._activations import Activation, Radial
-from theory._architecture import Affine, Normalise, Part, Pointwise, WeightLaw, components
+from theory._architecture import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    WeightLaw,
+    check_part,
+    components,
+)
+from theory._arguments import check_flag
 from theory._interpret import Reading, interpret
 
 
@@ -144,6 +153,8 @@ def describe(network: Part, *, latex: bool = False) -> str:
       χ = 1.5 E tanh'(√q ζ)²
     W: Gaussian weights, E |W_ij|² = σ_w²/N
     """
+    check_part("network", network)
+    check_flag("latex", latex)
     reading = _Describe(latex, components(network))
     acting = (Affine, Pointwise, Normalise)
     first, *_ = jax.tree.leaves(network, is_leaf=lambda node: isinstance(node, acting))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 import lazy_loader
 import numpy as np
 
-from theory._architecture import Part, Pointwise, check_positive, components
+from theory._architecture import Part, Pointwise, components
+from theory._arguments import as_real, check_flag, check_kind, check_positive
 from theory._attractor import Attractor, attractor
 from theory._compiled import compiled, cores, hasty_options, light_options
 from theory._fixed_point import LengthPoint
@@ -121,10 +123,14 @@ def phase_diagram(
     Raises
     ------
     ValueError
-        If an axis is empty or not one-dimensional, or `start` or `tolerance` not above 0.
+        If an axis is empty, not one-dimensional or no parameter of `build`, or `start` or
+        `tolerance` not above 0.
+    TypeError
+        If `build` is no function, `axes` no mapping, or what is built not one turn.
     """
     needs_float64("phase_diagram")
-    grids, flat = _grid(axes, start, tolerance)
+    check_flag("correlations", correlations)
+    grids, flat = _grid(build, axes, start, tolerance, progress)
     how = _as_arrays(start, tolerance)
     if correlations:
         prediction = _over_blocks(build, flat, how[0], how[1], progress)
@@ -172,7 +178,7 @@ def sector_diagram(
         explicitly by a bias.
     """
     needs_float64("sector_diagram")
-    grids, flat = _grid(axes, start, tolerance)
+    grids, flat = _grid(build, axes, start, tolerance, progress)
     how = _as_arrays(start, tolerance)
     many = next(iter(flat.values())).size > _MANY
     of_block = compiled(_sectors_of, light_options if many else hasty_options)
@@ -216,14 +222,19 @@ def _sectors_of(build, points, start, tolerance):
 
 
 def _grid(
-    axes: Mapping[str, Any], start: float, tolerance: float
+    build: Any, axes: Any, start: float, tolerance: float, progress: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The axes and all their combinations in one row; everything is checked."""
+    check_kind("build", build, Callable, "a function that makes one turn, as theory.layer does")
+    check_kind("axes", axes, Mapping, "a mapping from parameters of `build` to their values")
+    _check_names(build, axes)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
+    if progress is not None:
+        check_kind("progress", progress, Callable, "a function of (points done, points in all)")
     grids = {}
     for name, values in axes.items():
-        grid = np.asarray(values, dtype=float)
+        grid = np.asarray(as_real(name, values), dtype=float)
         if grid.ndim != 1 or grid.size == 0:
             raise ValueError(
                 f"`{name}`: an axis must be one-dimensional and not empty; got shape {grid.shape}"
@@ -231,8 +242,25 @@ def _grid(
         grids[name] = grid
     if not grids:
         raise ValueError("`axes`: must name at least one parameter; got none")
+    made = eqx.filter_eval_shape(build, **{name: jnp.zeros(()) for name in grids})
+    check_kind("build", made, Part, "a function that returns one turn, as theory.layer makes it")
     mesh = np.meshgrid(*grids.values(), indexing="ij")
     return grids, {name: values.ravel() for name, values in zip(grids, mesh, strict=True)}
+
+
+def _check_names(build: Callable, axes: Mapping) -> None:
+    """Raise a `ValueError` unless the axes are the parameters of `build`."""
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError):  # of what is not written in Python
+        return
+    try:
+        signature.bind(**axes)
+    except TypeError:
+        names = ", ".join(signature.parameters)
+        raise ValueError(
+            f"`axes`: must name the parameters of `build`, {names}; got {', '.join(map(str, axes))}"
+        ) from None
 
 
 def _block_of(flat: Mapping[str, np.ndarray], first: int, block: int) -> dict[str, jax.Array]:

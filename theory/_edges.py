@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from theory._arguments import check_positive
 from theory._arrays import Array, complex_of, each, xp
 from theory._branch import (
     Branch,
@@ -23,7 +24,7 @@ from theory._branch import (
     respond,
 )
 from theory._directly import directly_if
-from theory._jacobian import SAFETY, JacobianFactors, SlopeLaw, by_both
+from theory._jacobian import SAFETY, JacobianFactors, SlopeLaw, by_both, check_factors
 from theory._moment_integrals import epsilon
 from theory._precision import needs_float64
 from theory._skip import log_square, real_partner, share, summed
@@ -268,7 +269,6 @@ def _no_smallest(factors: JacobianFactors) -> Bool[Array, " laws"]:
     return ((smallest == outermost) & (apart > 64 * epsilon(apart))) | (apart > 0.05)
 
 
-@directly_if(lambda factors, **_: factors.count.size == 1, eqx.filter_jit)
 def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edges:
     """The smallest and the largest singular value of J at infinite width.
 
@@ -303,6 +303,13 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     its scale follows from the density at the edge.
     """
     needs_float64("spectrum_edges")
+    check_factors(factors)
+    check_positive("tolerance", tolerance)
+    return _spectrum_edges(factors, tolerance)
+
+
+@directly_if(lambda factors, _: factors.count.size == 1, eqx.filter_jit)
+def _spectrum_edges(factors, tolerance) -> Edges:
     both = lambda side: by_both(lambda factors: edge(factors, side), factors)
     upper, lower = both("upper"), both("lower")
     log_upper, log_lower = _logs(*upper, tolerance), _logs(*lower, tolerance)

@@ -13,6 +13,14 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from theory._activations import Componentwise
+from theory._arguments import (
+    as_kinks,
+    as_number,
+    check_callable,
+    check_order,
+    check_positive,
+    shown,
+)
 from theory._arrays import Array, stop_gradient, traced, xp
 from theory._compiled import inside_another
 from theory._directly import on_numpy
@@ -331,13 +339,30 @@ def gaussian_expectation(
         INACCURATE where it is not, INFINITE where f overflows, INVALID for a negative variance
         and where f is NaN.
 
+    Raises
+    ------
+    TypeError
+        If `fn` is no function of one array.
+    ValueError
+        If `fn` returns another shape, or an argument is out of range; `order` is from 8 to 1024.
+
     Accuracy
     --------
     See `single_moments`. Kinks and jumps that are not declared show in the error, also those
     close to declared ones; features much narrower than `scale` may not.
     """
+    check_callable("fn", fn)
+    kinks = _checked_features(kinks, scale, order)
+    variance = as_number("variance", variance, "at least 0 (map over several with jax.vmap)")
     run = functools.partial(_expectation, fn, kinks, scale, order)
     return run(variance) if inside_another(variance) else on_numpy(run, variance)
+
+
+def _checked_features(kinks: Any, scale: Any, order: Any) -> tuple:
+    """The kinks as a tuple."""
+    check_positive("scale", scale)
+    check_order(order)
+    return as_kinks(kinks)
 
 
 def _expectation(fn, kinks, scale, order, variance) -> Estimate:
@@ -389,13 +414,24 @@ def gaussian_pair_expectation(
     Estimate
         As for `gaussian_expectation`; INVALID for |correlation| > 1, too.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `gaussian_expectation`.
+
     Accuracy
     --------
     Kinks along lines other than u = k and v = k, such as that of |u − v|, are not resolved; the
     error says so, also where they are close to such a line. See `pair_moments` where
     1 − correlation matters more than correlation.
     """
-    given = (variance_a, variance_b, correlation)
+    check_callable("fn", fn, 2)
+    kinks = _checked_features(kinks, scale, order)
+    given = (
+        as_number("variance_a", variance_a, "at least 0 (map over several with jax.vmap)"),
+        as_number("variance_b", variance_b, "at least 0 (map over several with jax.vmap)"),
+        as_number("correlation", correlation, "from -1 to 1 (map over several with jax.vmap)"),
+    )
     run = functools.partial(_pair_expectation, fn, kinks, scale, order)
     return run(*given) if inside_another(given) else on_numpy(run, *given)
 
@@ -403,6 +439,13 @@ def gaussian_pair_expectation(
 def _values(fn: Callable, *z: Array) -> Any:
     """A user's function, which is written for JAX, at arrays of either kind."""
     values = fn(*map(jnp.asarray, z))
+    shape = getattr(values, "shape", None)
+    if not shape or shape[-1] != z[0].size:
+        got = shown(values) if shape is None else f"one of shape {list(shape)}"
+        raise ValueError(
+            f"`fn`: must return an array of shape [..., {z[0].size}] for one of shape "
+            f"[{z[0].size}]; got {got}"
+        )
     return values if traced(z) or isinstance(values, Tracer) else np.asarray(values)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from theory._activations import Componentwise
-from theory._architecture import Affine, Part, Pointwise, check_variance
+from theory._architecture import Affine, Part, Pointwise, check_part
+from theory._arguments import check_length, check_order, check_positive
 from theory._arrays import Array
 from theory._compiled import hasty_jit
 from theory._expectation import gaussian_expectation
@@ -141,9 +141,10 @@ def length_correction(
     four-point vertex V and the correction of the kernel).
     """
     needs_float64("length_correction")
-    check_variance("length", length)
-    if np.shape(length):
-        raise ValueError(f"`length`: must be one number; got an array of shape {np.shape(length)}")
+    check_part("network", network)
+    check_length("length", length)
+    check_order(order)
+    check_positive("tolerance", tolerance)
     return _corrected(network, jnp.asarray(length, jnp.result_type(float)), order, tolerance)
 
 

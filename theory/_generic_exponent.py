@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from theory._activations import Activation, Componentwise, Radial
-from theory._architecture import Algebra, WeightLaw
+from theory._architecture import Algebra, WeightLaw, check_activation
+from theory._arguments import as_number, check_order
 from theory._arrays import Array
 from theory._compiled import hasty_jit
 from theory._jacobian import SAFETY, constant_slopes
@@ -136,7 +137,10 @@ def generic_exponent(
     tangent are independent of the signs: see also Hanin and Nica 2018 (arXiv 1812.05994).
     """
     needs_float64("generic_exponent")
+    check_activation(activation)
+    check_order(order)
     activation = cast(activation, jnp.result_type(float))
+    weight_variance = as_number("weight_variance", weight_variance, "at least 0")
     law = WeightLaw(1.0, "gaussian", components, algebra)
     variance = jnp.asarray(weight_variance, jnp.result_type(float))
     if isinstance(activation, Componentwise) and components == 1 and _is_homogeneous(activation):

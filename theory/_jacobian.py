@@ -30,9 +30,10 @@ from theory._architecture import (
     Part,
     Pointwise,
     Residual,
-    check_variance,
+    check_part,
     components,
 )
+from theory._arguments import as_number, check_kind, check_length, check_order, shown
 from theory._arrays import Array, each, xp
 from theory._compiled import compiled, hasty_options, inside_another
 from theory._directly import is_simple, on_numpy
@@ -320,7 +321,11 @@ class JacobianFactors(eqx.Module):
         `depth` may be traced and is the way to sweep over depths: one turn at its fixed point,
         repeated.
         """
-        check_variance("depth", depth)
+        times = as_number("depth", depth, "whole and at least 0")
+        if not isinstance(times, Tracer) and not (0 <= times < np.inf and times == np.floor(times)):
+            raise ValueError(
+                f"`depth`: must be finite and at least 0, a whole number; got {shown(depth)}"
+            )
         depth = xp.asarray(depth, self.count.dtype)
         return JacobianFactors(
             self.log_variance * depth,
@@ -329,6 +334,11 @@ class JacobianFactors(eqx.Module):
             self.law,
             self.check,
         )
+
+
+def check_factors(factors: Any) -> None:
+    """Raise a `TypeError` unless they are the factors of a Jacobian."""
+    check_kind("factors", factors, JacobianFactors, "made by theory.jacobian_factors")
 
 
 def work(factors: JacobianFactors, *points: Any) -> int:
@@ -385,7 +395,8 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
         units remember all layers before, and the factors are not free: see
         `residual_moments`), holds two of them, or another branch.
     ValueError
-        If the length is negative or a layer has a width of its own.
+        If the length is negative or a layer has a width of its own; if `order` is not from 8
+        to 1024.
 
     Notes
     -----
@@ -397,8 +408,9 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
     Pennington, Schoenholz and Ganguli (2017), arXiv 1711.04735, eqs. 12-16.
     """
     needs_float64("jacobian_factors")
-    if not isinstance(length, Tracer) and not (np.isfinite(length) and np.all(length >= 0)):
-        raise ValueError(f"`length`: must be finite and at least 0; got {length}")
+    check_part("network", network)
+    check_length("length", length)
+    check_order(order)
     length = jnp.asarray(length, jnp.result_type(float))
     if inside_another((network, length)):
         return _joined_factors(_read(network, length, order))

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from theory._architecture import Part, check_count
+from theory._architecture import Part, check_part
+from theory._arguments import as_row, check_count, check_positive, in_shape_of
 from theory._arrays import Array, each, xp
 from theory._branch import log_lambda, negative_solution
 from theory._directly import directly_if
@@ -20,6 +21,7 @@ from theory._jacobian import (
     JacobianFactors,
     begins_with_pointwise,
     by_both,
+    check_factors,
     mass_unresolved,
     work,
 )
@@ -125,7 +127,6 @@ class SpectrumMoments(eqx.Module):
         return replace_where(value == xp.inf, Status.INFINITE, found)
 
 
-@directly_if(lambda factors, **_: factors.count.size <= _FEW, eqx.filter_jit)
 def jacobian_moments(
     factors: JacobianFactors, *, order: int = 4, tolerance: float = 1e-8
 ) -> SpectrumMoments:
@@ -144,7 +145,14 @@ def jacobian_moments(
         INACCURATE.
     """
     needs_float64("jacobian_moments")
+    check_factors(factors)
     check_count("order", order)
+    check_positive("tolerance", tolerance)
+    return _jacobian_moments(factors, order, tolerance)
+
+
+@directly_if(lambda factors, *_: factors.count.size <= _FEW, eqx.filter_jit)
+def _jacobian_moments(factors, order, tolerance) -> SpectrumMoments:
     both = by_both(lambda factors: _moment_ratios(factors, order), factors)
     (log, ratios), (log_2, ratios_2) = both
     eps = epsilon(log)
@@ -158,9 +166,8 @@ def jacobian_moments(
     )
 
 
-@directly_if(lambda factors, points, **_: work(factors, points) <= _FEW * 1000, eqx.filter_jit)
 def lyapunov_quantiles(
-    factors: JacobianFactors, fractions: Float[Array, " fractions"], *, tolerance: float = 1e-8
+    factors: JacobianFactors, fractions: Any, *, tolerance: float = 1e-8
 ) -> Estimate:
     """Exponents of infinitely many such networks in a row: quantiles of their bulk.
 
@@ -172,8 +179,8 @@ def lyapunov_quantiles(
     factors
         Of `jacobian_factors`.
     fractions
-        t, from 0 to 1; others are INVALID. −inf where t is within the mass at zero, and at 0
-        with Gaussian weights.
+        t, from 0 to 1, one or several; others are INVALID. −inf where t is within the mass at
+        zero, and at 0 with Gaussian weights.
     tolerance
         Absolute error beyond which a value is INACCURATE.
 
@@ -182,9 +189,15 @@ def lyapunov_quantiles(
     Newman (1986), The distribution of Lyapunov exponents: exact results for random matrices,
     eq. 2.10.
     """
-
     needs_float64("lyapunov_quantiles")
+    check_factors(factors)
+    check_positive("tolerance", tolerance)
+    row = as_row("fractions", fractions)
+    return in_shape_of(fractions, _lyapunov_quantiles(factors, row, tolerance))
 
+
+@directly_if(lambda factors, points, _: work(factors, points) <= _FEW * 1000, eqx.filter_jit)
+def _lyapunov_quantiles(factors, fractions, tolerance) -> Estimate:
     def values(factors):
         log_mean = xp.sum(factors.count * xp.log(factors.law.mean))
         mass = xp.max(factors.law.mass_at_zero)
@@ -232,6 +245,7 @@ def goldstone_gains(network: Part, inputs: Float[Array, "1 width k"] | Moments) 
     ValueError
         If a bias breaks the symmetry, so that the identity does not hold.
     """
+    check_part("network", network)
     if symmetry(network).explicit:
         raise ValueError("`network`: a bias breaks the symmetry; its gains need bias_variance 0")
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)

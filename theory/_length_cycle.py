@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from theory._architecture import Part, check_count, check_positive
+from theory._architecture import Part
+from theory._arguments import check_order, check_positive
 from theory._arrays import Array
 from theory._attractor import follow
 from theory._compiled import hasty_jit
@@ -17,6 +18,7 @@ from theory._precision import needs_float64
 from theory._roots import implicit_root, newton
 from theory._status import Estimate, Status, as_estimate, replace_where
 from theory._survey import along_length, error_of_rate, log_growth, survey
+from theory._turn import check_turn
 
 _LONGEST = 16
 _STEPS = 20000
@@ -79,9 +81,10 @@ def length_cycle(
     May 1976, *Simple mathematical models with very complicated dynamics*, for such maps.
     """
     needs_float64("length_cycle")
+    check_turn(body)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
-    check_count("order", order, 8)
+    check_order(order)
     return _length_cycle(body, start, tolerance, order)
 
 

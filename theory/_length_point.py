@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from theory._architecture import Part
+from theory._arguments import check_order, check_positive
 from theory._arrays import Array, each, first_places, xp
 from theory._directly import directly
 from theory._fixed_point import LengthPoint
@@ -20,6 +21,7 @@ from theory._precision import needs_float64
 from theory._roots import root_between_nodes
 from theory._status import Estimate, Status, as_estimate, choose, replace_where
 from theory._survey import Survey, along_length, error_of_rate, log_growth, survey
+from theory._turn import check_turn
 
 _SLOTS = 4
 _TAIL = float(np.log(1e5))
@@ -158,7 +160,6 @@ class FixedPoints(eqx.Module):
     """Whether lengths beyond the last fixed point grow without bound, as far as can be told."""
 
 
-@directly
 def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> FixedPoints:
     """All fixed points of the length map of one turn, with their stability.
 
@@ -177,6 +178,14 @@ def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fixe
         Places for the zero fixed point and four others between 1e-30 and 1e30. Where every
         length is a fixed point, only the zero one is listed, as NEUTRAL.
 
+    Raises
+    ------
+    ValueError
+        If `tolerance` is not above 0, or `order` not from 8 to 1024; if `body` is a whole
+        network; if JAX is without float64.
+    TypeError
+        If one turn does not lead from pre-activations to pre-activations.
+
     Accuracy
     --------
     The error of q* is that of the map over |1 − λ|, and at most the bracket in which h
@@ -184,6 +193,14 @@ def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fixe
     error of zero; then they are one HALF_STABLE point.
     """
     needs_float64("fixed_points")
+    check_turn(body)
+    check_positive("tolerance", tolerance)
+    check_order(order)
+    return _fixed_points(body, tolerance, order)
+
+
+@directly
+def _fixed_points(body, tolerance, order) -> FixedPoints:
     seen = survey(body, order=order)
     end = runs_away(seen)
     up, touch, in_sight = seen.growth > 0, seen.touches, seen.in_sight

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from theory._architecture import check_count
+from theory._arguments import as_real, check_count, check_positive, check_variance
 from theory._status import Estimate, Status, as_estimate
 
 _HALVINGS = 56
@@ -66,13 +66,10 @@ def linear_residual_gain(target: float, depth: int, time: Any, *, rate: float = 
     derived here.
     """
     check_count("depth", depth)
+    check_positive("target", target)
+    check_variance("time", time)
+    check_positive("rate", rate)
     times = np.atleast_1d(np.asarray(time, float))
-    if not (math.isfinite(target) and target > 0):
-        raise ValueError(f"`target`: must be finite and above 0; got {target}")
-    if not np.all(np.isfinite(times) & (times >= 0)):
-        raise ValueError("`time`: must be finite and at least 0; got another")
-    if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"`rate`: must be finite and above 0; got {rate}")
     with np.errstate(over="ignore", under="ignore"):
         value, error = _gain(float(target), depth, times * rate)
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
@@ -145,11 +142,10 @@ def spike_overlap(strength: Any, aspect: float = 1.0) -> tuple[Estimate, Estimat
     ----------
     Benaych-Georges and Nadakuditi 2012, arXiv 1103.2221, section 3.1.
     """
-    theta = np.asarray(strength, float)
-    if not (math.isfinite(aspect) and aspect > 0):
-        raise ValueError(f"`aspect`: must be finite and above 0; got {aspect}")
+    check_positive("aspect", aspect)
+    theta = np.asarray(as_real("strength", strength), float)
     if not np.all(theta >= 0):
-        raise ValueError("`strength`: must be at least 0; got another")
+        raise ValueError(f"`strength`: must be at least 0; got {theta[~(theta >= 0)].ravel()[0]}")
     root = math.sqrt(math.sqrt(aspect))
     # No square is formed, so that nothing overflows.
     ratio = np.minimum(root / np.maximum(theta, root), 1.0)

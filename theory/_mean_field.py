@@ -16,8 +16,11 @@ from theory._architecture import (
     Pointwise,
     Repeat,
     Residual,
+    check_part,
+    starts_nonlinear,
     time_steps,
 )
+from theory._arguments import check_order
 from theory._arrays import Array, each, put, xp
 from theory._compiled import compiled, inside_another, light_options
 from theory._directly import is_simple, on_numpy
@@ -28,6 +31,7 @@ from theory._moments import (
     Moments,
     PostActivation,
     PreActivation,
+    check_finite,
     check_signals,
     given_moments,
     per_component,
@@ -367,7 +371,10 @@ def propagate(
     Raises
     ------
     ValueError
-        If the inputs do not have three axes, or hold no real numbers.
+        If the inputs do not have three axes, or hold anything but finite real numbers; if
+        `order` is not from 8 to 1024.
+    TypeError
+        If the network is none, or begins with a nonlinearity that is not linear.
 
     Accuracy
     --------
@@ -379,10 +386,19 @@ def propagate(
     ----------
     Poole et al. 2016, eqs. 3-5; Schoenholz et al. 2017, eqs. 2-6.
     """
+    check_part("network", network)
+    check_order(order)
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
     inputs = cast(inputs, widest(network, inputs))
     if not isinstance(inputs, Moments):
         check_signals("inputs", inputs)
+        check_finite("inputs", inputs)
+    if starts_nonlinear(network):
+        raise TypeError(
+            "`network`: must begin with an Affine, as theory.feedforward does, since a "
+            "nonlinearity needs Gaussian moments; got one that begins with a nonlinearity (put "
+            "theory.affine(1.0) before it, which leaves the moments of the inputs as they are)"
+        )
     steps = time_steps(network)
     if inside_another((network, inputs)):
         return _propagated(network, inputs, order, steps)

@@ -8,9 +8,12 @@ same moments of its units. So every observable is written once, here, as a funct
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
+from theory._arguments import as_real, shown
 from theory._arrays import Array, of_one_kind, put, xp
 from theory._powers import exponent, largest_exponent, times_power
 
@@ -68,6 +71,16 @@ class PostActivation(eqx.Module):
     mean: Float[Array, "n k"]
 
 
+def check_moments(moments: Any) -> None:
+    """Raise a `TypeError` unless they are moments."""
+    hint = " (its `.value` is meant)" if isinstance(moments, PreActivation | PostActivation) else ""
+    if not isinstance(moments, Moments):
+        raise TypeError(
+            "`moments`: must be Moments, as theory.given_moments makes them and theory.propagate "
+            f"returns them as `.value`; got {shown(moments)}{hint}"
+        )
+
+
 def gram_matrix(a: Float[Array, "n width k"]) -> Float[Array, "n n k k"]:
     """E u_a u_bᵀ over the units of a layer, whatever the scales of the inputs."""
     power = largest_exponent(a, (1, 2))
@@ -86,6 +99,12 @@ def check_signals(name: str, signals: Array) -> None:
         )
 
 
+def check_finite(name: str, signals: Array) -> None:
+    """Raise a `ValueError` that names the field unless all is finite, or traced."""
+    if not isinstance(signals, Tracer) and not np.all(np.isfinite(signals)):
+        raise ValueError(f"`{name}`: must be finite; got an infinite or undefined entry")
+
+
 def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
     """The covariance and separation of given signals, with isotropic unit tangents.
 
@@ -94,6 +113,8 @@ def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
     signals
         Shape [inputs, width, components].
     """
+    signals = as_real("signals", signals)
+    check_signals("signals", signals)
     n, _, k = signals.shape
     # Only pairs: in wide layers every difference is a pass over memory.
     rows, columns = np.triu_indices(n, 1)
@@ -114,15 +135,33 @@ def given_moments(
     """Moments with a given covariance and isotropic unit tangents.
 
     `separation` may be given where 1 − c is known better than the covariance can hold it.
+
+    Raises
+    ------
+    ValueError
+        If one of them does not hold real numbers, of shape [n, n, k, k].
     """
+    covariance = _as_table("covariance", covariance)
     n, _, k, _ = covariance.shape
-    apart: Any = separation
+    apart: Any = separation if separation is None else _as_table("separation", separation)
     if apart is None:
         own = xp.einsum("aaij->aij", covariance)
         cross = covariance + xp.swapaxes(covariance, -1, -2)
         apart = (own[:, None] + own[None] - cross) / 2
     tangent, log_gain = _isotropic(n, k, covariance.dtype), xp.zeros(n, covariance.dtype)
     return of_one_kind(Moments(covariance, apart, tangent, log_gain))
+
+
+def _as_table(name: str, value: Any) -> Array:
+    array: Any = as_real(name, value)
+    shape = array.shape
+    if len(shape) != 4 or shape[0] != shape[1] or shape[2] != shape[3]:
+        raise ValueError(
+            f"`{name}`: must have the shape [inputs, inputs, components, components]; got "
+            f"{list(shape)}"
+        )
+    whole = jnp.issubdtype(array.dtype, jnp.integer)
+    return array.astype(jnp.result_type(float)) if whole else array
 
 
 def _isotropic(n: int, k: int, dtype: Any) -> Float[Array, "n n k k"]:
@@ -136,16 +175,19 @@ def per_component(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch"]:
 
 def length(moments: Moments) -> Float[Array, "*batch n"]:
     """q_a = E|u_a|²/k."""
+    check_moments(moments)
     return xp.diagonal(per_component(moments.covariance), axis1=-2, axis2=-1)
 
 
 def overlap(moments: Moments) -> Float[Array, "*batch n n"]:
     """E u_a·u_b/k."""
+    check_moments(moments)
     return per_component(moments.covariance)
 
 
 def distance(moments: Moments) -> Float[Array, "*batch n n"]:
     """E|u_a − u_b|²/(2k)."""
+    check_moments(moments)
     return per_component(moments.separation)
 
 
@@ -155,6 +197,7 @@ def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
     Convention: average moments over networks first; the mean of a ratio is not the ratio of
     the means.
     """
+    check_moments(moments)
     q = length(moments)
     half = exponent(q) // 2
     unit = times_power(q, -2 * half)
@@ -174,6 +217,7 @@ def growth(moments: Moments) -> Float[Array, "turns n"]:
 
     Convention: its limit at the fixed point is the slope χ.
     """
+    check_moments(moments)
     log = log_tangent(moments)
     # Behind a jump of φ all of them are infinite.
     return xp.where(xp.isposinf(log[1:]), xp.inf, xp.exp(log[1:] - log[:-1]))

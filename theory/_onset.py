@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from theory._activations import Activation, Radial
-from theory._architecture import Algebra, WeightLaw, check_count
+from theory._architecture import Algebra, WeightLaw, check_activation
+from theory._arguments import as_real, check_count
 from theory._arrays import Array
 
 
@@ -39,6 +40,7 @@ def onset_curvature(activation: Activation, components: int = 1) -> Float[Array,
     ValueError
         If g does not begin as a smooth odd function with g'(0) > 0 and g'''(0) < 0.
     """
+    check_activation(activation)
     check_count("components", components)
     first, third = _beginning(activation)
     return -third * (components + 2) / (3 * first)
@@ -85,7 +87,9 @@ def onset_law(
     Derived here. The diffusion is logistic growth with multiplicative noise (Horsthemke and
     Lefever 1984, chapter 6); checked against simulation.
     """
+    check_activation(activation)
     check_count("width", width)
+    weight_variance = as_real("weight_variance", weight_variance)
     law = WeightLaw(1.0, "gaussian", components, algebra)
     if len(law.table) != components:
         raise ValueError(

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from theory._architecture import Affine, Normalise, Part, Pointwise, check_count, check_positive
+from theory._architecture import Affine, Normalise, Part, Pointwise
+from theory._arguments import check_order, check_positive
 from theory._arrays import Array, xp
 from theory._attractor import Attractor, Fate, attractor
 from theory._correlation import CorrelationPoint, stable_correlation
@@ -224,7 +225,7 @@ def predict(
     check_turn(body)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
-    check_count("order", order, 8)
+    check_order(order)
     return _predict(body, start, tolerance, order)
 
 

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from theory._arguments import as_real
 from theory._arrays import Array
 
 _Tree = TypeVar("_Tree")
@@ -41,9 +42,7 @@ def as_signals(name: str, signals: Any) -> Array:
     ValueError
         If they are not real numbers.
     """
-    array = jnp.asarray(signals)
+    array = jnp.asarray(as_real(name, signals))
     if jnp.issubdtype(array.dtype, jnp.integer):
         return array.astype(jnp.result_type(float))
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"`{name}`: must hold real numbers; got {array.dtype}")
     return array

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from theory._activations import Componentwise
-from theory._architecture import Affine, Chain, Part, Pointwise, Residual, check_count
+from theory._architecture import Affine, Chain, Part, Pointwise, Residual
+from theory._arguments import check_count, check_positive
 from theory._arrays import Array
 from theory._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory._interpret import interpret
@@ -63,8 +64,8 @@ def residual_moments(
     needs_float64("residual_moments")
     layer = cast(layer, jnp.result_type(float))
     check_count("depth", depth)
-    if not (np.isfinite(length) and length > 0):
-        raise ValueError(f"`length`: must be finite and above 0; got {length}")
+    check_positive("length", length)
+    check_positive("tolerance", tolerance)
     match layer:
         case Residual(branch=Chain(parts=(Pointwise(activation=Componentwise()), Affine()))):
             pass

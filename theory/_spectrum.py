@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from theory._architecture import Part
+from theory._arguments import as_row, check_count, check_positive, in_shape_of
 from theory._arrays import Array, put, running_max, while_loop, xp
 from theory._branch import (
     Axis,
@@ -32,6 +33,7 @@ from theory._jacobian import (
     SAFETY,
     JacobianFactors,
     SlopeLaw,
+    check_factors,
     checked,
     jacobian_factors,
     mass_unresolved,
@@ -129,12 +131,8 @@ def _above(factors: JacobianFactors, at: Branch) -> Float[Array, " points"]:
     return (total + xp.sum(wide(factors.count, angle) * angle, axis=0)) / math.pi
 
 
-@directly_if(lambda factors, points, **_: work(factors, points) <= _FEW_POINTS, eqx.filter_jit)
 def singular_value_distribution(
-    factors: JacobianFactors,
-    log_singular_values: Float[Array, " points"],
-    *,
-    tolerance: float = 1e-6,
+    factors: JacobianFactors, log_singular_values: Any, *, tolerance: float = 1e-6
 ) -> Distribution:
     """Density and cumulative distribution of the singular values of J.
 
@@ -146,7 +144,7 @@ def singular_value_distribution(
     factors
         Of `jacobian_factors`.
     log_singular_values
-        Natural logarithms of the singular values s to look at.
+        Natural logarithms of the singular values s to look at, one or several.
     tolerance
         Absolute error beyond which a value is INACCURATE.
 
@@ -169,6 +167,14 @@ def singular_value_distribution(
     networks, eqs. 9-14.
     """
     needs_float64("singular_value_distribution")
+    check_factors(factors)
+    check_positive("tolerance", tolerance)
+    row = as_row("log_singular_values", log_singular_values)
+    return in_shape_of(log_singular_values, _distribution(factors, row, tolerance))
+
+
+@directly_if(lambda factors, points, _: work(factors, points) <= _FEW_POINTS, eqx.filter_jit)
+def _distribution(factors, log_singular_values, tolerance) -> Distribution:
     one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
     singular, x = _is_singular(factors), 2 * log_singular_values
@@ -253,9 +259,8 @@ def _status(found: Array, value: Array, error: Array, tolerance: float) -> Estim
     return Estimate(value, xp.where(found, error, xp.inf), status)
 
 
-@directly_if(lambda factors, points, **_: work(factors, points) <= _FEW_QUANTILES, eqx.filter_jit)
 def singular_value_quantiles(
-    factors: JacobianFactors, fractions: Float[Array, " fractions"], *, tolerance: float = 1e-6
+    factors: JacobianFactors, fractions: Any, *, tolerance: float = 1e-6
 ) -> Estimate:
     """log s of the singular values below which given fractions of all lie.
 
@@ -264,7 +269,7 @@ def singular_value_quantiles(
     factors
         Of `jacobian_factors`.
     fractions
-        Strictly between 0 and 1; others are INVALID.
+        Strictly between 0 and 1, one or several; others are INVALID.
     tolerance
         Absolute error of log s beyond which a value is INACCURATE.
 
@@ -280,6 +285,14 @@ def singular_value_quantiles(
     the edges and is infinite in a gap, where the quantile jumps.
     """
     needs_float64("singular_value_quantiles")
+    check_factors(factors)
+    check_positive("tolerance", tolerance)
+    row = as_row("fractions", fractions)
+    return in_shape_of(fractions, _quantiles(factors, row, tolerance))
+
+
+@directly_if(lambda factors, points, _: work(factors, points) <= _FEW_QUANTILES, eqx.filter_jit)
+def _quantiles(factors, fractions, tolerance) -> Estimate:
     axis = negative_axis(factors)
     nodes = axis.log_size
     seen = _look_at(factors, axis, nodes)[0].cumulative
@@ -357,14 +370,21 @@ def jacobian_spectrum(
     TypeError, ValueError
         As for `jacobian_factors`.
     """
+    check_count("moments", moments)
     factors = jacobian_factors(network, length, order=order)
     return spectrum_summary(factors, moments=moments)
 
 
-@directly_if(lambda factors, **_: factors.count.size == 1, eqx.filter_jit)
 def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
     """The same from the factors; map over them with `jax.vmap`."""
     needs_float64("spectrum_summary")
+    check_factors(factors)
+    check_count("moments", moments)
+    return _summary(factors, moments)
+
+
+@directly_if(lambda factors, _: factors.count.size == 1, eqx.filter_jit)
+def _summary(factors, moments) -> Spectrum:
     mass, other = (xp.max(law.mass_at_zero) for law in (factors.law, factors.check))
     # Without any weights, or slopes, all singular values are zero and there is nothing else.
     dead = (factors.log_variance == -xp.inf) | (mass >= 1 - epsilon(mass))

@@ -6,7 +6,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Int
 
-from theory._architecture import Affine, Part, check_count, check_positive, check_variance
+from theory._architecture import Affine, Part
+from theory._arguments import check_length, check_order, check_positive
 from theory._arrays import Array, xp
 from theory._attractor import attractor
 from theory._correlation import stable_correlation
@@ -89,10 +90,10 @@ def stationary_state(
     """
     needs_float64("stationary_state")
     check_turn(body)
-    check_variance("noise_variance", noise_variance)
+    check_length("noise_variance", noise_variance)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
-    check_count("order", order, 8)
+    check_order(order)
     body = cast(body, xp.result_type(float))
     noise = xp.asarray(noise_variance, xp.result_type(float))
     return _stationary(body, noise, start, tolerance, order)

@@ -16,7 +16,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from theory._activations import Componentwise, Radial
-from theory._architecture import Affine, Algebra, Normalise, Part, Pointwise, WeightLaw, components
+from theory._architecture import (
+    Affine,
+    Algebra,
+    Normalise,
+    Part,
+    Pointwise,
+    WeightLaw,
+    check_part,
+    components,
+)
+from theory._arguments import check_kind, check_order, check_positive
 from theory._arrays import Array, each, of_one_kind, on_host, traced, xp
 from theory._directly import directly
 from theory._fixed_point import SHORTEST
@@ -140,6 +150,7 @@ def symmetry(network: Part) -> Symmetry:
     ----------
     Iqbal et al. 2026 (arXiv 2605.14685), for O(k) and U(1); Schur's lemma for the rest.
     """
+    check_part("network", network)
     biased, _ = interpret(on_host(network), _Biased(), np.bool_(False))
     return _group(network)._replace(explicit=bool(biased))
 
@@ -204,6 +215,7 @@ def generators(network: Part) -> Float[np.ndarray, "generators k k"]:
 
     Convention: orthonormal with respect to tr(AᵀB)/k, so that |A z| is of the size of z.
     """
+    check_part("network", network)
     found = _group(network)
     law = _laws(network)[-1]
     k = law.components
@@ -230,6 +242,7 @@ def plane_generator(network: Part) -> Float[np.ndarray, "k k"]:
     ValueError
         If the network has no continuous symmetry.
     """
+    check_part("network", network)
     if _group(network).dimension == 0:
         raise ValueError("`network`: must have a continuous symmetry; got none")
     table = max((law.table for law in _laws(network)), key=len)
@@ -271,6 +284,13 @@ def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int 
     Sectors
         ABSENT where the length has no fixed point.
 
+    Raises
+    ------
+    TypeError
+        If `body` is not one turn with radial activations, or `length` no `Estimate`.
+    ValueError
+        If `tolerance` is not above 0, or `order` not from 8 to 1024.
+
     References
     ----------
     Iqbal et al. 2026 (arXiv 2605.14685); the multipliers follow from Price's theorem and the
@@ -278,6 +298,10 @@ def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int 
     """
     needs_float64("sectors")
     check_turn(body)
+    must = "an Estimate, as theory.predict gives it in its field `length`"
+    check_kind("length", length, Estimate, must)
+    check_positive("tolerance", tolerance)
+    check_order(order)
     body = cast(body, length.value.dtype)
     found = [p.activation for p in _pointwise(body)]
     radial = [phi for phi in found if isinstance(phi, Radial)]

@@ -2,7 +2,7 @@
 
 import jax
 
-from theory._architecture import Affine, Chain, Part, Recurrent, Repeat
+from theory._architecture import Affine, Chain, Part, Recurrent, Repeat, check_part
 
 
 def check_turn(body: Part) -> None:
@@ -16,8 +16,7 @@ def check_turn(body: Part) -> None:
     TypeError
         If it is no part, or holds a `Recurrent`.
     """
-    if not isinstance(body, Part):
-        raise TypeError(f"`body`: must be a part such as theory.layer; got {type(body).__name__}")
+    check_part("body", body)
     if isinstance(body, Chain) and len(body.parts) > 1:
         first, second = body.parts[:2]
         if isinstance(first, Affine) and isinstance(second, Repeat):

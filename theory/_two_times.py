@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from theory._architecture import check_sequences
+from theory._arguments import check_count
 from theory._arrays import Array
-from theory._moments import Moments, PreActivation
+from theory._moments import Moments, PreActivation, check_moments
 
 
 def states_of_all_times(
@@ -152,6 +153,8 @@ def autocorrelation(
     moments: Moments, steps: int
 ) -> Float[Array, "*batch sequences sequences steps steps"]:
     """C_ab(t, s) = E z_at·z_bs/k of whole sequences, from the moments of all their inputs."""
+    check_moments(moments)
+    check_count("steps", steps)
     c = jnp.trace(moments.covariance, axis1=-2, axis2=-1) / moments.covariance.shape[-1]
     n = check_sequences(c.shape[-1], steps)
     return jnp.swapaxes(c.reshape(*c.shape[:-2], n, steps, n, steps), -3, -2)
@@ -163,6 +166,8 @@ def step_growth(moments: Moments, steps: int) -> Float[Array, "*batch steps_less
     Convention: the tangent is a perturbation of the first input alone, and the limit of the
     factor is χ = exp(2 λ), λ the largest Lyapunov exponent.
     """
+    check_moments(moments)
+    check_count("steps", steps)
     size = jnp.einsum("...aaii->...a", moments.tangent) / moments.tangent.shape[-1]
     log = moments.log_gain + jnp.log(size)
     n = check_sequences(log.shape[-1], steps)
