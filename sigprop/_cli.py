@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from sigprop._output import BadInput
 from sigprop._sweep_cli import plan, sweep
@@ -460,6 +460,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = sys.argv[1:] if argv is None else list(argv)
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except MissingArgumentError as error:
+        name = "an option" if error.argument is None else error.argument.name
+        print(f"sigprop: {name}: must be given with a value; got none", file=sys.stderr)
+        return 2
     except (BadInput, CycloptsError) as error:
         print("sigprop:", " ".join(str(error).split()), file=sys.stderr)
         return 2

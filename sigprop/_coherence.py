@@ -5,14 +5,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from sigprop._arguments import check_seed
 from sigprop._ensemble import Progress, _default_block, _in_blocks
 from sigprop._lapack import eigh
 from sigprop._network import FiniteNetwork, Signals, start_at
 from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
-from theory._arguments import check_count
+from theory._arguments import as_real, check_count
 from theory._coherence import check_gram, turns_of
 from theory._powers import largest_exponent, times_power
-from theory._precision import cast
+from theory._precision import as_signals, cast
 
 
 class _Probed(Reading[Signals]):
@@ -136,12 +137,13 @@ def sample_coherence(
     """
     check_count("width", width)
     check_count("replicas", replicas, 2)
+    check_seed(seed)
     turns = turns_of(network)
+    inputs = as_signals("inputs", inputs)
     if loss_gram is not None:
-        loss_gram = jnp.asarray(loss_gram)
+        loss_gram = jnp.asarray(as_real("loss_gram", loss_gram))
         check_gram(loss_gram, len(inputs))
     key = jax.random.fold_in(jax.random.key(seed), width)
-    inputs = jnp.asarray(inputs)
     entries = width**2 if explicit_weights else width * (4 * len(inputs)) ** 2
     return _in_blocks(
         lambda indices: _block(network, inputs, key, indices, width, loss_gram, explicit_weights),

@@ -4,7 +4,7 @@ Notation: as in `sigprop._scores`.
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -16,12 +16,15 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 import theory
+from sigprop._arguments import check_explicit, check_seed
 from sigprop._ensemble import Ensemble, sample_ensemble
 from sigprop._network import Sample
 from sigprop._scores import Limit, fit_of, judgeable, limit_of, next_order, score
 from theory import Moments, Part, PreActivation
-from theory._architecture import time_steps
+from theory._architecture import check_part, time_steps
+from theory._arguments import check_count, check_flag, shown
 from theory._compiled import compiled, light_options
+from theory._precision import as_signals
 
 FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""
@@ -438,8 +441,15 @@ def compare(
     need not hold; then χ² of the fit says so. Cells whose fluctuations have heavy tails are
     not judged, and counted in `Cells.resolved`.
     """
-    widths = tuple(widths)
-    counts = (replicas,) * len(widths) if isinstance(replicas, int) else tuple(replicas)
+    check_part("network", network)
+    inputs = as_signals("inputs", inputs)
+    check_seed(seed)
+    check_flag("gradients", gradients)
+    check_explicit(explicit_weights)
+    widths = _counts("widths", widths, 1)
+    single = isinstance(replicas, int | np.integer) and not isinstance(replicas, bool)
+    given = _counts("replicas", [replicas] if single else replicas, 2)
+    counts = given * len(widths) if single else given
     if len(set(widths)) < 3 or len(set(widths)) != len(widths):
         raise ValueError(f"`widths`: must be at least 3 different widths; got {list(widths)}")
     if len(counts) != len(widths):
@@ -463,6 +473,15 @@ def compare(
         for width, count in zip(widths, counts, strict=True)
     ]
     return judge(network, exact, expected, ensembles)
+
+
+def _counts(name: str, values: Any, lowest: int) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"`{name}`: must be a sequence of whole numbers; got {shown(values)}")
+    values = tuple(values)
+    for value in values:
+        check_count(name, value, lowest)
+    return values
 
 
 def _named(

@@ -10,15 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sigprop._arguments import check_explicit, check_precision, check_seed
 from sigprop._jacobian import JacobianSample, sample_jacobian
 from sigprop._lapack import one_thread
 from sigprop._network import Sample, outer_depth, sample_network, sampled_inputs
 from sigprop._requests import MOST_WITH_MATRICES
 from sigprop._weights import draws_matrices
 from theory import Part
-from theory._arguments import check_count
+from theory._architecture import check_part
+from theory._arguments import check_count, check_flag
 from theory._compiled import compiled, cores, light_options, plain_options
-from theory._precision import cast
+from theory._moments import check_finite
+from theory._precision import as_signals, cast
 
 Progress = Callable[[int, int], None]
 
@@ -142,8 +145,15 @@ def sample_ensemble(
     ValueError
         Names the field and its allowed range.
     """
+    check_part("network", network)
     check_count("width", width)
     check_count("replicas", replicas, 2)
+    check_seed(seed)
+    check_flag("gradients", gradients)
+    check_explicit(explicit_weights)
+    check_precision(precision)
+    if block is not None:
+        check_count("block", block)
     if explicit_weights and width > MOST_WITH_MATRICES:
         raise ValueError(
             f"`width`: must be at most {MOST_WITH_MATRICES} with explicit weights, which are then "
@@ -151,10 +161,8 @@ def sample_ensemble(
         )
     turns = outer_depth(network)
     key = jax.random.fold_in(jax.random.key(seed), width)
-    inputs = jnp.asarray(inputs)
     inputs = sampled_inputs(inputs)
-    if not np.all(np.isfinite(inputs)):
-        raise ValueError("`inputs`: must be finite; got an infinite or undefined entry")
+    check_finite("inputs", inputs)
     network = cast(network, inputs.dtype)
     columns = 2 * len(inputs) * inputs.shape[-1]
     explicit_weights = draws_matrices(explicit_weights, width, columns)
@@ -195,10 +203,13 @@ def sample_jacobians(
     JacobianSample
         Leading axis over replicas; see `sample_jacobian`.
     """
+    check_part("network", network)
     check_count("width", width)
     check_count("replicas", replicas)
+    check_seed(seed)
+    check_precision(precision)
     key = jax.random.fold_in(jax.random.key(seed), width)
-    inputs = jnp.asarray(inputs)
+    inputs = as_signals("inputs", inputs)
     if inputs.ndim == 4 and len(inputs) != replicas:
         raise ValueError(
             f"`inputs`: must be one input, or one for each of {replicas} networks; "

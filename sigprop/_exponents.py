@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from sigprop._arguments import check_explicit, check_key, check_precision
 from sigprop._lapack import eigvalsh, qr, svd
 from sigprop._network import FiniteNetwork, Signals
 from sigprop._shared import Blank
@@ -28,10 +29,12 @@ from theory import (
     generators,
     interpret,
 )
+from theory._architecture import check_part
 from theory._arguments import check_count
 from theory._compiled import one_program, plain_options
+from theory._moments import check_signals
 from theory._powers import largest_exponent, norm, times_power
-from theory._precision import cast
+from theory._precision import as_signals, cast
 
 _BLOCKS = 16
 """Stretches of depth whose means give the standard error."""
@@ -208,6 +211,14 @@ def sample_exponents(
     Benettin et al. 1980 (the frame); Mo 2026 (arXiv 2605.03338), for the number of exact
     zeros: at least the dimension of what the state breaks.
     """
+    check_part("network", network)
+    check_key("key", key)
+    check_count("width", width)
+    check_count("discard", discard, 0)
+    check_explicit(explicit_weights)
+    check_precision(precision)
+    x = as_signals("x", x)
+    check_signals("x", x)
     steps, width_in, k = x.shape
     later, x = x[1:], x[:1]
     a = jnp.asarray(generators(network), x.dtype)

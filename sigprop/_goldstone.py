@@ -15,8 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 from sigprop._lapack import singular_values
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
+from theory._arguments import check_callable
+from theory._moments import check_signals
 from theory._powers import norm
-from theory._precision import cast
+from theory._precision import as_signals, cast
 
 _COPIES = 4
 """Evaluations at inputs that differ by rounding."""
@@ -77,6 +79,9 @@ def certify(
     ----------
     Iqbal et al. 2026 (arXiv 2605.14685).
     """
+    check_callable("fn", fn)
+    x = as_signals("x", x)
+    check_signals("x", x)
     dtype = x.dtype
     eps = float(jnp.finfo(dtype).eps)
     a = jnp.asarray(generators, dtype)

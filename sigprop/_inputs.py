@@ -10,9 +10,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, Shaped
 
+from sigprop._arguments import check_key
 from sigprop._lapack import qr
+from theory._arguments import as_number, as_real, check_count, check_length, check_positive
 
 # The third byte of an IDX file names the type of its elements.
 _IDX_TYPES = {
@@ -37,9 +40,9 @@ def pair_gram(length: float, correlation: float) -> Float[Array, "2 2"]:
     ValueError
         If `length` is negative or `correlation` is outside [-1, 1].
     """
-    if not (np.isfinite(length) and length >= 0):
-        raise ValueError(f"`length`: must be finite and at least 0; got {length}")
-    if not -1 <= correlation <= 1:
+    check_length("length", length)
+    known = as_number("correlation", correlation, "between -1 and 1")
+    if not isinstance(known, Tracer) and not -1 <= known <= 1:
         raise ValueError(f"`correlation`: must be between -1 and 1; got {correlation}")
     mixed = length * correlation
     return jnp.asarray([[length, mixed], [mixed, length]], dtype=float)
@@ -76,10 +79,10 @@ def gram_inputs(
 
     Accuracy: rounding, relative to the two lengths of each entry, however different those are.
     """
-    for name, value in (("width", width), ("components", components)):
-        if value < 1:
-            raise ValueError(f"`{name}`: must be at least 1; got {value}")
-    root = _root(gram)
+    check_key("key", key)
+    check_count("width", width)
+    check_count("components", components)
+    root = _root(as_real("gram", gram))
     inputs, rank = root.shape
     if rank * components > width:
         raise ValueError(
@@ -117,7 +120,11 @@ def pair_inputs(
     ValueError
         If there are no such inputs.
     """
-    cross = np.asarray(cross, np.float64)
+    check_key("key", key)
+    check_count("width", width)
+    cross = np.asarray(as_real("cross", cross), np.float64)
+    if cross.ndim != 2 or len(cross) != cross.shape[1]:
+        raise ValueError(f"`cross`: must be a square matrix; got shape {cross.shape}")
     k = len(cross)
     largest = float(np.linalg.norm(cross, 2)) if cross.size else 0.0
     if not largest <= 1 + 64 * np.finfo(float).eps:
@@ -327,7 +334,9 @@ def _find(folder: Path, stem: str, kind: str) -> Path | None:
 
 def _choose(key: PRNGKeyArray, count: int, images: int) -> Int[np.ndarray, " {count}"]:
     """Which of the images to take."""
-    if not 1 <= count <= images:
+    check_key("key", key)
+    check_count("count", count)
+    if not count <= images:
         raise ValueError(f"`count`: must be between 1 and {images}, the images there; got {count}")
     return np.asarray(jax.random.permutation(key, images))[:count]
 
@@ -344,8 +353,7 @@ def _normalise(
     mean = pixels.mean(dtype=np.float64) / white if centre else 0.0
     factor = 1.0
     if length is not None:
-        if not (np.isfinite(length) and length > 0):
-            raise ValueError(f"`length`: must be finite and positive; got {length}")
+        check_positive("length", length)
         # Image by image: as bytes a data set is an eighth of what it would be here as floats.
         mean_length = np.mean([np.mean((image / white - mean) ** 2) for image in pixels])
         if not mean_length > 0:

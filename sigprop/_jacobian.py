@@ -6,10 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sigprop._arguments import check_key, check_precision
 from sigprop._digits import subnormal, underflown_slopes
 from sigprop._graded import Graded, finish, generic_frame, start, step
 from sigprop._network import FiniteNetwork, Signals, sampled_inputs
 from theory import Affine, Componentwise, Normalise, Part, Pointwise, Reading, Status, interpret
+from theory._architecture import check_part
+from theory._arguments import check_count, check_positive
 from theory._compiled import one_program, plain_options
 from theory._precision import cast
 
@@ -173,6 +176,11 @@ def sample_jacobian(
     ValueError
         If there is more than one input.
     """
+    check_part("network", network)
+    check_key("key", key)
+    check_count("width", width)
+    check_precision(precision)
+    check_positive("tolerance", tolerance)
     inputs = sampled_inputs(inputs)
     network = cast(network, inputs.dtype)
     if len(inputs) != 1:

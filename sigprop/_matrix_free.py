@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from sigprop._arguments import check_key
 from sigprop._lapack import qr, singular_values, svd
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
-from theory._arguments import check_count, check_positive
+from theory._arguments import check_count, check_kind, check_positive, shown
 from theory._powers import exponent, times_power
 from theory._precision import cast
 
@@ -298,6 +300,8 @@ def leading_singular_values(
     Golub and Kahan 1965, section 4.
     """
     _check(fn, x)
+    check_key("key", key)
+    check_positive("tolerance", tolerance)
     smaller = _smaller_side(fn, x)
     check_count("count", count)
     if count > smaller:
@@ -417,6 +421,7 @@ def estimate_spectrum(
     theorem 3.41.1 (bounds).
     """
     _check(fn, x)
+    check_key("key", key)
     check_count("probes", probes, 2)
     check_count("steps", steps)
     check_count("orders", orders)
@@ -572,8 +577,11 @@ def _smaller_side(fn: Any, x: Array) -> int:
 
 
 def _check(fn: Any, x: Array) -> None:
+    check_kind("x", x, jax.Array | np.ndarray, "an array")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"`x`: must hold floating-point numbers; got {x.dtype}")
+    if not callable(fn) and not isinstance(fn, list | tuple):
+        raise TypeError(f"`fn`: must be a function or a sequence of layers; got {shown(fn)}")
     if not callable(fn) and len(fn) == 0:
         raise ValueError("`fn`: must be a function or at least one layer; got an empty sequence")
     if isinstance(fn, DrawnNetwork):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sigprop._arguments import check_explicit, check_key, check_precision
 from sigprop._digits import (
     fallen,
     gradient_growths,
@@ -32,7 +33,8 @@ from theory import (
     interpret,
     signal_moments,
 )
-from theory._architecture import check_sequences, time_steps
+from theory._architecture import check_part, check_sequences, time_steps
+from theory._arguments import check_count, check_flag
 from theory._compiled import one_program, plain_options
 from theory._moments import check_signals
 from theory._precision import as_signals, cast
@@ -378,6 +380,12 @@ def sample_network(
         If there is no room for a tangent beside the inputs: width_in <= k · number of inputs;
         if they are of half precision.
     """
+    check_part("network", network)
+    check_key("key", key)
+    check_count("width", width)
+    check_flag("gradients", gradients)
+    check_explicit(explicit_weights)
+    check_precision(precision)
     inputs = sampled_inputs(inputs)
     network = cast(network, inputs.dtype)
     n, steps = len(inputs), time_steps(network)
@@ -435,6 +443,13 @@ class DrawnNetwork(eqx.Module):
     width: int = eqx.field(static=True)
     explicit_weights: bool = eqx.field(static=True, default=True)
     precision: str = eqx.field(static=True, default="highest")
+
+    def __check_init__(self):
+        check_part("network", self.network)
+        check_key("key", self.key)
+        check_count("width", self.width)
+        check_flag("explicit_weights", self.explicit_weights)
+        check_precision(self.precision)
 
     def __call__(self, x: Float[Array, "n width_in k"]) -> Float[Array, "n width_out k"]:
         return _applied(self, x)
@@ -504,6 +519,7 @@ def outer_depth(network: Part) -> int:
     ValueError
         If the network repeats nothing.
     """
+    check_part("network", network)
     depth, _ = interpret(network, _OuterDepth(), 0)
     if depth == 0:
         raise ValueError("`network`: must hold a Repeat at its outermost level; got none")

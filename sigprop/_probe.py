@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from sigprop._arguments import check_key
 from sigprop._ensemble import sample_ensemble
 from sigprop._lapack import singular_values
 from sigprop._layers import Anatomy, dissect
 from sigprop._matrix_free import SpectrumEstimate, estimate_spectrum, leading_singular_values
 from sigprop._product import spectrum_of_product
 from theory import Part, Status, correlation, given_moments, length, propagate
-from theory._architecture import components
-from theory._arguments import check_count
+from theory._architecture import check_part, components
+from theory._arguments import as_real, check_count, check_positive
 from theory._moments import gram_matrix
 
 _SAFETY = 4.0
@@ -158,7 +159,7 @@ def probe(
         another function, or the description has as many boundaries as neither the layers nor
         those with parameters.
     """
-    x = jnp.asarray(x)
+    x = jnp.asarray(as_real("x", x))
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 2 or len(x) == 0:
         raise ValueError(
             "`x`: must hold floating-point numbers with a leading axis over inputs; got "
@@ -168,7 +169,11 @@ def probe(
     check_count("dense_limit", dense_limit)
     if tolerance is None:
         tolerance = 1e-9 if x.dtype == jnp.float64 else 1e-3
+    check_positive("tolerance", tolerance)
+    if description is not None:
+        check_part("description", description)
     key = jax.random.key(0) if key is None else key
+    check_key("key", key)
     anatomy = dissect(fn, x, layers)
     notes = [] if anatomy.note is None else [anatomy.note]
     out = _outputs(anatomy.call, x)

@@ -11,6 +11,7 @@ from sigprop._graded import _dot, finish, generic_frame, start, step
 from sigprop._lapack import alone, one_thread
 from sigprop._pivoted import split
 from theory import Status
+from theory._arguments import as_real, check_positive
 
 _LOSS = 5.0
 """Factors are multiplied together while the logs of their scales spread by less."""
@@ -80,7 +81,8 @@ def product_log_singular_values(
     ValueError
         If there is no factor or the factors are not square.
     """
-    factors = jnp.asarray(factors)
+    check_positive("tolerance", tolerance)
+    factors = jnp.asarray(as_real("factors", factors))
     shape = factors.shape
     if len(shape) != 3 or 0 in shape or shape[1] != shape[2]:
         raise ValueError(

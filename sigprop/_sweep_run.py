@@ -27,6 +27,7 @@ from sigprop._sweep_store import (
     prepare,
     writing,
 )
+from theory._arguments import check_kind
 
 _MOST_WORKERS = 16
 SHARE = 0.8
@@ -137,7 +138,10 @@ def run_sweep(
     The order of the work, `mesh`, `shard`, `chunk` and `workers` change no bit of the numbers; a
     run that is killed at any moment and called again ends with the same bits.
     """
+    check_kind("sweep", sweep, Sweep, "a sigprop.Sweep")
+    check_kind("path", path, str | PathLike, "a path")
     path = Path(path).resolve()
+    check_kind("shard", shard, tuple, "a pair (i, n)")
     number, parts = shard
     if not 0 <= number < parts:
         raise ValueError(f"`shard`: must be (i, n) with 0 <= i < n; got {shard}")

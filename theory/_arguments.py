@@ -133,8 +133,9 @@ def as_real(name: str, value: Any, must: str = "hold real numbers") -> Array:
         array: Any = value if isinstance(value, jax.Array) else np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths
         array = np.asarray(None)
-    kind = array.dtype
-    if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+    kind = getattr(array.dtype, "kind", "")  # not of keys
+    # Half precision of another kind than NumPy's is floating to JAX alone.
+    if kind not in "iuf" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"`{name}`: must {must}; got {shown(value)}")
     return array
 
@@ -149,18 +150,21 @@ def as_number(name: str, value: Any, allowed: str) -> Array:
 
 
 def as_row(name: str, value: Any) -> Array:
-    """The same of one number or a row of them, as a row."""
+    """The same of one number or a row of them, as a row of floating-point numbers."""
     array = as_real(name, value, "be a number or a row of them")
     if isinstance(array, Tracer):
         return array
     if array.ndim > 1:
         raise ValueError(f"`{name}`: must be a number or a row of them; got {shown(value)}")
-    return array.reshape(-1)
+    array = array.reshape(-1)
+    return array.astype(jnp.result_type(float)) if array.dtype.kind in "iu" else array
 
 
 def in_shape_of(value: Any, found: Tree) -> Tree:
     """What was found for `as_row` of a value, without the axis if it is one number."""
-    return found if np.ndim(value) else jax.tree.map(lambda leaf: leaf.reshape(()), found)
+    if isinstance(value, list | tuple) or np.ndim(value):
+        return found
+    return jax.tree.map(lambda leaf: leaf.reshape(()), found)
 
 
 def as_kinks(kinks: Any) -> tuple:

@@ -160,8 +160,7 @@ def _as_table(name: str, value: Any) -> Array:
             f"`{name}`: must have the shape [inputs, inputs, components, components]; got "
             f"{list(shape)}"
         )
-    whole = jnp.issubdtype(array.dtype, jnp.integer)
-    return array.astype(jnp.result_type(float)) if whole else array
+    return array.astype(jnp.result_type(float)) if array.dtype.kind in "iu" else array
 
 
 def _isotropic(n: int, k: int, dtype: Any) -> Float[Array, "n n k k"]:

@@ -277,6 +277,7 @@ def test_numbers_of_any_kind_are_taken():
     np.testing.assert_array_equal(row.value, listed.value)
     assert single.value.shape == ()
     assert abs(single.value - row.value[1]) <= single.error + row.error[1]
+    assert theory.lyapunov_quantiles(FACTORS, (0, 1)).value.shape == (2,)
     assert theory.lyapunov_quantiles(FACTORS, some).value.shape == (2,)
     assert theory.singular_value_distribution(FACTORS, 0.0).density.value.shape == ()
 
