@@ -15,7 +15,14 @@ from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, Shaped
 
 from sigprop._arguments import check_key
 from sigprop._lapack import qr
-from theory._arguments import as_number, as_real, check_count, check_length, check_positive
+from theory._arguments import (
+    as_number,
+    as_real,
+    check_count,
+    check_length,
+    check_positive,
+    shown,
+)
 
 # The third byte of an IDX file names the type of its elements.
 _IDX_TYPES = {
@@ -335,9 +342,11 @@ def _find(folder: Path, stem: str, kind: str) -> Path | None:
 def _choose(key: PRNGKeyArray, count: int, images: int) -> Int[np.ndarray, " {count}"]:
     """Which of the images to take."""
     check_key("key", key)
-    check_count("count", count)
-    if not count <= images:
-        raise ValueError(f"`count`: must be between 1 and {images}, the images there; got {count}")
+    known = isinstance(count, int | np.integer) and not isinstance(count, bool)
+    if not known or not 1 <= count <= images:
+        raise ValueError(
+            f"`count`: must be between 1 and {images}, the images there; got {shown(count)}"
+        )
     return np.asarray(jax.random.permutation(key, images))[:count]
 
 

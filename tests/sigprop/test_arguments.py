@@ -60,7 +60,7 @@ BAD = [
     (lambda: sigprop.gram_inputs(KEY, [1.0], 8), "`gram`: must be a square matrix; got shape"),
     (lambda: sigprop.gram_inputs(KEY, jnp.eye(2), None), "`width`: must be a whole .*; got None"),
     (lambda: sigprop.pair_inputs(KEY, None, 8), "`cross`: must hold real numbers; got None"),
-    (lambda: sigprop.digits_inputs(KEY, "a"), "`count`: must be a whole number"),
+    (lambda: sigprop.digits_inputs(KEY, "a"), "`count`: must be between 1 and .*; got 'a'"),
     (lambda: sigprop.probe(jnp.tanh, None), "`x`: must hold real numbers; got None"),
     (lambda: sigprop.probe(None, X), "`fn`: must be a function, .*; got NoneType"),
     (lambda: sigprop.probe(jnp.tanh, X, key=0), "`key`: must be a key"),

@@ -109,7 +109,7 @@ def test_inputs_depend_on_the_key_alone():
         (-np.eye(2), 9, "`gram`: must have no negative length; got -1"),
         (np.eye(10), 9, "`gram`: must have rank at most width / components = 9; got rank 10"),
         (np.zeros((0, 0)), 9, "`gram`: must be a square matrix; got shape (0, 0)"),
-        (np.eye(2), 0, "`width`: must be at least 1; got 0"),
+        (np.eye(2), 0, "`width`: must be a whole number of at least 1; got 0"),
     ],
 )
 def test_bad_gram_is_refused(gram, width, expected):
