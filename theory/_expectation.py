@@ -522,7 +522,7 @@ def _of_alternatives(
     if host:
         results = [other(*rule) for rule in zip(*columns, strict=True)]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
-    return jax.vmap(other)(*columns)
+    return jax.vmap(other)(*map(jnp.asarray, columns))
 
 
 def closer_look(order: int, zoom: int = 12) -> Resolution:

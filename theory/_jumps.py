@@ -101,8 +101,7 @@ def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
         (first, second), _ = look(low, 2 * half, 2)
         return i + 1, xp.where(first > second, low, low + half)
 
-    # The interval at 0 has to come down from 1e-9 to nothing.
-    steps = np.finfo(dtype).nmant + 8
+    steps = _halvings(dtype)
     _, low = while_loop(lambda state: state[0] < steps, halve, (arrays.asarray(0), low))
     width = 4 * width * 0.5**steps
     width = xp.maximum(width, 8 * eps * xp.abs(low))
@@ -110,13 +109,19 @@ def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
     return low, xp.where(gap[0] > _ROUNDINGS * noise[0], gap[0], 0.0)
 
 
+def _halvings(dtype: Any) -> int:
+    """Of the intervals of the grid; those at 0, 1e-9 wide, have no neighbours for ends then."""
+    return np.finfo(dtype).nmant + 8
+
+
 def is_new(k: Array, step: Array, declared: tuple[float, ...], square: Array) -> Array:
     """Which of the jumps found at k are not declared, and more than rounding of a function with
     that mean square."""
     eps = float(np.finfo(k.dtype).eps)
     new = step > _ROUNDINGS * eps * xp.sqrt(square)
+    beside_zero = 8 * float(_GRID[1]) * 0.5 ** _halvings(k.dtype)
     for place in declared:
-        new = new & (xp.abs(k - place) > 4 * eps * abs(place) + _ROUNDINGS * eps**2)
+        new = new & (xp.abs(k - place) > 4 * eps * abs(place) + beside_zero)
     return new
 
 
