@@ -9,9 +9,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from theory._arrays import Array, traced, while_loop, xp
+from theory._arrays import Array, while_loop, xp
 from theory._compiled import inside_another
-from theory._nodes import with_slope
+from theory._nodes import known_of, with_slope
 
 _ROUNDINGS = 1e3
 """A change across a kink below this many roundings of its terms is none."""
@@ -55,26 +55,7 @@ def found_jumps(fn: Callable, dtype: Any) -> tuple[Array, Array]:
     Intervals are halved until their ends are neighbours, towards the half in which fn differs
     most from what its derivative says: of a kink nothing is left of that, of a jump all.
     """
-    leaves, structure = jax.tree.flatten(fn)
-    if traced(leaves):
-        return _found_jumps(fn, dtype, jnp)
-    key = (structure, np.dtype(dtype), *((x.shape, x.dtype, x.tobytes()) for x in leaves))
-    if key not in _FOUND:
-        while len(_FOUND) >= _REMEMBERED:
-            _FOUND.pop(next(iter(_FOUND)))
-        try:
-            with np.errstate(all="ignore"):
-                _FOUND[key] = _found_jumps(fn, dtype, np)
-        except (ValueError, jax.errors.TracerArrayConversionError):
-            if not inside_another(fn):
-                raise
-            return _found_jumps(fn, dtype, jnp)  # it closes over something that is traced
-    return _FOUND[key]
-
-
-_FOUND: dict[Any, tuple[Array, Array]] = {}
-_REMEMBERED = 64
-"""Functions whose jumps are kept: they are asked for again and again."""
+    return known_of(_found_jumps, fn, dtype)
 
 
 def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
