@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sigprop._lapack import singular_values
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
+from theory._compiled import one_program, plain_options
 from theory._powers import norm
 from theory._precision import cast
 
@@ -49,7 +50,7 @@ class Certificate(eqx.Module):
     """Number of independent directions Ax: the Goldstone modes of this state."""
 
 
-@eqx.filter_jit
+@one_program(plain_options)
 def certify(
     fn: Callable[[Float[Array, "n width k"]], Float[Array, "n width_out k"]],
     x: Float[Array, "1 width k"],
