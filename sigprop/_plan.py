@@ -159,7 +159,7 @@ def plan(
     depth = sweep.values("depth")[0]
     base = max(32, 2 ** math.ceil(math.log2(depth + 1)))
     widths = (base, 2 * base, 4 * base)
-    sizes = {False: (*widths, 64 * base), True: widths}
+    sizes = {False: (*widths, 64 * base), True: (widths[0], widths[-1])}
     engines = {
         explicit: _engine(
             dataclasses.replace(sweep, width=size, explicit_weights=explicit), _FEWEST // workers

@@ -25,7 +25,7 @@ def gaussian_rate(values: Callable[[Any], Array], dtype: Any) -> Array:
     """
     u = np.asarray(_PLACES, dtype)
     sides = [values(sign * u) for sign in (1, -1)]
-    rate = 0.0
+    rate: Any = 0.0
     for side in sides:
         size = xp.abs(side)
         log = xp.log(xp.where(xp.isfinite(size) & (size > 0), size, 1.0))
