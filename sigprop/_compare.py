@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 import theory
 from sigprop._arguments import check_explicit, check_seed
-from sigprop._ensemble import Ensemble, sample_ensemble
+from sigprop._ensemble import Ensemble, sample_ensembles
 from sigprop._network import Sample
 from sigprop._scores import Limit, fit_of, judgeable, limit_of, next_order, score
 from theory import Moments, Part, PreActivation
@@ -385,8 +385,9 @@ def _perturbed(network: Part, index: int, factor: float) -> Part:
     return eqx.combine(jax.tree.unflatten(structure, leaves), rest)
 
 
-def _propagate(network: Part, inputs: Any) -> PreActivation:
-    return compiled(theory.propagate, light_options)(network, inputs)
+def _propagation() -> Any:
+    """theory.propagate in one program: the power asks for it again and again."""
+    return compiled(theory.propagate, light_options)
 
 
 def compare(
@@ -458,20 +459,18 @@ def compare(
             f"got {len(counts)}"
         )
     exact = jnp.asarray(inputs, float)
-    expected = _propagate(network, exact)
-    ensembles = [
-        sample_ensemble(
-            network,
-            inputs,
-            width=width,
-            replicas=count,
-            seed=seed,
-            gradients=gradients,
-            explicit_weights=explicit_weights,
-            progress=_named(progress, f"width {width}"),
-        )
-        for width, count in zip(widths, counts, strict=True)
-    ]
+    ensembles = sample_ensembles(
+        network,
+        inputs,
+        widths=widths,
+        replicas=counts,
+        seed=seed,
+        gradients=gradients,
+        explicit_weights=explicit_weights,
+        progress=lambda width: _named(progress, f"width {width}"),
+        beside=[(_propagation(), (network, exact))],
+    )
+    expected = _propagation()(network, exact)
     return judge(network, exact, expected, ensembles)
 
 
@@ -519,7 +518,7 @@ def judge(
             continue  # 3 % of zero is no change
         outcomes = []
         for sign in (-1, 1):
-            other = _propagate(_perturbed(network, index, 1 + sign * PERTURBATION), inputs)
+            other = _propagation()(_perturbed(network, index, 1 + sign * PERTURBATION), inputs)
             outcomes.append(_largest(*(_distance_from(c, other) for c in cells)))
         power.append(Power(leaf, min(outcomes), min(outcomes) > threshold))
     return Comparison(

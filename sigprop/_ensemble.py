@@ -1,8 +1,8 @@
 """Many independent finite networks of one description."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,7 +19,13 @@ from sigprop._weights import draws_matrices
 from theory import Part
 from theory._architecture import check_part
 from theory._arguments import check_count, check_flag
-from theory._compiled import compiled, cores, light_options, plain_options
+from theory._compiled import (
+    compile_side_by_side,
+    compiled,
+    cores,
+    light_options,
+    plain_options,
+)
 from theory._moments import check_finite
 from theory._precision import as_signals, cast
 
@@ -145,6 +151,78 @@ def sample_ensemble(
     ValueError
         Names the field and its allowed range.
     """
+    planned = _planned(
+        network, inputs, width, replicas, seed, gradients, explicit_weights, block, precision
+    )
+    return planned.drawn(progress)
+
+
+def sample_ensembles(
+    network: Part,
+    inputs: Float[Array, "n width_in k"],
+    *,
+    widths: Sequence[int],
+    replicas: Sequence[int],
+    seed: int,
+    gradients: bool,
+    explicit_weights: bool | None,
+    progress: Callable[[int], Progress | None],
+    beside: Iterable[tuple[Any, tuple]] = (),
+) -> list[Ensemble]:
+    """`sample_ensemble` of several widths, whose programs are compiled side by side, and with
+    them what else the caller needs. `progress` is asked for one of each width."""
+    plans = [
+        _planned(network, inputs, width, count, seed, gradients, explicit_weights, None, "highest")
+        for width, count in zip(widths, replicas, strict=True)
+    ]
+    compile_side_by_side([*beside, *(plan.program for plan in plans)])
+    return [plan.drawn(progress(plan.width)) for plan in plans]
+
+
+class _Planned(NamedTuple):
+    """An ensemble whose arguments are checked, and that is not drawn yet."""
+
+    network: Part
+    inputs: Array
+    key: Array
+    width: int
+    replicas: int
+    seed: int
+    gradients: bool
+    explicit_weights: bool
+    block: int
+    precision: str
+
+    def call(self, rows: Array) -> tuple[Any, tuple]:
+        """What draws these networks, and its arguments."""
+        how = (self.width, self.gradients, self.explicit_weights, self.precision)
+        given = (self.network, self.inputs, self.key, rows, *how)
+        return compiled(_sample_block, plain_options), given
+
+    @property
+    def program(self) -> tuple[Any, tuple]:
+        return self.call(jnp.arange(self.block))
+
+    def drawn(self, progress: Progress | None) -> Ensemble:
+        def run(rows):
+            sample, given = self.call(rows)
+            return sample(*given)
+
+        samples = _in_blocks(run, self.replicas, self.block, progress)
+        return Ensemble(samples, self.width, self.seed, self.explicit_weights)
+
+
+def _planned(
+    network: Part,
+    inputs: Any,
+    width: int,
+    replicas: int,
+    seed: int,
+    gradients: bool,
+    explicit_weights: bool | None,
+    block: int | None,
+    precision: str,
+) -> _Planned:
     check_part("network", network)
     check_count("width", width)
     check_count("replicas", replicas, 2)
@@ -166,17 +244,12 @@ def sample_ensemble(
     network = cast(network, inputs.dtype)
     columns = 2 * len(inputs) * inputs.shape[-1]
     explicit_weights = draws_matrices(explicit_weights, width, columns)
-    how = (width, gradients, explicit_weights, precision)
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
-    sample = compiled(_sample_block, plain_options)
-    samples = _in_blocks(
-        lambda indices: sample(network, inputs, key, indices, *how),
-        replicas,
-        block or _default_block(replicas, entries * max(turns, 1)),
-        progress,
+    block = min(block or _default_block(replicas, entries * max(turns, 1)), replicas)
+    return _Planned(
+        network, inputs, key, width, replicas, seed, gradients, explicit_weights, block, precision
     )
-    return Ensemble(samples, width, seed, explicit_weights)
 
 
 def sample_jacobians(

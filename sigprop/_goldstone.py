@@ -16,6 +16,7 @@ from sigprop._lapack import singular_values
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
 from theory._arguments import check_callable
+from theory._compiled import one_program, plain_options
 from theory._moments import check_signals
 from theory._powers import norm
 from theory._precision import as_signals, cast
@@ -51,7 +52,7 @@ class Certificate(eqx.Module):
     """Number of independent directions Ax: the Goldstone modes of this state."""
 
 
-@eqx.filter_jit
+@one_program(plain_options)
 def certify(
     fn: Callable[[Float[Array, "n width k"]], Float[Array, "n width_out k"]],
     x: Float[Array, "1 width k"],

@@ -1,10 +1,9 @@
 """What a symmetry does to depth, predicted and measured: the data behind `sigprop goldstone`."""
 
-import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,9 @@ from sigprop._inputs import pair_inputs
 from sigprop._network import DrawnNetwork
 from sigprop._weights import draws_matrices
 from theory import Part, Radial
-from theory._architecture import Algebra, check_count
+from theory._architecture import Algebra
+from theory._arguments import check_count
+from theory._compiled import compiled, cores, plain_options
 
 ANGLE = 0.8
 """Radians between the two inputs of a pair."""
@@ -170,7 +171,11 @@ def goldstone_study(
         weight_variances = np.linspace(0.25, max(2.0, 1.5 * weight_variance), 65)
     weight_variances = np.union1d(np.asarray(weight_variances, float), weight_variance)
     layer = jax.tree_util.Partial(theory.layer, activation, bias_variance=bias_variance, **how)
-    dataset = theory.sector_diagram(layer, {"weight_variance": weight_variances})
+    key = jax.random.key(seed)
+    start = max(4 * components, 16)
+    turn = _rotation(generator, ANGLE)
+    x = pair_inputs(jax.random.fold_in(key, 0), turn.T, start)[:1].astype(dtype)
+    narrow = theory.feedforward(activation, weight_variance, bias_variance, depth=LONG, **how)
 
     at = np.unique(np.linspace(0, len(weight_variances) - 1, _SAMPLED).round().astype(int))
     total = replicas * (len(at) + len(PAIRS))
@@ -183,41 +188,44 @@ def goldstone_study(
     def finished() -> None:
         done[0] += replicas
 
-    key = jax.random.key(seed)
-    turn = _rotation(generator, ANGLE)
-    start = max(4 * components, 16)
-    x = pair_inputs(jax.random.fold_in(key, 0), turn.T, start)[:1].astype(dtype)
-    means = []
-    size = _default_block(replicas, 16 * width * components**2 * depth)
-    for variance in weight_variances[at]:
-        given = (build(variance), activation, x, jax.random.fold_in(key, 1))
+    # What does not need the other is compiled and run beside it.
+    with ThreadPoolExecutor(max(2, cores())) as pool:
+        diagram = pool.submit(theory.sector_diagram, layer, {"weight_variance": weight_variances})
+        single = [
+            pool.submit(_certified, network, x, key, min(width, CERTIFIED)),
+            pool.submit(_followed, narrow, components, key),
+        ]
+        means = []
+        size = _default_block(replicas, 16 * width * components**2 * depth)
         explicit = draws_matrices(explicit_weights, width, components)
-        block = functools.partial(_profile_means, *given, width=width, explicit=explicit)
-        means.append(np.asarray(_in_blocks(block, replicas, size, advance), float))
-        finished()
-    dataset = dataset.assign_coords(sampled_weight_variance=weight_variances[at])
+        profiles = compiled(_profile_means, plain_options)
+        for variance in weight_variances[at]:
+            given = (build(variance), activation, x, jax.random.fold_in(key, 1), width, explicit)
+            block = lambda rows, given=given: profiles(rows, *given)
+            means.append(np.asarray(_in_blocks(block, replicas, size, advance), float))
+            finished()
+        series: dict[str, list[np.ndarray]] = {}
+        last = (np.nan, np.nan)
+        for overlap in (1.0, OVERLAP):
+            both = pair_inputs(jax.random.fold_in(key, 2), overlap * turn.T, start)
+            found, last = _pair(
+                network, both, generator, width, replicas, seed, dtype, explicit_weights, advance
+            )
+            for name, values in found.items():
+                series.setdefault(name, []).append(values)
+            finished()
+        certified, followed = (task.result() for task in single)
+        dataset = diagram.result().assign(certified).assign(followed).assign_attrs(certified.attrs)
+
     sampled = np.stack(means)
     error = sampled.std(axis=1, ddof=1) / np.sqrt(replicas)
+    dataset = dataset.assign_coords(sampled_weight_variance=weight_variances[at])
     dataset["sampled_order_parameter"] = ("sampled_weight_variance", sampled.mean(axis=1))
     dataset["sampled_order_parameter_standard_error"] = ("sampled_weight_variance", error)
-
-    series: dict[str, list[np.ndarray]] = {}
-    last = (np.nan, np.nan)
-    for overlap in (1.0, OVERLAP):
-        both = pair_inputs(jax.random.fold_in(key, 2), overlap * turn.T, start)
-        found, last = _pair(
-            network, both, generator, width, replicas, seed, dtype, explicit_weights, advance
-        )
-        for name, values in found.items():
-            series.setdefault(name, []).append(values)
-        finished()
     dataset = dataset.assign_coords(pair=list(PAIRS), layer=np.arange(depth + 1))
     for name, values in series.items():
         dataset[name] = (("pair", "layer"), np.stack(values))
     dataset["rotation_scale"] = ((), rotation_scale(*last, bias_variance))
-    _certify(dataset, network, x, key, min(width, CERTIFIED))
-    narrow = theory.feedforward(activation, weight_variance, bias_variance, depth=LONG, **how)
-    _follow(dataset, narrow, components, key)
     return dataset
 
 
@@ -226,13 +234,12 @@ def _rotation(generator: np.ndarray, angle: float) -> np.ndarray:
     return unit + np.sin(angle) * generator + (1 - np.cos(angle)) * generator @ generator
 
 
-@eqx.filter_jit
 def _profile_means(
+    rows: Array,
     network: Part,
     activation: Radial,
     x: Array,
     key: Array,
-    rows: Array,
     width: int,
     explicit: bool,
 ) -> Array:
@@ -275,19 +282,18 @@ def _pair(network, both, generator, width, replicas, seed, dtype, explicit, prog
     return found, (q[-1], exact.size[-1] / q[-1])
 
 
-def _certify(dataset: xr.Dataset, network: Part, x: Array, key: Array, width: int) -> None:
+def _certified(network: Part, x: Array, key: Array, width: int) -> xr.Dataset:
     drawn = DrawnNetwork(network, jax.random.fold_in(key, 3), width)
     found = certify(drawn, x, theory.generators(network))
-    for name in ("residual", "claim", "holds", "gain", "expected_gain"):
-        dataset[f"certificate_{name}"] = ("generator", np.asarray(getattr(found, name)))
-    dataset.attrs["broken_generators"] = int(found.broken)
+    names = ("residual", "claim", "holds", "gain", "expected_gain")
+    values = {f"certificate_{n}": ("generator", np.asarray(getattr(found, n))) for n in names}
+    return xr.Dataset(values, attrs={"broken_generators": int(found.broken)})
 
 
-def _follow(dataset: xr.Dataset, network: Part, components: int, key: Array) -> None:
+def _followed(network: Part, components: int, key: Array) -> xr.Dataset:
     x = jax.random.normal(jax.random.fold_in(key, 4), (1, NARROW, components))
     count = min(_DIRECTIONS, x.size - len(theory.generators(network)))
-    follow = eqx.filter_jit(sample_exponents)
-    found = follow(network, x, jax.random.fold_in(key, 5), width=NARROW, count=count)
-    for name in ("values", "standard_error", "alignment"):
-        label = "exponent" if name == "values" else f"exponent_{name}"
-        dataset[label] = ("direction", np.asarray(getattr(found, name)))
+    found = sample_exponents(network, x, jax.random.fold_in(key, 5), width=NARROW, count=count)
+    labels = {"exponent": found.values, "exponent_standard_error": found.standard_error}
+    labels["exponent_alignment"] = found.alignment
+    return xr.Dataset({name: ("direction", np.asarray(x)) for name, x in labels.items()})

@@ -107,28 +107,33 @@ def step(
     u = (r / diagonal[:, None]).astype(jnp.float32)
     shape = (_SAMPLES, p, columns)
     fresh = (rough / diagonal).astype(jnp.float32)[None, :, None] * _draws(2 * state.count, shape)
-    moved = jnp.stack([_upper_lower(u, x) for x in state.frame_drift]) + fresh
-    drift = _dot(moved[:, :, :p].reshape(-1, p), _inverse_upper(u[:, :p])).reshape(-1, p, p)
-    drift = jnp.where((dead[None] | dead[:, None])[None], 0.0, drift)
-    fall = jnp.minimum(grown[:, None] - grown[None], _FAR).astype(jnp.float32)
-    below = jnp.tril(drift * jnp.exp(fall)[None], -1)
-    least = jnp.tril(jnp.where(below < 0, -_FLOOR, _FLOOR), -1).astype(jnp.float32)
-    below = jnp.where(jnp.abs(below) < _FLOOR, least, below)
+    inverse = _inverse_upper(u[:, :p])
+    fall = jnp.exp(jnp.minimum(grown[:, None] - grown[None], _FAR).astype(jnp.float32))
     ratio = jnp.exp(jnp.minimum(gap, _FAR)).astype(jnp.float32)
     unit32, mix32 = unit.astype(jnp.float32), mix.astype(jnp.float32)
     sizes = jnp.abs(unit32) * (1 + jnp.minimum(jnp.abs(gap), _FAR) / 4).astype(jnp.float32)
     own = _triangular_product(sizes, jnp.abs(state.mix).astype(jnp.float32))
     own = own[None] * _draws(2 * state.count + 1, (_SAMPLES, *own.shape)) / 2
-    mix_drift = [
-        _triangular_product(unit32, t) + _triangular_product(jnp.triu(x) * ratio[:, :p], mix32)
-        for t, x in zip(state.mix_drift, drift, strict=True)
-    ]
-    mix_drift = jnp.stack(mix_drift) + own
-    if columns > p:
-        rest = moved[:, :, p:] - jnp.stack([_dot(x, u[:, p:]) for x in drift])
-        rest = jnp.where(dead[None, :, None], 0.0, rest) * ratio[None, :, p:]
-        lower = state.mix[p:].astype(jnp.float32)
-        mix_drift = mix_drift + jnp.stack([_dot(x, lower) for x in rest])
+
+    def carried(sample):
+        """One draw of X and dT behind this factor."""
+        x, t, fresh, own = sample
+        moved = _upper_lower(u, x) + fresh
+        drift = jnp.where(dead[None] | dead[:, None], 0.0, _dot(moved[:, :p], inverse))
+        below = jnp.tril(drift * fall, -1)
+        least = jnp.tril(jnp.where(below < 0, -_FLOOR, _FLOOR), -1).astype(jnp.float32)
+        below = jnp.where(jnp.abs(below) < _FLOOR, least, below)
+        moved_mix = _triangular_product(unit32, t)
+        moved_mix += _triangular_product(jnp.triu(drift) * ratio[:, :p], mix32) + own
+        if columns > p:
+            rest = moved[:, p:] - _dot(drift, u[:, p:])
+            rest = jnp.where(dead[:, None], 0.0, rest) * ratio[:, p:]
+            moved_mix += _dot(rest, state.mix[p:].astype(jnp.float32))
+        return below, moved_mix
+
+    # One after the other: programs with a copy for each draw compile twice as long.
+    samples = (state.frame_drift, state.mix_drift, fresh, own)
+    below, mix_drift = jax.lax.map(carried, samples)
     largest = jnp.maximum(state.largest_drift, jnp.max(jnp.abs(below), initial=0.0))
     largest = jnp.where(cut, jnp.inf, largest)
     size_of_logs = jnp.max(jnp.where(dead, 0.0, jnp.abs(after)), initial=0.0).astype(jnp.float32)

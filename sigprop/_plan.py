@@ -9,7 +9,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -159,13 +159,21 @@ def plan(
     depth = sweep.values("depth")[0]
     base = max(32, 2 ** math.ceil(math.log2(depth + 1)))
     widths = (base, 2 * base, 4 * base)
+    sizes = {False: (*widths, 64 * base), True: (widths[0], widths[-1])}
+    engines = {
+        explicit: _engine(
+            dataclasses.replace(sweep, width=size, explicit_weights=explicit), _FEWEST // workers
+        )
+        for explicit, size in sizes.items()
+    }
+    say("compiling")
+    _compile(engines.values(), workers)
     say("pilot")
-    stats = _pilot(sweep, widths, workers)
+    stats = _pilot(sweep, engines[False], widths, workers)
     models = {}
-    for explicit in (False, True):
+    for explicit, engine in engines.items():
         say("timing with weights" if explicit else "timing without weights")
-        sizes = widths if explicit else (*widths, 64 * base)
-        models[explicit] = _time_model(sweep, sizes, explicit, workers)
+        models[explicit] = _time_model(engine, sizes[explicit], explicit, workers)
     pilot = stats(time.perf_counter() - start)
     chosen = _cheapest(sweep, pilot, error, width, models, workers)
     number, replicas, explicit, seconds = chosen
@@ -246,11 +254,17 @@ def _contributions(sweep: Sweep, found: dict[str, np.ndarray]) -> np.ndarray:
     return value + each
 
 
-def _pilot(sweep: Sweep, widths: tuple[int, ...], workers: int) -> Callable[[float], Pilot]:
-    small = dataclasses.replace(sweep, width=widths, explicit_weights=False)
-    engine = _engine(small, _FEWEST // workers)
-    for point in range(len(widths)):
-        engine.program(point)
+def _compile(engines: Iterable[Engine], workers: int) -> None:
+    """The programs of all points, side by side."""
+    jobs = [(engine, point) for engine in engines for point in range(engine.sweep.points)]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda job: job[0].program(job[1]), jobs))
+
+
+def _pilot(
+    sweep: Sweep, engine: Engine, widths: tuple[int, ...], workers: int
+) -> Callable[[float], Pilot]:
+    """Networks of the engine's first points, which have these widths."""
     start = time.perf_counter()
     first = [_drawn(engine, i, 0, _FEWEST, workers) for i in range(len(widths))]
     rounds = _PILOT_SECONDS / max(time.perf_counter() - start, 1e-9)
@@ -293,14 +307,11 @@ def _pilot(sweep: Sweep, widths: tuple[int, ...], workers: int) -> Callable[[flo
 
 
 def _time_model(
-    sweep: Sweep, widths: tuple[int, ...], explicit: bool, workers: int
+    engine: Engine, widths: tuple[int, ...], explicit: bool, workers: int
 ) -> Callable[[float], float]:
     """Seconds per network, all workers together, as a polynomial of the width."""
-    sized = dataclasses.replace(sweep, width=widths, explicit_weights=explicit)
-    engine = _engine(sized, 4)
     times = []
     for point in range(len(widths)):
-        engine.program(point)
         _drawn(engine, point, 0, workers, workers)
         taken, count = [], workers
         while sum(taken) < 0.3 and len(taken) < 12:

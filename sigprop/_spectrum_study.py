@@ -1,10 +1,8 @@
 """Singular values of Jacobians, predicted and measured: the data behind `sigprop spectrum`."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +11,8 @@ import xarray as xr
 import theory
 from sigprop._ensemble import Progress, sample_jacobians
 from theory import Estimate, JacobianFactors, Part, Spectrum, Status
-from theory._architecture import check_count, components
-from theory._diagram import hasty_options
+from theory._architecture import components
+from theory._arguments import check_count
 from theory._status import replace_where
 
 FRACTIONS = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -46,13 +44,6 @@ class SpectrumPrediction(NamedTuple):
     """Squared gains of the generators; None where a bias breaks the symmetry."""
 
 
-@functools.cache
-def _hastily(fn: Any) -> Any:
-    """Compiled for what costs more to compile than to run."""
-    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
-    return jit(fn, compiler_options=hasty_options())
-
-
 def predict_spectrum(layer: Part, depth: int, start: float | None = None) -> SpectrumPrediction:
     """Edges, moments, mass at zero, exponents and Goldstone gains of `depth` layers.
 
@@ -76,7 +67,7 @@ def predict_spectrum(layer: Part, depth: int, start: float | None = None) -> Spe
     """
     check_count("depth", depth)
     # The fixed point decides exponents in any case.
-    fixed = _hastily(theory.predict)(layer).length
+    fixed = theory.predict(layer).length
     q = float(fixed.value)
     network = theory.repeat(layer, depth)
     settled = math.isfinite(q) and q > 0
@@ -86,9 +77,9 @@ def predict_spectrum(layer: Part, depth: int, start: float | None = None) -> Spe
     else:
         length = 1.0 if start is None else start
         factors = theory.jacobian_factors(network, length)
-    spectrum = _hastily(theory.spectrum_summary)(factors)
+    spectrum = theory.spectrum_summary(factors)
     at_rest = one if settled or not math.isfinite(q) else theory.jacobian_factors(layer, 0.0)
-    exponents = _hastily(theory.lyapunov_quantiles)(at_rest, jnp.asarray(FRACTIONS))
+    exponents = theory.lyapunov_quantiles(at_rest, jnp.asarray(FRACTIONS))
     if not math.isfinite(q):
         exponents = replace_where(jnp.asarray(True), Status.ABSENT, exponents)
     gains = None
@@ -168,7 +159,7 @@ def spectrum_study(
     top = float(edges.log_upper.value)
     dataset = xr.Dataset(attrs={"width": width, "replicas": replicas})
     _add_quantiles(dataset, predicted.factors, logs, mass)
-    low = _hastily(theory.singular_value_quantiles)(
+    low = theory.singular_value_quantiles(
         predicted.factors, jnp.asarray([mass + _LOWEST * (1 - mass)])
     )
     _add_densities(dataset, predicted.factors, logs, mass, float(low.value[0]), top)
@@ -214,7 +205,7 @@ def _add_quantiles(
     index = np.unique(np.linspace(0, last, _LEVELS).round().astype(int))[::-1]
     fraction = 1 - (index + 0.5) / n
     dataset.coords["fraction"] = fraction
-    expected = _hastily(theory.singular_value_quantiles)(factors, jnp.asarray(fraction))
+    expected = theory.singular_value_quantiles(factors, jnp.asarray(fraction))
     _add(dataset, "quantile", "fraction", expected)
     _measure(dataset, "quantile", "fraction", logs[:, index])
     places = np.asarray(expected.value)
@@ -238,7 +229,7 @@ def _add_densities(
     reach = 1.02 * math.exp(max(float(logs.max()) - top, 0.0))
     edges = np.linspace(0, reach, _BINS + 1)
     places = np.concatenate([curve, log_edges, top + np.log(edges[1:])])
-    found = _hastily(theory.singular_value_distribution)(factors, jnp.asarray(places))
+    found = theory.singular_value_distribution(factors, jnp.asarray(places))
     part = lambda start, stop: jax.tree.map(lambda a: a[start:stop], found)
     dataset.coords["curve"] = curve
     _add(dataset, "density", "curve", part(0, _CURVE).density)

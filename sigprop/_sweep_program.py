@@ -21,6 +21,7 @@ from sigprop._network import Sample, sample_network
 from sigprop._sweep import AXES, Sweep
 from sigprop._sweep_store import Arrays, variables
 from theory import distance, growth, length, overlap
+from theory._compiled import plain_options
 from theory._moments import log_tangent
 from theory._precision import cast
 
@@ -120,9 +121,10 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
         shape, kind, sharding=NamedSharding(key.mesh, spec)
     )
     specs = (spread, whole, spread, spread, spread, spread)
-    program = jax.jit(
-        jax.shard_map(on_device, mesh=key.mesh, in_specs=specs, out_specs=spread, check_vma=False)
+    sharded = jax.shard_map(
+        on_device, mesh=key.mesh, in_specs=specs, out_specs=spread, check_vma=False
     )
+    program: Any = jax.jit(sharded, compiler_options=plain_options())
     table, real = (key.mesh.size * key.steps, key.at_once), jnp.result_type(float)
     call = program.lower(
         placed((key.mesh.size,), jnp.int32, spread),

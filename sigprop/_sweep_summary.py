@@ -5,7 +5,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -106,11 +105,6 @@ FIRST_LAYER = {"slope": 1, "gradient_growth": 1}
 """Of the observables that are not there in layer 0."""
 
 
-@eqx.filter_jit
-def _propagate(network: Any, signals: Array) -> Any:
-    return theory.propagate(network, signals)
-
-
 def sweep_theory(sweep: Sweep, name: str, point: dict[str, Any]) -> np.ndarray:
     """What mean-field theory says of an observable at a point, in the kept layers.
 
@@ -120,7 +114,7 @@ def sweep_theory(sweep: Sweep, name: str, point: dict[str, Any]) -> np.ndarray:
     """
     network, depth = sweep.network(point), point["depth"]
     signals = sweep.signals(point["input_length"], point["input_correlation"])
-    moments = _propagate(network, jnp.asarray(signals, float)).value
+    moments = theory.propagate(network, jnp.asarray(signals, float)).value
     values = np.asarray(of_moments(name, moments))
     first = FIRST_LAYER.get(name, 0)
     labels = np.array(sweep.kept_layers)

@@ -5,12 +5,14 @@ With its own options XLA spends much of its time on what little is gained from.
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 _HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -56,9 +58,22 @@ def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
     return jit(fn, compiler_options=options() if options else None)
 
 
+def compile_side_by_side(calls: Iterable[tuple[Any, tuple]]) -> None:
+    """What `compiled` gave, compiled for these arguments, on all cores; calls find it there."""
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(lambda call: call[0].lower(*call[1]).compile(), calls))
+
+
 def inside_another(tree: Any) -> bool:
     """Whether a call with these arguments is part of a program that is being traced."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((tree, jnp.zeros(()))))
+
+
+def structure(tree: Any) -> tuple:
+    """What a program is compiled for: everything but the numbers in arrays."""
+    leaves, kind = jax.tree.flatten(tree)
+    known = lambda x: (np.shape(x), jnp.result_type(x)) if eqx.is_array_like(x) else x
+    return kind, *map(known, leaves)
 
 
 def one_program(options: Callable[[], dict[str, Any]]) -> Callable:
@@ -67,8 +82,9 @@ def one_program(options: Callable[[], dict[str, Any]]) -> Callable:
 
     def decorate(fn: Callable) -> Callable:
         @functools.wraps(fn)
-        def call(*args: Any) -> Any:
-            return fn(*args) if inside_another(args) else compiled(fn, options)(*args)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            alone = not inside_another((args, kwargs))
+            return (compiled(fn, options) if alone else fn)(*args, **kwargs)
 
         return call
 

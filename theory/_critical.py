@@ -90,6 +90,9 @@ def _on_line(activation: Activation, k: int, q: Array, order: int) -> tuple[_Poi
     dweight = weight * (dslope / slope + eps)
     bias = q - weight * square
     dbias = dweight * square + weight * dsquare + eps * q
+    # Without length there is only the floor of what can be integrated: φ(0) is 0, or is not.
+    nothing = (q == 0) & (xp.abs(bias) <= dbias)
+    bias, dbias = (xp.where(nothing, 0.0, b) for b in (bias, dbias))
     dmultiplier = weight * drate + dweight * xp.abs(rate)
     return _Point(weight, bias, weight * rate), frozen(_Point(dweight, dbias, dmultiplier))
 
@@ -99,9 +102,14 @@ _STEP = 1e-4
 _SIDES, _FAR_OFF = (0.999, 1.001), (1e-4, 1.0, 1e4)
 
 
+_SHORT = 1e-8
+"""The length that tells what λ = 1 means at 0."""
+
+
 def _around(q: Float[Array, "*b"]) -> Float[Array, "5 *b"]:
     """Lengths that tell what λ = 1 means at q: beside it, and far away."""
-    return xp.stack([*(s * q for s in _SIDES), *(xp.full_like(q, y) for y in _FAR_OFF)])
+    beside = (xp.where(q == 0, _SHORT, s * q) for s in _SIDES)
+    return xp.stack([*beside, *(xp.full_like(q, y) for y in _FAR_OFF)])
 
 
 def _stability(q: Array, here: _Point, error: _Point, around: _Point) -> Int[Array, "*b"]:
@@ -111,9 +119,11 @@ def _stability(q: Array, here: _Point, error: _Point, around: _Point) -> Int[Arr
     # q' − q at other lengths, for the variances of this one.
     moved = others - q[None]
     growth = here.weight[None] * (square(others, around) - square(q, here)[None]) - moved
-    noise = (error.bias / q + error.weight / here.weight)[None] * (others + q[None])
+    bias_noise = error.bias / xp.where(q == 0, 1.0, q)
+    noise = (bias_noise + error.weight / here.weight)[None] * (others + q[None])
     told = xp.abs(growth) > noise + doubt[None] * xp.abs(moved)
     below, above, *_ = xp.where(told, xp.sign(growth), 0)
+    below = xp.where(q == 0, -above, below)  # there is nothing below
     cases = [
         (size + doubt < 1, Stability.STABLE),
         (size - doubt > 1, Stability.UNSTABLE),
@@ -172,8 +182,7 @@ def critical_line(
     return _line(activation, q, components, tolerance, order)
 
 
-@directly
-def _line(activation, q, components, tolerance, order) -> CriticalLine:
+def _line_at(activation, q, components, tolerance, order) -> CriticalLine:
     value, error = _on_line(activation, components, q, order)
     around, _ = _on_line(activation, components, _around(q), order)
     line = CriticalLine(
@@ -195,6 +204,9 @@ def _line(activation, q, components, tolerance, order) -> CriticalLine:
     none = xp.where(negative, Stability.ABSENT, Stability.UNKNOWN).astype(np.int8)
     usable = there & valid & ~negative
     return eqx.tree_at(_KIND, line, xp.where(usable, line.stability, none))
+
+
+_line = directly(_line_at)
 
 
 def critical_points(
@@ -223,10 +235,10 @@ def critical_points(
     Returns
     -------
     CriticalPoints
-        The first three with lengths above 0 and up to 1e12; `stability` tells which of them a
-        deep network can reach. Places are NOT_CONVERGED where σ_b² on the line still moves
-        towards the given value at the longest length, or cannot be told from it; INVALID where
-        σ_b² is below 0.
+        The first three with lengths up to 1e12, 0 among them where σ_b² and φ(0) are 0;
+        `stability` tells which of them a deep network can reach. Places are NOT_CONVERGED where
+        σ_b² on the line still moves towards the given value at the longest length, or cannot be
+        told from it; INVALID where σ_b² is below 0.
 
     Raises
     ------
@@ -350,6 +362,15 @@ def _search(
     valid = xp.isfinite(target) & (target >= 0)
     if kind == "bias":
         lost = lost | _escapes(table, target)
+        # Without bias the first is at length 0.
+        line = _line_at(activation, xp.zeros_like(target)[None], components, tolerance, order)
+        line = jax.tree.map(lambda a: a[0], line)
+        one = as_estimate(line.length, xp.zeros_like(target), tolerance, 1.0)
+        parts = (line.weight_variance, line.bias_variance, line.multiplier, line.stability)
+        there = (target == 0) & (line.bias_variance.value == 0)
+        join = lambda one, all_: xp.where(there, xp.append(one[None], all_[:-1]), all_)
+        found = jax.tree.map(join, CriticalPoints(one, *parts), found)
+        present = join(there, present)
     found = replace_where(~present & ~lost, Status.ABSENT, found)
     found = replace_where(~present & lost, Status.NOT_CONVERGED, found)
     found = replace_where(~valid, Status.INVALID, found)

@@ -24,6 +24,7 @@ from theory._arguments import (
 from theory._arrays import Array, stop_gradient, traced, xp
 from theory._compiled import inside_another
 from theory._directly import on_numpy
+from theory._growth import diverges, gaussian_rate
 from theory._jumps import found_jumps, is_new
 from theory._moment_integrals import (
     BEYOND,
@@ -379,7 +380,9 @@ def _expectation(fn, kinks, scale, order, variance) -> Estimate:
         z = xp.asarray(np.outer(_FAR, [1, -1]).ravel(), root.dtype)
         return _values(fn, root * z)
 
-    return _estimate(evaluate, far, root, order, q >= 0, zoom=12)
+    rate = gaussian_rate(lambda u: _values(fn, xp.asarray(u)), root.dtype)
+    found = _estimate(evaluate, far, root, order, q >= 0, zoom=12)
+    return _unless(stop_gradient(diverges(rate, q)), found)
 
 
 def gaussian_pair_expectation(
@@ -479,7 +482,26 @@ def _pair_expectation(fn, kinks, scale, order, variance_a, variance_b, correlati
         s, t = ((z[:, None] * y[None]).ravel() for y in (a + b, a - b))
         return _values(fn, root_a * s, root_b * (sign * t))
 
-    return _estimate(evaluate, far, parameters, order, valid, zoom=8)
+    def outwards(r):
+        """The values at these distances from 0 in all directions, the distances last."""
+        root_a, root_b, x, sign = parameters
+        angle = np.arange(_DIRECTIONS) * (2 * math.pi / _DIRECTIONS)
+        a, b = (xp.asarray(np.outer(y(angle), r), x.dtype) for y in (np.cos, np.sin))
+        a, b = xp.sqrt(1 - x / 2) * a, xp.sqrt(x / 2) * b
+        values = _values(fn, (root_a * (a + b)).ravel(), (root_b * (sign * (a - b))).ravel())
+        return values.reshape(*values.shape[:-1], *a.shape)
+
+    rate = xp.max(gaussian_rate(outwards, x.dtype), axis=-1)
+    found = _estimate(evaluate, far, parameters, order, valid, zoom=8)
+    return _unless(stop_gradient(diverges(rate, xp.ones_like(x))), found)
+
+
+def _unless(infinite: Array, found: Estimate) -> Estimate:
+    """Nothing is known of an expectation that is infinite by what f does far out."""
+    changed = infinite & ((found.status == Status.OK) | (found.status == Status.INACCURATE))
+    error = xp.where(changed, xp.inf, found.error)
+    status = xp.where(changed, np.int8(Status.INACCURATE), found.status)
+    return Estimate(found.value, error, status)
 
 
 def _weighted(values: Array, weight: Array, magnitude: bool) -> Float[Array, "parts *outputs"]:
@@ -565,7 +587,7 @@ def _of_alternatives(
     if host:
         results = [other(*rule) for rule in zip(*columns, strict=True)]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
-    return jax.vmap(other)(*columns)
+    return jax.vmap(other)(*map(jnp.asarray, columns))
 
 
 def closer_look(order: int, zoom: int = 12) -> Resolution:

@@ -35,6 +35,8 @@ from theory._status import Estimate, Status, as_estimate, replace_where
 _HALVINGS = 64
 _LENGTHS = 600
 """Where fixed points of the length are looked for."""
+_TOLERANCE = 1e-8
+"""Of the status."""
 _CAUTION = 2.0
 """The error of the first order is this many times the second, as the variances let expect it."""
 
@@ -57,8 +59,8 @@ class GenericExponent(eqx.Module):
     def at(self, width: Any) -> Estimate:
         """λ in a network of this many units per layer.
 
-        OK where the error is below a half of the terms of first order. For piecewise linear φ
-        (relu, leaky relu) the law is exact; given that not all units of a layer are dead.
+        For piecewise linear φ (relu, leaky relu) the law is exact and the status OK, given that
+        not all units of a layer are dead. Elsewhere it is INACCURATE: an expansion.
 
         Accuracy
         --------
@@ -72,12 +74,12 @@ class GenericExponent(eqx.Module):
         if slopes is not None:
             each = jax.vmap(lambda n: _of_homogeneous(slopes, n))
             value = each(n.ravel()).reshape(n.shape)
-            return as_estimate(value, 64 * epsilon(value) * (1 + jnp.abs(value)), 1e-8, 1.0)
+            return as_estimate(value, 64 * epsilon(value) * (1 + jnp.abs(value)), _TOLERANCE, 1.0)
         value = self.limit.value + self.coefficient.value / n
         small = self.spread / n
         left_out = jnp.where(small < 1, _CAUTION * self.size * small / n, jnp.inf)
         error = left_out + self.limit.error + self.coefficient.error / n
-        found = as_estimate(value, error, 0.5, self.size / n)
+        found = as_estimate(value, error, _TOLERANCE, 1.0)
         return replace_where(jnp.isnan(value), Status.ABSENT, found)
 
 

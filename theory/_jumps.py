@@ -9,9 +9,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from theory._arrays import Array, traced, while_loop, xp
+from theory._arrays import Array, while_loop, xp
 from theory._compiled import inside_another
-from theory._nodes import with_slope
+from theory._nodes import known_of, with_slope
 
 _ROUNDINGS = 1e3
 """A change across a kink below this many roundings of its terms is none."""
@@ -55,26 +55,7 @@ def found_jumps(fn: Callable, dtype: Any) -> tuple[Array, Array]:
     Intervals are halved until their ends are neighbours, towards the half in which fn differs
     most from what its derivative says: of a kink nothing is left of that, of a jump all.
     """
-    leaves, structure = jax.tree.flatten(fn)
-    if traced(leaves):
-        return _found_jumps(fn, dtype, jnp)
-    key = (structure, np.dtype(dtype), *((x.shape, x.dtype, x.tobytes()) for x in leaves))
-    if key not in _FOUND:
-        while len(_FOUND) >= _REMEMBERED:
-            _FOUND.pop(next(iter(_FOUND)))
-        try:
-            with np.errstate(all="ignore"):
-                _FOUND[key] = _found_jumps(fn, dtype, np)
-        except (ValueError, jax.errors.TracerArrayConversionError):
-            if not inside_another(fn):
-                raise
-            return _found_jumps(fn, dtype, jnp)  # it closes over something that is traced
-    return _FOUND[key]
-
-
-_FOUND: dict[Any, tuple[Array, Array]] = {}
-_REMEMBERED = 64
-"""Functions whose jumps are kept: they are asked for again and again."""
+    return known_of(_found_jumps, fn, dtype)
 
 
 def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
@@ -101,8 +82,7 @@ def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
         (first, second), _ = look(low, 2 * half, 2)
         return i + 1, xp.where(first > second, low, low + half)
 
-    # The interval at 0 has to come down from 1e-9 to nothing.
-    steps = np.finfo(dtype).nmant + 8
+    steps = _halvings(dtype)
     _, low = while_loop(lambda state: state[0] < steps, halve, (arrays.asarray(0), low))
     width = 4 * width * 0.5**steps
     width = xp.maximum(width, 8 * eps * xp.abs(low))
@@ -110,13 +90,19 @@ def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
     return low, xp.where(gap[0] > _ROUNDINGS * noise[0], gap[0], 0.0)
 
 
+def _halvings(dtype: Any) -> int:
+    """Of the intervals of the grid; those at 0, 1e-9 wide, have no neighbours for ends then."""
+    return np.finfo(dtype).nmant + 8
+
+
 def is_new(k: Array, step: Array, declared: tuple[float, ...], square: Array) -> Array:
     """Which of the jumps found at k are not declared, and more than rounding of a function with
     that mean square."""
     eps = float(np.finfo(k.dtype).eps)
     new = step > _ROUNDINGS * eps * xp.sqrt(square)
+    beside_zero = 8 * float(_GRID[1]) * 0.5 ** _halvings(k.dtype)
     for place in declared:
-        new = new & (xp.abs(k - place) > 4 * eps * abs(place) + _ROUNDINGS * eps**2)
+        new = new & (xp.abs(k - place) > 4 * eps * abs(place) + beside_zero)
     return new
 
 

@@ -1,5 +1,6 @@
 """The mean-field reading: second moments of n inputs, carried through a description."""
 
+from collections import Counter
 from typing import Any, assert_never
 
 import equinox as eqx
@@ -22,7 +23,7 @@ from theory._architecture import (
 )
 from theory._arguments import check_order
 from theory._arrays import Array, each, put, xp
-from theory._compiled import compiled, inside_another, light_options
+from theory._compiled import compiled, inside_another, light_options, structure
 from theory._directly import is_simple, on_numpy
 from theory._expectation import pair_moments, single_moments, slope_rate
 from theory._interpret import Reading, along_depth, interpret
@@ -402,14 +403,19 @@ def propagate(
     steps = time_steps(network)
     if inside_another((network, inputs)):
         return _propagated(network, inputs, order, steps)
-    pairs = _pairs(inputs) * max(depth_of(network), 1)
-    if pairs <= _FEW and is_simple(network, lengths=False):
-        return on_numpy(_propagated, network, inputs, order, steps)
+    if is_simple(network, lengths=False):
+        kind = structure((network, inputs, order))
+        _seen[kind] += (1 + 2 * _pairs(inputs)) * max(depth_of(network), 1)
+        if _seen[kind] <= _FEW:
+            return on_numpy(_propagated, network, inputs, order, steps)
     return compiled(_propagated, light_options)(network, inputs, order, steps)
 
 
-_FEW = 300
-"""Pairs of components, times layers, up to which no program is compiled for them."""
+_FEW = 600
+"""Integrals of one structure, over all calls, up to which no program is compiled for them: what
+takes as long as compiling."""
+_seen: Counter = Counter()
+"""Those of each structure; an integral over two variables counts as two."""
 
 
 def _pairs(inputs: Array | Moments) -> int:

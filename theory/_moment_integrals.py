@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from theory._activations import Componentwise
 from theory._arrays import Array, stop_gradient, traced, xp
 from theory._closed_forms import ClosedForm
+from theory._growth import grows_too_fast
 from theory._nodes import elementwise
 from theory._quadrature import Resolution, half_line, quarter_plane
 
@@ -182,7 +183,7 @@ BEYOND = np.arange(9.0, 38.0, 0.5)
 
 def beyond_cut(activation: Componentwise, q: Points) -> SingleMoments:
     """What the terms of the moments may hold where no rule has nodes: there is nothing else
-    where φ is 0 up to there."""
+    where φ is 0 up to there. Infinite where φ grows too fast for any of them to exist."""
     q = floored(q)
     root, far = xp.sqrt(q)[..., None, None], np.asarray(BEYOND, q.dtype)
     z = behind(q, xp.stack([far, -far]))
@@ -193,7 +194,8 @@ def beyond_cut(activation: Componentwise, q: Points) -> SingleMoments:
     most = xp.where(xp.isfinite(most), most, 0.0)
     mass = 0.5 * xp.exp(-0.5 * far[:-1] ** 2) / math.sqrt(2 * math.pi)
     mass = behind(most[..., 0], mass)
-    return SingleMoments(*xp.sum(most * mass, axis=(-2, -1)))
+    left_out = xp.sum(most * mass, axis=(-2, -1))
+    return SingleMoments(*xp.where(grows_too_fast(activation.fn, q), xp.inf, left_out))
 
 
 def half_moments(activation: Componentwise, q: Scalar, how: Resolution) -> Float[Array, "2 h 4"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from theory._arrays import Array, traced
-from theory._compiled import plain_options
+from theory._compiled import inside_another, plain_options
 
 _CHUNK, _FEW = 8192, 256
 """Numbers in one call, whatever the shape that was asked for: two compilations serve all."""
@@ -42,6 +42,30 @@ def elementwise(rule: Callable[..., tuple[Array, ...]], fn: Any, *args: Array) -
         found = [run(leaves, row) for row in zip(*rows, strict=True)]
         flat: Any = [np.concatenate(each)[:size] for each in zip(*found, strict=True)]
     return tuple(each.reshape(shape)[()] for each in flat)
+
+
+def known_of(find: Callable, fn: Any, dtype: Any) -> Any:
+    """find(fn, dtype, namespace of arrays): what is found of a function, and kept."""
+    leaves, structure = jax.tree.flatten(fn)
+    if traced(leaves):
+        return find(fn, dtype, jnp)
+    key = (find, structure, np.dtype(dtype), *((x.shape, x.dtype, x.tobytes()) for x in leaves))
+    if key not in _KNOWN:
+        while len(_KNOWN) >= _REMEMBERED:
+            _KNOWN.pop(next(iter(_KNOWN)))
+        try:
+            with np.errstate(all="ignore"):
+                _KNOWN[key] = find(fn, dtype, np)
+        except (ValueError, jax.errors.TracerArrayConversionError):
+            if not inside_another(fn):
+                raise
+            return find(fn, dtype, jnp)  # it closes over something that is traced
+    return _KNOWN[key]
+
+
+_KNOWN: dict[Any, Any] = {}
+_REMEMBERED = 128
+"""What is found is asked for again and again."""
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from jaxtyping import Float, Inexact
 from theory._activations import Radial
 from theory._arrays import Array, put, scan, stop_gradient, traced, xp
 from theory._expectation import closer_look, judged
+from theory._growth import grows_too_fast
 from theory._jumps import found_jumps, is_new
 from theory._moment_integrals import (
     BEYOND,
@@ -140,7 +141,8 @@ def _beyond(activation: Radial, q: Points, k: int) -> RadialMoments:
     # Overflow and NaN so far out say nothing.
     most = xp.where(xp.isfinite(most), most, 0.0)
     mass = behind(most[..., 0], 0.5 * xp.exp(_log_density(far[:-1], k)))
-    return RadialMoments(*xp.sum(most * mass, axis=-1))
+    left_out = xp.sum(most * mass, axis=-1)
+    return RadialMoments(*xp.where(grows_too_fast(activation.profile, q), xp.inf, left_out))
 
 
 def _terms(

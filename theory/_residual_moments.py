@@ -59,7 +59,7 @@ def residual_moments(
     Notes
     -----
     If the layers were free of each other, E D_l² D_m² would be E D_l² E D_m². For six layers of
-    tanh with σ_w² = 1 and q_0 = 1 that makes m_2/m_1² 4.12 instead of 4.53.
+    tanh with σ_w² = 1 and q_0 = 1 that makes m_2/m_1² 4.12 instead of 4.54.
     """
     needs_float64("residual_moments")
     layer = cast(layer, jnp.result_type(float))

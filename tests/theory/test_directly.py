@@ -1,5 +1,7 @@
 """Single networks are read in NumPy and, inside programs, by XLA, by the same functions."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from theory import (
     _spectrum,
     _symmetry,
 )
+from theory._directly import on_numpy
 
 TANH, ERF = theory.activation("tanh"), theory.activation("erf")
 slow = pytest.mark.slow
@@ -205,3 +208,19 @@ def test_propagation(network, dtype, monkeypatch):
     for a, b in zip(jax.tree.leaves(here.value), jax.tree.leaves(there.value), strict=True):
         assert a.dtype == b.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=300 * eps, atol=30 * eps)
+
+
+def test_a_loop_is_compiled_once_it_has_cost_as_much(monkeypatch):
+    """However often a structure is asked for, with other variances and inputs."""
+    here = []
+    counted = lambda fn, *args: here.append(fn) or on_numpy(fn, *args)
+    monkeypatch.setattr(_mean_field, "on_numpy", counted)
+    monkeypatch.setattr(_mean_field, "_FEW", 3 * 4)
+    monkeypatch.setattr(_mean_field, "_seen", collections.Counter())
+    for i in range(5):
+        network = theory.feedforward(theory.activation("erf"), 1.5 + i, 0.05, depth=4)
+        found = theory.propagate(network, jnp.full((1, 6, 1), 1.0 + i))
+        assert found.value.covariance.shape == (5, 1, 1, 1, 1)
+        assert len(here) == min(i + 1, 3)
+    theory.propagate(theory.feedforward(TANH, 1.5, 0.05, depth=4), jnp.ones((1, 6, 1)))
+    assert len(here) == 4

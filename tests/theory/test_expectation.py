@@ -1,6 +1,7 @@
 """Gaussian expectations: honest errors, convergence, and derivatives, against other methods."""
 
 import functools
+import math
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
+import theory
 from theory._activations import Componentwise, activation, componentwise
 from theory._expectation import (
     gaussian_expectation,
@@ -548,3 +550,51 @@ def test_a_kink_close_to_where_rules_are_split_is_in_the_error():
     found = gaussian_pair_expectation(lambda u, v: jnp.abs(u - v), 1e-6, 1e3, 0.5)
     assert abs(float(found.value) - 25.230926287383095) <= found.error
     assert found.error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("fn", "variance", "truth"),
+    [
+        (lambda u: jnp.exp(u**4), 1e-2, math.inf),
+        (lambda u: jnp.exp(u**4), 1e-6, math.inf),
+        (lambda u: jnp.exp(-(u**3)), 1e-4, math.inf),
+        (lambda u: jnp.exp(u * u / 2), 1.0, math.inf),
+        (lambda u: jnp.exp(u * u / 2), 1.01, math.inf),
+        (lambda u: jnp.exp(u * u / 2), 0.5, 2**0.5),
+        (jnp.cosh, 4.0, math.exp(2)),
+        (lambda u: jnp.exp(jnp.abs(u) ** 1.5), 1e-2, 1.0280181286),
+        (lambda u: u**8, 10.0, 1.05e6),
+    ],
+)
+def test_what_grows_faster_than_the_density_falls_has_no_finite_error(fn, variance, truth):
+    """The rules end long before its tails turn up. (The last but two by hand, E |u|^n.)"""
+    found = theory.gaussian_expectation(fn, variance)
+    if math.isinf(truth):
+        assert np.isinf(found.error)
+        assert found.status == Status.INACCURATE
+    else:
+        assert abs(found.value - truth) <= max(found.error, 1e-9 * truth)
+        assert np.isfinite(found.error)
+
+
+@pytest.mark.parametrize(
+    ("fn", "infinite"),
+    [
+        (lambda u, v: jnp.exp(u * u * v * v), True),
+        (lambda u, v: jnp.exp(1.1 * u * v), True),
+        (lambda u, v: jnp.exp(0.4 * u * v), False),
+        (lambda u, v: jnp.exp(u - v), False),
+    ],
+)
+def test_the_same_of_pairs(fn, infinite):
+    """E exp(a u v) exists for |a| < 1."""
+    assert np.isfinite(theory.gaussian_pair_expectation(fn, 1.0, 1.0, 0.0).error) != infinite
+
+
+@pytest.mark.parametrize("profile", [lambda z: z * jnp.exp(z**4), lambda z: jnp.sinh(z**3)])
+@pytest.mark.parametrize("kind", [theory.componentwise, theory.radial])
+def test_a_network_of_such_functions_is_unknown(profile, kind):
+    """E φ² is infinite at every length above 0."""
+    found = theory.predict(theory.layer(kind(profile), 0.01, 0.01), start=0.01)
+    assert found.phase == theory.Phase.UNKNOWN
+    assert not found.length.error < np.inf

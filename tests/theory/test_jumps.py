@@ -118,12 +118,11 @@ def test_what_a_jump_leaves_no_answer_for_is_refused_or_absent():
     assert np.all(np.asarray(line.weight_variance.status) == Status.ABSENT)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("w", "b", "c", "slope"),
     [
         (1.0, 0.1, 0.21823803250227388, 0.59304014294157775),
-        (1.5, 0.05, 0.084183755777025268, 0.61827838607373755),
+        pytest.param(1.5, 0.05, 0.084183755777025268, 0.61827838607373755, marks=pytest.mark.slow),
     ],
 )
 def test_a_network_of_signs_is_chaotic(w, b, c, slope):

@@ -1,6 +1,7 @@
 """Phases, critical lines and diagrams: published points, honest statuses, no lost points."""
 
 import functools
+import math
 
 import equinox as eqx
 import jax
@@ -98,6 +99,36 @@ def test_a_critical_point_says_whether_it_attracts(name, w, multiplier, stabilit
     assert list(found.stability) == [stability, Stability.ABSENT, Stability.ABSENT]
     line = theory.critical_line(phi, found.length.value[:1])
     assert line.stability[0] == stability
+
+
+@pytest.mark.parametrize(
+    ("name", "w", "stability"),
+    [
+        ("tanh", 1.0, Stability.STABLE),
+        ("erf", math.pi / 4, Stability.STABLE),
+        ("gelu", 4.0, Stability.UNSTABLE),
+        ("relu", 2.0, Stability.NEUTRAL),
+    ],
+)
+def test_without_bias_the_first_critical_point_is_at_length_zero(name, w, stability):
+    """σ_w² = 1/φ'(0)², and lengths just above 0 shrink, grow or stay by the next order of φ."""
+    phi = theory.activation(name)
+    found = theory.critical_points(phi, 0.0)
+    assert found.length.value[0] == found.bias_variance.value[0] == 0
+    assert abs(found.weight_variance.value[0] - w) <= found.weight_variance.error[0] < 1e-13
+    assert (found.length.status[0], found.stability[0]) == (Status.OK, stability)
+    line = theory.critical_line(phi, 0.0)
+    assert (line.bias_variance.status[0], line.stability[0]) == (Status.OK, stability)
+
+
+def test_a_function_that_is_not_zero_at_zero_has_no_point_there():
+    found = theory.critical_points(theory.activation("sigmoid"), 0.0)
+    assert found.length.value[0] > 1
+
+
+def test_points_with_and_without_bias_in_one_program():
+    found = jax.vmap(lambda b: theory.critical_points(TANH, b))(jnp.array([0.0, 0.05]))
+    np.testing.assert_allclose(found.weight_variance.value[:, 0], [1.0, 1.76095463960674])
 
 
 def test_stability_where_lengths_neither_grow_nor_shrink():
