@@ -34,7 +34,8 @@ def gaussian_rate(values: Callable[[Any], Array], dtype: Any) -> Array:
         known = last[..., 2:] & (now > _LEAST)
         ratio = now / xp.where(known & (before > 0), before, 1.0)
         slow, fast = ratio < _SLOWER, ratio > _FASTER
-        found = xp.where(fast, xp.inf, xp.where(slow, 0.0, now / u[2:-1] ** 2))
+        squares = u[2:-1].reshape((1,) * (now.ndim - 1) + (-1,)) ** 2
+        found = xp.where(fast, xp.inf, xp.where(slow, 0.0, now / squares))
         rate = xp.maximum(rate, xp.max(xp.where(known, found, 0.0), axis=-1))
     return rate
 
