@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from theory._arguments import check_count
+from theory.numerics import check_count
 
 _DRAWS = 20_000
 

@@ -1,4 +1,4 @@
-"""What arguments may be that only finite networks have; see `theory._arguments`."""
+"""What arguments may be that only finite networks have; see `theory.numerics._arguments`."""
 
 import functools
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory._arguments import check_count, check_flag, shown
+from theory.numerics import check_count, check_flag, shown
 
 
 def check_key(name: str, key: Any) -> None:

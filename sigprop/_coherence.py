@@ -10,10 +10,8 @@ from sigprop._ensemble import Progress, _default_block, _in_blocks
 from sigprop._lapack import eigh
 from sigprop._network import FiniteNetwork, Signals, start_at
 from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
-from theory._arguments import as_real, check_count
-from theory._coherence import check_gram, turns_of
-from theory._powers import largest_exponent, times_power
-from theory._precision import as_signals, cast
+from theory.gradients import check_gram, turns_of
+from theory.numerics import as_real, as_signals, cast, check_count, largest_exponent, times_power
 
 
 class _Probed(Reading[Signals]):

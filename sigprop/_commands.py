@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sigprop._compare import Comparison
     from theory import CriticalLine, Estimate, Prediction
-    from theory._architecture import Distribution
+    from theory.description import Distribution
 
 ESTIMATES = (
     "length",

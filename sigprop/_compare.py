@@ -21,10 +21,8 @@ from sigprop._ensemble import Ensemble, sample_ensembles
 from sigprop._network import Sample
 from sigprop._scores import Limit, fit_of, judgeable, limit_of, next_order, score
 from theory import Moments, Part, PreActivation
-from theory._architecture import check_part, time_steps
-from theory._arguments import check_count, check_flag, shown
-from theory._compiled import compiled, light_options
-from theory._precision import as_signals
+from theory.description import check_part, time_steps
+from theory.numerics import as_signals, check_count, check_flag, compiled, light_options, shown
 
 FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""

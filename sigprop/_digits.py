@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from theory import Moments, Radial, Status, distance, length
-from theory._powers import INTEGERS, exponent, largest_exponent, times_power
+from theory.numerics import INTEGERS, exponent, largest_exponent, times_power
 
 
 def in_range(x: Float[Array, "n *shape"]) -> tuple[Array, Float[Array, " n"]]:

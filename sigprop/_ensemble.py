@@ -17,17 +17,19 @@ from sigprop._network import Sample, outer_depth, sample_network, sampled_inputs
 from sigprop._requests import MOST_WITH_MATRICES
 from sigprop._weights import draws_matrices
 from theory import Part
-from theory._architecture import check_part
-from theory._arguments import check_count, check_flag
-from theory._compiled import (
+from theory.description import check_part
+from theory.mean_field import check_finite
+from theory.numerics import (
+    as_signals,
+    cast,
+    check_count,
+    check_flag,
     compile_side_by_side,
     compiled,
     cores,
     light_options,
     plain_options,
 )
-from theory._moments import check_finite
-from theory._precision import as_signals, cast
 
 Progress = Callable[[int, int], None]
 

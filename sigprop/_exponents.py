@@ -29,12 +29,18 @@ from theory import (
     generators,
     interpret,
 )
-from theory._architecture import check_part
-from theory._arguments import check_count
-from theory._compiled import one_program, plain_options
-from theory._moments import check_signals
-from theory._powers import largest_exponent, norm, times_power
-from theory._precision import as_signals, cast
+from theory.description import check_part
+from theory.mean_field import check_signals
+from theory.numerics import (
+    as_signals,
+    cast,
+    check_count,
+    largest_exponent,
+    norm,
+    one_program,
+    plain_options,
+    times_power,
+)
 
 _BLOCKS = 16
 """Stretches of depth whose means give the standard error."""

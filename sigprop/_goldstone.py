@@ -15,11 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from sigprop._lapack import singular_values
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals, outer_depth, start_at
 from theory import Affine, Normalise, Pointwise, Reading, interpret
-from theory._arguments import check_callable
-from theory._compiled import one_program, plain_options
-from theory._moments import check_signals
-from theory._powers import norm
-from theory._precision import as_signals, cast
+from theory.mean_field import check_signals
+from theory.numerics import as_signals, cast, check_callable, norm, one_program, plain_options
 
 _COPIES = 4
 """Evaluations at inputs that differ by rounding."""

@@ -18,9 +18,8 @@ from sigprop._inputs import pair_inputs
 from sigprop._network import DrawnNetwork
 from sigprop._weights import draws_matrices
 from theory import Part, Radial
-from theory._architecture import Algebra
-from theory._arguments import check_count
-from theory._compiled import compiled, cores, plain_options
+from theory.description import Algebra
+from theory.numerics import check_count, compiled, cores, plain_options
 
 ANGLE = 0.8
 """Radians between the two inputs of a pair."""

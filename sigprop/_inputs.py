@@ -15,14 +15,7 @@ from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, Shaped
 
 from sigprop._arguments import check_key
 from sigprop._lapack import qr
-from theory._arguments import (
-    as_number,
-    as_real,
-    check_count,
-    check_length,
-    check_positive,
-    shown,
-)
+from theory.numerics import as_number, as_real, check_count, check_length, check_positive, shown
 
 # The third byte of an IDX file names the type of its elements.
 _IDX_TYPES = {

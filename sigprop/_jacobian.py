@@ -11,10 +11,8 @@ from sigprop._digits import subnormal, underflown_slopes
 from sigprop._graded import Graded, finish, generic_frame, start, step
 from sigprop._network import FiniteNetwork, Signals, sampled_inputs
 from theory import Affine, Componentwise, Normalise, Part, Pointwise, Reading, Status, interpret
-from theory._architecture import check_part
-from theory._arguments import check_count, check_positive
-from theory._compiled import one_program, plain_options
-from theory._precision import cast
+from theory.description import check_part
+from theory.numerics import cast, check_count, check_positive, one_program, plain_options
 
 
 class JacobianSample(eqx.Module):

@@ -19,9 +19,15 @@ from sigprop._arguments import check_key
 from sigprop._lapack import qr, singular_values, svd
 from sigprop._network import DrawnNetwork, FiniteNetwork, Signals
 from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
-from theory._arguments import check_count, check_kind, check_positive, shown
-from theory._powers import exponent, times_power
-from theory._precision import cast
+from theory.numerics import (
+    cast,
+    check_count,
+    check_kind,
+    check_positive,
+    exponent,
+    shown,
+    times_power,
+)
 
 _CLOSE = 4.0
 """Values that differ by this many times what is not resolved are not told apart."""

@@ -33,11 +33,9 @@ from theory import (
     interpret,
     signal_moments,
 )
-from theory._architecture import check_part, check_sequences, time_steps
-from theory._arguments import check_count, check_flag
-from theory._compiled import one_program, plain_options
-from theory._moments import check_signals
-from theory._precision import as_signals, cast
+from theory.description import check_part, check_sequences, time_steps
+from theory.mean_field import check_signals
+from theory.numerics import as_signals, cast, check_count, check_flag, one_program, plain_options
 
 
 class Signals(eqx.Module):

@@ -15,9 +15,9 @@ from sigprop._layers import Anatomy, dissect
 from sigprop._matrix_free import SpectrumEstimate, estimate_spectrum, leading_singular_values
 from sigprop._product import spectrum_of_product
 from theory import Part, Status, correlation, given_moments, length, propagate
-from theory._architecture import check_part, components
-from theory._arguments import as_real, check_count, check_positive
-from theory._moments import gram_matrix
+from theory.description import check_part, components
+from theory.mean_field import gram_matrix
+from theory.numerics import as_real, check_count, check_positive
 
 _SAFETY = 4.0
 """The rounding claimed for a dense Jacobian over the change from forward to reverse mode."""

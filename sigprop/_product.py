@@ -11,7 +11,7 @@ from sigprop._graded import _dot, finish, generic_frame, start, step
 from sigprop._lapack import alone, one_thread
 from sigprop._pivoted import split
 from theory import Status
-from theory._arguments import as_real, check_positive
+from theory.numerics import as_real, check_positive
 
 _LOSS = 5.0
 """Factors are multiplied together while the logs of their scales spread by less."""

@@ -11,7 +11,7 @@ from sigprop._output import BadInput, checked
 
 if TYPE_CHECKING:
     from theory import Activation, Part, Radial
-    from theory._architecture import Algebra, Distribution
+    from theory.description import Algebra, Distribution
 
 MOST_POINTS = 2000
 """Values along one axis of a phase diagram."""

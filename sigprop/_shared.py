@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from sigprop._random import normal
 from sigprop._weights import draw_weights, images, lift, of_units, products_of
 from theory import Affine, Normalise, Pointwise, Reading, WeightLaw
-from theory._powers import largest_exponent, times_power
+from theory.numerics import largest_exponent, times_power
 
 
 class HeldWeights(eqx.Module):

@@ -16,8 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from sigprop._lapack import eigh, qr, svd
 from theory import Status
-from theory._arguments import check_count
-from theory._compiled import cores
+from theory.numerics import check_count, cores
 
 _BASIS = 64
 """Vectors in the basis of one cycle; larger eigenvalue problems are much slower on a CPU."""

@@ -61,7 +61,7 @@ def _compare(
     from sigprop._spectrum_figure import spectrum_figure
     from sigprop._spectrum_study import predict_spectrum, spectrum_study
     from sigprop._store import provenance, write_dataset
-    from theory._arguments import check_count
+    from theory.numerics import check_count
 
     (width,), (replicas,) = run.widths, run.replicas
     with checked():

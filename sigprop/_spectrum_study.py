@@ -11,9 +11,8 @@ import xarray as xr
 import theory
 from sigprop._ensemble import Progress, sample_jacobians
 from theory import Estimate, JacobianFactors, Part, Spectrum, Status
-from theory._architecture import components
-from theory._arguments import check_count
-from theory._status import replace_where
+from theory.description import components
+from theory.numerics import check_count, replace_where
 
 FRACTIONS = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Of the exponents of infinite depth."""

@@ -21,9 +21,8 @@ from sigprop._network import Sample, sample_network
 from sigprop._sweep import AXES, Sweep
 from sigprop._sweep_store import Arrays, variables
 from theory import distance, growth, length, overlap
-from theory._compiled import plain_options
-from theory._moments import log_tangent
-from theory._precision import cast
+from theory.mean_field import log_tangent
+from theory.numerics import cast, plain_options
 
 STRUCTURE = ("activation", "weights", "residual", "depth", "width")
 """The fields of a point that a program is compiled for, the slowest axes."""

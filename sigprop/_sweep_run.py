@@ -27,7 +27,7 @@ from sigprop._sweep_store import (
     prepare,
     writing,
 )
-from theory._arguments import check_kind
+from theory.numerics import check_kind
 
 _MOST_WORKERS = 16
 SHARE = 0.8

@@ -14,7 +14,7 @@ import theory
 from sigprop._sweep import Sweep
 from sigprop._sweep_store import VARIABLES, dataset_of, open_store
 from theory import Moments
-from theory._moments import log_tangent
+from theory.mean_field import log_tangent
 
 SYMBOLS = {
     "length": r"length $q_l$",

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Key
 from sigprop._lapack import cholesky, qr, solve_upper, triangle, upright
 from sigprop._random import normal
 from theory import WeightLaw
-from theory._architecture import Algebra
-from theory._powers import largest_exponent, times_power
+from theory.description import Algebra
+from theory.numerics import largest_exponent, times_power
 
 _WELL = 0.1
 """Smallest sine between a unit vector and those before it at which their scalar products alone

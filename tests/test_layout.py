@@ -45,6 +45,49 @@ def test_arrows_of_import_point_one_way(path):
     assert "*" not in {name for _, name in found}
 
 
+# The rooms of `theory`, each of which may use those before it.
+ROOMS = (
+    "numerics",
+    "description",
+    "gaussian",
+    "mean_field",
+    "phases",
+    "spectrum",
+    "finite_width",
+    "gradients",
+)
+
+
+def sources(tree):
+    """The modules of this project from which names are imported, or which are."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.startswith("theory/")])
+def test_rooms_of_theory_use_those_before_them(path):
+    """By their public names, and never by those of the whole package."""
+    _, *inside, _ = path.split("/")
+    found = {s for s in sources(MODULES[path]) if s.split(".")[0] == "theory"}
+    if not inside:
+        assert {s.split(".")[1] for s in found} == set(ROOMS)
+        return
+    (room,) = inside
+    assert "theory" not in found
+    for other in {s.split(".")[1] for s in found} - {room}:
+        assert ROOMS.index(other) < ROOMS.index(room), (path, other)
+        assert not [s for s in found if s.startswith(f"theory.{other}._")], (path, other)
+
+
+def test_nothing_but_theory_uses_its_private_modules():
+    for path in (p for p in MODULES if not p.startswith(("theory/", "tests/"))):
+        assert not [s for s in sources(MODULES[path]) if s.startswith("theory") and "._" in s], path
+
+
 def test_factorisations_are_never_batched():
     """Other than by `sigprop._lapack`; see there."""
     for path in (p for p in MODULES if p.startswith("sigprop/") and p != "sigprop/_lapack.py"):
@@ -53,12 +96,13 @@ def test_factorisations_are_never_batched():
         ), path
 
 
-CARRIERS = {f"theory/_{name}.py" for name in ("mean_field", "radial_field", "normalised")} | {
-    "theory/_moments.py",  # says what it is
-    "theory/_two_times.py",  # brings tangents of different times to one scale
+CARRIERS = {
+    *(f"theory/mean_field/_{name}.py" for name in ("mean_field", "radial_field", "normalised")),
+    "theory/mean_field/_moments.py",  # says what it is
+    "theory/mean_field/_two_times.py",  # brings tangents of different times to one scale
     "sigprop/_digits.py",  # looks whether it is finite
     "sigprop/_network.py",  # blanks it where digits are lost
-    "theory/_coherence.py",  # carries a backward signal of a scale of its own
+    "theory/gradients/_coherence.py",  # carries a backward signal of a scale of its own
 }
 
 
@@ -92,19 +136,20 @@ def test_public_surface_is_what_it_says(name):
         getattr(package, key)
 
 
+FOLD = "theory/description/_interpret.py"
 SLOW_KINDS = [pytest.param(k, marks=pytest.mark.slow) for k in ("Affine", "Chain", "Repeat")]
 
 
 @pytest.mark.parametrize("kind", ["Residual", *SLOW_KINDS])
 def test_the_type_checker_names_a_kind_of_node_that_the_fold_leaves_out(kind, tmp_path):
     """A new kind of node rests on this: every reading that lacks it is named."""
-    source = (ROOT / "theory" / "_interpret.py").read_text(encoding="utf-8")
+    source = (ROOT / FOLD).read_text(encoding="utf-8")
     fold = source.index("def interpret(")
     arm = re.compile(rf"        case {kind}\(.*?(?=        case )", re.DOTALL)
     damaged, count = arm.subn("", source[fold:], count=1)
     assert count == 1
     shutil.copytree(ROOT / "theory", tmp_path / "theory", ignore=lambda *_: {"__pycache__"})
-    changed = tmp_path / "theory" / "_interpret.py"
+    changed = tmp_path / FOLD
     changed.write_text(source[:fold] + damaged, encoding="utf-8")
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(changed)]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -5,92 +5,106 @@ moments through it, find its `fixed_points`, `predict` its infinite-depth behavi
 a whole `phase_diagram`.
 """
 
-from theory._activations import (
+from theory.description import (
     ACTIVATION_NAMES,
     Activation,
-    Componentwise,
-    Radial,
-    activation,
-    componentwise,
-    radial,
-)
-from theory._architecture import (
     Affine,
     Chain,
+    Componentwise,
     Normalise,
     Part,
     Pointwise,
+    Radial,
+    Reading,
     Recurrent,
     Repeat,
     Residual,
+    Stacked,
     WeightLaw,
+    activation,
     affine,
+    along_depth,
+    componentwise,
+    describe,
     feedforward,
+    interpret,
     layer,
+    radial,
     recurrent,
     repeat,
 )
-from theory._coherence import Coherence, gradient_coherence
-from theory._critical import (
-    CriticalLine,
-    CriticalPoints,
-    critical_line,
-    critical_points,
-    half_stable_points,
+from theory.finite_width import (
+    GenericExponent,
+    LengthCorrection,
+    OnsetLaw,
+    generic_exponent,
+    length_correction,
+    onset_curvature,
+    onset_law,
 )
-from theory._describe import describe
-from theory._diagram import phase_diagram, sector_diagram
-from theory._edges import Edges, spectrum_edges
-from theory._expectation import gaussian_expectation, gaussian_pair_expectation
-from theory._finite_width import LengthCorrection, length_correction
-from theory._generic_exponent import GenericExponent, generic_exponent
-from theory._interpret import Reading, Stacked, along_depth, interpret
-from theory._jacobian import JacobianFactors, SlopeLaw, jacobian_factors
-from theory._jacobian_moments import (
-    SpectrumMoments,
-    goldstone_gains,
-    jacobian_moments,
-    lyapunov_quantiles,
-)
-from theory._length_cycle import LengthCycle, length_cycle
-from theory._length_point import FixedPoints, Stability, fixed_points
-from theory._linear_residual import linear_residual_gain, spike_overlap
-from theory._mean_field import MeanField, propagate
-from theory._moments import (
+from theory.gaussian import gaussian_expectation, gaussian_pair_expectation
+from theory.gradients import Coherence, gradient_coherence, linear_residual_gain, spike_overlap
+from theory.mean_field import (
+    MeanField,
     Moments,
     PostActivation,
     PreActivation,
+    autocorrelation,
     correlation,
     distance,
     given_moments,
     growth,
     length,
     overlap,
+    propagate,
     signal_moments,
+    step_growth,
 )
-from theory._onset import OnsetLaw, onset_curvature, onset_law
-from theory._phase import Phase, Prediction, predict
-from theory._residual_moments import residual_moments
-from theory._spectrum import (
-    Distribution,
-    Spectrum,
-    jacobian_spectrum,
-    singular_value_distribution,
-    singular_value_quantiles,
-    spectrum_summary,
-)
-from theory._stationary import StationaryState, stationary_state
-from theory._status import Estimate, Status
-from theory._symmetry import (
+from theory.numerics import Estimate, Status
+from theory.phases import (
+    CriticalLine,
+    CriticalPoints,
+    FixedPoints,
+    LengthCycle,
+    Phase,
+    Prediction,
     Sectors,
+    Stability,
+    StationaryState,
     Symmetry,
     SymmetryPhase,
+    critical_line,
+    critical_points,
+    fixed_points,
     generators,
+    half_stable_points,
+    length_cycle,
+    phase_diagram,
     plane_generator,
+    predict,
+    sector_diagram,
     sectors,
+    stationary_state,
     symmetry,
 )
-from theory._two_times import autocorrelation, step_growth
+from theory.spectrum import (
+    Distribution,
+    Edges,
+    JacobianFactors,
+    SlopeLaw,
+    Spectrum,
+    SpectrumMoments,
+    goldstone_gains,
+    jacobian_factors,
+    jacobian_moments,
+    jacobian_spectrum,
+    lyapunov_quantiles,
+    residual_moments,
+    singular_value_distribution,
+    singular_value_quantiles,
+    spectrum_edges,
+    spectrum_summary,
+)
 
 __all__ = [
     "ACTIVATION_NAMES",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import sigprop
 import theory
 from sigprop._random import normal
-from theory._architecture import Algebra
+from theory.description import Algebra
 
 from .timing import timed
 

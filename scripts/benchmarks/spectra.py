@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import sigprop
 import theory
 from sigprop._lapack import one_thread
-from theory._compiled import plain_options
+from theory.numerics import plain_options
 
 from .timing import timed
 

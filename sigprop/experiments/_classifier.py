@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from sigprop.experiments._model import HeldNetwork, draw_parameters, without_zero_biases
 from theory import Chain, Part, Repeat, WeightLaw, along_depth, interpret
-from theory._architecture import components
+from theory.description import components
 
 
 class Classifier(eqx.Module):

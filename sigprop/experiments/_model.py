@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from sigprop._weights import draw_weights
 from theory import Affine, Normalise, Part, Pointwise, Reading, WeightLaw, interpret
-from theory._architecture import check_sequences
-from theory._arguments import check_count
+from theory.description import check_sequences
+from theory.numerics import check_count
 
 
 class Parameters(eqx.Module):

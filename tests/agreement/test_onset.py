@@ -28,7 +28,7 @@ def test_mean_field_exponents():
 def test_the_curvature_is_what_the_length_map_has():
     q = 1e-4
     for k in (1, 2, 8):
-        square = theory._radial_moments.radial_moments(TANH, q, k)[0].square
+        square = theory.gaussian._radial_moments.radial_moments(TANH, q, k)[0].square
         assert (1 - square / q) / q == pytest.approx(
             float(theory.onset_curvature(TANH, k)), rel=3e-3
         )

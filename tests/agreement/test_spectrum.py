@@ -16,7 +16,7 @@ import scipy.stats
 
 import sigprop
 import theory
-from theory._diagram import hasty_options
+from theory.phases._diagram import hasty_options
 
 TANH = theory.activation("tanh")
 # χ = 1 at σ_b² = 0.05, from arbitrary precision.

@@ -11,9 +11,9 @@ import pytest
 import theory
 from tests.honesty.campaign import Campaign
 from theory import Phase, Status
-from theory._attractor import attractor
-from theory._compiled import hasty_options
-from theory._phase import at_length, phase_of
+from theory.numerics._compiled import hasty_options
+from theory.phases._attractor import attractor
+from theory.phases._phase import at_length, phase_of
 
 L = np.longdouble
 PI = L("3.14159265358979323846264338327950288")

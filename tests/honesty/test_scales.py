@@ -15,7 +15,7 @@ from sigprop._digits import layer_status
 from sigprop._weights import factored
 from tests.honesty.campaign import Campaign
 from theory import Status
-from theory._moments import log_tangent
+from theory.mean_field._moments import log_tangent
 
 KEY = jax.random.key(11)
 TYPES = (jnp.float32, jnp.float64)

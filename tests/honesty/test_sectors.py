@@ -20,7 +20,7 @@ from scipy.special import erf
 import theory
 from tests.honesty.campaign import Campaign
 from theory import Estimate
-from theory._compiled import hasty_options
+from theory.numerics._compiled import hasty_options
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 PROFILES = {

@@ -12,7 +12,7 @@ from scipy.special import log_ndtr, ndtr
 import theory
 from tests.honesty.campaign import Campaign
 from theory import Status
-from theory._compiled import hasty_options
+from theory.numerics._compiled import hasty_options
 
 
 def window(q):

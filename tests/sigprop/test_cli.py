@@ -163,7 +163,7 @@ def test_phase_diagram_with_a_symmetry(command, tmp_path):
     code, out, _ = command(*argv, "--output", tmp_path / "u1")
     found = json.loads(out)
     assert code == 0
-    assert set(found["statuses"]) == set(theory._diagram.SECTOR_QUANTITIES)
+    assert set(found["statuses"]) == set(theory.phases._diagram.SECTOR_QUANTITIES)
     split = {"symmetric": 1, "broken": 2, "explicit": 3, "unknown": 0}
     assert found["symmetry_phases"] == split
     # one complex number cannot be sheared

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from theory._closed_forms import ErfForm, PiecewiseLinearForm, SinForm
+from theory.description._closed_forms import ErfForm, PiecewiseLinearForm, SinForm
 
 SLOPES = (0.0, 0.01, 0.3, -0.7, -1.0, 1.0, -1e-3, 40.0)
 

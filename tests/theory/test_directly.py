@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 
 import theory
-from theory import (
-    _critical,
-    _edges,
-    _jacobian_moments,
-    _length_point,
-    _mean_field,
-    _phase,
-    _spectrum,
-    _symmetry,
-)
-from theory._directly import on_numpy
+from theory.description._directly import on_numpy
+from theory.mean_field import _mean_field
+from theory.phases import _critical, _length_point, _phase, _symmetry
+from theory.spectrum import _edges, _jacobian_moments, _spectrum
 
 TANH, ERF = theory.activation("tanh"), theory.activation("erf")
 slow = pytest.mark.slow

@@ -11,14 +11,14 @@ import pytest
 from mpmath import mp, mpf
 
 import theory
-from theory._activations import Componentwise, activation, componentwise
-from theory._expectation import (
+from theory.description._activations import Componentwise, activation, componentwise
+from theory.gaussian._expectation import (
     gaussian_expectation,
     gaussian_pair_expectation,
     pair_moments,
     single_moments,
 )
-from theory._status import Status
+from theory.numerics._status import Status
 
 CONVERGED = 1e-10
 """Relative. Measured at order 64: 7e-12 for distance around x = 1e-10, elsewhere 1e-14 up to

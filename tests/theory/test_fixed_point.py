@@ -11,7 +11,7 @@ import pytest
 
 import theory
 from theory import Stability, Status
-from theory._compiled import hasty_options
+from theory.numerics._compiled import hasty_options
 
 # weight_variance, bias_variance, q*, χ: two independent arbitrary-precision computations.
 FIXED_POINTS = [

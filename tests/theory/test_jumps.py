@@ -10,8 +10,8 @@ import pytest
 
 import theory
 from theory import Phase, Status
-from theory._expectation import pair_moments, single_moments
-from theory._radial_moments import radial_moments
+from theory.gaussian._expectation import pair_moments, single_moments
+from theory.gaussian._radial_moments import radial_moments
 
 
 def plus_sign(z):

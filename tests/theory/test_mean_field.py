@@ -11,8 +11,8 @@ import pytest
 
 import theory
 from theory import along_depth, given_moments
-from theory._compiled import hasty_options
-from theory._moments import log_tangent
+from theory.mean_field._moments import log_tangent
+from theory.numerics._compiled import hasty_options
 
 TANH = theory.activation("tanh")
 RELU = theory.activation("relu")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import theory
-from theory import Phase, Stability, Status, _compiled
-from theory._compiled import hasty_options
+from theory import Phase, Stability, Status
+from theory.numerics import _compiled
+from theory.numerics._compiled import hasty_options
 
 TANH, ERF, RELU = (theory.activation(name) for name in ("tanh", "erf", "relu"))
 

@@ -13,13 +13,13 @@ from scipy import integrate, optimize
 
 import theory
 from theory import Status, WeightLaw
-from theory._attractor import attractor
-from theory._diagram import hasty_options
-from theory._interpret import interpret
-from theory._mean_field import MeanField
-from theory._moments import PreActivation
-from theory._radial_moments import cross_moments, radial_moments, series
-from theory._symmetry import commutant_dimensions
+from theory.description._interpret import interpret
+from theory.gaussian._radial_moments import cross_moments, radial_moments, series
+from theory.mean_field._mean_field import MeanField
+from theory.mean_field._moments import PreActivation
+from theory.phases._attractor import attractor
+from theory.phases._diagram import hasty_options
+from theory.phases._symmetry import commutant_dimensions
 
 TANH = theory.radial("tanh")
 PROFILES = {
@@ -185,7 +185,7 @@ def test_for_one_component_the_series_is_mehlers(name, q):
     a = series(phi, jnp.asarray(q), 1, terms=128)
     for x in (1e-6, 0.1, 0.8, 1.3):
         moved = cross_moments(a, a, jnp.array([[x]]))
-        scalar = theory._expectation.pair_moments(odd, q, q, x, equal_lengths=True)[0]
+        scalar = theory.gaussian._expectation.pair_moments(odd, q, q, x, equal_lengths=True)[0]
         np.testing.assert_allclose(moved.product[0, 0], scalar.product, rtol=1e-10, atol=1e-13)
         np.testing.assert_allclose(moved.lost[0, 0], scalar.distance, rtol=1e-9)
 

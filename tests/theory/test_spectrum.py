@@ -15,8 +15,8 @@ from scipy.special import binom, erf
 import sigprop
 import theory
 from theory import Chain, Pointwise, Residual, Status, repeat
-from theory._branch import log_lambda, look, negative_axis, nu_of, solve
-from theory._diagram import hasty_options
+from theory.phases._diagram import hasty_options
+from theory.spectrum._branch import log_lambda, look, negative_axis, nu_of, solve
 
 # What runs once or twice costs more to compile than to run.
 hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())

@@ -1,0 +1,493 @@
+"""The description of a random network.
+
+A description is data: an immutable tree of a few node types whose variances are array leaves.
+`theory.description._interpret` reads it.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeAlias, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from theory.description._activations import Activation, Componentwise, Radial
+from theory.description._linear import is_linear
+from theory.numerics import (
+    Array,
+    as_real,
+    check_count,
+    check_flag,
+    check_kind,
+    check_variance,
+    largest_exponent,
+    shown,
+    times_power,
+)
+
+Distribution: TypeAlias = Literal["gaussian", "orthogonal"]
+Algebra: TypeAlias = Literal["real", "complex", "quaternion", "dense"]
+
+_UNITS = {
+    "real": np.ones((1, 1, 1)),
+    "complex": np.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]]]),
+    # left multiplication by 1, i, j, k on a + bi + cj + dk
+    "quaternion": np.array(
+        [
+            [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+            [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -1], [0, 0, 1, 0]],
+            [[0, 0, -1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, -1, 0, 0]],
+            [[0, 0, 0, -1], [0, 0, -1, 0], [0, 1, 0, 0], [1, 0, 0, 0]],
+        ]
+    ),
+}
+"""The basis of each division algebra, as real matrices that multiply from the left."""
+
+
+def _floats(name: str) -> Callable[[Any], Array]:
+    """The converter of a field of real numbers."""
+
+    def convert(value: Any) -> Array:
+        array = as_real(name, value)
+        return jnp.asarray(array, dtype=jnp.result_type(float, jnp.asarray(array).dtype))
+
+    return convert
+
+
+class WeightLaw(eqx.Module):
+    """The law of a random weight matrix between layers of units with k real components.
+
+    A weight between two units is w = Σ_a w_a e_a with real w_a and the fixed k×k matrices
+    e_a of `table`; it acts on the k components of a unit.
+
+    Convention: `variance` is σ_w². The w_a are centred with variance
+    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k), independent ("gaussian"), or together a matrix with
+    that second moment that is Haar-distributed and orthogonal over the algebra, that is
+    orthogonal, unitary or symplectic ("orthogonal"; a truncated one where the layer is not
+    square). So the length per real component is multiplied by σ_w², whatever the table.
+
+    The `algebra` says what the weights are: real numbers, complex ones (the k components are
+    k/2 complex numbers), quaternions (k/4 of them), or "dense", a full k×k matrix between any
+    two units. What commutes with the table is the symmetry of the layer: O(k), U(k/2),
+    Sp(k/4), or nothing but the sign.
+    """
+
+    variance: Float[Array, "*layers"] = eqx.field(converter=_floats("weight_variance"))
+    distribution: Distribution = eqx.field(static=True, default="gaussian")
+    components: int = eqx.field(static=True, default=1)
+    algebra: Algebra = eqx.field(static=True, default="real")
+
+    def __check_init__(self):
+        check_variance("weight_variance", self.variance)
+        check_count("components", self.components)
+        if self.algebra not in get_args(Algebra):
+            known = ", ".join(get_args(Algebra))
+            raise ValueError(f"`algebra`: must be one of {known}; got {self.algebra!r}")
+        if self.distribution == "orthogonal" and self.algebra == "dense":
+            raise ValueError(
+                "`weights`: orthogonal ones must be real, complex or quaternion; got dense"
+            )
+        size = 1 if self.algebra == "dense" else _UNITS[self.algebra].shape[1]
+        if self.components % size:
+            raise ValueError(
+                f"`components`: {self.algebra} weights act on a multiple of {size} real "
+                f"components; got {self.components}"
+            )
+        if self.distribution not in get_args(Distribution):
+            known = ", ".join(get_args(Distribution))
+            raise ValueError(f"`weights`: must be one of {known}; got {self.distribution!r}")
+
+    @property
+    def table(self) -> np.ndarray:
+        """The matrices e_a, shape [D, k_out, k]. Real weights: the identity alone."""
+        k = self.components
+        if self.algebra == "dense":
+            return np.eye(k * k).reshape(k * k, k, k)
+        units = _UNITS[self.algebra]
+        return np.stack([np.kron(np.eye(k // len(e)), e) for e in units])
+
+    @property
+    def entry_variance(self) -> Float[Array, "*layers"]:
+        """The variance of one real w_a, times fan_in."""
+        table = self.table
+        return self.variance * (table.shape[1] / float(np.sum(table**2)))
+
+
+class Affine(eqx.Module):
+    """z = W x + b with fresh random W and b ~ N(0, σ_b²) in every real component.
+
+    `width` is the number of output units where the description fixes it (a read-out);
+    otherwise it is chosen when the network is sampled, and theory never sees it.
+    """
+
+    weights: WeightLaw
+    bias_variance: Float[Array, "*layers"] = eqx.field(converter=_floats("bias_variance"))
+    width: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        check_variance("bias_variance", self.bias_variance)
+        if self.width is not None:
+            check_count("width", self.width)
+
+
+class Pointwise(eqx.Module):
+    """The nonlinearity φ, applied to every unit."""
+
+    activation: Activation
+
+    def __check_init__(self):
+        check_activation(self.activation)
+
+
+class Normalise(eqx.Module):
+    """x ↦ (x − m)/√(v + ε) over all real numbers of a layer, for every input alone; no gain.
+
+    "layer" takes the mean m and the variance v, "rms" m = 0 and the mean square.
+
+    References
+    ----------
+    Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.
+    """
+
+    kind: Literal["layer", "rms"] = eqx.field(static=True, default="layer")
+    epsilon: float = eqx.field(static=True, default=1e-5)
+
+    def __check_init__(self):
+        if self.kind not in ("layer", "rms"):
+            raise ValueError(f"`kind`: must be layer or rms; got {self.kind!r}")
+        check_variance("epsilon", self.epsilon)
+
+    def __call__(self, x: Float[Array, "*shape"], axes: tuple[int, ...]) -> Float[Array, "*shape"]:
+        """Normalised over the axes that hold the numbers of a layer."""
+        if self.kind == "layer":
+            power = largest_exponent(x, axes)
+            unit = times_power(x, -power)
+            x = times_power(unit - jnp.mean(unit, axis=axes, keepdims=True), power)
+        power = largest_exponent(x, axes)
+        if self.epsilon:
+            # Squares far below ε do not count.
+            power = jnp.maximum(power, math.frexp(self.epsilon)[1] // 2)
+        unit = times_power(x, -power)
+        added = times_power(jnp.full_like(power, self.epsilon, x.dtype), -2 * power)
+        return unit / jnp.sqrt(jnp.mean(unit * unit, axis=axes, keepdims=True) + added)
+
+
+def _parts(value: Any) -> tuple:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"`parts`: must be a sequence of parts; got {shown(value)}")
+    return tuple(value)
+
+
+class Chain(eqx.Module):
+    """One part after the other, first part first."""
+
+    parts: "tuple[Part, ...]" = eqx.field(converter=_parts)
+
+    def __check_init__(self):
+        if not self.parts:
+            raise ValueError("`parts`: a chain must have at least one part; got none")
+        for part in self.parts:
+            check_part("parts", part)
+
+
+class Residual(eqx.Module):
+    """h ↦ h + branch(h).
+
+    The branch must end in an `Affine`: its fresh weights make it independent of h. A
+    `Normalise` or a linear `Pointwise` may follow, which only scale what is Gaussian.
+    """
+
+    branch: "Part"
+
+    def __check_init__(self):
+        check_part("branch", self.branch)
+        _check_end(self.branch, "branch", "a residual branch", "the skip connection")
+
+
+class Repeat(eqx.Module):
+    """The body, `depth` times; every array leaf of the body has a leading depth axis.
+
+    Build it with `repeat`, which broadcasts one body, or with a body whose leaves already
+    hold one value per layer (a schedule).
+    """
+
+    body: "Part"
+    depth: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_count("depth", self.depth)
+        check_part("body", self.body)
+        for leaf in jax.tree.leaves(eqx.filter(self.body, eqx.is_array)):
+            if leaf.ndim == 0 or leaf.shape[0] != self.depth:
+                raise ValueError(
+                    f"`body`: every array leaf must have a leading axis of size depth = "
+                    f"{self.depth}; got shape {leaf.shape} (use repeat(body, depth))"
+                )
+
+
+class Recurrent(eqx.Module):
+    """z_1 = u_1 and z_t = u_t + body(z_{t−1}) for t = 2 … `steps`, with one body for all steps.
+
+    Every `Affine` of the body draws its weights and its biases once: they are shared over time.
+
+    Convention: the axis over inputs holds whole sequences, one after the other, each of `steps`
+    inputs. What comes in are the drives u_t, what goes out the states z_t, so that the parts
+    before and behind act on every step with the same weights, as they do on every input. The
+    body must end in an `Affine`, as a residual branch must: its weights are independent of the
+    drives.
+    """
+
+    body: "Part"
+    steps: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_count("steps", self.steps)
+        check_part("body", self.body)
+        _check_end(self.body, "body", "a recurrent body", "the drives")
+
+
+def check_sequences(inputs: int, steps: int) -> int:
+    """How many whole sequences that many inputs are, or a `ValueError`."""
+    if inputs % steps or not inputs:
+        raise ValueError(
+            f"`inputs`: must be sequences of {steps} steps, one after the other; got {inputs}"
+        )
+    return inputs // steps
+
+
+def _check_end(last: "Part", field: str, what: str, other: str) -> None:
+    # What is linear for given lengths leaves that behind an Affine as it is.
+    found = next((leaf for leaf in _backwards(last) if not _only_scales(leaf)), last)
+    if not isinstance(found, Affine):
+        raise TypeError(
+            f"`{field}`: {what} must end in an Affine, whose fresh weights make it independent "
+            f"of {other}, with nothing behind it but a Normalise or a linear Pointwise; got "
+            f"{type(found).__name__} at its end"
+        )
+
+
+def _backwards(part: "Part") -> "Iterator[Part]":
+    match part:
+        case Chain(parts=parts):
+            for member in reversed(parts):
+                yield from _backwards(member)
+        case Repeat(body=body):
+            yield from _backwards(body)
+        case _:
+            yield part
+
+
+def _only_scales(part: "Part") -> bool:
+    if isinstance(part, Pointwise):
+        return is_linear(part.activation)
+    return isinstance(part, Normalise)
+
+
+Part: TypeAlias = Affine | Pointwise | Normalise | Chain | Residual | Repeat | Recurrent
+
+
+def check_part(name: str, value: Any) -> None:
+    """Raise a `TypeError` that names the argument unless it is a description."""
+    if not isinstance(value, Part):
+        hint = ""
+        if isinstance(value, Componentwise | Radial):
+            hint = " (theory.Pointwise makes one of it)"
+        raise TypeError(f"`{name}`: must be a part such as theory.layer; got {shown(value)}{hint}")
+
+
+def check_activation(activation: Any) -> None:
+    """Raise a `TypeError` unless it is an activation."""
+    must = "made by theory.activation, theory.componentwise or theory.radial"
+    check_kind("activation", activation, Componentwise | Radial, must)
+
+
+def affine(
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    algebra: Algebra = "real",
+    width: int | None = None,
+) -> Affine:
+    """An affine layer from its variances.
+
+    Parameters
+    ----------
+    weight_variance, bias_variance
+        σ_w² and σ_b², finite and >= 0; scalars, or one value per layer inside a `Repeat`.
+    weights
+        "gaussian" or "orthogonal" (Haar).
+    components
+        Real components k of a unit.
+    algebra
+        "real", "complex", "quaternion" or "dense": see `WeightLaw`.
+    width
+        Number of output units, where it is part of the description.
+
+    Raises
+    ------
+    ValueError
+        Names the field and its allowed range.
+    """
+    law = WeightLaw(weight_variance, weights, components, algebra)
+    return Affine(law, bias_variance, width)
+
+
+def repeat(body: Part, depth: int) -> Repeat:
+    """`depth` layers with the law of `body`; each layer draws its own weights."""
+    check_part("body", body)
+    check_count("depth", depth)
+    arrays, structure = eqx.partition(body, eqx.is_array)
+    stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (depth, *leaf.shape)), arrays)
+    return Repeat(eqx.combine(stacked, structure), depth)
+
+
+def layer(
+    activation: Activation,
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    algebra: Algebra = "real",
+    residual: bool = False,
+) -> Part:
+    """One turn of a deep network, from pre-activations to pre-activations.
+
+    z ↦ W φ(z) + b, or z ↦ z + W φ(z) + b if `residual`.
+
+    Raises
+    ------
+    ValueError
+        If a variance or the number of components is not possible.
+    TypeError
+        If units of several components have an activation that is not radial.
+    """
+    check_activation(activation)
+    check_flag("residual", residual)
+    law = affine(
+        weight_variance, bias_variance, weights=weights, components=components, algebra=algebra
+    )
+    if components > 1 and not isinstance(activation, Radial):
+        raise TypeError(
+            f"`activation`: units of {components} components need a radial one "
+            f"(theory.radial); got {activation.name}"
+        )
+    body = Chain((Pointwise(activation), law))
+    return Residual(body) if residual else body
+
+
+def feedforward(
+    activation: Activation,
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    depth: int,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    algebra: Algebra = "real",
+    residual: bool = False,
+) -> Chain:
+    """The canonical deep network: one affine layer, then `depth` turns of affine ∘ φ.
+
+    Convention: pre-activations stand at every boundary, which is where the length q is
+    measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b.
+    """
+    how: dict[str, Any] = {"weights": weights, "components": components, "algebra": algebra}
+    first = affine(weight_variance, bias_variance, **how)
+    body = layer(activation, weight_variance, bias_variance, residual=residual, **how)
+    return Chain((first, repeat(body, depth)))
+
+
+def recurrent(
+    activation: Activation,
+    weight_variance: Any,
+    bias_variance: Any = 0.0,
+    *,
+    steps: int,
+    input_variance: Any = 1.0,
+    weights: Distribution = "gaussian",
+    components: int = 1,
+    algebra: Algebra = "real",
+) -> Chain:
+    """The canonical recurrent network: z_1 = U x_1 and z_t = W φ(z_{t−1}) + b + U x_t.
+
+    W, U and b are drawn once and shared over time: the biases are a constant drive. Noise that
+    is fresh at every step is an input. Inputs are sequences of `steps`, one after the other.
+
+    Parameters
+    ----------
+    activation, weight_variance, bias_variance, weights, components, algebra
+        φ, σ_w² and σ_b² of W and b, as in `layer`.
+    steps
+        How many states, z_1 … z_T.
+    input_variance
+        σ_u² of the read-in U, Gaussian: E u² is σ_u² times the length of the input.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `layer`, and if `steps` is below 1.
+
+    References
+    ----------
+    Sompolinsky, Crisanti and Sommers 1988; in discrete time Molgedey, Schuchhardt and
+    Schuster 1992.
+    """
+    how: dict[str, Any] = {"components": components, "algebra": algebra}
+    body = layer(activation, weight_variance, bias_variance, weights=weights, **how)
+    return Chain((affine(input_variance, **how), Recurrent(body, steps)))
+
+
+def starts_nonlinear(part: Part) -> bool:
+    """Whether a nonlinearity, and nothing else that mixes units, is what inputs meet first."""
+    match part:
+        case Chain(parts=parts):
+            rest = [member for member in parts if not _only_scales(member)]
+            return bool(rest) and starts_nonlinear(rest[0])
+        case Repeat(body=body):
+            return starts_nonlinear(body)
+        case Residual(branch=branch):
+            return starts_nonlinear(branch)
+        case Pointwise():
+            return not _only_scales(part)
+        case _:
+            return False
+
+
+def time_steps(part: Part) -> int:
+    """The steps of the recurrent parts of a network; 1 where it has none.
+
+    Raises
+    ------
+    ValueError
+        If recurrent parts disagree.
+    """
+    found: set[int] = set()
+
+    def note(node):
+        if isinstance(node, Recurrent):
+            found.add(node.steps)
+        return False
+
+    jax.tree.flatten(part, is_leaf=note)
+    if len(found) > 1:
+        raise ValueError(f"`network`: recurrent parts must have one number of steps; got {found}")
+    return found.pop() if found else 1
+
+
+def components(part: Part) -> int:
+    """The number k of real components of the units of a network."""
+    found: list[int] = []
+
+    def note(node):
+        if isinstance(node, WeightLaw):
+            found.append(node.components)
+        return isinstance(node, WeightLaw)
+
+    jax.tree.flatten(part, is_leaf=note)
+    return found[0] if found else 1

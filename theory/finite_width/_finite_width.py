@@ -1,0 +1,176 @@
+"""The first correction in 1/N to the length, and its fluctuations.
+
+Notation: Q_l the variance of the pre-activations of layer l given the layer before it, which
+fluctuates from network to network; q_l its limit; E Q_l = q_l + M_l/N and Var Q_l = V_l/N up
+to O(1/N²); G(q) = E φ(√q ζ)².
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from theory.description import (
+    Affine,
+    Componentwise,
+    Part,
+    Pointwise,
+    Reading,
+    along_depth,
+    check_part,
+    interpret,
+)
+from theory.gaussian import gaussian_expectation
+from theory.numerics import (
+    Array,
+    Estimate,
+    as_estimate,
+    cast,
+    check_length,
+    check_order,
+    check_positive,
+    hasty_jit,
+    needs_float64,
+)
+
+
+class LengthCorrection(eqx.Module):
+    """Behind every `Affine`: the length of one input in networks of finite width."""
+
+    length: Estimate
+    """q_l, at infinite width."""
+    correction: Estimate
+    """M_l: the mean over networks is q_l + M_l/N."""
+    variance: Estimate
+    """V_l: given the layer before, the length has the mean Q_l, whose variance over networks is
+    V_l/N. That of the measured mean square is (V_l + 2 q_l²)/N: N units sample Q_l."""
+
+
+class _State(eqx.Module):
+    """Values and errors of q, M and V."""
+
+    value: Float[Array, " 3"]
+    error: Float[Array, " 3"]
+
+
+class _FiniteWidth(Reading[_State]):
+    order: int = eqx.field(static=True)
+
+    def affine(self, node: Affine, state: _State):
+        law = node.weights
+        if law.distribution != "gaussian" or law.components != 1:
+            raise TypeError(
+                "`network`: the correction is that of Gaussian weights between units of one "
+                f"component; got {law.distribution} ones of {law.components}"
+            )
+        scale = law.variance ** jnp.array([1.0, 1.0, 2.0])
+        bias = node.bias_variance * jnp.array([1.0, 0.0, 0.0])
+        rounding = 4 * jnp.finfo(scale.dtype).eps * scale * jnp.abs(state.value)
+        state = _State(scale * state.value + bias, scale * state.error + rounding)
+        return state, state
+
+    def pointwise(self, node: Pointwise, state: _State):
+        phi = node.activation
+        if not isinstance(phi, Componentwise):
+            raise TypeError(f"`network`: φ must act on one component; got {phi.name}")
+        (q, m, v), errors = state.value, state.error
+        root = jnp.sqrt(jnp.where(q > 0, q, 1))
+
+        def moments(z):
+            # Derivatives of G by q are expectations with Hermite polynomials: no kink matters.
+            x, square = z / root, phi(z) ** 2
+            two, four = x**2 - 1, x**4 - 6 * x**2 + 3
+            return jnp.stack([square, square**2, square * two / 2, square * four / 4])
+
+        found = gaussian_expectation(moments, q, kinks=phi.kinks, scale=phi.scale, order=self.order)
+        power = root ** jnp.array([0.0, 0.0, -2.0, -4.0])
+        g, fourth, first, second = found.value * power
+        own = found.error * power
+        value = jnp.stack([g, first * m + second * v / 2, fourth - g**2 + first**2 * v])
+        error = jnp.stack(
+            [
+                own[0] + jnp.abs(first) * errors[0],
+                jnp.abs(first) * errors[1]
+                + jnp.abs(m) * own[2]
+                + (jnp.abs(second) * errors[2] + v * own[3]) / 2,
+                own[1] + 2 * g * own[0] + 2 * jnp.abs(first) * v * own[2] + first**2 * errors[2],
+            ]
+        )
+        dead = q > 0
+        return _State(jnp.where(dead, value, 0), jnp.where(dead, error, 0)), None
+
+    def normalise(self, node: Any, state: _State):
+        raise TypeError("`network`: the correction is that of plain layers; got a Normalise")
+
+    def add(self, skip: _State, branch: _State):
+        raise TypeError("`network`: the correction is that of a chain of layers; got a Residual")
+
+    def through_time(self, turn, state: _State, steps: int):
+        raise TypeError("`network`: the correction is that of fresh weights; got a Recurrent")
+
+
+def length_correction(
+    network: Part, length: Any, *, order: int = 64, tolerance: Any = 1e-8
+) -> LengthCorrection:
+    """The mean and the variance of the length in networks of width N, to first order in 1/N.
+
+    From one layer to the next, with F = σ_w² G + σ_b²:
+
+        V' = σ_w⁴ Var φ(z)² + F'(q)² V,     M' = F'(q) M + F''(q) V/2.
+
+    Parameters
+    ----------
+    network
+        Affine maps with Gaussian weights and nonlinearities, one component to a unit, all hidden
+        layers of one width N.
+    length
+        That of the input, |x|²/N_in, which does not fluctuate.
+    order
+        Nodes per panel of the quadrature.
+    tolerance
+        Relative, for the status of each number.
+
+    Returns
+    -------
+    LengthCorrection
+        Leading axis over the affine maps.
+
+    Accuracy
+    --------
+    `error` bounds quadrature and rounding, to first order; not what is left out, of order
+    (depth/N)².
+
+    Raises
+    ------
+    TypeError
+        If the network has other parts.
+    ValueError
+        If the length is not one finite number of at least 0.
+
+    References
+    ----------
+    Yaida 2020 (arXiv 1910.00019); Roberts, Yaida and Hanin 2022, chapter 4 (the
+    four-point vertex V and the correction of the kernel).
+    """
+    needs_float64("length_correction")
+    check_part("network", network)
+    check_length("length", length)
+    check_order(order)
+    check_positive("tolerance", tolerance)
+    return _corrected(network, jnp.asarray(length, jnp.result_type(float)), order, tolerance)
+
+
+@hasty_jit
+def _corrected(network: Part, length: Array, order: int, tolerance: Any) -> LengthCorrection:
+    start = length * jnp.array([1.0, 0.0, 0.0])
+    network = cast(network, start.dtype)
+    _, notes = interpret(network, _FiniteWidth(order), _State(start, jnp.zeros(3)))
+    found = along_depth(notes)
+    parts = [
+        as_estimate(
+            found.value[:, i], found.error[:, i], tolerance, found.value[:, 0] ** (i // 2 + 1)
+        )
+        for i in range(3)
+    ]
+    return LengthCorrection(*parts)

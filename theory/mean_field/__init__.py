@@ -1,0 +1,45 @@
+"""Second moments of inputs, carried through depth and time."""
+
+from theory.mean_field._mean_field import MeanField, depth_of, input_state, propagate
+from theory.mean_field._moments import (
+    Moments,
+    PostActivation,
+    PreActivation,
+    check_finite,
+    check_signals,
+    correlation,
+    distance,
+    given_moments,
+    gram_matrix,
+    growth,
+    length,
+    log_tangent,
+    overlap,
+    per_component,
+    signal_moments,
+)
+from theory.mean_field._two_times import autocorrelation, step_growth
+
+__all__ = [
+    "MeanField",
+    "Moments",
+    "PostActivation",
+    "PreActivation",
+    "autocorrelation",
+    "check_finite",
+    "check_signals",
+    "correlation",
+    "depth_of",
+    "distance",
+    "given_moments",
+    "gram_matrix",
+    "growth",
+    "input_state",
+    "length",
+    "log_tangent",
+    "overlap",
+    "per_component",
+    "propagate",
+    "signal_moments",
+    "step_growth",
+]

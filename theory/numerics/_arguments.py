@@ -1,0 +1,183 @@
+"""What arguments of public functions may be: a bad one is answered in one line.
+
+A message begins with the argument, says what it must be, and ends with what was given. Numbers
+that JAX traces pass unseen: inside a compiled sweep a bad point becomes a status, not an exception.
+"""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from theory.numerics._arrays import Array
+from theory.numerics._status import Estimate
+
+MOST_NODES = 1024
+"""Per panel of a quadrature: beyond, its nodes alone take seconds."""
+Tree = TypeVar("Tree")
+_PLAIN = (str, bytes, bool, int, float, complex, list, tuple, np.generic, type(None))
+
+
+def shown(value: Any) -> str:
+    """A value on one line: plain ones as they are written, others by their type or shape."""
+    if isinstance(value, Tracer):
+        return "a value that JAX traces"
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+        return f"an array of shape {list(value.shape)} and type {value.dtype}"
+    if isinstance(value, np.ndarray | jax.Array | np.generic):
+        return str(value)
+    if not isinstance(value, _PLAIN):
+        return type(value).__name__
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_kind(name: str, value: Any, kind: Any, must: str) -> None:
+    """Raise a `TypeError` that names the argument unless it is an object of that kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}`: must be {must}; got {shown(value)}")
+
+
+def check_callable(name: str, value: Any, arguments: int = 1) -> None:
+    """Raise a `TypeError` that names the argument unless it can be called with so many."""
+    many = "an array" if arguments == 1 else f"{arguments} arrays"
+    if callable(value):
+        try:
+            signature = inspect.signature(value)
+        except (TypeError, ValueError):  # of what is not written in Python
+            return
+        try:
+            signature.bind(*range(arguments))
+        except TypeError:
+            taken = ", ".join(signature.parameters) or "nothing"
+            raise TypeError(
+                f"`{name}`: must be a function of {many}; got one that takes {taken}"
+            ) from None
+        return
+    raise TypeError(f"`{name}`: must be a function of {many}; got {shown(value)}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise a `ValueError` that names the argument unless it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}`: must be True or False; got {shown(value)}")
+
+
+def check_count(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> None:
+    """Raise a `ValueError` that names the argument unless it is a whole number in a range."""
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"`{name}`: must be a whole number that is known before a program is made; got one "
+            "that JAX traces (it cannot be an axis of a diagram, nor an argument of jax.jit or "
+            "jax.vmap)"
+        )
+    known = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not known or value < lowest or (highest is not None and value > highest):
+        allowed = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise ValueError(f"`{name}`: must be a whole number {allowed}; got {shown(value)}")
+
+
+def check_order(order: Any) -> None:
+    """Raise a `ValueError` unless it can be the number of nodes per panel of a quadrature."""
+    check_count("order", order, 8, MOST_NODES)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise a `ValueError` that names the argument unless it is finite and > 0, or traced."""
+    number = as_number(name, value, "finite and above 0")
+    if not isinstance(number, Tracer) and not 0 < number < np.inf:
+        raise ValueError(f"`{name}`: must be finite and above 0; got {shown(value)}")
+
+
+def check_length(name: str, value: Any) -> None:
+    """Raise a `ValueError` that names the argument unless it is one number >= 0, or traced."""
+    number = as_number(name, value, "finite and at least 0")
+    if not isinstance(number, Tracer) and not 0 <= number < np.inf:
+        raise ValueError(f"`{name}`: must be finite and at least 0; got {shown(value)}")
+
+
+def check_variance(name: str, value: Any) -> None:
+    """Raise a `ValueError` that names the argument unless every entry is finite and >= 0."""
+    array = as_real(name, value)
+    if isinstance(array, Tracer):
+        return
+    array = np.asarray(array)
+    if not np.all(np.isfinite(array) & (array >= 0)):
+        bad = array[~(np.isfinite(array) & (array >= 0))].ravel()[0]
+        raise ValueError(f"`{name}`: must be finite and at least 0; got {bad}")
+
+
+def as_real(name: str, value: Any, must: str = "hold real numbers") -> Array:
+    """An array from a number, a list or an array; what is traced as it is.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything but real numbers, as None, text, complex numbers and True do not.
+    TypeError
+        If it is an `Estimate`, of which the value is meant.
+    """
+    if isinstance(value, Tracer):
+        return value
+    if isinstance(value, Estimate):
+        raise TypeError(f"`{name}`: must {must}; got an Estimate (its `.value` is a number)")
+    if isinstance(value, list | tuple) and any(
+        isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)
+    ):
+        return jnp.asarray(value)
+    try:
+        array: Any = value if isinstance(value, jax.Array) else np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        array = np.asarray(None)
+    kind = getattr(array.dtype, "kind", "")  # not of keys
+    # Half precision of another kind than NumPy's is floating to JAX alone.
+    if kind not in "iuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"`{name}`: must {must}; got {shown(value)}")
+    return array
+
+
+def as_number(name: str, value: Any, allowed: str) -> Array:
+    """The same of one number; `allowed` says which."""
+    must = f"be one number, {allowed}"
+    array = as_real(name, value, must)
+    if not isinstance(array, Tracer) and array.ndim:
+        raise ValueError(f"`{name}`: must {must}; got {shown(value)}")
+    return array
+
+
+def as_row(name: str, value: Any) -> Array:
+    """The same of one number or a row of them, as a row of floating-point numbers."""
+    array = as_real(name, value, "be a number or a row of them")
+    if isinstance(array, Tracer):
+        return array
+    if array.ndim > 1:
+        raise ValueError(f"`{name}`: must be a number or a row of them; got {shown(value)}")
+    array = array.reshape(-1)
+    return array.astype(jnp.result_type(float)) if array.dtype.kind in "iu" else array
+
+
+def in_shape_of(value: Any, found: Tree) -> Tree:
+    """What was found for `as_row` of a value, without the axis if it is one number."""
+    if isinstance(value, list | tuple) or np.ndim(value):
+        return found
+    return jax.tree.map(lambda leaf: leaf.reshape(()), found)
+
+
+def as_kinks(kinks: Any) -> tuple:
+    """Places as a tuple, or a `ValueError` unless it is a sequence of finite numbers."""
+    message = f"`kinks`: must be a sequence of finite numbers; got {shown(kinks)}"
+    if isinstance(kinks, str) or not isinstance(kinks, Iterable):
+        raise ValueError(message)
+    places = tuple(kinks)
+    for place in places:
+        try:
+            number = as_number("kinks", place, "finite")
+        except (TypeError, ValueError):
+            raise ValueError(message) from None
+        if not isinstance(number, Tracer) and not np.isfinite(number):
+            raise ValueError(message)
+    return places

@@ -1,0 +1,48 @@
+"""Which floating-point numbers a calculation is done in."""
+
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from theory.numerics._arguments import as_real
+from theory.numerics._arrays import Array
+
+_Tree = TypeVar("_Tree")
+
+
+def needs_float64(name: str) -> None:
+    """Raise a `ValueError` that says what to switch on, where JAX knows float32 alone.
+
+    For what is found by differences and thresholds finer than float32 can hold.
+    """
+    if jnp.result_type(float) != jnp.float64:
+        raise ValueError(
+            f"`{name}`: needs float64; call jax.config.update('jax_enable_x64', True) first"
+        )
+
+
+def cast(tree: _Tree, dtype: Any) -> _Tree:
+    """The same with every real number in one precision."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
+
+
+def widest(*trees: Any) -> Any:
+    """The precision that holds every real number of some trees, and float32 at least."""
+    known = [leaf.dtype for leaf in jax.tree.leaves(trees) if eqx.is_inexact_array(leaf)]
+    return max([jnp.dtype(jnp.float32), *known], key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def as_signals(name: str, signals: Any) -> Array:
+    """Signals as an array of floating-point numbers, which whole numbers become.
+
+    Raises
+    ------
+    ValueError
+        If they are not real numbers.
+    """
+    array = jnp.asarray(as_real(name, signals))
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array.astype(jnp.result_type(float))
+    return array

@@ -1,0 +1,249 @@
+"""Phases of random networks: one point, the critical line, whole diagrams."""
+
+import enum
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from theory.description import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Reading,
+    check_turn,
+    directly,
+    interpret,
+)
+from theory.gaussian import Tree, frozen
+from theory.numerics import (
+    Array,
+    Estimate,
+    Status,
+    as_estimate,
+    check_order,
+    check_positive,
+    choose,
+    needs_float64,
+    replace_where,
+    xp,
+)
+from theory.phases._attractor import Attractor, Fate, attractor
+from theory.phases._correlation import CorrelationPoint, stable_correlation
+
+
+class Phase(enum.IntEnum):
+    """How a deep network treats two nearby inputs."""
+
+    ORDERED = 0
+    """χ < 1: they merge."""
+    CRITICAL = 1
+    """χ = 1 to within its error, which is small, or the tolerance."""
+    CHAOTIC = 2
+    """χ > 1: they part."""
+    DIVERGENT = 3
+    """The length itself grows without bound."""
+    UNKNOWN = 4
+    """The parameters are not allowed, or errors leave it open."""
+    UNSETTLED = 5
+    """The length ends at no fixed point, and stays finite: see `length_cycle`."""
+
+
+class Prediction(eqx.Module):
+    """What mean-field theory says of a network of infinite depth.
+
+    Every field but `phase` is an `Estimate`; `phase` holds a `Phase`.
+    """
+
+    length: Estimate
+    """q*, the stable fixed point of the length reached from a typical input."""
+    slope: Estimate
+    """χ: the factor per layer of the squared distance of two nearby inputs, at q*."""
+    correlation: Estimate
+    """c*, the stable fixed point of the correlation."""
+    separation: Estimate
+    """1 − c*, to full relative accuracy."""
+    multiplier: Estimate
+    """λ = dq'/dq at q*."""
+    correlation_slope: Estimate
+    """Slope of the correlation map at c*."""
+    depth_scale_length: Estimate
+    """ξ_q = −1/log|λ|."""
+    depth_scale_correlation: Estimate
+    """ξ_c = −1/log(slope of the correlation map at c*)."""
+    phase: Int[Array, ""]
+
+
+class _Allowed(Reading[Any]):
+    """Whether every variance is finite and >= 0, and every parameter of φ finite."""
+
+    def affine(self, node: Affine, state):
+        variances = (node.weights.variance, node.bias_variance)
+        for v in variances:
+            state = state & xp.all(xp.isfinite(v) & (v >= 0))
+        return state, None
+
+    def pointwise(self, node: Pointwise, state):
+        for leaf in jax.tree.leaves(eqx.filter(node.activation, eqx.is_inexact_array)):
+            state = state & xp.all(xp.isfinite(leaf))
+        return state, None
+
+    def normalise(self, node: Normalise, state):
+        return state, None
+
+    def add(self, skip, branch):
+        return branch, None
+
+    def through_time(self, turn, state, steps):
+        return turn(self, state, state)[0], None
+
+
+_BLUR = 1e-6
+"""An error of χ beyond this tells nothing of criticality."""
+
+
+def depth_scale(multiplier: Estimate, tolerance: Any) -> Estimate:
+    """ξ = −1/log|m|, with an error that covers every m within that of m.
+
+    INFINITE where m cannot be told from 1 and is known to the tolerance; where it is known to
+    less, ξ has no bound above, and its error is infinite.
+    """
+    m, error = xp.abs(multiplier.value), frozen(multiplier.error)
+    error = error + np.finfo(m.dtype).eps * frozen(m)
+    told = xp.abs(m - 1) > error
+    marginal = ~told & (error <= tolerance)
+    # m = 0: forgotten in one layer.
+    scale = lambda m: xp.where(m > 0, -1 / xp.log(xp.where(m > 0, m, 0.5)), 0.0)
+    at = xp.where(m < 1, m, 0.5)
+    value, low, high = (scale(v) for v in (at, xp.maximum(at - error, 0), at + error))
+    spread = xp.where(told, xp.maximum(high - value, value - low), xp.inf)
+    value = xp.where((m < 1) | marginal, value, xp.nan)
+    estimate = as_estimate(value, frozen(spread), tolerance)
+    estimate = replace_where(marginal, Status.INFINITE, estimate)
+    # m > 1: what has no fixed point to approach has no depth scale.
+    nowhere = (told & (m > 1)) | (multiplier.status == Status.ABSENT)
+    return replace_where(nowhere, Status.ABSENT, estimate)
+
+
+def _depth_of(pair: CorrelationPoint, tolerance: Any) -> Estimate:
+    """ξ_c, from the slope or from its logarithm, whichever knows it better."""
+    scale = depth_scale(pair.slope, tolerance)
+    if pair.log_slope is None:
+        return scale
+    log, error = pair.log_slope.value, frozen(pair.log_slope.error)
+    below = log + error < 0
+    at = xp.where(below, log, -1.0)
+    spread = xp.where(below, error / (at * (at + error)), xp.inf)
+    other = as_estimate(-1 / at, frozen(spread), tolerance)
+    return choose(spread < scale.error, other, scale)
+
+
+def is_allowed(body: Part) -> Bool[Array, ""]:
+    """Whether every variance is finite and >= 0, and every parameter of φ finite."""
+    return interpret(body, _Allowed(), xp.asarray(True))[0]
+
+
+def phase_of(reached: Attractor, allowed: Array, tolerance: Any) -> Int[Array, ""]:
+    """The `Phase` at the fixed point that was reached."""
+    chi = reached.point.slope
+    off = xp.abs(chi.value - 1)
+    phase = xp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
+    phase = xp.where(off <= chi.error, Phase.UNKNOWN, phase)
+    close = xp.maximum(xp.minimum(chi.error, _BLUR), tolerance)
+    phase = xp.where((off <= close) & (chi.error <= _BLUR), Phase.CRITICAL, phase)
+    # An infinite slope, of a φ that jumps, is a slope.
+    known = (chi.value >= 0) & (reached.fate != Fate.UNKNOWN)
+    known = known & (xp.isfinite(chi.error) | xp.isposinf(chi.value))
+    phase = xp.where(known, phase, Phase.UNKNOWN)
+    phase = xp.where(reached.fate == Fate.DIVERGENT, Phase.DIVERGENT, phase)
+    phase = xp.where(reached.fate == Fate.UNSETTLED, Phase.UNSETTLED, phase)
+    return xp.where(allowed, phase, Phase.UNKNOWN).astype(xp.int8)
+
+
+def at_length(reached: Attractor, tolerance: Any) -> dict[str, Estimate]:
+    """The fields of a `Prediction` that follow from the length alone."""
+    point = reached.point
+    scale = depth_scale(point.multiplier, tolerance)
+    return {
+        "length": point.length,
+        "slope": point.slope,
+        "multiplier": point.multiplier,
+        "depth_scale_length": replace_where(reached.fate != Fate.POINT, Status.ABSENT, scale),
+    }
+
+
+def settled(found: Tree, allowed: Array) -> Tree:
+    """Nothing is silently NaN: a value that is not a number has a status that says so."""
+    lost = lambda e: xp.isnan(e.value) & (e.status <= Status.INACCURATE)
+    found = replace_where(lost, Status.NOT_CONVERGED, found)
+    return replace_where(~allowed, Status.INVALID, found)
+
+
+def complete(body: Part, reached: Attractor, tolerance: Any, order: int) -> Prediction:
+    pair = stable_correlation(body, reached.point, tolerance=tolerance, order=order)
+    allowed = is_allowed(body)
+    prediction = Prediction(
+        **at_length(reached, tolerance),
+        correlation=pair.correlation,
+        separation=pair.separation,
+        correlation_slope=pair.slope,
+        depth_scale_correlation=_depth_of(pair, tolerance),
+        phase=phase_of(reached, allowed, tolerance),
+    )
+    return settled(prediction, allowed)
+
+
+def predict(
+    body: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
+) -> Prediction:
+    """Mean-field prediction for infinitely many turns of `body`.
+
+    Parameters
+    ----------
+    body
+        One turn, as made by `layer`. A `Repeat` is one turn of all its layers: χ is that of all
+        of them, and depth scales count such turns.
+    start
+        Length of the typical input from which the fixed point is reached.
+    tolerance
+        Relative error beyond which a value is INACCURATE, and the width of "critical".
+    order
+        Nodes per panel of the quadrature.
+
+    Returns
+    -------
+    Prediction
+        Scalars; `jax.vmap` and `jax.grad` apply (fixed points by implicit differentiation).
+
+    Raises
+    ------
+    ValueError
+        If `start` or `tolerance` is not above 0, or `order` below 8; if `body` is a whole
+        network; if JAX is without float64.
+    TypeError
+        If one turn does not lead from pre-activations to pre-activations.
+
+    Accuracy
+    --------
+    Errors hold quadrature, rounding and their propagation to first order. Near criticality
+    those of c* and of ξ grow like 1/|1 − slope|, and say so.
+
+    References
+    ----------
+    Poole et al. 2016 (fixed points); Schoenholz et al. 2017 (depth scales).
+    """
+    needs_float64("predict")
+    check_turn(body)
+    check_positive("start", start)
+    check_positive("tolerance", tolerance)
+    check_order(order)
+    return _predict(body, start, tolerance, order)
+
+
+@directly
+def _predict(body, start, tolerance, order) -> Prediction:
+    reached = attractor(body, start=start, tolerance=tolerance, order=order)
+    return complete(body, reached, tolerance, order)

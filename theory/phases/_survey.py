@@ -1,0 +1,196 @@
+"""The length map of one turn of a network, looked at over the whole range of lengths.
+
+Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from theory.description import Part
+from theory.gaussian import frozen
+from theory.numerics import Array, barrier, bracketed_root, traced, xp
+from theory.phases._fixed_point import SHORTEST, Turn, one_turn, turn_alone
+
+LONGEST = 1e30
+"""The longest length up to which fixed points are looked for, from `SHORTEST` on."""
+_FAR = 1e6
+"""Beyond this length φ is taken to change slowly: nodes are few."""
+_SURVEY = np.log(
+    np.concatenate(
+        [
+            np.geomspace(SHORTEST, 1e-12, 10)[:-1],
+            np.geomspace(1e-12, _FAR, 118),
+            [1e7, 1e8, 1e9, 1e10, 1e12, 1e14, 1e17, 1e20, 1e25, LONGEST],
+        ]
+    )
+)
+_SMALL = float(np.log(1e-7))
+"""The y of a length at which λ and χ differ from those at 0 by their derivatives there."""
+_PLAIN = 3.0
+"""A growth beyond this has the right sign even where the quadrature knows no digit: an average
+of squares over many nodes is not wrong by such a factor."""
+
+
+def along_length(body: Part, q: Float[Array, "*b"], order: int) -> tuple[Turn, Turn, Turn]:
+    """One turn from length q: values, errors, and derivatives with respect to q (on the host that
+    of the length alone)."""
+    if not traced(body, q):
+        value, error, rate = turn_alone(body, xp.atleast_1d(q), order=order)
+        if np.ndim(q) == 0:
+            value, error, rate = jax.tree.map(lambda v: v[0], (value, error, rate))
+        still = xp.full_like(rate, xp.nan)
+        return value, error, Turn(rate, still, still, still)
+    turn = lambda q: one_turn(body, q, order=order, errors=True)
+    value, rate, error = jax.jvp(turn, (q,), (xp.ones_like(q),), has_aux=True)
+    return value, error, rate
+
+
+def log_growth(y: Float[Array, ""], body: Part, order: int) -> Float[Array, ""]:
+    """h(y) = log(q'/q) at q = e^y."""
+    q = xp.exp(y)
+    # The ratio keeps the digits that a difference of logarithms loses.
+    return xp.log(one_turn(body, q, order=order)[0].length / q)
+
+
+def error_of_rate(turn: Turn, error: Turn, q: Array) -> Array:
+    """The error of dq'/dq, two bounds of which follow from those of q' and of χ.
+
+    Relative errors are those of the rule, for all of its integrals; and Cauchy and Schwarz
+    bound E|φφ'u|/q by those of φ² and φ'².
+    """
+    usual = (turn.slope > 0) & xp.isfinite(turn.slope + error.slope) & (turn.length > 0)
+    length, slope = (xp.where(usual, v, 1.0) for v in (turn.length, turn.slope))
+    by_length = error.length / q * xp.where(usual, xp.maximum(xp.sqrt(slope * q / length), 1), 1)
+    by_slope = error.slope * xp.sqrt(length / (q * slope))
+    return xp.where(usual, xp.minimum(by_length, by_slope), by_length)
+
+
+class Survey(eqx.Module):
+    """The length map on a grid of y = log q, with the extremum of h nearest to zero put in."""
+
+    y: Float[Array, " nodes"]
+    growth: Float[Array, " nodes"]
+    """h."""
+    rate: Float[Array, " nodes"]
+    """dh/dy."""
+    noise: Float[Array, " nodes"]
+    """The error of h: below it the sign of h is not known. Infinite where no digit is."""
+    touching: Float[Array, ""]
+    """The y of the extremum that was put in; NaN where there is none."""
+    grid: Float[Array, " grid"]
+    """The nodes before that, and there:"""
+    multiplier: Float[Array, " grid"]
+    multiplier_error: Float[Array, " grid"]
+    slope: Float[Array, " grid"]
+    slope_error: Float[Array, " grid"]
+
+    @property
+    def sure(self) -> Bool[Array, " nodes"]:
+        """Where the sign of h is known."""
+        size = xp.abs(self.growth)
+        return (size > self.noise) | (size > _PLAIN)
+
+    @property
+    def in_sight(self) -> Bool[Array, " nodes"]:
+        """Where h is zero as far as can be told, by a quadrature that works."""
+        return (xp.abs(self.growth) <= self.noise) & (self.noise < 1e-6)
+
+    @property
+    def touches(self) -> Bool[Array, " nodes"]:
+        """The node at which h touches zero without crossing it, as far as can be told."""
+        return self.in_sight & (self.y == self.touching)
+
+    def steepness(self, y: Array) -> tuple[Array, Array]:
+        """|dλ/dy| and |dχ/dy| around y: twice the steepest of three secants."""
+        steep, near = xp.abs(xp.diff(self._both) / xp.diff(self.grid)[None]), self._interval(y)
+        near = (xp.abs(xp.arange(steep.shape[1]) - near) <= 1)[None] & xp.isfinite(steep)
+        rate, slope = 2 * xp.max(xp.where(near, steep, 0.0), axis=1)
+        return rate, slope
+
+    def spread(self, y: Array, low: Array, high: Array) -> tuple[Array, Array]:
+        """How far λ and χ between `low` and `high` are from those at `y`."""
+        i = self._interval(y)
+        step, far = self.grid[i + 1] - self.grid[i], xp.maximum(high - y, y - low)
+        close = xp.stack(self.steepness(y)) * xp.minimum(far, step)
+        inside = (self.grid >= low - step) & (self.grid <= high + step)
+        off = xp.abs(self._both - self._both[:, i][:, None])
+        seen = xp.max(xp.where(inside[None] & xp.isfinite(off), off, 0.0), axis=1)
+        rate, slope = xp.where(far > step, close + seen, close)
+        return rate, slope
+
+    @property
+    def _both(self) -> Float[Array, "2 grid"]:
+        return xp.stack([self.multiplier, self.slope])
+
+    def _interval(self, y: Array) -> Array:
+        """The place of the node of the grid below y."""
+        return xp.clip(xp.sum(self.grid < y) - 1, 0, self.grid.size - 2)
+
+    def drift(self, values: Float[Array, " grid"]) -> Array:
+        """d values/dq at q = 0."""
+        j = int(np.searchsorted(_SURVEY, _SMALL))
+        change = (values[j] - values[0]) / xp.exp(self.grid[j])
+        return xp.where(xp.isfinite(change), change, 0.0)
+
+
+def survey(body: Part, *, order: int = 64) -> Survey:
+    """h(y) on a grid from `SHORTEST` to `LONGEST`, fine enough to tell its roots apart."""
+    body = frozen(body)
+    if traced(body):
+        y = jnp.asarray(_SURVEY, jnp.result_type(float))
+        turn, error, rate = jax.vmap(lambda q: along_length(body, q, order))(jnp.exp(y))
+    else:
+        y = xp.asarray(_SURVEY)
+        turn, error, rate = along_length(body, xp.exp(y), order)
+    h, noise = xp.log(turn.length / xp.exp(y)), error.length / turn.length
+    dh = rate.length * xp.exp(-h) - 1
+    noise = xp.where(noise < 0.5, noise, xp.inf)
+    # A pair of roots between two nodes shows as an extremum that heads for zero from both ends.
+    heading = (h[:-1] * dh[:-1] < 0) & (h[1:] * dh[1:] > 0) & (h[:-1] * h[1:] > 0)
+    heading = heading & (noise[:-1] < xp.inf) & (noise[1:] < xp.inf)
+    step = y[1:] - y[:-1]
+    fall = xp.abs(dh[:-1]) * xp.abs(dh[1:]) / (xp.abs(dh[:-1]) + xp.abs(dh[1:]))
+    nearest = xp.minimum(xp.abs(h[:-1]), xp.abs(h[1:]))
+    left = nearest - step * fall
+    # Unless the tangents go no eighth of the way to zero: those of a constant are rounding.
+    heading = heading & (left < 7 / 8 * nearest)
+    i = xp.argmin(xp.where(heading, left, xp.inf))
+    found = heading[i]
+    guess = y[i] + xp.where(found, step[i] * dh[i] / (dh[i] - dh[i + 1]), 0.0)
+
+    def derivative(y, body):
+        if not traced(body, y):
+            turn, _, rate = along_length(body, xp.exp(y), order)
+            return rate.length * np.exp(y) / turn.length - 1
+        return jax.jvp(lambda y: log_growth(y, body, order), (y,), (xp.ones_like(y),))[1]
+
+    top = bracketed_root(derivative, body, guess, y[i], y[i + 1], found, dh[i + 1] > dh[i])
+    # Without an extremum the first node stands twice, which adds nothing.
+    top = xp.where(found, top, y[0])
+    h_top = xp.where(found, log_growth(top, body, order), h[0])
+    noise_top = xp.where(found, xp.maximum(noise[i], noise[i + 1]), noise[0])
+    place = xp.where(found, i, 0) + 1
+
+    def insert(values, new):  # no sort: one for each point of a diagram takes half the time
+        before, behind = xp.append(values, values[-1:]), xp.append(values[:1], values)
+        index = xp.arange(before.size)
+        return xp.where(index < place, before, xp.where(index > place, behind, new))
+
+    # Without the barrier the compiler would put all of it into each of its many uses.
+    return barrier(
+        Survey(
+            insert(y, top),
+            insert(h, h_top),
+            insert(dh, xp.where(found, 0.0, dh[0])),
+            insert(noise, noise_top),
+            xp.where(found, top, xp.nan),
+            y,
+            rate.length,
+            error_of_rate(turn, error, xp.exp(y)),
+            turn.slope,
+            error.slope,
+        )
+    )
