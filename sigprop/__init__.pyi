@@ -25,12 +25,13 @@ from ._continuity import (
     rotation_drift,
     spectra,
 )
-from ._ensemble import Ensemble, sample_ensemble, sample_jacobians
+from ._ensemble import Ensemble, sample_ensemble
 from ._exponents import Exponents, sample_exponents
 from ._gauge import Drift, frame_drift, turned_weights
 from ._goldstone import Certificate, backward_charges, certify
 from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, pair_inputs, read_idx
 from ._jacobian import JacobianSample, sample_jacobian
+from ._jacobian_samples import sample_jacobians
 from ._matrix_free import (
     LeadingValues,
     SpectrumEstimate,

@@ -205,10 +205,10 @@ def compare(
     comparison.png, .pdf and .zarr.
     """
     from sigprop import _commands
+    from sigprop._limits import MOST_WITH_MATRICES
     from sigprop._requests import (
         MOST_REPLICAS,
         MOST_UNITS,
-        MOST_WITH_MATRICES,
         Inputs,
         Network,
         Run,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sigprop._arguments import check_seed
-from sigprop._ensemble import Progress, _default_block, _in_blocks
+from sigprop._ensemble import Progress, default_block, in_blocks
 from sigprop._lapack import eigh
 from sigprop._network import FiniteNetwork, Signals, start_at
 from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
@@ -143,9 +143,9 @@ def sample_coherence(
         check_gram(loss_gram, len(inputs))
     key = jax.random.fold_in(jax.random.key(seed), width)
     entries = width**2 if explicit_weights else width * (4 * len(inputs)) ** 2
-    return _in_blocks(
+    return in_blocks(
         lambda indices: _block(network, inputs, key, indices, width, loss_gram, explicit_weights),
         replicas,
-        _default_block(replicas, entries * turns.repeat.depth),
+        default_block(replicas, entries * turns.repeat.depth),
         progress,
     )

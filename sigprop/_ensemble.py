@@ -11,23 +11,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sigprop._arguments import check_explicit, check_precision, check_seed
-from sigprop._jacobian import JacobianSample, sample_jacobian
 from sigprop._lapack import one_thread
+from sigprop._limits import MOST_WITH_MATRICES
 from sigprop._network import Sample, outer_depth, sample_network, sampled_inputs
-from sigprop._requests import MOST_WITH_MATRICES
 from sigprop._weights import draws_matrices
 from theory import Part
 from theory.description import check_part
 from theory.mean_field import check_finite
 from theory.numerics import (
-    as_signals,
     cast,
     check_count,
     check_flag,
     compile_side_by_side,
     compiled,
     cores,
-    light_options,
     plain_options,
 )
 
@@ -68,16 +65,7 @@ def _sample_block(network, inputs, key, indices, width, gradients, explicit_weig
     return jax.lax.map(one, indices)
 
 
-def _jacobian_block(network, inputs, key, indices, width, precision):
-    def one(index):
-        key_ = jax.random.fold_in(key, index)
-        x = inputs if inputs.ndim == 3 else inputs[index]
-        return sample_jacobian(network, x, key_, width=width, precision=precision)
-
-    return jax.lax.map(one, indices)
-
-
-def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress | None) -> Any:
+def in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress | None) -> Any:
     """Run `block_fn(indices)` over all replicas and join the results.
 
     Blocks have one shape, so that one compilation serves all. On a CPU, a block runs on every
@@ -102,7 +90,7 @@ def _in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress
     return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[:replicas]), *pieces)
 
 
-def _default_block(replicas: int, entries: int) -> int:
+def default_block(replicas: int, entries: int) -> int:
     """Replicas per compiled call: about a second of work, so that progress can be shown."""
     return max(1, min(-(-replicas // cores()), int(1e8 / entries) or 1))
 
@@ -210,7 +198,7 @@ class _Planned(NamedTuple):
             sample, given = self.call(rows)
             return sample(*given)
 
-        samples = _in_blocks(run, self.replicas, self.block, progress)
+        samples = in_blocks(run, self.replicas, self.block, progress)
         return Ensemble(samples, self.width, self.seed, self.explicit_weights)
 
 
@@ -248,53 +236,7 @@ def _planned(
     explicit_weights = draws_matrices(explicit_weights, width, columns)
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
-    block = min(block or _default_block(replicas, entries * max(turns, 1)), replicas)
+    block = min(block or default_block(replicas, entries * max(turns, 1)), replicas)
     return _Planned(
         network, inputs, key, width, replicas, seed, gradients, explicit_weights, block, precision
-    )
-
-
-def sample_jacobians(
-    network: Part,
-    inputs: Float[Array, "*networks 1 width_in k"],
-    *,
-    width: int,
-    replicas: int,
-    seed: int = 0,
-    precision: str = "highest",
-    progress: Progress | None = None,
-) -> JacobianSample:
-    """Log singular values of the input-output Jacobians of `replicas` networks.
-
-    Parameters
-    ----------
-    network, width, replicas, seed, precision, progress
-        As in `sample_ensemble`.
-    inputs
-        One input for all networks, or with a leading axis one for each.
-
-    Returns
-    -------
-    JacobianSample
-        Leading axis over replicas; see `sample_jacobian`.
-    """
-    check_part("network", network)
-    check_count("width", width)
-    check_count("replicas", replicas)
-    check_seed(seed)
-    check_precision(precision)
-    key = jax.random.fold_in(jax.random.key(seed), width)
-    inputs = as_signals("inputs", inputs)
-    if inputs.ndim == 4 and len(inputs) != replicas:
-        raise ValueError(
-            f"`inputs`: must be one input, or one for each of {replicas} networks; "
-            f"got {len(inputs)}"
-        )
-    network = cast(network, inputs.dtype)
-    sample = compiled(_jacobian_block, light_options)
-    return _in_blocks(
-        lambda indices: sample(network, inputs, key, indices, width, precision),
-        replicas,
-        1,
-        progress,
     )

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 import theory
-from sigprop._ensemble import Progress, _default_block, _in_blocks, sample_ensemble
+from sigprop._ensemble import Progress, default_block, in_blocks, sample_ensemble
 from sigprop._exponents import sample_exponents
 from sigprop._goldstone import certify
 from sigprop._inputs import pair_inputs
@@ -195,13 +195,13 @@ def goldstone_study(
             pool.submit(_followed, narrow, components, key),
         ]
         means = []
-        size = _default_block(replicas, 16 * width * components**2 * depth)
+        size = default_block(replicas, 16 * width * components**2 * depth)
         explicit = draws_matrices(explicit_weights, width, components)
         profiles = compiled(_profile_means, plain_options)
         for variance in weight_variances[at]:
             given = (build(variance), activation, x, jax.random.fold_in(key, 1), width, explicit)
             block = lambda rows, given=given: profiles(rows, *given)
-            means.append(np.asarray(_in_blocks(block, replicas, size, advance), float))
+            means.append(np.asarray(in_blocks(block, replicas, size, advance), float))
             finished()
         series: dict[str, list[np.ndarray]] = {}
         last = (np.nan, np.nan)

@@ -1,23 +1,21 @@
 """What the command line is asked for, as data, and whether it is possible."""
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from sigprop._output import BadInput, checked
+from sigprop._units import units_of
 
 if TYPE_CHECKING:
     from theory import Activation, Part, Radial
-    from theory.description import Algebra, Distribution
+    from theory.description import Distribution
 
 MOST_POINTS = 2000
 """Values along one axis of a phase diagram."""
 MOST_DEPTH = 100_000
-MOST_WITH_MATRICES = 46_340
-"""Units of a layer with a weight matrix, which then has 2³¹ numbers."""
 MOST_UNITS = 10_000_000
 """Of a layer without a weight matrix."""
 MOST_REPLICAS = 1_000_000
@@ -199,26 +197,10 @@ def find_radial(name: str) -> "Radial":
         return theory.radial(name)
 
 
-_GROUPS: "dict[str, tuple[Algebra, int]]" = {
-    "O": ("real", 1),
-    "U": ("complex", 2),
-    "Sp": ("quaternion", 4),
-}
-MOST_COMPONENTS = 64
-"""Real components of a unit."""
-
-
 def find_units(symmetry: str) -> dict[str, Any]:
     """The components of a unit, and the algebra of the weights, that have this symmetry."""
-    found = re.fullmatch(r"(O|U|Sp)\(([1-9][0-9]{0,3})\)", symmetry)
-    if found is not None:
-        algebra, size = _GROUPS[found[1]]
-        components = size * int(found[2])
-        if components <= MOST_COMPONENTS:
-            return {"components": components, "algebra": algebra}
-    raise BadInput(
-        f"--symmetry: must be O(1) to O(64), U(1) to U(32) or Sp(1) to Sp(16); got {symmetry}"
-    )
+    with checked():
+        return units_of(symmetry)
 
 
 def check_positive(option: str, value: float) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 import theory
-from sigprop._ensemble import Progress, sample_jacobians
+from sigprop._ensemble import Progress
+from sigprop._jacobian_samples import sample_jacobians
 from theory import Estimate, JacobianFactors, Part, Spectrum, Status
 from theory.description import components
 from theory.numerics import check_count, replace_where

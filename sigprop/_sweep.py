@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from sigprop._requests import find_units
 from sigprop._toml import build, read_toml
+from sigprop._units import units_of
 
 if TYPE_CHECKING:
     from theory import Part
@@ -166,10 +166,7 @@ class Sweep:
         """That every kind of network can be described."""
         import theory
 
-        try:
-            units = find_units(self.symmetry) if self.symmetry else {}
-        except ValueError as error:
-            raise ValueError(str(error).replace("--symmetry", "`symmetry`")) from error
+        units = units_of(self.symmetry) if self.symmetry else {}
         for name in self.values("activation"):
             find = theory.radial if units else theory.activation
             try:
@@ -212,7 +209,7 @@ class Sweep:
     @property
     def components(self) -> int:
         """Real components of a unit."""
-        return find_units(self.symmetry)["components"] if self.symmetry else 1
+        return units_of(self.symmetry)["components"] if self.symmetry else 1
 
     @cached_property
     def kept_layers(self) -> tuple[int, ...]:
@@ -225,7 +222,7 @@ class Sweep:
         """The description at a point of the grid; its variances may be traced."""
         import theory
 
-        units = find_units(self.symmetry) if self.symmetry else {}
+        units = units_of(self.symmetry) if self.symmetry else {}
         name = point["activation"]
         return theory.feedforward(
             theory.radial(name) if units else theory.activation(name),
@@ -242,20 +239,20 @@ class Sweep:
         import jax
         import jax.numpy as jnp
 
-        import sigprop
+        from sigprop._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram
 
         # Networks of width N have the key folded with N: 0 is free.
         key = jax.random.fold_in(jax.random.key(self.seed), 0)
         if self.inputs == "gram":
-            gram = sigprop.pair_gram(length, correlation)
+            gram = pair_gram(length, correlation)
             width, k = self.input_width, self.components
             if width <= 2 * k:
                 raise ValueError(f"`input_width`: must be above {2 * k}; got {width}")
-            found = sigprop.gram_inputs(key, gram, width, components=k)
+            found = gram_inputs(key, gram, width, components=k)
         elif self.inputs == "digits":
-            found, _ = sigprop.digits_inputs(key, self.input_count, length=length)
+            found, _ = digits_inputs(key, self.input_count, length=length)
         else:
-            found, _ = sigprop.idx_inputs(key, self.inputs, self.input_count, length=length)
+            found, _ = idx_inputs(key, self.inputs, self.input_count, length=length)
         return jnp.asarray(found, self.dtype)
 
     @property
@@ -297,7 +294,7 @@ class Sweep:
 
     def work(self, depth: int, width: int) -> float:
         """The cost of one network in random numbers."""
-        units = find_units(self.symmetry) if self.symmetry else {}
+        units = units_of(self.symmetry) if self.symmetry else {}
         size = {"real": 1, "complex": 2, "quaternion": 4}[units.get("algebra", "real")]
         k, n = self.components, self.inputs_at_once
         # Without weights the QR factorisation of signals and tangents counts as more numbers.
