@@ -220,7 +220,8 @@ def sample_exponents(
     check_part("network", network)
     check_key("key", key)
     check_count("width", width)
-    check_count("discard", discard, 0)
+    if discard is not None:
+        check_count("discard", discard, 0)
     check_explicit(explicit_weights)
     check_precision(precision)
     x = as_signals("x", x)
