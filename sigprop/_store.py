@@ -78,17 +78,17 @@ def write_dataset(
         If `path` cannot be written, or something else than a Zarr store is there.
     """
     path = Path(path).resolve()
-    if path.exists() and not (path / "zarr.json").is_file() and not _is_empty_folder(path):
+    if path.exists() and not (path / "zarr.json").is_file() and not is_empty_folder(path):
         raise ValueError(f"`path`: must be free or a Zarr store; got something else at {path}")
     attributes = _plain({**dataset.attrs, **provenance})
     dataset = dataset.drop_encoding().assign_attrs(attributes)
     dataset = _with_texts(dataset, "U", object)
-    partial = _partial(path)
+    partial = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
         dataset.to_zarr(partial, mode="w-", zarr_format=3, consolidated=False)
-        _replace(path, partial)
+        move_into_place(path, partial)
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"`path`: must be writable; got {reason} for {path}") from error
@@ -107,7 +107,7 @@ def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
     path = Path(path).resolve()
     source = path
     if not path.exists() and _former(path).exists():
-        source = _former(path)  # a run was killed between the two renamings of `_replace`
+        source = _former(path)  # a run was killed between the two renamings of `move_into_place`
     if not (source / "zarr.json").is_file():
         raise ValueError(f"`path`: must be a Zarr store; got none at {path}")
     try:
@@ -129,14 +129,14 @@ def _former(path: Path) -> Path:
     return path.with_name(f".{path.name}.former")
 
 
-def _partial(path: Path) -> Path:
+def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def _replace(path: Path, complete: Path) -> None:
+def move_into_place(path: Path, complete: Path) -> None:
     """Put a complete store at a path; at every moment `path` or its former is complete."""
     former = _former(path)
-    if path.exists() and not _is_empty_folder(path):
+    if path.exists() and not is_empty_folder(path):
         _discard(former)
         path.rename(former)
     complete.replace(path)
@@ -158,7 +158,7 @@ def _remove_stale(path: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_empty_folder(path: Path) -> bool:
+def is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 

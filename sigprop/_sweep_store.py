@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from sigprop._store import _is_empty_folder, _partial, _replace, provenance
+from sigprop._store import is_empty_folder, move_into_place, partial_name, provenance
 from sigprop._sweep import AXES, SCHEMA, Sweep, environment
 from sigprop._toml import build
 
@@ -154,7 +154,7 @@ def create_store(
 
     `where` is the environment of the data, by default that of this process.
     """
-    if path.exists() and not (path / "zarr.json").is_file() and not _is_empty_folder(path):
+    if path.exists() and not (path / "zarr.json").is_file() and not is_empty_folder(path):
         raise ValueError(f"`path`: must be free or the store of a sweep; got {path}")
     where = environment(sweep) if where is None else where
     addresses = sweep.addresses(where)
@@ -165,7 +165,7 @@ def create_store(
         "environment": json.dumps(where, sort_keys=True),
         "chunk": list(chunk),
     }
-    partial = _partial(path)
+    partial = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(partial, mode="w-", zarr_format=3)
@@ -173,7 +173,7 @@ def create_store(
         _make_arrays(group, sweep, chunk, addresses)
         if fill is not None:
             fill(open_store(partial))
-        _replace(path, partial)
+        move_into_place(path, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_store(path)
@@ -310,7 +310,7 @@ def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
     ValueError
         If what is there is something else, or holds results that are not in this sweep.
     """
-    if not path.exists() or _is_empty_folder(path):
+    if not path.exists() or is_empty_folder(path):
         return create_store(sweep, path, chunk=sweep.chunk(chunk))
     old = open_store(path)
     clean(path)
