@@ -11,8 +11,8 @@ import time
 
 from collect_training import DATA, asked_for, write
 
-from sigprop.experiments._continuity_study import study_rows
-from sigprop.experiments._projections_study import projection_rows
+from sigprop.commands._continuity_study import study_rows
+from sigprop.commands._projections_study import projection_rows
 
 
 def short(x):

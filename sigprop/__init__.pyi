@@ -1,6 +1,24 @@
-from ._alignment_null import Null, cosine_null, overlap_null
-from ._coherence import network_coherence, sample_coherence
-from ._compare import (
+from .alignment import (
+    Continuity,
+    Drift,
+    LeadingVectors,
+    Null,
+    Spectra,
+    continuity,
+    cosine_null,
+    frame_drift,
+    frobenius_cosines,
+    gram_cosines,
+    layer_remarks,
+    leading_vectors,
+    mean_alignment,
+    neighbours,
+    overlap_null,
+    rotation_drift,
+    spectra,
+    turned_weights,
+)
+from .comparison import (
     OBSERVABLES,
     Cells,
     Comparison,
@@ -13,54 +31,58 @@ from ._compare import (
     extrapolate,
     judge,
 )
-from ._continuity import (
-    Continuity,
-    Spectra,
-    continuity,
-    frobenius_cosines,
-    gram_cosines,
-    layer_remarks,
-    mean_alignment,
-    neighbours,
-    rotation_drift,
-    spectra,
-)
-from ._ensemble import Ensemble, sample_ensemble
-from ._exponents import Exponents, sample_exponents
-from ._gauge import Drift, frame_drift, turned_weights
-from ._goldstone import Certificate, backward_charges, certify
-from ._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, pair_inputs, read_idx
-from ._jacobian import JacobianSample, sample_jacobian
-from ._jacobian_samples import sample_jacobians
-from ._matrix_free import (
+from .jacobians import (
+    Certificate,
+    Exponents,
+    JacobianSample,
     LeadingValues,
+    ProductSpectrum,
     SpectrumEstimate,
+    backward_charges,
+    certify,
     estimate_spectrum,
     leading_singular_values,
+    product_log_singular_values,
+    sample_exponents,
+    sample_jacobian,
+    sample_jacobians,
 )
-from ._network import (
+from .networks import (
     DrawnNetwork,
+    Ensemble,
     FiniteNetwork,
     Sample,
     Signals,
+    digits_inputs,
+    gram_inputs,
+    idx_inputs,
+    network_coherence,
+    pair_gram,
+    pair_inputs,
+    read_idx,
+    sample_coherence,
+    sample_ensemble,
     sample_network,
 )
-from ._plan import Outcome, Pilot, Plan, outcome, plan
-from ._probe import DescriptionCheck, JacobianReport, LayerSignals, Probe, probe
-from ._product import ProductSpectrum, product_log_singular_values
-from ._singular import LeadingVectors, leading_vectors
-from ._store import provenance, read_dataset, write_dataset
-from ._sweep import Sweep, read_sweep_file
-from ._sweep_run import (
+from .probes import DescriptionCheck, JacobianReport, LayerSignals, Probe, probe
+from .storage import provenance, read_dataset, write_dataset
+from .sweeps import (
+    Outcome,
+    Pilot,
+    Plan,
+    Sweep,
     SweepProgress,
     SweepRun,
     SweepStatus,
     merge_sweeps,
+    outcome,
+    plan,
     read_sweep,
+    read_sweep_file,
     run_sweep,
+    summarise_sweep,
     sweep_status,
 )
-from ._sweep_summary import summarise_sweep
 
 __all__ = [
     "Cells",

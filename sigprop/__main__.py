@@ -2,6 +2,6 @@
 
 import sys
 
-from sigprop._cli import main
+from sigprop.commands import main
 
 sys.exit(main())

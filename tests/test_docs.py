@@ -13,8 +13,8 @@ import pytest
 import sigprop
 import sigprop.experiments
 import theory
-from sigprop._cli import app
-from sigprop._commands import prediction_as_json
+from sigprop.commands._cli import app
+from sigprop.commands._commands import prediction_as_json
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -45,52 +45,75 @@ def test_arrows_of_import_point_one_way(path):
     assert "*" not in {name for _, name in found}
 
 
-# The rooms of `theory`, each of which may use those before it.
-ROOMS = (
-    "numerics",
-    "description",
-    "gaussian",
-    "mean_field",
-    "phases",
-    "spectrum",
-    "finite_width",
-    "gradients",
-)
+# The rooms of each package, each of which may use those before it.
+ROOMS = {
+    "theory": (
+        "numerics",
+        "description",
+        "gaussian",
+        "mean_field",
+        "phases",
+        "spectrum",
+        "finite_width",
+        "gradients",
+    ),
+    "sigprop": (
+        "storage",
+        "networks",
+        "jacobians",
+        "alignment",
+        "probes",
+        "comparison",
+        "sweeps",
+        "figures",
+        "experiments",
+        "commands",
+    ),
+}
 
 
-def sources(tree):
-    """The modules of this project from which names are imported, or which are."""
-    for node in ast.walk(tree):
+def sources(path):
+    """The modules and names of this project that a module imports."""
+    for node in ast.walk(MODULES[path]):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.startswith("theory/")])
-def test_rooms_of_theory_use_those_before_them(path):
-    """By their public names, and never by those of the whole package."""
-    _, *inside, _ = path.split("/")
-    found = {s for s in sources(MODULES[path]) if s.split(".")[0] == "theory"}
-    if not inside:
-        assert {s.split(".")[1] for s in found} == set(ROOMS)
-        return
-    (room,) = inside
-    assert "theory" not in found
-    for other in {s.split(".")[1] for s in found} - {room}:
-        assert ROOMS.index(other) < ROOMS.index(room), (path, other)
-        assert not [s for s in found if s.startswith(f"theory.{other}._")], (path, other)
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.count("/") == 2 and p.split("/")[0] in ROOMS]
+)
+def test_rooms_use_those_before_them(path):
+    """By their public names; only commands, which are last, use those of the whole package."""
+    package, room, _ = path.split("/")
+    rooms = ROOMS[package]
+    for source in sources(path):
+        top, _, rest = source.partition(".")
+        other, _, name = rest.partition(".")
+        if top != package or other == room or (room == "commands" and other not in rooms):
+            continue
+        assert other in rooms[: rooms.index(room)], (path, source)
+        assert not name.startswith("_"), (path, source)
+
+
+def test_packages_hold_nothing_but_rooms():
+    for package, rooms in ROOMS.items():
+        inside = {p.split("/")[1] for p in MODULES if p.startswith(f"{package}/")}
+        assert inside - {"__init__.py", "__main__.py"} == set(rooms)
 
 
 def test_nothing_but_theory_uses_its_private_modules():
     for path in (p for p in MODULES if not p.startswith(("theory/", "tests/"))):
-        assert not [s for s in sources(MODULES[path]) if s.startswith("theory") and "._" in s], path
+        assert not [s for s in sources(path) if s.startswith("theory.") and "._" in s], path
+
+
+LAPACK = "sigprop/networks/_lapack.py"
 
 
 def test_factorisations_are_never_batched():
-    """Other than by `sigprop._lapack`; see there."""
-    for path in (p for p in MODULES if p.startswith("sigprop/") and p != "sigprop/_lapack.py"):
+    """Other than by `_lapack`; see there."""
+    for path in (p for p in MODULES if p.startswith("sigprop/") and p != LAPACK):
         assert not re.search(
             r"(jnp|lax|jax\.scipy)\.linalg\.(?!norm)", ast.unparse(MODULES[path])
         ), path
@@ -100,8 +123,8 @@ CARRIERS = {
     *(f"theory/mean_field/_{name}.py" for name in ("mean_field", "radial_field", "normalised")),
     "theory/mean_field/_moments.py",  # says what it is
     "theory/mean_field/_two_times.py",  # brings tangents of different times to one scale
-    "sigprop/_digits.py",  # looks whether it is finite
-    "sigprop/_network.py",  # blanks it where digits are lost
+    "sigprop/networks/_digits.py",  # looks whether it is finite
+    "sigprop/networks/_network.py",  # blanks it where digits are lost
     "theory/gradients/_coherence.py",  # carries a backward signal of a scale of its own
 }
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from sigprop._alignment_null import cosine_null
-from sigprop._plots import styled, write_caption
+from sigprop.alignment._alignment_null import cosine_null
+from sigprop.figures._plots import styled, write_caption
 
 DATA = Path(__file__).parent.parent / "data" / "continuity.json"
 STYLE = {

@@ -94,7 +94,7 @@ def _run(command: list[str]) -> str:
 
 def _timed_command(command: tuple[str, ...], folder: str) -> float:
     code = (
-        "import sys, time; start = time.perf_counter(); from sigprop._cli import main; "
+        "import sys, time; start = time.perf_counter(); from sigprop.commands import main; "
         "code = main(sys.argv[1:]); print(time.perf_counter() - start, file=sys.stderr)"
     )
     whole = [sys.executable, "-c", code, *command]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 import sigprop
 import theory
-from sigprop._random import normal
+from sigprop.networks._random import normal
 from theory.description import Algebra
 
 from .timing import timed

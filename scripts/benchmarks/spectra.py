@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import sigprop
 import theory
-from sigprop._lapack import one_thread
+from sigprop.networks._lapack import one_thread
 from theory.numerics import plain_options
 
 from .timing import timed

@@ -1,4 +1,5 @@
 from ._blocks import BlockClassifier
+from ._checkpoint import read_checkpoint
 from ._classifier import Classifier, cross_entropy, parameter_count
 from ._data import Labelled, copy_task, load_images, permuted, python_sources
 from ._diagnostics import Diagnostics, diagnose, rotations
@@ -12,10 +13,10 @@ from ._model import (
     without_zero_biases,
 )
 from ._recurrent import SequenceClassifier
-from ._results import study_dataset
+from ._results import REASONS, study_dataset
 from ._study import Architecture, Member, Study, read_study
 from ._train import Model, train
-from ._transformer import Transformer
+from ._transformer import PROJECTIONS, Transformer
 
 __all__ = [
     "Architecture",
@@ -28,7 +29,9 @@ __all__ = [
     "Measured",
     "Member",
     "Model",
+    "PROJECTIONS",
     "Parameters",
+    "REASONS",
     "SequenceClassifier",
     "Study",
     "Transformer",
@@ -41,6 +44,7 @@ __all__ = [
     "parameter_count",
     "permuted",
     "python_sources",
+    "read_checkpoint",
     "read_study",
     "rotations",
     "study_dataset",

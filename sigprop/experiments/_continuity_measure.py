@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sigprop._continuity import frobenius_cosines, neighbours
-from sigprop._goldstone import certify
-from sigprop._lapack import singular_values
-from sigprop._singular import leading_vectors
+from sigprop.alignment import frobenius_cosines, leading_vectors, neighbours
 from sigprop.experiments._classifier import cross_entropy
 from sigprop.experiments._diagnostics import rotations
+from sigprop.jacobians import certify
+from sigprop.networks import singular_values
 
 _CERTIFIED = 2
 FRAME = 4

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sigprop._inputs import digits_inputs, read_images
+from sigprop.networks import digits_inputs, read_images
 
 _DIGITS = 1797
 _TESTED = 360

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sigprop._exponents import alignment, block_averages
-from sigprop._lapack import qr
+from sigprop.jacobians import alignment, block_averages
+from sigprop.networks import qr
 
 
 class MapExponents(eqx.Module):

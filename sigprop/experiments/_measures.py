@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sigprop._goldstone import certify
-from sigprop._product import product_log_singular_values
 from sigprop.experiments._continuity_measure import alignments, continuity_of
 from sigprop.experiments._diagnostics import diagnose, rotations
 from sigprop.experiments._map_exponents import map_exponents
 from sigprop.experiments._model import apply_parameters
+from sigprop.jacobians import certify, product_log_singular_values
 
 _LOOKED_AT = 2
 """Test inputs whose Jacobians are taken."""

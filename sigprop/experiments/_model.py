@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
-from sigprop._weights import draw_weights
+from sigprop.networks import draw_weights
 from theory import Affine, Normalise, Part, Pointwise, Reading, WeightLaw, interpret
 from theory.description import check_sequences
 from theory.numerics import check_count

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sigprop._weights import draw_weights
 from sigprop.experiments._classifier import draw_linear
 from sigprop.experiments._model import apply_weights
+from sigprop.networks import draw_weights
 from theory import Activation, WeightLaw
 
 Kind = Literal["rnn", "gru"]

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
-from sigprop._store import read_dataset
 from sigprop.experiments._measures import Measured
 from sigprop.experiments._study import Member, Study
+from sigprop.storage import read_dataset
 
 REASONS = {0: "", 1: "the loss was not finite", 2: "a gradient was not finite"}
 

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from sigprop._toml import build, read_toml
+from sigprop.storage import build, read_toml
 
 if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw

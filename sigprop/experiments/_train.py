@@ -18,7 +18,6 @@ import orbax.checkpoint as ocp
 import xarray as xr
 from jaxtyping import Array, Float, Int, Key
 
-from sigprop._store import provenance, write_dataset
 from sigprop.experiments._blocks import BlockClassifier
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
 from sigprop.experiments._data import Labelled, copy_task, load_images, permuted, python_sources
@@ -33,6 +32,7 @@ from sigprop.experiments._results import (
 )
 from sigprop.experiments._study import Architecture, Member, Study
 from sigprop.experiments._transformer import Transformer
+from sigprop.storage import provenance, write_dataset
 
 Progress = Callable[[int, int], None]
 

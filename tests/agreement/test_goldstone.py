@@ -8,7 +8,7 @@ import pytest
 
 import sigprop
 import theory
-from sigprop._goldstone_study import measured_turning
+from sigprop.comparison._goldstone_study import measured_turning
 
 TANH = theory.radial("tanh")
 GROUPS = [(2, "real"), (4, "real"), (2, "complex"), (4, "complex"), (4, "quaternion")]

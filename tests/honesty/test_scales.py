@@ -11,8 +11,8 @@ import pytest
 
 import theory
 from sigprop import gram_inputs, pair_gram, sample_network
-from sigprop._digits import layer_status
-from sigprop._weights import factored
+from sigprop.networks._digits import layer_status
+from sigprop.networks._weights import factored
 from tests.honesty.campaign import Campaign
 from theory import Status
 from theory.mean_field._moments import log_tangent

@@ -7,7 +7,7 @@ from scipy import stats
 
 import sigprop
 import theory
-from sigprop._scores import fit_of, judgeable, limit_of, next_order, score
+from sigprop.comparison._scores import fit_of, judgeable, limit_of, next_order, score
 from tests.honesty.campaign import Campaign
 
 LAWS = {

@@ -6,7 +6,7 @@ import pytest
 
 import sigprop
 import theory
-from sigprop._cli import main
+from sigprop.commands._cli import main
 
 TANH = theory.activation("tanh")
 NETWORK = theory.feedforward(TANH, 1.5, 0.05, depth=3)

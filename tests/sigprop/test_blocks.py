@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import theory
-from sigprop._alignment_null import cosine_null
-from sigprop._cli import main
-from sigprop._weight_sequences import weight_sequences
+from sigprop.alignment._alignment_null import cosine_null
+from sigprop.alignment._weight_sequences import weight_sequences
+from sigprop.commands._cli import main
+from sigprop.commands._projections_study import projection_rows
 from sigprop.experiments import Architecture, Study, load_images, read_study, train
 from sigprop.experiments._blocks import BlockClassifier
 from sigprop.experiments._continuity_measure import alignments
 from sigprop.experiments._data import python_sources
-from sigprop.experiments._projections_study import projection_rows
 from sigprop.experiments._transformer import PROJECTIONS, Transformer
 
 KEY = jax.random.key(2)

@@ -16,9 +16,10 @@ from matplotlib.image import imread
 
 import sigprop
 import theory
-from sigprop import _cli, _output, _plots
-from sigprop._demo import demo
-from sigprop._requests import Network, Run, axis_values
+from sigprop.commands import _cli, _output
+from sigprop.commands._demo import demo
+from sigprop.commands._requests import Network, Run, axis_values
+from sigprop.figures import _plots
 from theory import Phase, Stability, Status
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigprop._cli import main
-from sigprop._weight_sequences import weight_sequences
+from sigprop.alignment._weight_sequences import weight_sequences
+from sigprop.commands._cli import main
 
 KEY = jax.random.key(0)
 

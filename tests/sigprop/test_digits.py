@@ -7,8 +7,8 @@ import pytest
 
 import sigprop
 import theory
-from sigprop._compare import _inaccurate
-from sigprop._digits import fallen, gradient_growths, vanishes
+from sigprop.comparison._compare import _inaccurate
+from sigprop.networks._digits import fallen, gradient_growths, vanishes
 from theory import Status
 
 KEY = jax.random.key(5)

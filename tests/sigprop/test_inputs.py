@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigprop._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, read_idx
+from sigprop.networks._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, read_idx
 
 KEY = jax.random.key(0)
 IDX_CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}

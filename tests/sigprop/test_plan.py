@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import sigprop
-from sigprop import Sweep, _cli, _plan
+from sigprop import Sweep
+from sigprop.commands import _cli
+from sigprop.sweeps import _plan
 
 # Of a linear network the length is known at every width: with no bias the mean is exact, and
 # q_L/q_0 is a product of L + 1 independent factors χ²_N/N, so that its variance is

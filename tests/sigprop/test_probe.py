@@ -14,7 +14,7 @@ from flax import nnx
 
 import sigprop
 import theory
-from sigprop import _cli, _output
+from sigprop.commands import _cli, _output
 from theory import Status
 
 KEY = jax.random.key(0)

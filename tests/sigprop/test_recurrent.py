@@ -8,7 +8,7 @@ import pytest
 
 import sigprop
 import theory
-from sigprop._weights import draw_weights
+from sigprop.networks._weights import draw_weights
 
 ERF = theory.activation("erf")
 KEY = jax.random.key(11)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sigprop import _store
-from sigprop._store import provenance, read_dataset, write_dataset
+from sigprop.storage import _store
+from sigprop.storage._store import provenance, read_dataset, write_dataset
 
 
 def version(number):
@@ -120,7 +120,7 @@ def write_forever(path):
 def processes():
     """Processes that start in no time: forked from one that has done the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["equinox", "pytest", "sigprop._store"])
+    context.set_forkserver_preload(["equinox", "pytest", "sigprop.storage._store"])
     return context
 
 

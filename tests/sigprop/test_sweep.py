@@ -24,8 +24,10 @@ import xarray as xr
 
 import sigprop
 import theory
-from sigprop import Sweep, _cli, _sweep, _sweep_program, _sweep_store, contributions, run_sweep
-from sigprop._sweep_summary import summarised, sweep_theory
+from sigprop import Sweep, contributions, run_sweep
+from sigprop.commands import _cli
+from sigprop.sweeps import _sweep, _sweep_program, _sweep_store
+from sigprop.sweeps._sweep_summary import summarised, sweep_theory
 
 ROOT = Path(__file__).parents[2]
 # erf has closed forms, which compile fastest; chunks of one size share one program.
@@ -608,7 +610,7 @@ class TestCommands:
     @pytest.fixture
     def command(self, capsys, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sigprop._output.DPI", 60)
+        monkeypatch.setattr("sigprop.commands._output.DPI", 60)
 
         def run(*argv):
             code = _cli.main([str(part) for part in argv])

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 import theory
-from sigprop._random import normal
-from sigprop._weights import draws_matrices, factored, images, product
+from sigprop.networks._random import normal
+from sigprop.networks._weights import draws_matrices, factored, images, product
 
 KEY = jax.random.key(3)
 

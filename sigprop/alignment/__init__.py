@@ -1,0 +1,5 @@
+"""How the weights of different layers lie to each other, and what chance does."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

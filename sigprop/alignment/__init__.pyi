@@ -1,0 +1,38 @@
+from ._alignment_null import Null, cosine_null, overlap_null
+from ._continuity import (
+    Continuity,
+    Spectra,
+    continuity,
+    frobenius_cosines,
+    gram_cosines,
+    layer_remarks,
+    mean_alignment,
+    neighbours,
+    rotation_drift,
+    spectra,
+)
+from ._gauge import Drift, frame_drift, turned_weights
+from ._singular import LeadingVectors, leading_vectors
+from ._weight_sequences import weight_sequences
+
+__all__ = [
+    "Continuity",
+    "Drift",
+    "LeadingVectors",
+    "Null",
+    "Spectra",
+    "continuity",
+    "cosine_null",
+    "frame_drift",
+    "frobenius_cosines",
+    "gram_cosines",
+    "layer_remarks",
+    "leading_vectors",
+    "mean_alignment",
+    "neighbours",
+    "overlap_null",
+    "rotation_drift",
+    "spectra",
+    "turned_weights",
+    "weight_sequences",
+]

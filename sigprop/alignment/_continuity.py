@@ -1,0 +1,366 @@
+"""Geometric continuity: how alike the weights of different layers are, against chance.
+
+Notation: W_l the weights of layer l, which act on columns: v its right singular vectors, in the
+space of its inputs, u the left ones, in that of its outputs; s the singular values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sigprop.alignment._singular import LeadingVectors, leading_vectors
+from sigprop.networks import svd
+from theory import Estimate, Status
+
+
+class Continuity(eqx.Module):
+    """Alignments of L layers with each other, every one with a bound on its error and a status.
+
+    ABSENT: a layer has no such direction (its weights are zero, or singular values agree to
+    rounding), or the two layers live in spaces of different dimensions. INVALID: weights are not
+    finite. INACCURATE: the error is above the tolerance. See `neighbours` and `mean_alignment`.
+    """
+
+    right: Estimate
+    """|⟨v_1, v_1'⟩| of any two layers, shape [L, L]."""
+    left: Estimate
+    """|⟨u_1, u_1'⟩|."""
+    right_frame: Estimate
+    """‖VᵀV'‖²/r, V the first r right singular vectors: the share of one span in the other."""
+    left_frame: Estimate
+    values: Float[np.ndarray, "layers rank"]
+    """The leading singular values."""
+    status: Any
+    """Of every layer's leading direction, shape [L]."""
+    found: tuple[LeadingVectors, ...]
+    """The vectors, of the layers of each shape in turn."""
+    rank: int = eqx.field(static=True)
+    shapes: tuple[tuple[int, int], ...] = eqx.field(static=True)
+
+
+class Spectra(eqx.Module):
+    """Measures that need all singular values."""
+
+    effective_rank: Estimate
+    """exp(−Σ p log p), p = s²/Σ s² (Roy and Vetterli 2007), shape [L]."""
+    right: Estimate
+    """Σ_i (p_i + p_i')/2 |⟨v_i, v_i'⟩| of neighbours, shape [L − 1]."""
+    left: Estimate
+
+
+def continuity(
+    weights: Any,
+    rank: int = 1,
+    *,
+    tolerance: float = 1e-2,
+    start: Continuity | None = None,
+) -> Continuity:
+    """Alignment of the leading singular vectors of all layers.
+
+    Parameters
+    ----------
+    weights
+        [L, m, n], or a sequence of L matrices, which may differ in shape: layers are then
+        compared where their inputs, or outputs, have one dimension.
+    rank
+        Size r of the frames.
+    tolerance
+        On the alignments. Leading vectors are found to half of it, where rounding allows.
+    start
+        What was found for the same layers before, some steps of training ago: the search for
+        leading vectors starts there, which is faster where they have a gap.
+
+    Returns
+    -------
+    Continuity
+        Hold it against `cosine_null` and `overlap_null`.
+
+    Raises
+    ------
+    ValueError
+        If there is no matrix, one has no entries or is not real, or the rank is too large.
+
+    Accuracy
+    --------
+    The errors of two directions are angles and add up; see `leading_vectors`.
+    """
+    matrices = as_matrices(weights)
+    kinds = list(dict.fromkeys(w.shape for w in matrices))
+    groups = [[i for i, w in enumerate(matrices) if w.shape == kind] for kind in kinds]
+    if len(kinds) == 1:
+        stacks = [_stacked(weights, matrices)]
+    else:
+        stacks = [jnp.stack([matrices[i] for i in group]) for group in groups]
+    before = [None] * len(kinds) if start is None else list(start.found)
+    if len(before) != len(kinds):
+        raise ValueError(
+            f"`start`: must be of the same layers, of {len(kinds)} shapes; got {len(before)}"
+        )
+    found = [
+        leading_vectors(stack, rank, tolerance=tolerance / 2, start=own)
+        for stack, own in zip(stacks, before, strict=True)
+    ]
+    order = np.argsort(np.concatenate(groups))
+    join = lambda name: np.concatenate([np.asarray(getattr(f, name)) for f in found])[order]
+    whole = {n: join(n) for n in ("values", "error", "frame_error", "status", "frame_status")}
+    shapes = tuple((int(w.shape[0]), int(w.shape[1])) for w in matrices)
+    maps = {}
+    for side, axis in (("right", 1), ("left", 0)):
+        vectors = _padded([np.asarray(getattr(f, side)) for f in found])[order]
+        alike = np.equal.outer([s[axis] for s in shapes], [s[axis] for s in shapes])
+        first = np.abs(vectors[..., 0] @ vectors[..., 0].T)
+        overlap = np.einsum("ldr,kds->lkrs", vectors, vectors, optimize=True)
+        overlap = np.sum(overlap**2, axis=(2, 3)) / rank
+        one = (first, whole["error"], whole["status"])
+        many = (overlap, whole["frame_error"], whole["frame_status"])
+        maps[side] = _all_pairs(*one, alike, tolerance)
+        maps[f"{side}_frame"] = _all_pairs(*many, alike, tolerance)
+    return Continuity(
+        **maps,
+        values=whole["values"],
+        status=whole["status"],
+        found=tuple(found),
+        rank=rank,
+        shapes=shapes,
+    )
+
+
+def as_matrices(weights: Any) -> list[Array]:
+    """The layers, each a real matrix."""
+    layers = list(weights)
+    if not layers:
+        raise ValueError("`weights`: must hold at least one matrix; got none")
+    result = []
+    for index, layer in enumerate(layers):
+        matrix = jnp.asarray(layer)
+        floating = jnp.issubdtype(matrix.dtype, jnp.floating)
+        real = floating or jnp.issubdtype(matrix.dtype, jnp.integer)
+        if matrix.ndim != 2 or matrix.size == 0 or not real:
+            raise ValueError(
+                f"`weights`: must be real matrices; got shape {matrix.shape} and type "
+                f"{matrix.dtype} in layer {index}"
+            )
+        wide = floating and jnp.finfo(matrix.dtype).bits >= 32
+        result.append(matrix if wide else matrix.astype(jnp.float32))
+    kinds = {m.dtype for m in result}
+    return result if len(kinds) == 1 else [m.astype(jnp.result_type(*kinds)) for m in result]
+
+
+def _stacked(weights: Any, matrices: list[Array]) -> Array:
+    whole = isinstance(weights, jax.Array) and weights.ndim == 3
+    return weights if whole and weights.dtype == matrices[0].dtype else jnp.stack(matrices)
+
+
+def _padded(stacks: list[np.ndarray]) -> np.ndarray:
+    size = max(s.shape[1] for s in stacks)
+    return np.concatenate([np.pad(s, ((0, 0), (0, size - s.shape[1]), (0, 0))) for s in stacks])
+
+
+def _all_pairs(value, error, status, alike, tolerance) -> Estimate:
+    """A map over pairs of layers from the errors and statuses of the layers."""
+    total = error[:, None] + error[None]
+    bad = lambda kind: (status == kind)[:, None] | (status == kind)[None]
+    found = np.where(total <= tolerance, Status.OK, Status.INACCURATE)
+    found = np.where(bad(Status.NOT_CONVERGED) & (total > tolerance), Status.NOT_CONVERGED, found)
+    found = np.where(bad(Status.ABSENT) | ~alike, Status.ABSENT, found)
+    found = np.where(bad(Status.INVALID), Status.INVALID, found).astype(np.int8)
+    gone = (found == Status.ABSENT) | (found == Status.INVALID)
+    # A layer is aligned with itself, whatever is known of its direction.
+    value, total = np.where(gone, np.nan, np.minimum(value, 1)), np.where(gone, np.nan, total)
+    return Estimate(jnp.asarray(value), jnp.asarray(total), jnp.asarray(found))
+
+
+def neighbours(map_: Estimate) -> Estimate:
+    """Of layers l and l + 1, shape [L − 1], from a map of all pairs."""
+    return jax.tree.map(lambda x: jnp.diagonal(x, offset=1), map_)
+
+
+def mean_alignment(map_: Estimate) -> tuple[Estimate, int]:
+    """The mean over neighbours whose alignment is known, and how many there are.
+
+    ABSENT if there are none: one layer, or no direction in any pair.
+    """
+    near = neighbours(map_)
+    value, error, status = (np.asarray(x) for x in (near.value, near.error, near.status))
+    good = np.isin(status, (Status.OK, Status.INACCURATE))
+    count = int(good.sum())
+    if count == 0:
+        nothing = jnp.full((), jnp.nan)
+        invalid = status.size > 0 and bool(np.all(status == Status.INVALID))
+        kind = Status.INVALID if invalid else Status.ABSENT
+        return Estimate(nothing, nothing, jnp.int8(kind)), 0
+    kind = Status.OK if np.all(status[good] == Status.OK) else Status.INACCURATE
+    found = (jnp.asarray(value[good].mean()), jnp.asarray(error[good].mean()), jnp.int8(kind))
+    return Estimate(*found), count
+
+
+@jax.jit
+def frobenius_cosines(matrices: Float[Array, "layers m n"]) -> Estimate:
+    """⟨A_l, A_l'⟩/(‖A_l‖ ‖A_l'‖) of any two matrices: weights, updates, or gradients.
+
+    For a matrix that is rotated at random against the other, from the left or from the right, the
+    mean is 0; for independent Gaussian entries the deviation is 1/√(mn).
+
+    Returns
+    -------
+    Estimate
+        Shape [L, L]. The error is that of rounding. ABSENT where a matrix is zero, INVALID where
+        an entry is not finite.
+    """
+    flat = matrices.reshape(len(matrices), -1)
+    return _cosines(flat)
+
+
+@jax.jit
+def gram_cosines(weights: Float[Array, "layers m n"]) -> tuple[Estimate, Estimate]:
+    """Alignment of all singular vectors, right and left, without any gap between the values.
+
+    The cosine of the traceless parts of WᵀW and W'ᵀW' (right), and of WWᵀ and W'W'ᵀ (left). It
+    weighs ⟨v_i, v_j'⟩² with s_i² s_j'² for all i and j, so that it asks for no pairing of indices.
+    Where one is rotated at random against the other the mean is exactly 0, and the deviation
+    √(2/((d − 1)(d + 2))): the traceless symmetric matrices are irreducible.
+
+    Returns
+    -------
+    Estimate
+        Both of shape [L, L]. ABSENT where all singular values of a layer are one (or it is zero),
+        INVALID where an entry is not finite.
+    """
+    size = jnp.max(jnp.abs(weights), axis=(1, 2), keepdims=True)
+    unit = weights / jnp.where(size > 0, size, 1)
+
+    def side(stack):
+        d = stack.shape[2]
+
+        def gram(w):
+            square = jnp.matmul(w.T, w, precision="highest")
+            centred = square - jnp.trace(square) / d * jnp.eye(d, dtype=w.dtype)
+            floor = d * jnp.finfo(w.dtype).eps * jnp.trace(square) / np.sqrt(d)
+            return jnp.where(jnp.linalg.norm(centred) <= floor, 0, centred).reshape(-1)
+
+        return _cosines(jax.lax.map(gram, stack))
+
+    return side(unit), side(jnp.swapaxes(unit, 1, 2))
+
+
+def _cosines(flat: Float[Array, "layers size"]) -> Estimate:
+    finite = jnp.all(jnp.isfinite(flat), axis=1)
+    flat = jnp.where(finite[:, None], flat, 0)
+    size = jnp.max(jnp.abs(flat), axis=1, keepdims=True)
+    flat = flat / jnp.where(size > 0, size, 1)
+    norm = jnp.linalg.norm(flat, axis=1, keepdims=True)
+    unit = flat / jnp.where(norm > 0, norm, 1)
+    value = jnp.matmul(unit, unit.T, precision="highest")
+    error = jnp.full_like(
+        value, 4 * jnp.finfo(flat.dtype).eps * np.sqrt(np.log2(flat.shape[1]) + 1)
+    )
+    both = lambda x: x[:, None] & x[None]
+    status = jnp.where(both(norm[:, 0] > 0), Status.OK, Status.ABSENT)
+    status = jnp.where(both(finite), status, Status.INVALID).astype(jnp.int8)
+    gone = status != Status.OK
+    return Estimate(jnp.where(gone, jnp.nan, value), jnp.where(gone, jnp.nan, error), status)
+
+
+@jax.jit
+def spectra(weights: Float[Array, "layers m n"]) -> Spectra:
+    """Effective ranks, and the σ²-weighted alignment of neighbours, from all singular values.
+
+    Singular vectors of one index are paired; where neighbouring values are close the pairing
+    is arbitrary, which `gram_cosines` avoids. Chance gives the mean of `cosine_null` for square
+    matrices.
+
+    Accuracy
+    --------
+    The error of the effective rank is rounding; that of the alignment is the weight of singular
+    values that agree to rounding, with INACCURATE above a hundredth.
+    """
+    finite = jnp.all(jnp.isfinite(weights), axis=(1, 2))
+    safe = jnp.where(finite[:, None, None], weights, 0)
+    size = jnp.max(jnp.abs(safe), axis=(1, 2), keepdims=True)
+    unit = safe / jnp.where(size > 0, size, 1)
+    u, s, vt = jax.vmap(svd)(unit)
+    total = jnp.sum(s**2, axis=1, keepdims=True)
+    p = s**2 / jnp.where(total > 0, total, 1)
+    eps = jnp.finfo(weights.dtype).eps
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=1)
+    status = jnp.where(total[:, 0] > 0, Status.OK, Status.ABSENT)
+    status = jnp.where(finite, status, Status.INVALID).astype(jnp.int8)
+    rank = _known(jnp.exp(entropy), 8 * eps * s.shape[1] * jnp.exp(entropy), status)
+    weight = (p[:-1] + p[1:]) / 2
+    close = (s[:, :-1] - s[:, 1:]) <= _CLOSE * eps * s[:, :1]
+    edge = jnp.zeros((len(s), 1), bool)
+    lost = jnp.concatenate([close, edge], axis=1) | jnp.concatenate([edge, close], axis=1)
+    unsure = jnp.sum(jnp.where(lost[:-1] | lost[1:], weight, 0), axis=1)
+    worst = jnp.maximum(status[:-1], status[1:])
+
+    def pair(a, b):
+        value = jnp.sum(weight * jnp.abs(jnp.sum(a * b, axis=-1)), axis=1)
+        kind = jnp.where((worst == Status.OK) & (unsure > 0.01), Status.INACCURATE, worst)
+        return _known(value, unsure + 64 * eps, kind.astype(jnp.int8))
+
+    ut = jnp.swapaxes(u, 1, 2)
+    return Spectra(rank, pair(vt[:-1], vt[1:]), pair(ut[:-1], ut[1:]))
+
+
+_CLOSE = 64.0
+"""Singular values closer than this many eps of the largest are not told apart."""
+
+
+def _known(value: Array, error: Array, status: Array) -> Estimate:
+    gone = (status == Status.ABSENT) | (status == Status.INVALID)
+    return Estimate(jnp.where(gone, jnp.nan, value), jnp.where(gone, jnp.nan, error), status)
+
+
+def rotation_drift(
+    before: Any, after: Any, *, tolerance: float = 1e-2
+) -> tuple[Estimate, Estimate]:
+    """The angles, in radians, by which v_1 and u_1 of every layer have turned, each shape [L].
+
+    Directions have no sign: the angle is between 0 and π/2; that of two independent directions
+    in d dimensions is close to π/2 − √(2/πd).
+
+    Raises
+    ------
+    ValueError
+        As `continuity`; or if the two do not have the same shapes.
+    """
+    old, new = as_matrices(before), as_matrices(after)
+    if [w.shape for w in old] != [w.shape for w in new]:
+        raise ValueError("`after`: must have the shapes of `before`; got others")
+    result = []
+    found = [continuity([a, b], tolerance=tolerance) for a, b in zip(old, new, strict=True)]
+    for side in ("right", "left"):
+        each = [neighbours(getattr(f, side)) for f in found]
+        joined = jax.tree.map(lambda *x: jnp.concatenate(x), *each)
+        angle = jnp.arccos(jnp.minimum(joined.value, 1))
+        result.append(Estimate(angle, joined.error, joined.status))
+    return result[0], result[1]
+
+
+def layer_remarks(found: Continuity, names: Sequence[str] | None = None) -> list[str]:
+    """One sentence for every layer without a leading direction, and for layers that cannot be
+    compared."""
+    names = [f"layer {i}" for i in range(len(found.shapes))] if names is None else list(names)
+    lines = []
+    for name, status, values in zip(names, np.asarray(found.status), found.values, strict=True):
+        if status == Status.INVALID:
+            lines.append(f"{name}: a weight is not finite")
+        elif status == Status.ABSENT and values[0] == 0:
+            lines.append(f"{name}: all weights are zero, there is no leading direction")
+        elif status == Status.ABSENT:
+            lines.append(
+                f"{name}: the two largest singular values agree to rounding, {values[0]:.6g}: "
+                "there is no leading direction"
+            )
+        elif status == Status.NOT_CONVERGED:
+            lines.append(f"{name}: the leading direction did not converge")
+    if len(found.shapes) == 1:
+        lines.append("one layer has no neighbour")
+    if len(set(found.shapes)) > 1:
+        lines.append("layers of different shapes are compared where their dimensions agree")
+    return lines

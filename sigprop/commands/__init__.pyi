@@ -1,0 +1,5 @@
+from ._cli import main
+
+__all__ = [
+    "main",
+]

@@ -1,0 +1,476 @@
+"""The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone`, `spectrum`,
+`demo`, `probe`, `train` and `continuity`.
+
+What a command does stands in `_commands` and `_demo`, imported only when it
+runs, so that help and mistakes need not wait for JAX.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
+
+from sigprop.commands._output import BadInput
+from sigprop.commands._sweep_cli import plan, sweep
+
+_HELP = """\
+Random deep networks: mean-field theory predicts, simulation at finite width tests.
+
+A network is z_{l+1} = W φ(z_l) + b with fresh random weights and biases in every layer: a
+weight has variance σ_w²/N (N the width), a bias has variance σ_b². All parameters are
+variances, never standard deviations. The length q_l = |z_l|²/N is the mean square of a
+pre-activation in layer l, c_l the correlation of two inputs there, and the slope χ the
+factor per layer of the squared distance of two nearby inputs: below 1 the network is
+ordered, above 1 chaotic. Depth scales ξ are in layers.
+"""
+_EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 bad input, 3 no verdict."
+
+app = App(name="sigprop", help=_HELP, help_epilogue=_EPILOGUE, help_format="markdown")
+app.command(plan)
+app.command(sweep)
+
+Activation: TypeAlias = Annotated[
+    str,
+    Parameter(
+        help="Nonlinearity φ: elu, erf, gelu, gelu_tanh, hard_tanh, leaky_relu, linear, relu, "
+        "selu, sigmoid, silu, sin, softplus or tanh."
+    ),
+]
+WeightVariance: TypeAlias = Annotated[
+    float, Parameter(help="σ_w², at least 0: a weight's variance times the width.")
+]
+BiasVariance: TypeAlias = Annotated[float, Parameter(help="σ_b², at least 0: a bias's variance.")]
+Weights: TypeAlias = Annotated[
+    Literal["gaussian", "orthogonal"],
+    Parameter(help="Independent Gaussian weights, or Haar-random orthogonal matrices."),
+]
+Residual: TypeAlias = Annotated[
+    bool, Parameter(negative="", help="Residual layers, z + W φ(z) + b instead of W φ(z) + b.")
+]
+Symmetry: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="O(k), U(m) or Sp(m): units of k, 2m or 4m real components with real, complex or "
+        "quaternionic weights and the radial activation g(|z|) z/|z|, whose profile g is then "
+        "--activation (threshold too, max(|z| - 1, 0)). Lengths and variances of biases are per "
+        "real component."
+    ),
+]
+StartLength: TypeAlias = Annotated[
+    float,
+    Parameter(help="Length q_0 > 0 of a typical input, from which the fixed point is reached."),
+]
+WeightMatrices: TypeAlias = Annotated[
+    Literal["auto", "always", "never"],
+    Parameter(
+        help="Draw every weight, or only what the weights do to the signals, which has the same "
+        "law at a cost that grows like the width and not like its square. auto: the cheaper way "
+        "from width 1025 on."
+    ),
+]
+Dtype: TypeAlias = Annotated[
+    Literal["float32", "float64"],
+    Parameter(help="Numbers of the simulation; the theory is in float64."),
+]
+Seed: TypeAlias = Annotated[int, Parameter(help="Decides every random number.")]
+Output: TypeAlias = Annotated[
+    Path | None,
+    Parameter(help="Folder for figures (PNG, PDF) and data (Zarr); by default in runs/."),
+]
+Json: TypeAlias = Annotated[
+    bool, Parameter(negative="", help="Print one JSON object and no progress bars.")
+]
+
+
+@app.command
+def predict(
+    *,
+    activation: Activation,
+    weight_variance: WeightVariance,
+    bias_variance: BiasVariance,
+    weights: Weights = "gaussian",
+    residual: Residual = False,
+    symmetry: Symmetry = None,
+    start_length: StartLength = 1.0,
+    json: Json = False,
+) -> int:
+    """Predict one network of infinite width and depth.
+
+    Prints the stable fixed points q* (length) and c* (correlation), the slope χ, the depth
+    scales ξ_q and ξ_c in layers and the phase; each number with its estimated error and a
+    status. In JSON a number that is infinite or absent is null, and its status says which.
+
+    With a symmetry also the group that the description has, the number of its Goldstone modes
+    (pseudo-Goldstone ones where a bias breaks it explicitly; none while q* = 0), the order
+    parameter m = E g(|z|), and the multipliers per layer of a small difference of two inputs:
+    of a relative rotation (goldstone: 1 − σ_b²/q*), of the distance (trace: χ) and of a
+    relative shear (symmetric_traceless).
+    """
+    from sigprop.commands import _commands
+    from sigprop.commands._requests import Network
+
+    network = Network(activation, weight_variance, bias_variance, weights, residual, symmetry)
+    return _commands.predict(network, start_length, json)
+
+
+_RANGE = "start:stop:count, or numbers with commas between."
+
+
+@app.command
+def phase_diagram(
+    *,
+    activation: Activation,
+    weight_variance: Annotated[str, Parameter(help=f"Values of σ_w² ≥ 0: {_RANGE}")] = "0.5:4:64",
+    bias_variance: Annotated[str, Parameter(help=f"Values of σ_b² ≥ 0: {_RANGE}")] = "0:0.5:64",
+    weights: Weights = "gaussian",
+    residual: Residual = False,
+    symmetry: Symmetry = None,
+    start_length: StartLength = 1.0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Predict a whole plane of variances: phases, q*, c*, χ, and the depth scales ξ in layers.
+
+    Writes phase_diagram.png, .pdf and .zarr with the edge of chaos χ = 1 in the figure; in the
+    data every number has its estimated error and a status. With a symmetry the order parameter
+    and the multipliers by sector take the place of c* and its scales.
+    """
+    from sigprop.commands import _commands
+
+    return _commands.phase_diagram(
+        activation,
+        weight_variance,
+        bias_variance,
+        weights,
+        residual,
+        symmetry,
+        start_length,
+        output,
+        json,
+    )
+
+
+@app.command
+def compare(
+    *,
+    activation: Activation,
+    weight_variance: WeightVariance,
+    bias_variance: BiasVariance,
+    depth: Annotated[int, Parameter(help="Hidden layers behind the input layer, at least 1.")],
+    widths: Annotated[
+        str, Parameter(help="Widths N: at least 3 different ones, with commas between.")
+    ] = "64,128,256,512",
+    replicas: Annotated[
+        str, Parameter(help="Networks per width, at least 2: one number, or one for each width.")
+    ] = "200",
+    inputs: Annotated[
+        str,
+        Parameter(
+            help="gram (two inputs of exactly the wanted length and correlation), digits "
+            "(scikit-learn's, 8x8 pixels), or a folder of IDX files (MNIST, Fashion-MNIST)."
+        ),
+    ] = "gram",
+    input_count: Annotated[int, Parameter(help="Images to take of digits or of a folder.")] = 2,
+    input_length: Annotated[
+        float, Parameter(help="Length q > 0 of inputs; of a data set, the mean over its images.")
+    ] = 1.0,
+    input_correlation: Annotated[
+        float, Parameter(help="Correlation of the two inputs of gram, from -1 to 1.")
+    ] = 0.5,
+    weights: Weights = "gaussian",
+    residual: Residual = False,
+    symmetry: Symmetry = None,
+    gradients: Annotated[
+        bool, Parameter(help="Also measure how gradients grow from layer to layer.")
+    ] = True,
+    weight_matrices: WeightMatrices = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Simulate networks of several widths and test theory against them, layer by layer.
+
+    Measured in every layer: length q_l, correlation c_l, slope χ_l, and the growth of squared
+    gradients. Means over networks are extrapolated to infinite width in powers of 1/N, and z
+    says how surprising their distance from theory is, in standard deviations of a normal law.
+    The verdict has a false-alarm rate of 1e-6 over all tests; its power is shown by what the
+    same check says of theory with one variance 3 % wrong. χ²/dof tells whether the
+    extrapolation fits.
+
+    Exits with 0 where theory and simulation agree, with 1 where they disagree, with 2 on bad
+    input, with 3 where too little could be judged or a number is not finite. Writes
+    comparison.png, .pdf and .zarr.
+    """
+    from sigprop.commands import _commands
+    from sigprop.commands._requests import (
+        MOST_REPLICAS,
+        MOST_UNITS,
+        Inputs,
+        Network,
+        Run,
+        whole_numbers,
+    )
+    from sigprop.networks import MOST_WITH_MATRICES
+
+    most = MOST_WITH_MATRICES if weight_matrices == "always" else MOST_UNITS
+    run = Run(
+        depth,
+        whole_numbers("--widths", widths, 1, most),
+        whole_numbers("--replicas", replicas, 2, MOST_REPLICAS),
+        seed,
+        dtype,
+        gradients,
+        weight_matrices,
+    )
+    network = Network(activation, weight_variance, bias_variance, weights, residual, symmetry)
+    source = Inputs(inputs, input_count, input_length, input_correlation)
+    return _commands.compare(network, run, source, output, json)
+
+
+@app.command
+def goldstone(
+    *,
+    symmetry: Symmetry = "O(3)",
+    activation: Activation = "tanh",
+    weight_variance: WeightVariance = 2.25,
+    bias_variance: BiasVariance = 0.0,
+    depth: Annotated[
+        int, Parameter(help="Hidden layers behind the input layer, at least 20.")
+    ] = 200,
+    width: Annotated[int, Parameter(help="Units per layer.")] = 256,
+    replicas: Annotated[int, Parameter(help="Networks per point and pair, at least 2.")] = 100,
+    weight_matrices: WeightMatrices = "never",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Show what a symmetry protects: order parameter, multipliers, rotations through depth.
+
+    Theory and networks of one width: the order parameter m = E g(|z|) against σ_w², the
+    multipliers by sector, two inputs that are rotated copies of each other and two that are
+    not, their overlap and relative rotation layer by layer (a bias lets the rotation decay),
+    and for one network its leading Lyapunov exponents, told apart by alignment with the
+    generators A, and the residual of J(Ax) = A f(x). Writes goldstone.png, .pdf and .zarr.
+    """
+    from sigprop.commands import _goldstone_command
+    from sigprop.commands._requests import Network, Run
+
+    network = Network(activation, weight_variance, bias_variance, symmetry=symmetry)
+    run = Run(depth, (width,), (replicas,), seed, dtype, weight_matrices=weight_matrices)
+    return _goldstone_command.goldstone(network, run, output, json)
+
+
+@app.command
+def spectrum(
+    *,
+    activation: Activation,
+    weight_variance: WeightVariance,
+    bias_variance: BiasVariance,
+    depth: Annotated[int, Parameter(help="Layers L, at least 1, in J = W_L D_L ... W_1 D_1.")],
+    weights: Weights = "gaussian",
+    symmetry: Symmetry = None,
+    start_length: Annotated[
+        float | None,
+        Parameter(
+            help="Length q_0 > 0 of the pre-activations that go in. By default all layers are at "
+            "the fixed point q* reached from 1; or q_0 = 1, where q* is 0 or infinite."
+        ),
+    ] = None,
+    theory_only: Annotated[bool, Parameter(negative="", help="Draw no networks.")] = False,
+    width: Annotated[int, Parameter(help="Units per layer.")] = 256,
+    replicas: Annotated[int, Parameter(help="Networks, at least 2.")] = 20,
+    dtype: Dtype = "float64",
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Predict and measure all singular values of the input-output Jacobian J.
+
+    J = W_L D_L ... W_1 D_1 has a weight matrix W and a diagonal matrix D of slopes φ' in each
+    of its layers. Printed: the edges of the singular values, moments of JJᵀ, the fraction of
+    singular values that are zero, the exponents log s/L of infinitely many layers at the fixed
+    point, and with a symmetry the squared gains along its generators; each with error and status.
+
+    Then networks of one width are drawn, all their singular values computed to full relative
+    accuracy, and compared. Writes spectrum.png, .pdf and .zarr. Networks differ from theory by
+    O(L/N) as well as by their standard errors.
+    """
+    from sigprop.commands import _spectrum_command
+    from sigprop.commands._requests import Network, Run
+
+    network = Network(activation, weight_variance, bias_variance, weights, symmetry=symmetry)
+    run = Run(depth, (width,), (replicas,), seed, dtype)
+    return _spectrum_command.spectrum(network, run, start_length, theory_only, output, json)
+
+
+@app.command
+def demo(*, output: Output = None, json: Json = False) -> int:
+    """Show all of it in under two minutes: three tanh networks, and their phase diagram.
+
+    At σ_b² = 0.05, σ_w² = 1.5 is ordered, 1.760955 critical and 2.5 chaotic. Each is predicted,
+    simulated 50 layers deep at widths 64, 128 and 256, and judged. Writes to runs/demo.
+    """
+    from sigprop.commands._demo import demo as run_demo
+
+    return run_demo(output, json)
+
+
+@app.command
+def probe(
+    target: Annotated[
+        str,
+        Parameter(
+            help="FILE.py:NAME, where NAME is a function or an equinox module of one input, a "
+            "Flax nnx module, or a pair (linen module, variables). The file is run."
+        ),
+    ],
+    *,
+    inputs: Annotated[
+        str,
+        Parameter(
+            help="gram (two inputs of length 1 and correlation 0.5), digits (scikit-learn's, "
+            "64 pixels, mean length 1), or a .npy file with a leading axis over inputs."
+        ),
+    ] = "digits",
+    input_count: Annotated[int, Parameter(help="Inputs to take of digits or of a file.")] = 8,
+    input_width: Annotated[int, Parameter(help="Entries of an input of gram.")] = 64,
+    layers: Annotated[
+        str | None, Parameter(help="Name in the file of a list of layers that compose to NAME.")
+    ] = None,
+    description: Annotated[
+        str | None,
+        Parameter(help="Name in the file of the description that the network is drawn from."),
+    ] = None,
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Measure signals, gradients and the Jacobian of any network in a Python file.
+
+    Prints lengths, exact zeros and gradients layer by layer, where layers can be told apart,
+    and the singular values of the Jacobian at each input with their errors; with a description
+    also the rank of this network among networks drawn from it. Writes probe.png, .pdf and .zarr.
+    """
+    from sigprop.commands._probe_command import probe_network
+
+    return probe_network(
+        target,
+        inputs,
+        input_count,
+        input_width,
+        layers,
+        description,
+        dtype,
+        seed,
+        output,
+        json,
+    )
+
+
+@app.command
+def train(
+    study: Annotated[
+        Path,
+        Parameter(
+            help="A TOML file with the fields of sigprop.experiments.Study and a table "
+            "[[architecture]] for each architecture."
+        ),
+    ],
+    *,
+    data: Annotated[
+        str | None, Parameter(help="A folder of IDX files, or digits, instead of the study's.")
+    ] = None,
+    depth: Annotated[int | None, Parameter(help="Layers, instead of the study's.")] = None,
+    delay: Annotated[
+        int | None, Parameter(help="Longest delay of the copy task, instead of the study's.")
+    ] = None,
+    permuted: Annotated[
+        bool | None, Parameter(help="Whether pixels are read in a random order.")
+    ] = None,
+    output: Output = None,
+    only_show: Annotated[bool, Parameter(negative="", help="Train nothing.")] = False,
+    json: Json = False,
+) -> int:
+    """Train a study: classifiers of several architectures, gains, learning rates and seeds.
+
+    Whatever is ready in the output folder (by default runs/ and the name of the file) is not
+    trained again, and what was interrupted goes on from its last checkpoint. Prints the
+    best and worst learning rate of every architecture and gain. Writes study.png, .pdf and
+    .zarr, and a Zarr store for every network.
+    """
+    try:
+        from sigprop.commands._train_command import train_study
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"train: needs the extra packages of sigprop[train]; got none named {error.name}"
+        ) from error
+    instead = {"data": data, "depth": depth, "delay": delay, "permuted": permuted}
+    return train_study(study, instead, output, only_show, json)
+
+
+@app.command
+def continuity(
+    target: Annotated[
+        str,
+        Parameter(
+            help="A .npz or .npy file, the folder of an Orbax checkpoint, or FILE.py:NAME, where "
+            "NAME is a model or a tree of arrays. The file is run. Or a study in a TOML file, "
+            "trained by sigprop train with the same --output."
+        ),
+    ],
+    *,
+    names: Annotated[
+        str,
+        Parameter(help="Which weights, with * for any text; # stands for the number of a layer."),
+    ] = "*",
+    rank: Annotated[int, Parameter(help="Leading singular vectors in a frame, at least 1.")] = 4,
+    tolerance: Annotated[float, Parameter(help="On the alignments, between 0 and 1.")] = 1e-2,
+    output: Output = None,
+    json: Json = False,
+) -> int:
+    """Measure how alike the weights of different layers are, against chance.
+
+    Weights that occur in every layer are found by their names. Printed: |cos| of the leading right
+    (inputs, v) and left (outputs, u) singular vectors of neighbouring layers, with the mean and the
+    99 % quantile of independent random directions, and a line for every layer that has no leading
+    direction. Writes layer×layer maps: continuity.png, .pdf and .zarr.
+    """
+    if target.endswith(".toml"):
+        try:
+            from sigprop.commands._continuity_study import show_study
+        except ModuleNotFoundError as error:
+            raise BadInput(
+                f"continuity: a study needs the extra packages of sigprop[train]; got none named "
+                f"{error.name}"
+            ) from error
+        return show_study(Path(target), output, json)
+    from sigprop.commands._continuity_command import show_continuity
+
+    return show_continuity(target, names, rank, tolerance, output, json)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 (disagreement), 2 (bad input) or 3 (no
+    verdict)."""
+    tokens = sys.argv[1:] if argv is None else list(argv)
+    try:
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except MissingArgumentError as error:
+        name = "an option" if error.argument is None else error.argument.name
+        print(f"sigprop: {name}: must be given with a value; got none", file=sys.stderr)
+        return 2
+    except (BadInput, CycloptsError) as error:
+        print("sigprop:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        print("sigprop: what is asked for must fit into memory; got", reason, file=sys.stderr)
+        return 2
+    return result or 0

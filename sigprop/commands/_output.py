@@ -1,0 +1,173 @@
+"""What the command line leaves behind: folders, figures, tables, progress bars, JSON."""
+
+import json
+import math
+import os
+import re
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".pdf")
+"""The formats of every figure."""
+DPI = 300
+"""Pixels per inch of PNG files."""
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with (what, done, in all)."""
+
+
+class BadInput(ValueError):
+    """What a command was asked for is not possible; the message is one line for its user."""
+
+
+@contextmanager
+def checked(**options: str) -> Iterator[None]:
+    """Turn a `ValueError` or `OSError` raised inside into `BadInput`, in terms of options.
+
+    The library's messages begin with the field, as in "`weight_variance`: must be ...";
+    that becomes the option of the same name, or the one named by keyword.
+    """
+
+    def as_option(match: re.Match[str]) -> str:
+        return "--" + options.get(match[1], match[1]).replace("_", "-")
+
+    try:
+        yield
+    except BadInput:
+        raise
+    except (ValueError, OSError) as error:
+        raise BadInput(re.sub(r"^`(\w+)`", as_option, str(error))) from error
+
+
+def output_folder(output: Path | None, command: str, figures: list[str], stores: list[str]) -> Path:
+    """The folder that a command will write to; leaves nothing behind if it cannot.
+
+    Raises
+    ------
+    BadInput
+        If the folder cannot be made or written to, or something else stands where a figure
+        or a store is to go.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{command}-{stamp}" if output is None else output
+    for path in [folder / f"{name}{suffix}" for name in figures for suffix in SUFFIXES]:
+        if path.is_dir():
+            raise BadInput(f"--output: must not hold a folder named {path.name}; got {folder}")
+    for path in [folder / f"{name}.zarr" for name in stores]:
+        free = not path.exists() or (path / "zarr.json").is_file()
+        if not free:
+            raise BadInput(f"--output: must not hold another {path.name}; got {folder}")
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(f"--output: must be a writable folder; got {folder} ({reason})") from error
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+    return folder
+
+
+def save_figure(figure: "Figure", folder: Path, name: str) -> list[str]:
+    """Write a figure in every format, each file whole or not at all; gives back the paths."""
+    from sigprop.figures import styled
+
+    figure.set_dpi(DPI)
+    with styled():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # keeps the layout: finding it takes most of the time
+    paths = []
+    for suffix in SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        partial = folder / f".{name}.{secrets.token_hex(4)}{suffix}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with styled():
+                figure.savefig(partial, dpi=DPI)
+            os.replace(partial, path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadInput(f"--output: must be writable; got {reason} for {path}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        paths.append(str(path))
+    return paths
+
+
+def number(value: Any) -> float | None:
+    """A number for strict JSON: null where it is infinite or not a number."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def with_error(value: float | None, error: float | None, digits: int = 2) -> str:
+    """A cell of a table; nothing where there is no value."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; a NaN or an infinity in it is an error."""
+    print(json.dumps(value, allow_nan=False))
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table, numbers to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right")
+    return made
+
+
+def show(*items: Any) -> None:
+    """Print tables and lines on stdout, as text alone where it is not a terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=100)
+    for item in items:
+        console.print(item, markup=False, soft_wrap=isinstance(item, str))
+
+
+def note(text: str) -> None:
+    """A line on stderr where that is a terminal: what the wait is for."""
+    if sys.stderr.isatty():
+        print(f"sigprop: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Progress]:
+    """A function that draws progress bars on stderr.
+
+    Nothing is drawn if `quiet`, or where stderr is not a terminal.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield update

@@ -1,0 +1,250 @@
+"""What the command line is asked for, as data, and whether it is possible."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from sigprop.commands._output import BadInput, checked
+from sigprop.networks import units_of
+
+if TYPE_CHECKING:
+    from theory import Activation, Part, Radial
+    from theory.description import Distribution
+
+MOST_POINTS = 2000
+"""Values along one axis of a phase diagram."""
+MOST_DEPTH = 100_000
+MOST_UNITS = 10_000_000
+"""Of a layer without a weight matrix."""
+MOST_REPLICAS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Network:
+    """The description of a network in the words of the command line."""
+
+    activation: str
+    weight_variance: float
+    bias_variance: float
+    weights: "Distribution" = "gaussian"
+    residual: bool = False
+    symmetry: str | None = None
+    """"O(k)", "U(m)" or "Sp(m)": units that rotate, with a radial activation."""
+
+    @property
+    def text(self) -> str:
+        """The description on one line."""
+        return f"{self._kind}, σ_w² = {self.weight_variance:g}, σ_b² = {self.bias_variance:g}"
+
+    @property
+    def caption(self) -> str:
+        """The description for the text under a figure."""
+        return rf"{self._kind}, {self.symbol}, $\sigma_b^2={self.bias_variance:.6g}$"
+
+    @property
+    def symbol(self) -> str:
+        """The weight variance, for a legend."""
+        return rf"$\sigma_w^2={self.weight_variance:.6g}$"
+
+    @property
+    def kind(self) -> str:
+        """The activation and structure in words."""
+        kind = f"{self.activation}{' residual' * self.residual}"
+        return kind if self.symmetry is None else f"{self.symmetry} {kind}"
+
+    @property
+    def _kind(self) -> str:
+        weights = "Gaussian" if self.weights == "gaussian" else self.weights
+        return f"{self.kind} network, {weights} weights"
+
+    def layer(self) -> "Part":
+        """One turn, for `theory.predict`."""
+        import theory
+
+        phi, how = self.parts()
+        with checked():
+            return theory.layer(phi, self.weight_variance, self.bias_variance, **how)
+
+    def deep(self, depth: int) -> "Part":
+        """The whole network, for `sigprop.compare`."""
+        import theory
+
+        phi, how = self.parts()
+        with checked():
+            return theory.feedforward(
+                phi, self.weight_variance, self.bias_variance, depth=depth, **how
+            )
+
+    @property
+    def components(self) -> int:
+        """Real components of a unit."""
+        return 1 if self.symmetry is None else find_units(self.symmetry)["components"]
+
+    def parts(self) -> "tuple[Activation, dict[str, Any]]":
+        """The activation, and how `theory.layer` is to build on it."""
+        how: dict[str, Any] = {"weights": self.weights, "residual": self.residual}
+        if self.symmetry is None:
+            return find_activation(self.activation), how
+        return find_radial(self.activation), {**how, **find_units(self.symmetry)}
+
+
+Matrices: TypeAlias = Literal["auto", "always", "never"]
+"""Whether weight matrices are drawn: by the width, or as asked for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a description is simulated."""
+
+    depth: int
+    widths: tuple[int, ...]
+    replicas: tuple[int, ...]
+    seed: int
+    dtype: str
+    gradients: bool = True
+    weight_matrices: Matrices = "auto"
+
+    @property
+    def explicit_weights(self) -> bool | None:
+        """As `sigprop.sample_ensemble` takes it."""
+        return {"auto": None, "always": True, "never": False}[self.weight_matrices]
+
+    def check(self) -> None:
+        """Raise `BadInput` unless `sigprop.compare` can do with these numbers."""
+        if len(set(self.widths)) < 3 or len(set(self.widths)) != len(self.widths):
+            raise BadInput(f"--widths: must be at least 3 different widths; got {self.widths}")
+        if len(self.replicas) not in (1, len(self.widths)):
+            raise BadInput(
+                f"--replicas: must be one number or one for each of {len(self.widths)} widths; "
+                f"got {len(self.replicas)}"
+            )
+        self.check_depth()
+        self.check_seed()
+
+    def check_depth(self) -> None:
+        """Raise `BadInput` unless every layer can be measured."""
+        if not 1 <= self.depth <= MOST_DEPTH:
+            raise BadInput(
+                f"--depth: must be a whole number from 1 to {MOST_DEPTH}; got {self.depth}"
+            )
+
+    def check_seed(self) -> None:
+        """Raise `BadInput` unless the seed fits in 32 bits."""
+        if not 0 <= self.seed < 2**32:
+            raise BadInput(f"--seed: must be from 0 to {2**32 - 1}; got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is fed to the networks."""
+
+    source: str
+    """"gram", "digits", or the path of IDX files."""
+    count: int
+    length: float
+    correlation: float
+
+    @property
+    def caption(self) -> str:
+        """The inputs for the text under a figure."""
+        if self.source == "gram":
+            return f"two inputs of length {self.length:g} and correlation {self.correlation:g}"
+        what = "of scikit-learn's digits" if self.source == "digits" else "images"
+        return f"{self.count} {what}, mean length of the data set {self.length:g}"
+
+    def load(self, run: Run, components: int = 1) -> Any:
+        """The signals in the dtype of the run: [inputs, width_in, components]."""
+        import jax
+        import jax.numpy as jnp
+
+        import sigprop
+
+        # Networks of width N have the key folded with N: 0 is free.
+        key = jax.random.fold_in(jax.random.key(run.seed), 0)
+        check_positive("--input-length", self.length)
+        if components > 1 and self.source != "gram":
+            raise BadInput(
+                f"--inputs: must be gram with units of {components} components; got {self.source}"
+            )
+        options = {name: f"input-{name}" for name in ("count", "length", "correlation")}
+        with checked(path="inputs", **options):
+            if self.source == "gram":
+                gram = sigprop.pair_gram(self.length, self.correlation)
+                size = max(4 * components, min(64, *run.widths))
+                signals = sigprop.gram_inputs(key, gram, size, components=components)
+            elif self.source == "digits":
+                signals, _ = sigprop.digits_inputs(key, self.count, length=self.length)
+            else:
+                signals, _ = sigprop.idx_inputs(key, self.source, self.count, length=self.length)
+        return jnp.asarray(signals, run.dtype)
+
+
+def find_activation(name: str) -> "Activation":
+    """The activation of that name."""
+    import theory
+
+    with checked(name="activation"):
+        return theory.activation(name)
+
+
+def find_radial(name: str) -> "Radial":
+    """The radial activation whose profile has that name."""
+    import theory
+
+    with checked(name="activation", profile="activation"):
+        return theory.radial(name)
+
+
+def find_units(symmetry: str) -> dict[str, Any]:
+    """The components of a unit, and the algebra of the weights, that have this symmetry."""
+    with checked():
+        return units_of(symmetry)
+
+
+def check_positive(option: str, value: float) -> None:
+    """Raise `BadInput` unless the value is finite and above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise BadInput(f"{option}: must be finite and above 0; got {value}")
+
+
+def whole_numbers(option: str, text: str, lowest: int, highest: int) -> tuple[int, ...]:
+    """The whole numbers in a text such as "64,128,256"."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < lowest or max(numbers) > highest:
+        raise BadInput(
+            f"{option}: must be whole numbers from {lowest} to {highest} with commas between; "
+            f"got {text}"
+        )
+    return numbers
+
+
+def axis_values(option: str, text: str) -> np.ndarray:
+    """The values of an axis, from "start:stop:count" or numbers with commas between."""
+    try:
+        values = _axis_values(text)
+    except ValueError:
+        values = np.array([])
+    if not 2 <= len(values) <= MOST_POINTS:
+        raise BadInput(
+            f"{option}: must be start:stop:count or numbers with commas between, "
+            f"2 to {MOST_POINTS} of them; got {text}"
+        )
+    if not np.all(np.isfinite(values) & (values >= 0)) or np.any(np.diff(values) <= 0):
+        raise BadInput(f"{option}: must be finite, at least 0 and increasing; got {text}")
+    return values
+
+
+def _axis_values(text: str) -> np.ndarray:
+    if ":" not in text:
+        return np.array([float(part) for part in text.split(",")])
+    start, stop, count = text.split(":")
+    number = int(count)
+    if not 2 <= number <= MOST_POINTS:
+        return np.array([])
+    with np.errstate(invalid="ignore"):
+        return np.linspace(float(start), float(stop), number)

@@ -1,0 +1,256 @@
+"""What `sigprop sweep run`, `status`, `merge` and `show` do."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sigprop.commands import _output as out
+from sigprop.commands._commands import set_up
+from sigprop.commands._output import BadInput, checked
+
+_EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def run(
+    path: Path,
+    output: Path | None,
+    shard: str | None,
+    devices: int | None,
+    distributed: bool,
+    json: bool,
+) -> int:
+    """Compute what is missing of a sweep that stands in a TOML file."""
+    set_up()
+    import jax
+
+    import sigprop
+
+    if distributed:
+        with checked():
+            try:
+                jax.distributed.initialize()
+            except RuntimeError as error:
+                raise BadInput(f"--distributed: must find its hosts; got {error}") from error
+    try:
+        sweep = sigprop.read_sweep_file(path)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    number, parts = part_of(shard)
+    # Not a new name for each run: a sweep resumes.
+    store = Path("runs") / f"{path.stem}.zarr" if output is None else output
+    if parts > 1:
+        store = store.with_suffix(f".{number}-of-{parts}.zarr")
+    with checked(path="output"), watching(json) as watch:
+        done = sigprop.run_sweep(
+            sweep, store, mesh=mesh_of(devices), shard=(number, parts), progress=watch
+        )
+    found = {"output": str(store), **done._asdict()}
+    if json:
+        out.print_json(found)
+    else:
+        out.show(summary_line(done), f"written to {store}")
+    return 0
+
+
+def summary_line(done: Any) -> str:
+    """A run in one line."""
+    words = f"{done.computed} networks computed, {done.reused} were there"
+    if done.elsewhere:
+        words += f", {done.elsewhere} are left to others"
+    if done.computed:
+        share = done.compute_seconds / (done.workers * done.seconds)
+        words += f"; {clock(done.seconds)}, {100 * share:.0f} % of it in compiled programs"
+    return words
+
+
+def part_of(shard: str | None) -> tuple[int, int]:
+    """The (i, n) of a text "i/n"."""
+    try:
+        number, parts = (0, 1) if shard is None else map(int, shard.split("/"))
+    except ValueError:
+        number, parts = 0, 0
+    if not 0 <= number < parts:
+        raise BadInput(f"--shard: must be i/n with i from 0 to n - 1; got {shard}")
+    return number, parts
+
+
+def mesh_of(devices: int | None) -> Any:
+    """All devices, or the first ones of this process, in a row."""
+    import jax
+
+    here = jax.local_devices()
+    if devices is not None and not 1 <= devices <= len(here):
+        raise BadInput(f"--devices: must be from 1 to {len(here)}; got {devices}")
+    chosen = here[:devices]
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(chosen),), ("devices",), devices=chosen, axis_types=auto)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds != seconds:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.{0 if size >= 1e7 else 1}f} MB"
+
+
+@contextmanager
+def watching(quiet: bool) -> Iterator[Callable[[Any], None]]:
+    """Show the progress of a sweep on stderr: a bar on a terminal, else a line now and then."""
+    if quiet:
+        yield lambda p: None
+        return
+    said = {"at": -float("inf")}
+
+    def line(p: Any) -> None:
+        now = time.monotonic()
+        if p.done == 0:
+            text = f"{p.total} networks to compute; memory {_megabytes(p.memory)}"
+        else:
+            text = f"{p.done} of {p.total} networks; {clock(p.remaining)} left"
+        if p.done in (0, p.total) or now - said["at"] > _EVERY:
+            said["at"] = now
+            print(f"sweep: {text}", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("networks"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task("networks", total=None, left="compiling")
+
+        def update(p: Any) -> None:
+            if p.done == 0:
+                bars.console.print(f"memory {_megabytes(p.memory)}", highlight=False)
+            left = f"{clock(p.remaining)} left" if p.done else "started"
+            bars.update(task, completed=p.done, total=p.total, left=left)
+
+        yield update
+
+
+def status(store: Path, json: bool) -> int:
+    """Say what is there of a sweep."""
+    from sigprop.sweeps import open_store, status_of
+
+    with checked(path="store"):
+        opened = open_store(store.resolve(), write=False)
+        found = status_of(opened)
+    sweep = opened.sweep
+    sizes = {name: len(values) for name, values in sweep.axes.items()}
+    if json:
+        words = {"axes": sizes, "replicas": sweep.replicas, "environment": opened.environment}
+        out.print_json({**found._asdict(), **words})
+        return 0
+    rows = out.table(store.name, "", "done", "of")
+    rows.add_row("networks", str(found.done), str(found.networks))
+    rows.add_row("points", str(found.finished_points), str(found.points))
+    axes = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "none"
+    where = ", ".join(f"{k} {opened.environment[k]}" for k in ("sigprop", "jax", "device"))
+    out.show(rows, f"axes: {axes}; {sweep.replicas} replicas", where)
+    return 0
+
+
+def merge(stores: list[Path], output: Path, json: bool) -> int:
+    """Join stores."""
+    set_up()
+    import sigprop
+
+    with checked(path="output", paths="stores"):
+        found = sigprop.merge_sweeps(stores, output)
+    if json:
+        out.print_json({"output": str(output), **found._asdict()})
+    else:
+        out.show(f"{found.done} of {found.networks} networks", f"written to {output}")
+    return 0
+
+
+def show(
+    store: Path,
+    observable: str | None,
+    against: str | None,
+    by: str | None,
+    at: str | None,
+    index: int,
+    output: Path | None,
+    json: bool,
+) -> int:
+    """Draw and print one observable against one axis."""
+    set_up()
+    from sigprop.figures import caption_of, choose, series_of, sweep_figure
+    from sigprop.sweeps import dataset_of, open_store, summarised
+
+    with checked(path="store"):
+        opened = open_store(store.resolve(), write=False)
+        sweep = opened.sweep
+        view = choose(sweep, observable, against, by, _pairs(at), index)
+        folder = out.output_folder(output, "sweep", ["sweep"], [])
+        series = series_of(sweep, summarised(sweep, dataset_of(opened)), view)
+    files = out.save_figure(
+        sweep_figure(view, series, caption_of(sweep, view, series)), folder, "sweep"
+    )
+    if json:
+        out.print_json(
+            {"view": asdict(view), "series": [_plain(one) for one in series], "files": files}
+        )
+        return 0
+    rows = out.table(
+        f"{view.observable}, mean ± standard error",
+        view.against,
+        view.by or "",
+        "networks",
+        "simulation",
+        "±",
+        "theory",
+    )
+    for one in series:
+        values = zip(one.x, one.networks, one.mean, one.standard_error, one.theory, strict=True)
+        for x, count, mean, error, theory in values:
+            label = "" if one.label is None else _short(one.label)
+            rows.add_row(
+                _short(x), label, str(count), f"{mean:.6g}", f"{error:.1e}", f"{theory:.6g}"
+            )
+    out.show(rows, f"written to {folder}")
+    return 0
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _plain(one: Any) -> dict[str, Any]:
+    numbers = {
+        name: [out.number(x) for x in getattr(one, name)]
+        for name in ("mean", "standard_error", "theory")
+    }
+    return {"label": one.label, "x": one.x, "networks": one.networks, **numbers}
+
+
+def _pairs(text: str | None) -> dict[str, str]:
+    """The pairs of a text such as "depth=50,layer=-1"."""
+    found: dict[str, str] = {}
+    for part in text.split(",") if text else []:
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise BadInput(f"--at: must be axis=value with commas between; got {text}")
+        found[name.strip().replace("-", "_")] = value.strip()
+    return found

@@ -1,0 +1,354 @@
+"""Leading Lyapunov exponents of one network, and which of them the symmetry protects.
+
+Notation: Q_l an orthonormal frame of tangents behind layer l, J_l Q_{l-1} = Q_l R_l with R_l
+upper triangular; exponent i is the mean over depth of log R_l[i, i]. The first j columns of
+Q_l span what grows fastest in j dimensions, V_j, whatever frame they started from.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from sigprop.networks import (
+    Blank,
+    FiniteNetwork,
+    Signals,
+    check_explicit,
+    check_key,
+    check_precision,
+    draws_matrices,
+    eigvalsh,
+    qr,
+    svd,
+)
+from theory import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Reading,
+    Stacked,
+    along_depth,
+    generators,
+    interpret,
+)
+from theory.description import check_part
+from theory.mean_field import check_signals
+from theory.numerics import (
+    as_signals,
+    cast,
+    check_count,
+    largest_exponent,
+    norm,
+    one_program,
+    plain_options,
+    times_power,
+)
+
+_BLOCKS = 16
+"""Stretches of depth whose means give the standard error."""
+_OUT = 1e-3
+"""A direction with this part left outside V_j counts as half inside."""
+
+
+class Exponents(eqx.Module):
+    """Leading Lyapunov exponents of one network along one trajectory."""
+
+    values: Float[Array, " count"]
+    """Natural logarithm of the stretch per layer; descending up to their standard errors."""
+    standard_error: Float[Array, " count"]
+    """From the means over blocks of depth: of the average over depth, not over networks."""
+    alignment: Float[Array, " count"]
+    """By how much direction i raises the number of dimensions that V_i shares with the
+    generators' directions A z: 1 for exponents that the symmetry protects and 0 for others,
+    between where depth has not told neighbours apart. The sum is at most the number of
+    broken generators."""
+    expected: Float[Array, " generators"]
+    """log(|A z_L|/|A z_0|)/L, of root mean squares over units: the exponents of the generators'
+    directions, by equivariance; without a bias, J takes A z_0 to A z_L. Like what follows, NaN
+    where z_L is too small for its type."""
+    outside: Float[Array, " generators"]
+    """The part of A z_L/|A z_L| outside V_count. Near 0: its exponent is among the values."""
+    residual: Float[Array, " generators"]
+    """The part of J(A x) − A z_L outside V_count, over |A z_L|, with J re-orthogonalised
+    against V_count at every layer: what rounding leaves of the identity once the directions
+    that amplify it most are taken out. Compare it with `outside`, what is left to test."""
+
+
+class _Frame(eqx.Module):
+    signals: Signals
+    """The frame's columns are the tangents: `count` generic ones, then one per generator."""
+    log_stretch: Float[Array, " columns"]
+    """Σ_l log R_l[i, i]."""
+    triangle: Float[Array, "generators generators"]
+    """The product of the generators' block of the R_l."""
+
+
+class _Following(Reading[_Frame]):
+    """A finite network whose tangents are made orthonormal again at every boundary."""
+
+    network: FiniteNetwork
+
+    def affine(self, node: Affine, state: _Frame):
+        signals, note = self.network.affine(node, state.signals)
+        state = self._with(state, signals)
+        if self.network.shared is not None:
+            return state, note
+        return state, None if note is None else state.log_stretch
+
+    def pointwise(self, node: Pointwise, state: _Frame):
+        return self._with(state, self.network.pointwise(node, state.signals)[0]), None
+
+    def normalise(self, node: Normalise, state: _Frame):
+        return self._with(state, self.network.normalise(node, state.signals)[0]), None
+
+    def add(self, skip: _Frame, branch: _Frame):
+        signals, note = self.network.add(skip.signals, branch.signals)
+        return self._with(skip, signals), None if note is None else skip.log_stretch
+
+    def through_time(self, turn, state: _Frame, steps: int):
+        """The states of one sequence; what is given back is the last one."""
+        drives = state.signals.values
+        if len(drives) != steps:
+            raise ValueError(f"`x`: must be one sequence of {steps} inputs; got {len(drives)}")
+        frame = state.signals.tangents[:1]
+        columns = (1 + frame.shape[-1]) * max(steps - 1, 1)
+        blank = Blank(
+            self.network.key, self.network.width, columns, self.network.explicit_weights, False
+        )
+        unit = jnp.zeros(drives.shape[1:], drives.dtype)
+        shared = turn(blank, unit, unit)[1]
+
+        def advance(carry, drive):
+            previous, shared = carry
+            still = Signals(drive[None], jnp.zeros_like(frame), previous.signals.log_gain)
+            network = eqx.tree_at(
+                lambda n: n.shared, self.network, shared, is_leaf=lambda x: x is None
+            )
+            here = _Frame(still, previous.log_stretch, previous.triangle)
+            after, (shared, _) = turn(_Following(network), previous, here)
+            return (self.boundary(after), (shared, None)), previous.log_stretch
+
+        first = Signals(drives[:1], frame, state.signals.log_gain[:1])
+        first = self.boundary(self._with(state, first))
+        (last, _), stretch = jax.lax.scan(advance, (first, shared), drives[1:])
+        return last, Stacked(stretch)
+
+    def child(self, index: int) -> "_Following":
+        return _Following(self.network.child(index))
+
+    def inside_branch(self) -> "_Following":
+        return _Following(self.network.inside_branch())
+
+    def layers(self, depth: int) -> "_Following":
+        return _Following(self.network.layers(depth))
+
+    def boundary(self, state: _Frame) -> _Frame:
+        return state if self.network.in_branch else orthonormalised(state)
+
+    @staticmethod
+    def _with(state: _Frame, signals: Signals) -> _Frame:
+        return _Frame(signals, state.log_stretch, state.triangle)
+
+
+def orthonormalised(state: _Frame) -> _Frame:
+    """The same flag of subspaces by orthonormal columns, its stretch put into the logs."""
+    signals = state.signals
+    shape = signals.tangents.shape
+    q, r = qr(signals.tangents.reshape(-1, shape[-1]))
+    diagonal = jnp.diagonal(r)
+    signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
+    q, r = q * signs[None], r * signs[:, None]
+    own = len(state.triangle)
+    corner = r[len(r) - own :, len(r) - own :]
+    triangle = jnp.matmul(corner, state.triangle, precision="highest")
+    signals = Signals(signals.values, q.reshape(shape), signals.log_gain)
+    return _Frame(signals, state.log_stretch + jnp.log(jnp.abs(diagonal)), triangle)
+
+
+def sample_exponents(
+    network: Part,
+    x: Float[Array, "steps width_in k"],
+    key: Key[Array, ""],
+    *,
+    width: int,
+    count: int,
+    discard: int | None = None,
+    explicit_weights: bool | None = None,
+    precision: str = "highest",
+) -> Exponents:
+    """Draw one network and follow a frame of `count` tangents through its depth.
+
+    Parameters
+    ----------
+    network
+        The description; its outermost `Repeat` should be hundreds of layers deep, or its
+        `Recurrent` as many steps long, which are then the layers.
+    x
+        One input, or one sequence; only its first input is perturbed. Its dtype is that of the
+        simulation.
+    key, width
+        As in `sample_network`.
+    count
+        Number of leading exponents, up to the width_in · k directions of the input less the
+        generators of the symmetry, which are followed too.
+    discard
+        Layers left out of the averages, while the frame turns towards its flag; a tenth of
+        them by default.
+    explicit_weights
+        As in `sample_network`; without them the law is the same at a cost of
+        width · (count + generators)², times steps² for a `Recurrent`.
+
+    Convention
+    ----------
+    Exponents are those of |J v|, not of its square: a generic perturbation of a wide network
+    has ½ log χ.
+
+    Accuracy
+    --------
+    Finite depth: neighbours closer than 1/depth are not told apart, and values carry an
+    error of the order of 1/depth beside their standard error. These are QR diagonals:
+    Lyapunov exponents as depth goes to infinity, not the singular values of the product.
+
+    Raises
+    ------
+    ValueError
+        If `count` or `discard` is outside its range.
+
+    References
+    ----------
+    Benettin et al. 1980 (the frame); Mo 2026 (arXiv 2605.03338), for the number of exact
+    zeros: at least the dimension of what the state breaks.
+    """
+    check_part("network", network)
+    check_key("key", key)
+    check_count("width", width)
+    if discard is not None:
+        check_count("discard", discard, 0)
+    check_explicit(explicit_weights)
+    check_precision(precision)
+    x = as_signals("x", x)
+    check_signals("x", x)
+    steps, width_in, k = x.shape
+    later, x = x[1:], x[:1]
+    a = jnp.asarray(generators(network), x.dtype)
+    room = width_in * k - len(a)
+    check_count("count", count)
+    if count > room:
+        raise ValueError(
+            f"`count`: must be at most width_in · k less the generators, {room}; got {count}"
+        )
+    columns = count + len(a)
+    explicit_weights = draws_matrices(explicit_weights, width, (1 + columns) * k * steps)
+    network = cast(network, x.dtype)
+    return _sampled(network, x, later, a, key, width, count, discard, explicit_weights, precision)
+
+
+@one_program(plain_options)
+def _sampled(
+    network, x, later, a, key, width, count, discard, explicit_weights, precision
+) -> Exponents:
+    _, width_in, k = x.shape
+    steps, columns = 1 + len(later), count + len(a)
+    weights_key, frame_key = (jax.random.fold_in(key, i) for i in range(2))
+    generic = jax.random.normal(frame_key, (1, width_in, k, count), x.dtype)
+    tangents = jnp.concatenate([generic, _turned(a, x)], axis=-1)
+    signals = Signals(x, tangents, jnp.zeros(1, x.dtype))
+    start = _Frame(signals, jnp.zeros(columns, x.dtype), jnp.eye(len(a), dtype=x.dtype))
+    start = orthonormalised(start)
+    start = eqx.tree_at(lambda s: s.log_stretch, start, jnp.zeros_like(start.log_stretch))
+    if steps > 1:
+        still = jnp.zeros((steps - 1, width_in, k, columns), x.dtype)
+        frame = jnp.concatenate([start.signals.tangents, still])
+        whole = Signals(jnp.concatenate([x, later]), frame, jnp.zeros(steps, x.dtype))
+        start = _Frame(whole, start.log_stretch, start.triangle)
+    reading = _Following(FiniteNetwork(weights_key, width, None, precision, explicit_weights))
+    final, notes = interpret(network, reading, start)
+
+    stretch = along_depth(notes)
+    depth = len(stretch) - 1
+    discard = depth // 10 if discard is None else discard
+    check_count("discard", discard, 0)
+    if depth - discard < _BLOCKS:
+        raise ValueError(
+            f"`discard`: must leave at least {_BLOCKS} layers of the {depth} that the network "
+            f"repeats; got {discard}"
+        )
+    # A note is made before the boundary of its turn, so that turn l ends at note l + 1.
+    stretch = jnp.concatenate([stretch[1:], final.log_stretch[None]])[:, :count]
+    values, error = block_averages(stretch, discard)
+
+    frame = final.signals.tangents.reshape(-1, columns)
+    directions = _turned(a, final.signals.values).reshape(len(frame), len(a))
+    power = largest_exponent(directions, 0)
+    directions = times_power(directions, -power)
+    size = jnp.linalg.norm(directions, axis=0)
+    gone = size == 0  # too small for their type
+    size = jnp.where(gone, 1, size)
+    before = norm(_turned(a, x).reshape(width_in * k, len(a)), 0)
+    units = np.sqrt(width_in * k / len(frame)).astype(x.dtype)
+    grown = jnp.log(size * units) + math.log(2) * power[0].astype(x.dtype) - jnp.log(before)
+    expected = jnp.where(gone, jnp.nan, grown) / depth
+    leading, own = frame[:, :count], frame[:, count:]
+    rest = _without(leading, directions)
+    followed = times_power(jnp.matmul(own, final.triangle, precision="highest"), -power)
+    unknown = lambda x: jnp.where(gone, jnp.nan, x)
+    residual = unknown(jnp.linalg.norm(followed - rest, axis=0) / size)
+    outside = unknown(jnp.linalg.norm(rest, axis=0) / size)
+    protected = alignment(leading, directions / size[None])
+    return Exponents(values, error, protected, expected, outside, residual)
+
+
+def block_averages(
+    total: Float[Array, "ends count"], discard: int
+) -> tuple[Float[Array, " count"], Float[Array, " count"]]:
+    """Mean growth per step of what is summed from step 0 on, without the first `discard`, and
+    its standard error from the means over blocks."""
+    depth = len(total) - 1
+    ends = np.linspace(discard, depth, _BLOCKS + 1).round().astype(int)
+    means = (total[ends[1:]] - total[ends[:-1]]) / np.diff(ends)[:, None].astype(total.dtype)
+    error = jnp.std(means, axis=0, ddof=1) / np.sqrt(_BLOCKS).astype(total.dtype)
+    return (total[depth] - total[discard]) / (depth - discard), error
+
+
+def _turned(a: Float[Array, "generators k k"], x: Float[Array, "1 width k"]) -> Array:
+    """A x for every generator, as columns of tangents."""
+    return jnp.einsum("gij,nuj->nuig", a, x, precision="highest")
+
+
+def _without(frame: Float[Array, "size m"], columns: Float[Array, "size g"]) -> Array:
+    for _ in range(2):  # once more takes out what rounding left
+        overlap = jnp.matmul(frame.T, columns, precision="highest")
+        columns = columns - jnp.matmul(frame, overlap, precision="highest")
+    return columns
+
+
+def alignment(frame: Float[Array, "size count"], directions: Float[Array, "size g"]) -> Array:
+    """By how much each column raises the number of the directions' dimensions in V_j.
+
+    That number is Σ τ²/(s² + τ²) over the sines s of the principal angles between V_j and the
+    span of the directions.
+    """
+    if directions.shape[1] == 0:
+        return jnp.zeros(frame.shape[1], frame.dtype)
+    u, s, _ = svd(directions)
+    eps = jnp.finfo(frame.dtype).eps
+    basis = u * (s > s[:1] * eps * frame.shape[0]).astype(frame.dtype)[None]
+    dimension = jnp.sum(basis**2)
+
+    def inside(rest):
+        gram = jnp.matmul(rest.T, rest, precision="highest")
+        sines = jnp.maximum(eigvalsh(gram), 0)
+        return dimension - jnp.sum(sines / (sines + _OUT**2))
+
+    def turn(carry, column):
+        rest, before = carry
+        rest = rest - column[:, None] * jnp.matmul(column, rest, precision="highest")[None]
+        after = inside(rest)
+        return (rest, after), after - before
+
+    return jax.lax.scan(turn, (basis, inside(basis)), frame.T)[1]

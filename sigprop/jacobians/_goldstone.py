@@ -1,0 +1,221 @@
+"""What the symmetry protects in one network, forwards and backwards.
+
+Forwards J(x)·(Ax) = A f(x) for every generator A; backwards a conserved charge.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sigprop.networks import (
+    DrawnNetwork,
+    FiniteNetwork,
+    Signals,
+    outer_depth,
+    singular_values,
+    start_at,
+)
+from theory import Affine, Normalise, Pointwise, Reading, interpret
+from theory.mean_field import check_signals
+from theory.numerics import as_signals, cast, check_callable, norm, one_program, plain_options
+
+_COPIES = 4
+"""Evaluations at inputs that differ by rounding."""
+_NUDGE = 8.0
+"""Their difference, in units of eps: about what the layers of a deep network round."""
+_SAFETY = 6.0
+_FLOOR = 16.0
+"""Claims are at least this many eps."""
+
+
+class Certificate(eqx.Module):
+    """The Goldstone identity of one function at one input, generator by generator.
+
+    Notation: f the function, J its Jacobian at x, A a generator acting on every unit.
+    """
+
+    residual: Float[Array, " generators"]
+    """|J(Ax) − A f(x)| / |A f(x)|: zero in exact arithmetic for an equivariant function."""
+    claim: Float[Array, " generators"]
+    """The residual that rounding alone explains, measured at inputs that differ by a few eps.
+    Above 1, the arithmetic leaves nothing to be claimed: the network amplifies its rounding."""
+    holds: Bool[Array, " generators"]
+    """residual <= claim."""
+    gain: Float[Array, " generators"]
+    """|J(Ax)|²/|Ax|²."""
+    expected_gain: Float[Array, " generators"]
+    """tr(AᵀAΣ_L)/tr(AᵀAΣ_0), Σ the covariances of output and input units, times the ratio of
+    widths: the gain of an equivariant function, which no chaos and no depth changes."""
+    broken: Int[Array, ""]
+    """Number of independent directions Ax: the Goldstone modes of this state."""
+
+
+@one_program(plain_options)
+def certify(
+    fn: Callable[[Float[Array, "n width k"]], Float[Array, "n width_out k"]],
+    x: Float[Array, "1 width k"],
+    generators: Float[Any, "generators k k"],
+) -> Certificate:
+    """Test one function for the identity that its symmetry implies.
+
+    Parameters
+    ----------
+    fn
+        Any function of inputs [n, width, k], such as a `DrawnNetwork`.
+        Only forward derivatives are taken.
+    x
+        One input; its dtype is the arithmetic that is tested.
+    generators
+        Antisymmetric matrices, as `theory.generators` gives them.
+
+    Accuracy
+    --------
+    `claim` is an estimate from four evaluations, not a bound. A function that violates the
+    identity by more than rounding has the same residual in all of them, which is above its
+    claim; where the claim is above 1 nothing can be said.
+
+    References
+    ----------
+    Iqbal et al. 2026 (arXiv 2605.14685).
+    """
+    check_callable("fn", fn)
+    x = as_signals("x", x)
+    check_signals("x", x)
+    dtype = x.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    a = jnp.asarray(generators, dtype)
+    noise = jax.random.normal(jax.random.key(0), (_COPIES - 1, *x.shape), dtype)
+    nudged = x[None] * (1 + _NUDGE * eps * noise)
+    copies = jnp.concatenate([x[None], nudged])
+
+    def turned(generator: Array, z: Array) -> Array:
+        return jnp.einsum("ij,nuj->nui", generator, z, precision="highest")
+
+    def defect(x: Array, generator: Array) -> tuple[Array, Array, Array]:
+        value, pushed = jax.jvp(fn, (x,), (turned(generator, x),))
+        expected = turned(generator, value)
+        return pushed - expected, pushed, expected
+
+    each = jax.lax.map(lambda x: jax.lax.map(lambda g: defect(x, g), a), copies)
+    defects, pushed, expected = (leaf.astype(jnp.result_type(float)) for leaf in each)
+    end = _norm(expected[0])
+    size = jnp.where(end > 0, end, 1.0)
+    residual = _norm(defects[0]) / size
+    centred = defects - jnp.mean(defects, axis=0, keepdims=True)
+    spread = jnp.sqrt(jnp.sum((_norm(centred) / size[None]) ** 2, axis=0) / (_COPIES - 1))
+    claim = _SAFETY * spread + _FLOOR * eps
+
+    directions = jax.vmap(lambda g: turned(g, x))(a).astype(jnp.result_type(float))
+    start = _norm(directions)
+    # Signals that are too small for their type leave nothing to be claimed.
+    claim = jnp.where((end > 0) | (start == 0), claim, jnp.inf)
+    start = jnp.where(start > 0, start, 1.0)
+    values = singular_values(directions.reshape(len(a), -1))
+    broken = jnp.sum(values > values[0] * eps * np.sqrt(x.size)) if len(a) else jnp.asarray(0)
+    return Certificate(
+        residual,
+        claim,
+        residual <= claim,
+        (_norm(pushed[0]) / start) ** 2,
+        (end / start) ** 2,
+        broken,
+    )
+
+
+class _Turned(Reading[Signals]):
+    """A finite network whose units are turned by Σ θ_A A at every boundary, θ = 0."""
+
+    network: FiniteNetwork
+    angles: Float[Array, "*turns generators"]
+    generators: Float[Array, "*depth generators k k"]
+
+    def affine(self, node: Affine, state: Signals):
+        return self.network.affine(node, state)[0], None
+
+    def pointwise(self, node: Pointwise, state: Signals):
+        return self.network.pointwise(node, state)
+
+    def normalise(self, node: Normalise, state: Signals):
+        return self.network.normalise(node, state)
+
+    def add(self, skip: Signals, branch: Signals):
+        return self.network.add(skip, branch)[0], None
+
+    def through_time(self, turn, state, steps: int):
+        raise TypeError(
+            "`drawn`: charges are those of layers with their own weights, not of a Recurrent"
+        )
+
+    def child(self, index: int) -> "_Turned":
+        return _Turned(self.network.child(index), self.angles, self.generators)
+
+    def inside_branch(self) -> "_Turned":
+        return _Turned(self.network.inside_branch(), self.angles, self.generators)
+
+    def layers(self, depth: int) -> "_Turned":
+        if self.angles.ndim != 2:
+            raise ValueError("`drawn`: charges need a network with one level of `Repeat`")
+        generators = jnp.broadcast_to(self.generators, (depth, *self.generators.shape))
+        return _Turned(self.network.layers(depth), self.angles, generators)
+
+    def boundary(self, state: Signals) -> Signals:
+        if self.network.in_branch:
+            return state
+        turn = jnp.einsum("g,gij->ij", self.angles, self.generators)
+        values = state.values
+        values = values + jnp.einsum("ij,nuj->nui", turn, values, precision="highest")
+        return eqx.tree_at(lambda s: s.values, state, values)
+
+
+@eqx.filter_jit
+def backward_charges(
+    drawn: DrawnNetwork,
+    x: Float[Array, "1 width_in k"],
+    gradient: Float[Array, "1 width_out k"],
+    generators: Float[Any, "generators k k"],
+) -> Float[Array, "depth generators"]:
+    """Q_A(l) = Σ_units ⟨∂loss/∂z_l, A z_l⟩ behind every turn l of a network's `Repeat`.
+
+    An equivariant network conserves it: every layer has the charge of the last, which is
+    Σ ⟨gradient, A z_L⟩.
+
+    Parameters
+    ----------
+    drawn
+        One network, with one level of `Repeat`.
+    x
+        Its input; the dtype is the arithmetic.
+    gradient
+        ∂loss/∂z_L at the output.
+    generators
+        As `theory.generators` gives them.
+
+    Accuracy
+    --------
+    Rounding, relative to |∂loss/∂z_l| |A z_l|, which chaos makes large backwards while the
+    charge stays.
+
+    References
+    ----------
+    Noether's argument: Q_A is the derivative of the loss by a rotation of all units of
+    layer l, which an equivariant network carries to its output. Iqbal et al. 2026
+    (arXiv 2605.14685).
+    """
+    network = cast(drawn.network, x.dtype)
+    a = jnp.asarray(generators, x.dtype)
+
+    def loss(angles):
+        reading = _Turned(drawn.reading, angles, a)
+        final, _ = interpret(network, reading, start_at(x))
+        return jnp.sum(gradient * final.values)
+
+    return jax.grad(loss)(jnp.zeros((outer_depth(network), len(a)), x.dtype))
+
+
+def _norm(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:
+    return norm(signals, (-3, -2, -1))

@@ -1,0 +1,97 @@
+from ._arguments import check_explicit, check_key, check_precision, check_seed
+from ._coherence import network_coherence, sample_coherence
+from ._digits import subnormal, underflown_slopes
+from ._ensemble import (
+    Ensemble,
+    Progress,
+    default_block,
+    in_blocks,
+    sample_ensemble,
+    sample_ensembles,
+)
+from ._inputs import (
+    digits_inputs,
+    gram_inputs,
+    idx_inputs,
+    pair_gram,
+    pair_inputs,
+    read_idx,
+    read_images,
+)
+from ._lapack import (
+    alone,
+    divide_upper,
+    eigh,
+    eigvalsh,
+    one_thread,
+    qr,
+    singular_values,
+    solve,
+    solve_upper,
+    svd,
+    triangle,
+    upright,
+)
+from ._limits import MOST_WITH_MATRICES
+from ._network import (
+    DrawnNetwork,
+    FiniteNetwork,
+    Sample,
+    Signals,
+    outer_depth,
+    sample_network,
+    sampled_inputs,
+    start_at,
+)
+from ._shared import Blank
+from ._units import units_of
+from ._weights import draw_weights, draws_matrices
+
+__all__ = [
+    "Blank",
+    "DrawnNetwork",
+    "Ensemble",
+    "FiniteNetwork",
+    "MOST_WITH_MATRICES",
+    "Progress",
+    "Sample",
+    "Signals",
+    "alone",
+    "check_explicit",
+    "check_key",
+    "check_precision",
+    "check_seed",
+    "default_block",
+    "digits_inputs",
+    "divide_upper",
+    "draw_weights",
+    "draws_matrices",
+    "eigh",
+    "eigvalsh",
+    "gram_inputs",
+    "idx_inputs",
+    "in_blocks",
+    "network_coherence",
+    "one_thread",
+    "outer_depth",
+    "pair_gram",
+    "pair_inputs",
+    "qr",
+    "read_idx",
+    "read_images",
+    "sample_coherence",
+    "sample_ensemble",
+    "sample_ensembles",
+    "sample_network",
+    "sampled_inputs",
+    "singular_values",
+    "solve",
+    "solve_upper",
+    "start_at",
+    "subnormal",
+    "svd",
+    "triangle",
+    "underflown_slopes",
+    "units_of",
+    "upright",
+]

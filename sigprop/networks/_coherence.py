@@ -1,0 +1,151 @@
+"""Gradient coherence of finite networks at initialisation, without forming a gradient."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sigprop.networks._arguments import check_seed
+from sigprop.networks._ensemble import Progress, default_block, in_blocks
+from sigprop.networks._lapack import eigh
+from sigprop.networks._network import FiniteNetwork, Signals, start_at
+from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
+from theory.gradients import check_gram, turns_of
+from theory.numerics import as_real, as_signals, cast, check_count, largest_exponent, times_power
+
+
+class _Probed(Reading[Signals]):
+    """A finite network with zeros added at the boundaries, that notes its signals."""
+
+    network: FiniteNetwork
+    probes: Float[Array, "*turns n width k"]
+
+    def affine(self, node: Affine, state: Signals):
+        after, _ = self.network.affine(node, state)
+        return after, None if self.network.in_branch else after.values
+
+    def pointwise(self, node: Pointwise, state: Signals):
+        return self.network.pointwise(node, state)
+
+    def normalise(self, node: Normalise, state: Signals):
+        return self.network.normalise(node, state)
+
+    def through_time(self, turn, state: Signals, steps: int):
+        raise TypeError("`network`: gradients of a Recurrent are those of one layer; got no other")
+
+    def add(self, skip: Signals, branch: Signals):
+        after, _ = self.network.add(skip, branch)
+        return after, after.values
+
+    def child(self, index: int) -> "_Probed":
+        return _Probed(self.network.child(index), self.probes)
+
+    def inside_branch(self) -> "_Probed":
+        return _Probed(self.network.inside_branch(), self.probes)
+
+    def layers(self, depth: int) -> "_Probed":
+        return _Probed(self.network.layers(depth), self.probes)
+
+    def boundary(self, state: Signals) -> Signals:
+        return eqx.tree_at(lambda s: s.values, state, state.values + self.probes)
+
+
+def network_coherence(
+    network: Part,
+    inputs: Float[Array, "n width_in k"],
+    key: Key[Array, ""],
+    *,
+    width: int,
+    loss_gram: Float[Array, "n n"] | None = None,
+    explicit_weights: bool = True,
+) -> Float[Array, "layers layers"]:
+    """⟨G_l, G_m⟩/(‖G_l‖ ‖G_m‖) of the gradients of one drawn network.
+
+    As in `theory.gradient_coherence`; the gradients at the outputs are drawn with `loss_gram`.
+    """
+    turns = turns_of(network)
+    n = inputs.shape[0]
+    gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(loss_gram)
+    network, dtype = cast(network, inputs.dtype), inputs.dtype
+    weights_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
+    size, turn = eigh(gram.astype(dtype))
+    root = turn * jnp.sqrt(jnp.maximum(size, 0))[None]
+    k = inputs.shape[2]
+
+    def loss(probes):
+        finite = FiniteNetwork(weights_key, width, explicit_weights=explicit_weights)
+        reading = _Probed(finite, probes)
+        last, notes = interpret(network, reading, start_at(inputs))
+        drawn = jax.random.normal(loss_key, last.values.shape, dtype)
+        direction = jnp.tensordot(root, drawn, 1, precision="highest")
+        return jnp.sum(direction * last.values), along_depth(notes)
+
+    probes = jnp.zeros((turns.repeat.depth, n, width, k), dtype)
+    backward, signals = jax.grad(loss, has_aux=True)(probes)
+    nodes, structure = eqx.partition(cast(turns.pointwise, dtype), eqx.is_array)
+    phi = lambda leaves, z: eqx.combine(leaves, structure).activation(z)
+    forward = jax.vmap(phi)(nodes, signals[: turns.repeat.depth])
+    # Cosines do not depend on the scales of the layers.
+    unit = lambda x: times_power(x, -largest_exponent(x, (1, 2, 3)))
+    backward, forward = unit(backward), unit(forward)
+    over_units = lambda x: jnp.einsum("laui,mbuj->lmabij", x, x, precision="highest")
+    table = jnp.asarray(turns.affine.weights.table, dtype)
+    lifted = jnp.einsum("cij,lmabjk,cok->lmabio", table, over_units(forward), table)
+    inner = jnp.einsum("lmabio,lmabio->lm", over_units(backward), lifted)
+    norm = jnp.sqrt(jnp.diagonal(inner))
+    return inner / (norm[:, None] * norm[None])
+
+
+@eqx.filter_jit
+def _block(network, inputs, key, indices, width, loss_gram, explicit_weights):
+    def one(index):
+        key_ = jax.random.fold_in(key, index)
+        how = {"loss_gram": loss_gram, "explicit_weights": explicit_weights}
+        return network_coherence(network, inputs, key_, width=width, **how)
+
+    return jax.lax.map(one, indices)
+
+
+def sample_coherence(
+    network: Part,
+    inputs: Float[Array, "n width_in k"],
+    *,
+    width: int,
+    replicas: int,
+    seed: int = 0,
+    loss_gram: Float[Array, "n n"] | None = None,
+    explicit_weights: bool = True,
+    progress: Progress | None = None,
+) -> Float[Array, "networks layers layers"]:
+    """Cosines of the gradients of all pairs of layers, of independent networks of one width.
+
+    Parameters
+    ----------
+    network, loss_gram
+        As in `theory.gradient_coherence`, which predicts the limit of their means.
+    inputs
+        Shape [inputs, width_in, components]; its dtype is that of the simulation.
+    width, replicas, seed, explicit_weights, progress
+        As in `sample_ensemble`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `theory.gradient_coherence`; or names the field and its allowed range.
+    """
+    check_count("width", width)
+    check_count("replicas", replicas, 2)
+    check_seed(seed)
+    turns = turns_of(network)
+    inputs = as_signals("inputs", inputs)
+    if loss_gram is not None:
+        loss_gram = jnp.asarray(as_real("loss_gram", loss_gram))
+        check_gram(loss_gram, len(inputs))
+    key = jax.random.fold_in(jax.random.key(seed), width)
+    entries = width**2 if explicit_weights else width * (4 * len(inputs)) ** 2
+    return in_blocks(
+        lambda indices: _block(network, inputs, key, indices, width, loss_gram, explicit_weights),
+        replicas,
+        default_block(replicas, entries * turns.repeat.depth),
+        progress,
+    )

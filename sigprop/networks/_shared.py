@@ -1,0 +1,254 @@
+"""Weights that are shared over time: held, or known only by what they did so far.
+
+Notation: W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that
+size. Going forward it is known by W Q = A, Q orthonormal and A Gaussian (or √size times a
+frame): as good as a draw of W, which meets no direction outside Q. Going backward
+Wᵀ g = Q Aᵀ g + (1 − Q Qᵀ) Z Pᵀ g, P an orthonormal frame of what came back (less, for O, its
+part inside A) and Z drawn like A. Rows of the arrays are the columns of these matrices.
+"""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from sigprop.networks._random import normal
+from sigprop.networks._weights import draw_weights, images, lift, of_units, products_of
+from theory import Affine, Normalise, Pointwise, Reading, WeightLaw
+from theory.numerics import largest_exponent, times_power
+
+
+class HeldWeights(eqx.Module):
+    """An `Affine` with its weights drawn."""
+
+    weights: Float[Array, "*layers fan_out fan_in tables"]
+    bias: Float[Array, "*layers fan_out k"]
+
+
+class Products(eqx.Module):
+    """An `Affine` whose weights are known by their products alone."""
+
+    q: Float[Array, "*layers columns size_in"]
+    a: Float[Array, "*layers columns size_out"]
+    z: Float[Array, "*layers columns size_in"] | None
+    p: Float[Array, "*layers columns size_out"] | None
+    """Empty going forward; going backward they travel as the cotangents of themselves."""
+    used: Int[Array, "*layers"]
+    key: Key[Array, "*layers"]
+    bias: Float[Array, "*layers fan_out k"]
+
+
+Shared = HeldWeights | Products
+
+
+def shared_product(
+    law: WeightLaw,
+    memory: Shared,
+    vectors: Float[Array, "fan_in k columns"],
+    precision: str,
+) -> tuple[Float[Array, "fan_out k_out columns"], Shared]:
+    """W v for every column v, and what is known of W after it."""
+    fan_in, _, columns = vectors.shape
+    if isinstance(memory, HeldWeights):
+        weights = memory.weights.reshape(len(memory.weights), -1)
+        out = jnp.matmul(weights, lift(law, vectors, precision), precision=precision)
+        return out.reshape(len(weights), law.table.shape[1], columns), memory
+    fan_out = len(memory.bias)
+    x, height, haar = products_of(law, vectors, fan_out, precision)
+    parts = (memory.q, memory.a, memory.z, memory.p)
+    rows = jnp.pad(x, ((0, memory.q.shape[1] - len(x)), (0, 0))).T
+    used = memory.used
+    met: Any = _meet(haar, precision, rows, parts, used, memory.key)
+    out, (q, a, z, p) = met
+    scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
+    memory = Products(q, a, z, p, used + len(rows) * max(haar, 1), memory.key, memory.bias)
+    return of_units(law, scale * out[:, :height].T, fan_out, columns), memory
+
+
+def _put(known: Array, row: Array, slot: Any, haar: int) -> Array:
+    """The images of a vector in the rows from a slot on."""
+    return jax.lax.dynamic_update_slice_in_dim(known, images(row[:, None], haar).T, slot, 0)
+
+
+def _extend(
+    known: Array, row: Array, slot: Any, haar: int, precision: str
+) -> tuple[Array, Array, Array]:
+    """The frame with the part of a vector that is new to it, and coefficients of the vector.
+
+    A part that rounding leaves is not new: the frame gets zeros.
+    """
+    dot = lambda x, y: jnp.matmul(x, y, precision=precision)
+    size = jnp.linalg.norm(row)
+    rest, inside = row, jnp.zeros(len(known), row.dtype)
+    for _ in range(2):  # once more takes out what rounding left
+        along = dot(known, rest)
+        rest, inside = rest - dot(along, known), inside + along
+    left = jnp.linalg.norm(rest)
+    new = left > 32 * jnp.finfo(row.dtype).eps * size
+    unit = jnp.where(new, rest / jnp.where(new, left, 1), 0)
+    inside = inside.at[slot].set(jnp.where(new, left, 0))
+    return _put(known, unit, slot, haar), inside, new
+
+
+def _fresh(frame: Array, slot: Any, key: Array, outside: tuple, haar: int) -> Array:
+    """A random row: Gaussian, or the next one of √size times a Haar frame outside others."""
+    row = normal(jax.random.fold_in(key, slot), frame.shape[1:], frame.dtype)
+    if not haar:
+        return row
+    for _ in range(2):
+        for known, size in outside:
+            row = row - jnp.matmul(jnp.matmul(known, row, precision="highest"), known) / size
+    return row * jnp.sqrt(jnp.asarray(row.size, row.dtype)) / jnp.linalg.norm(row)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _meet(haar: int, precision: str, rows: Array, parts: tuple, used: Array, key: Array):
+    q, a, z, p = parts
+    out, q, a = _columns_forward(haar, precision, rows, q, a, used, key)
+    return out, (q, a, z, p)
+
+
+def _meet_forward(haar, precision, rows, parts, used, key):
+    return _meet(haar, precision, rows, parts, used, key), (used, key)
+
+
+def _meet_reverse(haar, precision, known, cotangent):
+    used, key = known
+    g, (q, a, z, p) = cotangent
+    if z is None:
+        raise ValueError("`gradients`: must be asked for where weights are shared; they were not")
+    back, z, p = _columns_backward(haar, precision, g, q, a, z, p, used, key)
+    return back, (q, a, z, p), None, None
+
+
+_meet.defvjp(_meet_forward, _meet_reverse)
+
+
+@jax.custom_vjp
+def turn_round(values: Array, memory: Any) -> Array:
+    """The identity on values, at the end of a forward pass.
+
+    What is known of the weights at the end starts the backward pass, as the cotangent of itself.
+    """
+    return values
+
+
+def _turn_forward(values, memory):
+    return values, memory
+
+
+def _turn_reverse(memory, cotangent):
+    return cotangent, memory
+
+
+turn_round.defvjp(_turn_forward, _turn_reverse)
+
+
+def _columns_forward(haar, precision, rows, q, a, used, key):
+    """One column after the other: each may lie in the span of those before it."""
+
+    def turn(carry, column):
+        q, a = carry
+        row, slot = column
+        q, inside, new = _extend(q, row, slot, haar, precision)
+        drawn = _fresh(a, slot, jax.random.fold_in(key, 0), ((a, a.shape[1]),), haar)
+        a = _put(a, jnp.where(new, drawn, 0), slot, haar)
+        return (q, a), jnp.matmul(inside, a, precision=precision)
+
+    slots = used + jnp.arange(len(rows)) * max(haar, 1)
+    power = largest_exponent(rows, 1)
+    (q, a), out = jax.lax.scan(turn, (q, a), (times_power(rows, -power), slots))
+    return times_power(out, power), q, a
+
+
+def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
+    size = q.shape[1]
+    dot = lambda x, y: jnp.matmul(x, y, precision=precision)
+
+    def outside(row):
+        for _ in range(2):
+            row = row - dot(dot(q, row), q)
+        return row
+
+    def turn(carry, column):
+        z, p = carry
+        row, slot = column
+        rest = row
+        if haar:
+            for _ in range(2):
+                rest = rest - dot(dot(a, rest), a) / size
+            # What rounding leaves of a vector inside A is nothing.
+            large = jnp.linalg.norm(rest) > 32 * jnp.finfo(row.dtype).eps * jnp.linalg.norm(row)
+            rest = jnp.where(large, rest, 0)
+        p, inside, new = _extend(p, rest, slot, haar, precision)
+        drawn = _fresh(z, slot, jax.random.fold_in(key, 1), ((q, 1), (z, size)), haar)
+        z = _put(z, jnp.where(new, drawn, 0), slot, haar)
+        back = dot(dot(a, row), q) + outside(dot(inside, z))
+        return (z, p), back
+
+    slots = used + jnp.arange(len(rows)) * max(haar, 1)
+    power = largest_exponent(rows, 1)
+    (z, p), out = jax.lax.scan(turn, (z, p), (times_power(rows, -power), slots))
+    return times_power(out, power), z, p
+
+
+class Blank(Reading[Array]):
+    """Notes what an `Affine` of a recurrent body shares, before its first step.
+
+    The state is a unit's worth of zeros; keys are those of the finite network.
+    """
+
+    key: Key[Array, "*layers"]
+    width: int = eqx.field(static=True)
+    columns: int = eqx.field(static=True)
+    """Vectors that will meet the weights."""
+    explicit_weights: bool = eqx.field(static=True)
+    gradients: bool = eqx.field(static=True)
+
+    def affine(self, node: Affine, state: Array):
+        fan_in = len(state)
+        law, dtype = node.weights, state.dtype
+        fan_out = self.width if node.width is None else node.width
+        key, bias_key = (jax.random.fold_in(self.key, i) for i in range(2))
+        tables, k_out, _ = law.table.shape
+        draw = jax.random.normal if self.explicit_weights else normal
+        bias = jnp.sqrt(node.bias_variance).astype(dtype) * draw(bias_key, (fan_out, k_out), dtype)
+        after = jnp.zeros((fan_out, k_out), dtype)
+        if self.explicit_weights:
+            return after, HeldWeights(draw_weights(law, key, fan_out, fan_in, dtype), bias)
+        size_in, size_out, columns = fan_in * tables, fan_out, self.columns * k_out
+        if law.distribution == "orthogonal":
+            size_in = size_out = max(size_in, fan_out * tables)
+            if columns > size_in:
+                raise ValueError(
+                    f"`width`: must be at least the {columns // tables} vectors that meet "
+                    f"orthogonal weights, or weights must be explicit; got {size_in // tables}"
+                )
+        q, a = (jnp.zeros((columns, size), dtype) for size in (size_in, size_out))
+        z, p = (q, a) if self.gradients else (None, None)
+        return after, Products(q, a, z, p, jnp.zeros((), int), key, bias)
+
+    def pointwise(self, node: Pointwise, state: Array):
+        return state, None
+
+    def normalise(self, node: Normalise, state: Array):
+        return state, None
+
+    def add(self, skip: Array, branch: Array):
+        return branch, None
+
+    def child(self, index: int) -> "Blank":
+        return eqx.tree_at(lambda b: b.key, self, jax.random.fold_in(self.key, index))
+
+    def inside_branch(self) -> "Blank":
+        return self.child(0)
+
+    def layers(self, depth: int) -> "Blank":
+        keys = jax.vmap(lambda layer: jax.random.fold_in(self.key, layer))(jnp.arange(depth))
+        return eqx.tree_at(lambda b: b.key, self, keys)
+
+    def through_time(self, turn, state: Array, steps: int):
+        raise TypeError("`network`: a recurrent body must not hold a recurrent part itself")

@@ -1,0 +1,365 @@
+"""Random matrices drawn from the weight law of a description, and their products."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from sigprop.networks._lapack import cholesky, qr, solve_upper, triangle, upright
+from sigprop.networks._random import normal
+from theory import WeightLaw
+from theory.description import Algebra
+from theory.numerics import largest_exponent, times_power
+
+_WELL = 0.1
+"""Smallest sine between a unit vector and those before it at which their scalar products alone
+give the triangular factor."""
+
+
+LARGEST_MATRIX = 2**20
+"""Entries up to which the weights of a layer are drawn where nothing else is asked for."""
+
+
+def draws_matrices(asked: bool | None, width: int, columns: int) -> bool:
+    """Whether weights are drawn: what was asked for, or else the cheaper way.
+
+    Up to 1024 units a matrix is cheap, and it is drawn. Beyond, none is if the `columns` that
+    meet it in all are a quarter of the width or less, or its own numbers would fill gigabytes.
+    """
+    if asked is not None:
+        return asked
+    if width**2 <= LARGEST_MATRIX:
+        return True
+    return 4 * columns > width and width**2 <= 2**8 * LARGEST_MATRIX
+
+
+def draw_weights(
+    law: WeightLaw, key: Key[Array, ""], fan_out: int, fan_in: int, dtype: Any
+) -> Float[Array, "fan_out fan_in tables"]:
+    """The real numbers w_a of w = Σ_a w_a e_a for every pair of units.
+
+    Convention: variance σ_w²/fan_in per unit pair (see `WeightLaw`). "orthogonal" draws a
+    Haar-distributed orthogonal, unitary or symplectic matrix (WW† = 1 over the algebra), of
+    which a rectangular layer takes the leading rows or columns, scaled to the same second moment.
+
+    References
+    ----------
+    Mezzadri 2007 (arXiv math-ph/0609050): Haar matrices from QR decompositions of Gaussian ones.
+    """
+    tables = law.table.shape[0]
+    scale = jnp.sqrt(law.entry_variance / fan_in).astype(dtype)
+    if law.distribution == "gaussian":
+        return scale * jax.random.normal(key, (fan_out, fan_in, tables), dtype)
+    larger, smaller = max(fan_out, fan_in), min(fan_out, fan_in)
+    frames = {1: _haar_frame, 2: _haar_unitary, 4: _haar_symplectic}
+    q = frames[tables](key, larger, smaller, dtype).reshape(larger, smaller, tables)
+    if fan_out < fan_in:
+        conjugate = jnp.array([1, -1, -1, -1], dtype)[:tables]
+        q = jnp.swapaxes(q, 0, 1) * conjugate[None, None]
+    # |entry|² of a Haar matrix of size `larger` has the mean 1/larger.
+    return scale * jnp.sqrt(jnp.asarray(larger * tables, dtype)) * q
+
+
+def _haar_frame(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
+    """The first columns of a Haar-distributed orthogonal matrix."""
+    return _orthonormal(jax.random.normal(key, (rows, columns), dtype))
+
+
+def _haar_unitary(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
+    """The same over the complex numbers; real and imaginary parts along the last axis."""
+    re, im = jax.random.normal(key, (2, rows, columns), dtype)
+    q = _orthonormal(jax.lax.complex(re, im))
+    return jnp.stack([q.real, q.imag], axis=-1)
+
+
+def _haar_symplectic(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
+    """The same over the quaternions; a, b, c, d of a + bi + cj + dk along the last axis."""
+    a, b, c, d = jax.random.normal(key, (4, rows, columns), dtype)
+    one, other = jax.lax.complex(a, b), jax.lax.complex(c, d)
+    # As 2×2 complex matrices. Their Gram-Schmidt process is that of the quaternions, since the
+    # second column of a quaternion is orthogonal to the first and of the same length.
+    top = jnp.stack([one, other], axis=-1)
+    bottom = jnp.stack([-other.conj(), one.conj()], axis=-1)
+    pairs = jnp.stack([top, bottom], axis=1).reshape(2 * rows, 2 * columns)
+    q = _orthonormal(pairs).reshape(rows, 2, columns, 2)[:, 0]
+    return jnp.stack([q[..., 0].real, q[..., 0].imag, q[..., 1].real, q[..., 1].imag], axis=-1)
+
+
+def _orthonormal(columns: Array) -> Array:
+    """The frame that Gram and Schmidt make; of Gaussian columns it is uniformly distributed."""
+    q, r = qr(columns)
+    # Householder reflections give R's diagonal signs or phases: Q takes them back.
+    phase = jax.lax.sign(jnp.diagonal(r))
+    return q * jnp.where(phase == 0, jnp.ones_like(phase), phase)[None]
+
+
+def product(
+    law: WeightLaw,
+    key: Key[Array, ""],
+    vectors: Float[Array, "fan_in k columns"],
+    fan_out: int,
+    *,
+    explicit: bool = True,
+    precision: str = "highest",
+) -> Float[Array, "fan_out k_out columns"]:
+    """W v for every column v, with one freshly drawn W that is dropped afterwards.
+
+    Without `explicit` no W is ever built: the products, and in reverse mode Wᵀ of whatever
+    comes back, are drawn from their law given everything that is known of W. The result is
+    the same in law (not in its bits), at a cost of fan_out · columns² instead of
+    fan_out · fan_in.
+
+    References
+    ----------
+    Bolthausen 2014, section 2 (conditioning on the products seen so far).
+    """
+    fan_in, _, columns = vectors.shape
+    k_out = law.table.shape[1]
+    if explicit:
+        weights = draw_weights(law, key, fan_out, fan_in, vectors.dtype)
+        lifted = lift(law, vectors, precision)
+        out = jnp.matmul(weights.reshape(fan_out, -1), lifted, precision=precision)
+        return out.reshape(fan_out, k_out, columns)
+    x, rows, size = products_of(law, vectors, fan_out, precision)
+    scale = jnp.sqrt(law.entry_variance / fan_in).astype(vectors.dtype)
+    out = scale * jnp.asarray(_conditioned(rows, size, precision, x, key))
+    return of_units(law, out, fan_out, columns)
+
+
+def products_of(
+    law: WeightLaw, vectors: Float[Array, "fan_in k columns"], fan_out: int, precision: str
+) -> tuple[Array, int, int]:
+    """The columns that the weights act on, how many rows they then have, and their `images`.
+
+    Haar weights act on columns of numbers of the algebra, D real ones each. Gaussian ones, which
+    are free of each other, act on lifted columns of real numbers (0 stands for them).
+    """
+    if law.distribution == "gaussian":
+        return lift(law, vectors, precision), fan_out, 0
+    size, (fan_in, k, columns) = len(law.table), vectors.shape
+    numbers = vectors.reshape(fan_in, k // size, size, columns)
+    return jnp.swapaxes(numbers, 1, 2).reshape(fan_in * size, -1), fan_out * size, size
+
+
+def of_units(law: WeightLaw, out: Array, fan_out: int, columns: int) -> Array:
+    """The products as components of units, [fan_out, k_out, columns]."""
+    k, size = law.table.shape[1], len(law.table)
+    if law.distribution == "gaussian":
+        return out.reshape(fan_out, k, columns)
+    numbers = out.reshape(fan_out, size, k // size, columns)
+    return jnp.swapaxes(numbers, 1, 2).reshape(fan_out, k, columns)
+
+
+@functools.cache
+def _from_the_right(size: int) -> np.ndarray:
+    """Multiplication from the right by the units of an algebra, shape [D, D, D]."""
+    known: dict[int, Algebra] = {1: "real", 2: "complex", 4: "quaternion"}
+    left = WeightLaw(1.0, "gaussian", size, known[size]).table
+    # x u is the conjugate of ū x̄, and ū = −u but for 1
+    conjugate = np.diag(np.append(1.0, -np.ones(size - 1)))
+    return np.concatenate([left[:1], -conjugate @ left[1:] @ conjugate])
+
+
+def images(x: Float[Array, "rows columns"], size: int) -> Float[Array, "rows images"]:
+    """Every column of numbers of an algebra times each of its D units, side by side.
+
+    Weights over the algebra act on all of them alike. As real columns they are orthogonal and of
+    one length, so that Gram and Schmidt's process on all is that over the algebra.
+    """
+    if size < 2:
+        return x
+    rows, columns = x.shape
+    table = jnp.asarray(_from_the_right(size), x.dtype)
+    numbers = x.reshape(rows // size, size, columns)
+    turned = jnp.einsum("boi,uic->uocb", table, numbers, precision="highest")
+    return turned.reshape(rows, columns * size)
+
+
+def lift(law: WeightLaw, vectors: Float[Array, "fan_in k columns"], precision: str) -> Array:
+    """What the real numbers w_a of the weights multiply, [fan_in·tables, k_out·columns].
+
+    Every vector is multiplied by each e_a, so that W v is one real matrix product.
+    """
+    fan_in, _, columns = vectors.shape
+    table = jnp.asarray(law.table, vectors.dtype)
+    tables, k_out, _ = table.shape
+    lifted = jnp.einsum("aoi,uic->uaoc", table, vectors, precision=precision)
+    return lifted.reshape(fan_in * tables, k_out * columns)
+
+
+# W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that size, a real
+# matrix that commutes with multiplication from the right by numbers of its algebra. Known of W is
+# W X = A R, where X = Q R and A = W Q; X and all that is made of it hold the `images` of columns.
+# Notation: G what comes back, padded like Q by zeros to the size of O.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _conditioned(fan_out: int, haar: int, precision: str, x: Array, key: Array) -> Array:
+    """`haar` is 0 for Gaussian weights, else the real dimension of the algebra."""
+    x = images(x, haar)
+    return _forward(fan_out, haar, precision, _factored(x, haar)[1], x, key)
+
+
+def _forward(fan_out, haar, precision, r, x, key):
+    a = _seen(fan_out, haar, x, key)
+    if haar:
+        # A is a frame already; its own triangle need not be divided out in a pass of its own.
+        r = solve_upper(factored(a)[1], r)
+        r = r[:, ::haar] * jnp.sqrt(jnp.asarray(len(a), x.dtype))
+    # Transposed: long rows are faster to multiply than long columns.
+    return jnp.matmul(r.T, a.T[:, :fan_out], precision=precision).T
+
+
+def _seen(fan_out: int, haar: int, x: Array, key: Array) -> Array:
+    """Gaussian columns: A, or what Gram and Schmidt make into A/√size."""
+    rows = max(fan_out, len(x)) if haar else fan_out
+    count = min(x.shape) // max(haar, 1)
+    return images(normal(jax.random.fold_in(key, 0), (count, rows), x.dtype).T, haar)
+
+
+def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
+    """Q and R of X = Q R, R upper triangular with a diagonal >= 0, from scalar products alone.
+
+    Where a column is nearly parallel to those before it, all are multiplied by the inverse of a
+    shifted Cholesky factor until none is. A column of zeros is one of Q and of R.
+
+    Accuracy
+    --------
+    That of R is rounding relative to the length of each column, as from Householder
+    reflections; that of QᵀQ is some ten times rounding, and up to 300 times where columns are
+    nearly parallel: rounding over the square of the smallest sine that is let pass. The columns
+    may have any scales.
+
+    References
+    ----------
+    Fukaya et al. 2020, algorithm 4.1 (shifted Cholesky QR).
+    """
+    power = largest_exponent(x, 0)
+    q, r = _factored_units(times_power(x, -power))
+    return q, times_power(r, power)
+
+
+def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
+    """The same of columns whose largest entry is near 1, or which are zero."""
+    if x.shape[1] > x.shape[0]:
+        q, r = qr(x)
+        r, signs = upright(r)
+        return q * signs[None], r
+    columns, info = x.shape[1], jnp.finfo(x.dtype)
+    shift = 100 * columns * jnp.asarray(info.eps, x.dtype)
+    dot = functools.partial(jnp.matmul, precision="highest")
+    unit = jnp.eye(columns, dtype=x.dtype)
+
+    def measured(x):
+        """Lengths of the columns, and their correlations with Cholesky's factors of them:
+        without and with a shift."""
+        gram = dot(x.T, x)
+        length = jnp.sqrt(jnp.diagonal(gram))
+        some = length > 0
+        size = jnp.where(some, length, 1)
+        both = some[:, None] & some[None]
+        correlation = jnp.where(both, gram / (size[:, None] * size[None]), unit)
+        factor = cholesky(correlation).T, cholesky(correlation + shift * unit).T
+        return length, size, correlation, factor
+
+    def divided(x, size, factor):
+        """X F⁻¹ of columns over their lengths. By products, of which one corrects the other:
+        behind two columns that are nearly parallel X would not be (X F⁻¹) F to rounding, and
+        a triangular solve with so few columns costs more."""
+        columns, inverse = x / size[None], solve_upper(factor, unit)
+        first = dot(inverse.T, columns.T).T
+        return first + dot(inverse.T, (columns - dot(first, factor)).T).T
+
+    def poor(state):
+        _, _, (*_, factor), turn = state
+        # The diagonal holds the sines; it is NaN where rounding has made a square negative.
+        return ~jnp.all(jnp.diagonal(factor[0]) > _WELL) & (turn < 8)
+
+    def improve(state):
+        x, r, (length, size, _, factor), turn = state
+        r = dot(factor[1] * length[None], r)
+        x = divided(x, size, factor[1])
+        return x, r, measured(x), turn + 1
+
+    start = (x, unit, measured(x), 0)
+    x, r, (length, size, correlation, factor), _ = jax.lax.while_loop(poor, improve, start)
+    # A column that no turn has made independent is in the span of the others to the last bit, as
+    # with fewer live units than columns: the shift shows which, and must not reach the rest.
+    new = jnp.square(jnp.diagonal(factor[1])) > 4 * shift
+    last = cholesky(jnp.where(new[:, None] & new[None], correlation, unit)).T
+    q = divided(jnp.where(new[None], x, 0), size, last)
+    last = jnp.where(new[None], last, jnp.triu(dot(q.T, x / size[None])))
+    return q, dot(last * length[None], r)
+
+
+def _factored(x: Array, haar: int) -> tuple[Array, Array]:
+    """Q and R of images. What rounding leaves of dependent columns would not commute with the
+    algebra: Q has zeros there."""
+    if haar > 1 and x.shape[1] > x.shape[0]:
+        # More images than dimensions: the unit vectors, which are images themselves.
+        return jnp.eye(len(x), dtype=x.dtype), x
+    power = largest_exponent(x, 0)  # one for all images of a column
+    x = times_power(x, -power)
+    q, r = _factored_units(x)
+    if haar < 2:
+        return q, times_power(r, power)
+    new = jnp.diagonal(r) > 32 * jnp.finfo(x.dtype).eps * jnp.linalg.norm(x, axis=0)
+    new = jnp.repeat(jnp.all(new.reshape(-1, haar), axis=1), haar)[None]
+    q, r = _factored_units(jnp.where(new, x, 0))
+    q = jnp.where(new, q, 0)
+    r = jnp.where(new, r, jnp.matmul(q.T, x, precision="highest"))
+    return q, times_power(r, power)
+
+
+def _conditioned_forward(fan_out, haar, precision, x, key):
+    x = images(x, haar)
+    q, r = _factored(x, haar)
+    out = _forward(fan_out, haar, precision, r, x, key)
+    a = _seen(fan_out, haar, x, key)
+    if haar:
+        a = _orthonormal(a) * jnp.sqrt(jnp.asarray(len(a), x.dtype))
+    if haar > 1:
+        a = jnp.where(jnp.any(q != 0, axis=0)[None], a, 0)
+    return out, (q, a, key)
+
+
+def _conditioned_reverse(fan_out, haar, precision, known, g):
+    q, a, key = known
+    fan_in, unseen = q.shape[0], jax.random.fold_in(key, 1)
+    dot = functools.partial(jnp.matmul, precision=precision)
+    q = _padded(q, len(a)) if haar else q
+    g = images(_padded(g, len(a)), haar)
+    back = dot(q, dot(a.T, g))
+
+    def outside(z):
+        for _ in range(2):  # once more takes out what rounding left
+            z = z - dot(q, dot(q.T, z))
+        return z
+
+    if haar:
+        # O takes what is outside Q to what is outside A/√size.
+        size, seen = q.shape
+        if size < seen + g.shape[1]:
+            raise ValueError(
+                f"`width`: must be at least {(seen + g.shape[1]) // haar} for backward signals "
+                f"without explicit orthogonal weights; got {size // haar}"
+            )
+        rest = g - dot(a, dot(a.T, g)) / size
+        frame = outside(images(normal(unseen, (size, g.shape[1] // haar), g.dtype), haar))
+        frame = _orthonormal(frame) * jnp.sqrt(jnp.asarray(size, g.dtype))
+        r = upright(triangle(rest))[0] if haar == 1 else _factored(rest, haar)[1]
+        back = back + dot(frame, r)
+    else:
+        r, _ = upright(triangle(g))  # what is drawn then changes little where G does
+        back = back + outside(dot(normal(unseen, (fan_in, len(r)), g.dtype), r))
+    return back[:fan_in, :: max(haar, 1)], None
+
+
+def _padded(rows: Array, size: int) -> Array:
+    return jnp.pad(rows, ((0, size - rows.shape[0]), (0, 0)))
+
+
+_conditioned.defvjp(_conditioned_forward, _conditioned_reverse)

@@ -1,0 +1,39 @@
+from ._plan import Outcome, Pilot, Plan, outcome, plan
+from ._sweep import AXES, Sweep, read_sweep_file
+from ._sweep_run import (
+    SweepProgress,
+    SweepRun,
+    SweepStatus,
+    merge_sweeps,
+    read_sweep,
+    run_sweep,
+    status_of,
+    sweep_status,
+)
+from ._sweep_store import dataset_of, open_store
+from ._sweep_summary import SYMBOLS, summarise_sweep, summarised, sweep_theory
+
+__all__ = [
+    "AXES",
+    "Outcome",
+    "Pilot",
+    "Plan",
+    "SYMBOLS",
+    "Sweep",
+    "SweepProgress",
+    "SweepRun",
+    "SweepStatus",
+    "dataset_of",
+    "merge_sweeps",
+    "open_store",
+    "outcome",
+    "plan",
+    "read_sweep",
+    "read_sweep_file",
+    "run_sweep",
+    "status_of",
+    "summarise_sweep",
+    "summarised",
+    "sweep_status",
+    "sweep_theory",
+]

@@ -1,0 +1,239 @@
+"""The compiled programs of a sweep, on one device or a mesh of them.
+
+One program serves all cells of one structure: it runs over networks one batch at a time, and
+every network takes its variances, inputs and number from arrays. Nothing that it computes for
+a network depends on how many there are, in which order, or on how many devices.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sigprop.networks import Sample, sample_network
+from sigprop.sweeps._sweep import AXES, Sweep
+from sigprop.sweeps._sweep_store import Arrays, variables
+from theory import distance, growth, length, overlap
+from theory.mean_field import log_tangent
+from theory.numerics import cast, plain_options
+
+STRUCTURE = ("activation", "weights", "residual", "depth", "width")
+"""The fields of a point that a program is compiled for, the slowest axes."""
+
+
+def measured(sweep: Sweep, sample: Sample, depth: int) -> dict[str, jax.Array]:
+    """The kept layers of one network's observables, NaN where a layer has none or has lost
+    digits."""
+    sample = sample.known
+    m = sample.moments
+    i, j = np.triu_indices(sweep.inputs_at_once, 1)
+    of: dict[str, tuple[int, Any]] = {
+        "length": (0, lambda: length(m)),
+        "overlap": (0, lambda: overlap(m)[:, i, j]),
+        "distance": (0, lambda: distance(m)[:, i, j]),
+        "slope": (1, lambda: growth(m)),
+        "log_gain": (0, lambda: log_tangent(m)),
+        "gradient_growth": (1, lambda: sample.gradient_growth),
+    }
+    labels = np.array(sweep.kept_layers)
+    kept = np.where(labels < 0, labels + depth + 1, labels)
+    found = {}
+    for name in variables(sweep):
+        first, values = of[name][0], of[name][1]()
+        inside = (kept >= first) & (kept < first + len(values))
+        blank = jnp.full((len(kept), values.shape[1]), jnp.nan, values.dtype)
+        if inside.any():
+            at = np.clip(kept - first, 0, len(values) - 1)
+            blank = jnp.where(inside[:, None], values[at], blank)
+        found[name] = blank
+    return found
+
+
+class Program(NamedTuple):
+    """A compiled program."""
+
+    call: Any
+    steps: int
+    """Batches on each device."""
+    memory: int
+    """Bytes on each device, as the compiler says."""
+
+
+class _Key(NamedTuple):
+    """What a program is compiled for, beside the fields of a sweep that are not axes."""
+
+    structure: tuple
+    steps: int
+    at_once: int
+    mesh: Mesh
+    inputs: tuple[int, ...]
+    configuration: tuple
+
+
+@lru_cache(maxsize=64)
+def _compiled(sweep: Sweep, key: _Key) -> Program:
+    point = dict(zip(STRUCTURE, key.structure, strict=True))
+    dtype = jnp.dtype(sweep.dtype)
+
+    def one(*given):
+        # A barrier on either side, so that what is between is compiled the same everywhere.
+        signals, weight_variance, bias_variance, replica = jax.lax.optimization_barrier(given)
+        variances = {"weight_variance": weight_variance, "bias_variance": bias_variance}
+        ensemble = jax.random.fold_in(jax.random.key(sweep.seed), point["width"])
+        sample = sample_network(
+            cast(sweep.network({**point, **variances}), dtype),
+            signals,
+            jax.random.fold_in(ensemble, replica),
+            width=point["width"],
+            gradients="gradient_growth" in sweep.observables,
+            explicit_weights=sweep.explicit_weights,
+            precision=sweep.precision,
+        )
+        return jax.lax.optimization_barrier(measured(sweep, sample, point["depth"]))
+
+    def on_device(count, inputs, which, *numbers):
+        def batch(step):
+            given = (inputs[which[step]], *(x[step] for x in numbers))
+            if key.at_once > 1:
+                return jax.vmap(one)(*given)
+            return jax.tree.map(lambda x: x[None], one(*(x[0] for x in given)))
+
+        def turn(step, kept):
+            return jax.tree.map(lambda all_, new: all_.at[step].set(new), kept, batch(step))
+
+        lead = (key.steps, key.at_once, len(sweep.kept_layers))
+        kept = {
+            name: jnp.zeros((*lead, sweep.cells(last)), dtype)
+            for name, last in variables(sweep).items()
+        }
+        return jax.lax.fori_loop(0, count[0], turn, kept)
+
+    spread, whole = PartitionSpec(key.mesh.axis_names), PartitionSpec()
+    placed = lambda shape, kind, spec: jax.ShapeDtypeStruct(
+        shape, kind, sharding=NamedSharding(key.mesh, spec)
+    )
+    specs = (spread, whole, spread, spread, spread, spread)
+    sharded = jax.shard_map(
+        on_device, mesh=key.mesh, in_specs=specs, out_specs=spread, check_vma=False
+    )
+    program: Any = jax.jit(sharded, compiler_options=plain_options())
+    table, real = (key.mesh.size * key.steps, key.at_once), jnp.result_type(float)
+    call = program.lower(
+        placed((key.mesh.size,), jnp.int32, spread),
+        placed(key.inputs, dtype, whole),
+        placed(table, jnp.int32, spread),
+        placed(table, real, spread),
+        placed(table, real, spread),
+        placed(table, jnp.int32, spread),
+    ).compile()
+    stats = call.memory_analysis()
+    parts = ("temp", "output", "argument")
+    memory = sum(int(getattr(stats, f"{part}_size_in_bytes", 0)) for part in parts)
+    return Program(call, key.steps, memory)
+
+
+class Engine:
+    """Runs networks of a sweep on a mesh of devices.
+
+    Parameters
+    ----------
+    sweep
+        What is measured.
+    mesh
+        Devices of this process.
+    most
+        Networks per call, at most; more than that are taken in turns.
+    """
+
+    def __init__(self, sweep: Sweep, mesh: Mesh, most: int):
+        self.sweep, self.mesh = sweep, mesh
+        self.at_once = sweep.at_once()
+        self.steps = max(1, -(-most // (mesh.size * self.at_once)))
+        self.compute_seconds = 0.0
+        self._lock = threading.Lock()
+        at = dict(zip(AXES, np.unravel_index(np.arange(sweep.points), sweep.shape), strict=True))
+        real = np.dtype(jnp.result_type(float))
+        column = lambda name: np.array(sweep.values(name), real)[at[name]]
+        self._variances = (column("weight_variance"), column("bias_variance"))
+        lengths, correlations = sweep.values("input_length"), sweep.values("input_correlation")
+        self._which = at["input_length"] * len(correlations) + at["input_correlation"]
+        self._inputs = jnp.stack([sweep.signals(q, c) for q in lengths for c in correlations])
+        sizes = [len(sweep.values(name)) for name in STRUCTURE]
+        self.structure = np.ravel_multi_index([at[name] for name in STRUCTURE], sizes)
+        """The number of each point's structure."""
+        # Sweeps of other variances and replicas share programs.
+        first = {name: sweep.values(name)[0] for name in AXES}
+        first["depth"] = max(sweep.values("depth"))
+        first |= {"weight_variance": 1.0, "bias_variance": 0.0, "layers": sweep.kept_layers}
+        self._fixed = dataclasses.replace(sweep, **first, replicas=1)
+
+    def program(self, point: int) -> Program:
+        """The compiled program for a point of the grid."""
+        config: Any = jax.config
+        values = self.sweep.point(point)
+        key = _Key(
+            tuple(values[name] for name in STRUCTURE),
+            self.steps,
+            self.at_once,
+            self.mesh,
+            self._inputs.shape,
+            (config.jax_enable_x64, config.jax_default_matmul_precision),
+        )
+        return _compiled(self._fixed, key)
+
+    def run(self, points: np.ndarray, replicas: np.ndarray) -> Arrays:
+        """Observables of networks at points of one structure: [networks, layers, ...] each."""
+        program = self.program(int(points[0]))
+        most = self.mesh.size * program.steps * self.at_once
+        pieces = [
+            self._call(program, points[i : i + most], replicas[i : i + most])
+            for i in range(0, len(points), most)
+        ]
+        return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+    def _call(self, program: Program, points: np.ndarray, replicas: np.ndarray) -> Arrays:
+        slots, counts = _slots(len(points), self.mesh.size, program.steps, self.at_once)
+        chosen = points[slots]
+        arguments = (
+            counts.astype(np.int32),
+            self._inputs,
+            self._which[chosen].astype(np.int32),
+            *(values[chosen] for values in self._variances),
+            replicas[slots].astype(np.int32),
+        )
+        spread = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        where = [whole if i == 1 else spread for i in range(len(arguments))]
+        start = time.perf_counter()
+        found = jax.tree.map(np.asarray, program.call(*jax.device_put(arguments, tuple(where))))
+        with self._lock:
+            self.compute_seconds += time.perf_counter() - start
+        own = (np.arange(program.steps) < counts[:, None]).reshape(-1)
+        return {n: np.concatenate(list(v[own]))[: len(points)] for n, v in found.items()}
+
+
+def _slots(count: int, devices: int, steps: int, at_once: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which network stands where, [devices · steps, at_once], and batches on each device.
+
+    A batch that is not full repeats its last network.
+    """
+    batches = -(-count // at_once)
+    counts = np.full(devices, batches // devices) + (np.arange(devices) < batches % devices)
+    filled = np.minimum(np.arange(batches * at_once), count - 1).reshape(batches, at_once)
+    slots = np.zeros((devices, steps, at_once), np.int64)
+    slots[np.arange(steps) < counts[:, None]] = filled
+    return slots.reshape(-1, at_once), counts
+
+
+def structures(engine: Engine, points: np.ndarray) -> Iterator[np.ndarray]:
+    """The places in a list of points that have the same structure."""
+    kinds = engine.structure[points]
+    for kind in np.unique(kinds):
+        yield np.flatnonzero(kinds == kind)

@@ -1,0 +1,419 @@
+"""Running a sweep: what is missing, who computes it, and what is said on the way."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+import xarray as xr
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from sigprop.sweeps._sweep import Sweep, union
+from sigprop.sweeps._sweep_program import Engine, structures
+from sigprop.sweeps._sweep_store import (
+    SweepStore,
+    create_store,
+    dataset_of,
+    gather,
+    nested,
+    open_store,
+    prepare,
+    writing,
+)
+from theory.numerics import check_kind
+
+_MOST_WORKERS = 16
+SHARE = 0.8
+"""Of the memory that is there."""
+
+
+class SweepProgress(NamedTuple):
+    """How far a run is."""
+
+    done: int
+    """Networks of this run that are written."""
+    total: int
+    """Networks that this run is to compute."""
+    seconds: float
+    """Since the first was started."""
+    remaining: float
+    """Seconds, by the work done and left; NaN at first."""
+    memory: int
+    """Bytes that the run needs beside what JAX itself does."""
+
+
+class SweepRun(NamedTuple):
+    """What a run did."""
+
+    computed: int
+    """Networks."""
+    reused: int
+    """Networks that were there before."""
+    elsewhere: int
+    """Networks that are left to other shards and hosts."""
+    memory: int
+    """Bytes, as stated before the run."""
+    workers: int
+    """Chunks that were in work at a time."""
+    compile_seconds: float
+    """Before the first chunk."""
+    seconds: float
+    """From the first chunk to the last."""
+    compute_seconds: float
+    """Inside the compiled programs, summed over the workers."""
+
+
+class SweepStatus(NamedTuple):
+    """What is there of a sweep, by its markers."""
+
+    networks: int
+    """In all."""
+    done: int
+    points: int
+    finished_points: int
+
+
+Progress: TypeAlias = Callable[[SweepProgress], None]
+
+
+def run_sweep(
+    sweep: Sweep,
+    path: str | PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    shard: tuple[int, int] = (0, 1),
+    chunk: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> SweepRun:
+    """Measure what is missing of a sweep, and keep it in a Zarr store.
+
+    Parameters
+    ----------
+    sweep
+        What is measured.
+    path
+        The store. One that is there may hold a part of the sweep, with fewer values on the axes
+        or fewer replicas: its results are kept and not computed again.
+    mesh
+        Devices to share the networks among, with any axes; of a mesh over several hosts each
+        takes its own devices. By default the first device of this process.
+    shard
+        (i, n) computes the part i, from 0, of n parts; for parts in stores of their own that
+        `merge_sweeps` joins.
+    chunk
+        Networks that are written at a time, for a store that is made: by default about a
+        second of work.
+    workers
+        Chunks in work at a time: by default one for each core of a CPU, and 2 elsewhere, so
+        that one is written while the next is computed; fewer where the memory does not suffice.
+    progress
+        Called with `SweepProgress`: once before anything is computed, and after every chunk.
+
+    Returns
+    -------
+    SweepRun
+
+    Raises
+    ------
+    ValueError
+        If the store cannot be written, is being written by another run, has another version,
+        or holds results that are not in the sweep; if there is not enough memory. What was
+        finished before stays.
+
+    Convention
+    ----------
+    With `jax.distributed`, call it on every host with the same arguments and a path that all
+    see: process 0 makes the store, and each process computes and writes every P-th chunk.
+
+    Accuracy
+    --------
+    The order of the work, `mesh`, `shard`, `chunk` and `workers` change no bit of the numbers; a
+    run that is killed at any moment and called again ends with the same bits.
+    """
+    check_kind("sweep", sweep, Sweep, "a sigprop.Sweep")
+    check_kind("path", path, str | PathLike, "a path")
+    path = Path(path).resolve()
+    check_kind("shard", shard, tuple, "a pair (i, n)")
+    number, parts = shard
+    if not 0 <= number < parts:
+        raise ValueError(f"`shard`: must be (i, n) with 0 <= i < n; got {shard}")
+    for name, value in (("chunk", chunk), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}`: must be at least 1; got {value}")
+    if sweep.dtype == "float64" and jax.numpy.result_type(float) != np.float64:
+        raise ValueError("`dtype`: must be float32 without jax_enable_x64; got float64")
+    if mesh is None:
+        mesh = jax.make_mesh((1,), ("devices",), devices=jax.local_devices()[:1], **AUTO)
+    elif jax.process_count() > 1:
+        mesh = mesh.local_mesh
+    with ExitStack() as stack:
+        with together():
+            if jax.process_index() == 0:
+                stack.enter_context(writing(path))
+                with writable(path):
+                    prepare(sweep, path, chunk)
+        with together():
+            store = open_store(path)
+            counts = store.counts()
+        with together():
+            chunks = np.arange(store.chunks)[number::parts]
+            chunks = chunks[jax.process_index() :: jax.process_count()]
+            with writable(path):
+                return _Run(store, mesh, workers, progress).run(chunks, int(counts.sum()))
+
+
+AUTO = {"axis_types": (jax.sharding.AxisType.Auto,)}
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """What the system says when it cannot write, on one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"`path`: must be writable; got {reason} for {path}; what was finished is kept"
+        ) from error
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Leave at the same time on every host, or with an error on every host."""
+    if jax.process_count() == 1:
+        yield
+        return
+    failed = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    every = multihost_utils.process_allgather(np.array([failed is not None]))
+    if failed is not None:
+        raise failed
+    if np.any(every):
+        first = int(np.flatnonzero(np.ravel(every))[0])
+        raise ValueError(
+            f"`path`: must be writable by every host; process {first} says what failed"
+        )
+
+
+class _Run:
+    """One call of `run_sweep` in one process."""
+
+    def __init__(self, store: SweepStore, mesh: Mesh, workers: int | None, progress):
+        self.store, self.sweep, self.progress = store, store.sweep, progress
+        size = store.points_per_chunk * store.replicas_per_chunk
+        lanes = mesh.size * self.sweep.at_once()
+        self.chunks_per_task = max(1, lanes // size)
+        self.engine = Engine(self.sweep, mesh, size * self.chunks_per_task)
+        self.mesh, self.workers = mesh, workers
+        _, first, kind = np.unique(self.engine.structure, return_index=True, return_inverse=True)
+        points = [self.sweep.point(int(i)) for i in first]
+        each = np.array([self.sweep.work(p["depth"], p["width"]) for p in points])
+        self.work = each[kind]
+        """Of a network at every point."""
+
+    def run(self, chunks: np.ndarray, before: int) -> SweepRun:
+        """Compute what chunks lack, where `before` networks are there in all chunks."""
+        in_all = self.sweep.points * self.sweep.replicas
+        missing = self._missing(chunks)
+        total = sum(len(points) for points in missing.values())
+        tasks = [*missing]
+        step = self.chunks_per_task
+        batches = [tasks[i : i + step] for i in range(0, len(tasks), step)]
+        if not batches:
+            return SweepRun(0, before, in_all - before, 0, 0, 0.0, 0.0, 0.0)
+        start = time.perf_counter()
+        workers, memory = self._compile(np.concatenate([*missing.values()]))
+        compiling = time.perf_counter() - start
+        left = sum(float(self.work[points].sum()) for points in missing.values())
+        start, done, finished = time.perf_counter(), 0, 0.0
+
+        def tell() -> None:
+            seconds = time.perf_counter() - start
+            remaining = seconds * (left - finished) / finished if finished else float("nan")
+            if self.progress is not None:
+                self.progress(SweepProgress(done, total, seconds, remaining, memory))
+
+        tell()
+        with ThreadPoolExecutor(workers) as pool:
+            waiting = iter(batches)
+            running: dict[Future, list[int]] = {}
+            try:
+                while True:
+                    while len(running) < workers and (batch := next(waiting, None)) is not None:
+                        running[pool.submit(self._compute, batch)] = batch
+                    if not running:
+                        break
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        batch = running.pop(future)
+                        future.result()
+                        done += sum(len(missing[chunk]) for chunk in batch)
+                        finished += sum(float(self.work[missing[chunk]].sum()) for chunk in batch)
+                        tell()
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return SweepRun(
+            done,
+            before,
+            max(0, in_all - before - done),
+            memory,
+            workers,
+            compiling,
+            time.perf_counter() - start,
+            self.engine.compute_seconds,
+        )
+
+    def _missing(self, chunks: np.ndarray) -> dict[int, np.ndarray]:
+        """Of every chunk with a gap the points of the networks that it lacks."""
+        found = {}
+        for chunk in map(int, chunks):
+            rows, replicas = self.store.region(chunk)
+            _, counts = self.store.read(chunk)
+            gaps = replicas.stop - replicas.start - counts
+            if gaps.any():
+                found[chunk] = np.repeat(np.arange(rows.start, rows.stop), gaps)
+        return found
+
+    def _compile(self, points: np.ndarray) -> tuple[int, int]:
+        """Compile every program; how many chunks can be in work at a time, and their bytes."""
+        first = np.unique(self.engine.structure[points], return_index=True)[1]
+        with ThreadPoolExecutor(2) as pool:
+            programs = list(pool.map(self.engine.program, map(int, points[first])))
+        largest = max(program.memory for program in programs)
+        store = self.store
+        size = store.points_per_chunk * store.replicas_per_chunk * self.chunks_per_task
+        host = 3 * size * self.sweep.row_bytes()
+        device = self.mesh.devices.flat[0]
+        if device.platform == "cpu":
+            each = largest * self.mesh.size + host
+            room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            wanted = max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) // self.mesh.size))
+        else:
+            each = largest
+            stats = device.memory_stats() or {}
+            room, wanted = stats.get("bytes_limit", each * 4), 2
+        wanted = self.workers or wanted
+        workers = min(wanted, int(SHARE * room) // max(each, 1))
+        if workers < 1:
+            raise ValueError(
+                f"`width`: must fit in memory; got a need of {each / 1e9:.1f} GB for one chunk, "
+                f"of {room / 1e9:.1f} GB"
+            )
+        return workers, workers * each
+
+    def _compute(self, chunks: list[int]) -> None:
+        """Fill the gaps of some chunks and write them."""
+        known = [self.store.read(chunk) for chunk in chunks]
+        points, replicas, places = [], [], []
+        for (_, counts), chunk in zip(known, chunks, strict=True):
+            rows, block = self.store.region(chunk)
+            inside = np.arange(block.stop - block.start)
+            row, column = np.nonzero(inside >= counts[:, None])
+            points.append(rows.start + row)
+            replicas.append(block.start + column)
+            places.append((row, column))
+        every, numbers = np.concatenate(points), np.concatenate(replicas)
+        ends = np.cumsum([len(p) for p in points])
+        found = {}
+        for chosen in structures(self.engine, every):
+            for name, values in self.engine.run(every[chosen], numbers[chosen]).items():
+                whole = found.setdefault(
+                    name, np.empty((len(every), *values.shape[1:]), values.dtype)
+                )
+                whole[chosen] = values
+        for (arrays, counts), chunk, place, end in zip(known, chunks, places, ends, strict=True):
+            for name, values in found.items():
+                arrays[name][place] = values[end - len(place[0]) : end]
+            _, block = self.store.region(chunk)
+            self.store.write(chunk, arrays, np.full_like(counts, block.stop - block.start))
+
+
+def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[str]) -> SweepStatus:
+    """Join the stores of shards, or of sweeps with other values on the axes, in one.
+
+    Parameters
+    ----------
+    paths
+        Stores of sweeps that differ in the values of their axes and in replicas only.
+    output
+        The store that is made; one that is there is joined as well.
+
+    Raises
+    ------
+    ValueError
+        If sweeps, versions or devices differ, or two stores have different numbers for one
+        cell; if the output cannot be written. The stores that were there stay as they are.
+    """
+    output = Path(output).resolve()
+    places = list(dict.fromkeys(Path(path).resolve() for path in paths))
+    with writing(output):
+        if output.exists() and any(output.iterdir()):
+            places = [output, *(path for path in places if path != output)]
+        if not places:
+            raise ValueError("`paths`: must be at least one store; got none")
+        sources = [open_store(path, write=False) for path in places]
+        for other in sources[1:]:
+            for name, value in sources[0].environment.items():
+                if other.environment.get(name) != value:
+                    raise ValueError(
+                        f"`paths`: must be of one {name}; got {value}, "
+                        f"{other.environment.get(name)}, {other.path}"
+                    )
+        whole = union([source.sweep for source in sources])
+        with writable(output):
+            store = create_store(
+                whole,
+                output,
+                chunk=nested(whole, sources),
+                where=sources[0].environment,
+                fill=lambda new: gather(new, sources),
+            )
+        return status_of(store)
+
+
+def sweep_status(path: str | PathLike[str]) -> SweepStatus:
+    """What is there of a sweep, by its markers; nothing is locked or changed.
+
+    Raises
+    ------
+    ValueError
+        If there is no store of a sweep at `path`.
+    """
+    return status_of(open_store(Path(path).resolve(), write=False))
+
+
+def status_of(store: SweepStore) -> SweepStatus:
+    """What the markers of a store say."""
+    done = store.counts().sum(axis=1)
+    sweep = store.sweep
+    finished = int((done == sweep.replicas).sum())
+    return SweepStatus(sweep.points * sweep.replicas, int(done.sum()), sweep.points, finished)
+
+
+def read_sweep(path: str | PathLike[str]) -> xr.Dataset:
+    """Everything measured in a sweep, network by network.
+
+    Returns
+    -------
+    xr.Dataset
+        `length`, `overlap`, `distance`, `slope`, `log_gain`, `gradient_growth`, as far as they
+        were asked for, with dimensions (axes of the sweep…, replica, layer, input or pair).
+        NaN where a network is missing, and where a layer has no such number. Negative layers
+        count from the last. A correlation is a ratio of means: `summarise_sweep` makes it.
+
+    Raises
+    ------
+    ValueError
+        If there is no store of a sweep at `path`.
+    """
+    return dataset_of(open_store(Path(path).resolve(), write=False))

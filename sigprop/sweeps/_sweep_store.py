@@ -1,0 +1,437 @@
+"""The Zarr store of a sweep: chunks with markers, one writer at a time, import by address.
+
+A store holds, for every observable, an array [point, replica, layer, input or pair]. A *cell*
+is one point and one block of replicas; a chunk of the arrays is some cells of one block. When
+its data are written, the markers of its cells follow: how many of its networks are there, and
+a hash of their numbers. Files are replaced whole, and a cell counts when its hash is right.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from sigprop.storage import build, is_empty_folder, move_into_place, partial_name, provenance
+from sigprop.sweeps._sweep import AXES, SCHEMA, Sweep, environment
+
+VARIABLES = {
+    "length": ("length", "input"),
+    "correlation": ("overlap", "pair"),
+    "distance": ("distance", "pair"),
+    "slope": ("slope", "input"),
+    "log_gain": ("log_gain", "input"),
+    "gradient_growth": ("gradient_growth", "input"),
+}
+"""The array that an observable is kept in, and its last axis."""
+Arrays = dict[str, np.ndarray]
+
+
+def variables(sweep: Sweep) -> dict[str, str]:
+    """The arrays of a sweep's store, and the last axis of each."""
+    wanted = [*sweep.observables, *(["length"] if "correlation" in sweep.observables else [])]
+    return dict(VARIABLES[name] for name in VARIABLES if name in wanted)
+
+
+class SweepStore:
+    """A store that is there, open for reading or writing."""
+
+    def __init__(self, path: Path, group: zarr.Group, sweep: Sweep, attributes: dict[str, Any]):
+        self.path, self.group, self.sweep, self.attributes = path, group, sweep, attributes
+        self.environment: dict[str, Any] = json.loads(attributes["environment"])
+        self.points_per_chunk, self.replicas_per_chunk = attributes["chunk"]
+        self.names = list(variables(sweep))
+        self.arrays = {name: _array(group, name) for name in self.names}
+        self.marker = _array(group, "marker")
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return self._down * self._across
+
+    @property
+    def _down(self) -> int:
+        return -(-self.sweep.points // self.points_per_chunk)
+
+    @property
+    def _across(self) -> int:
+        return -(-self.sweep.replicas // self.replicas_per_chunk)
+
+    def region(self, chunk: int) -> tuple[slice, slice]:
+        """The points and replicas of a chunk; chunks of one point follow each other."""
+        down, across = divmod(chunk, self._across)
+        start, first = down * self.points_per_chunk, across * self.replicas_per_chunk
+        return (
+            slice(start, min(start + self.points_per_chunk, self.sweep.points)),
+            slice(first, min(first + self.replicas_per_chunk, self.sweep.replicas)),
+        )
+
+    def read(self, chunk: int) -> tuple[Arrays, np.ndarray]:
+        """The data of a chunk, and how many of its networks are there at every point.
+
+        A cell whose data do not have the hash of its marker has none.
+        """
+        rows, replicas = self.region(chunk)
+        markers = np.asarray(self.marker[rows, chunk % self._across])
+        arrays = {name: np.array(self.arrays[name][rows, replicas]) for name in self.names}
+        counts = markers[:, 0].astype(np.int64)
+        for row in map(int, np.flatnonzero(counts)):
+            if _digest(arrays, row, int(counts[row])) != markers[row, 1]:
+                counts[row] = 0
+        for row, count in enumerate(counts):
+            for values in arrays.values():
+                values[row, count:] = np.nan
+        return arrays, counts
+
+    def write(self, chunk: int, arrays: Arrays, counts: np.ndarray) -> None:
+        """Write the data of a chunk, then the markers."""
+        rows, replicas = self.region(chunk)
+        for name in self.names:
+            arrays[name][np.isnan(arrays[name])] = np.nan  # one NaN of the many
+            self.arrays[name][rows, replicas] = arrays[name]
+        digests = [_digest(arrays, row, int(count)) for row, count in enumerate(counts)]
+        marker = np.stack([counts.astype(np.uint64), np.array(digests, np.uint64)], axis=-1)
+        self.marker[rows, chunk % self._across] = marker
+
+    def counts(self) -> np.ndarray:
+        """How many networks the markers say are there: [points, blocks of replicas]."""
+        return np.asarray(self.marker[...])[..., 0].astype(np.int64)
+
+    def networks(self, chunk: int) -> int:
+        """How many networks a chunk is to hold."""
+        rows, replicas = self.region(chunk)
+        return (rows.stop - rows.start) * (replicas.stop - replicas.start)
+
+    def stored_addresses(self) -> np.ndarray:
+        """The addresses of the points, as they were computed where the store was made."""
+        return np.asarray(_array(self.group, "address")[...])
+
+    def empty(self, chunk: int) -> Arrays:
+        """Arrays of the size of a chunk without any data."""
+        rows, replicas = self.region(chunk)
+        lead = (rows.stop - rows.start, replicas.stop - replicas.start)
+        return {
+            name: np.full((*lead, *array.shape[2:]), np.nan, array.dtype)
+            for name, array in self.arrays.items()
+        }
+
+
+def _digest(arrays: Arrays, row: int, count: int) -> int:
+    """64 bits of the numbers of the first `count` networks of a cell; 0 for none."""
+    if count == 0:
+        return 0
+    found = hashlib.blake2b(count.to_bytes(8, "little"), digest_size=8)
+    for name in sorted(arrays):
+        found.update(np.ascontiguousarray(arrays[name][row, :count]).tobytes())
+    return int.from_bytes(found.digest(), "little")
+
+
+def _array(group: zarr.Group, name: str) -> Any:
+    return group[name]
+
+
+def create_store(
+    sweep: Sweep,
+    path: Path,
+    *,
+    chunk: tuple[int, int],
+    fill: Callable[[SweepStore], None] | None = None,
+    where: dict[str, Any] | None = None,
+) -> SweepStore:
+    """Make a store without data and put it at the path; `fill` may add data before that.
+
+    `where` is the environment of the data, by default that of this process.
+    """
+    if path.exists() and not (path / "zarr.json").is_file() and not is_empty_folder(path):
+        raise ValueError(f"`path`: must be free or the store of a sweep; got {path}")
+    where = environment(sweep) if where is None else where
+    addresses = sweep.addresses(where)
+    attributes = {
+        **provenance(seed=sweep.seed, sweep=_fields(sweep)),
+        "sigprop_sweep": SCHEMA,
+        "sweep": json.dumps(_fields(sweep), sort_keys=True),
+        "environment": json.dumps(where, sort_keys=True),
+        "chunk": list(chunk),
+    }
+    partial = partial_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.open_group(partial, mode="w-", zarr_format=3)
+        group.attrs.update(attributes)
+        _make_arrays(group, sweep, chunk, addresses)
+        if fill is not None:
+            fill(open_store(partial))
+        move_into_place(path, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_store(path)
+
+
+def _make_arrays(group: Any, sweep: Sweep, chunk: tuple[int, int], addresses: np.ndarray) -> None:
+    for name, last in variables(sweep).items():
+        tail = (len(sweep.kept_layers), sweep.cells(last))
+        group.create_array(
+            name,
+            shape=(sweep.points, sweep.replicas, *tail),
+            chunks=(*chunk, *tail),
+            dtype=sweep.dtype,
+            fill_value=np.nan,
+            dimension_names=("point", "replica", "layer", last),
+        )
+    blocks = -(-sweep.replicas // chunk[1])
+    group.create_array(
+        "marker",
+        shape=(sweep.points, blocks, 2),
+        chunks=(chunk[0], 1, 2),
+        dtype="uint64",
+        fill_value=0,
+        dimension_names=("point", "block", "count_and_hash"),
+    )
+    address = group.create_array(
+        "address", shape=addresses.shape, dtype="uint8", dimension_names=("point", "byte")
+    )
+    address[...] = addresses
+    layer = group.create_array(
+        "layer", shape=(len(sweep.kept_layers),), dtype="int64", dimension_names=("layer",)
+    )
+    layer[...] = np.array(sweep.kept_layers)
+
+
+def _fields(sweep: Sweep) -> dict[str, Any]:
+    return {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
+
+
+def open_store(path: Path, *, write: bool = True) -> SweepStore:
+    """The store of a sweep that is there.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it has another schema.
+    """
+    try:
+        if not (path / "zarr.json").is_file():
+            raise ValueError(f"`path`: must be the store of a sweep; got none at {path}")
+        group = zarr.open_group(path, mode="r+" if write else "r")
+        attributes: dict[str, Any] = dict(group.attrs)
+        schema = attributes.get("sigprop_sweep")
+        if schema is None:
+            raise ValueError(f"`path`: must be the store of a sweep; got another at {path}")
+        if schema != SCHEMA:
+            raise ValueError(
+                f"`path`: must be a sweep's store of version {SCHEMA}; got version {schema}, {path}"
+            )
+        return SweepStore(path, group, build(Sweep, json.loads(attributes["sweep"])), attributes)
+    except ValueError as error:
+        if str(error).startswith("`path`"):
+            raise
+        raise _unreadable(path, error) from error
+    except (KeyError, TypeError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = str(error).partition("\n")[0]
+    return ValueError(f"`path`: must be the readable store of a sweep; got {reason}, {path}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold the right to write to a store; the system takes it back from a process that dies.
+
+    Raises
+    ------
+    ValueError
+        If another process has it, with its number and host; or if nothing can be written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _locked(lock)
+        if path.is_dir() and not os.access(path, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"`path`: must be writable; got {reason} for {path}") from error
+    if handle is None:
+        with open(lock, encoding="utf-8") as held:
+            who = held.read().strip() or "another process"
+        raise ValueError(f"`path`: must not be written by two at a time; got {who} at {path}")
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(lock: Path) -> int | None:
+    """An open file that is locked, None if another process has the lock."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder deletes the file: what is locked must still be what stands there.
+            if lock.exists() and os.stat(lock).st_ino == os.fstat(handle).st_ino:
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        os.close(handle)
+
+
+def clean(path: Path) -> None:
+    """Delete what killed writers have left inside a store."""
+    for partial in path.rglob("*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
+    """The store at the path with all the cells of a sweep, and what of them is known already.
+
+    A store of a sweep with fewer values or replicas is replaced by a larger one, with its
+    data.
+
+    Raises
+    ------
+    ValueError
+        If what is there is something else, or holds results that are not in this sweep.
+    """
+    if not path.exists() or is_empty_folder(path):
+        return create_store(sweep, path, chunk=sweep.chunk(chunk))
+    old = open_store(path)
+    clean(path)
+    addresses = sweep.addresses(environment(sweep))
+    same = old.sweep == sweep and np.array_equal(old.stored_addresses(), addresses)
+    if same:
+        return old
+    known = {bytes(a) for a in addresses}
+    counts = old.counts()
+    filled = counts.any(axis=1)
+    there = old.stored_addresses()
+    outside = [int(i) for i in np.flatnonzero(filled) if bytes(there[i]) not in known]
+    if outside:
+        what = _difference(old, sweep, outside[0])
+        raise ValueError(
+            f"`path`: must be free or hold a part of this sweep; got results {what}, {path}"
+        )
+    if sweep.replicas < old.sweep.replicas and filled.any():
+        raise ValueError(
+            f"`replicas`: must be at least the {old.sweep.replicas} of the store; "
+            f"got {sweep.replicas}"
+        )
+    return create_store(
+        sweep, path, chunk=nested(sweep, [old], chunk), fill=lambda new: gather(new, [old])
+    )
+
+
+def _difference(old: SweepStore, sweep: Sweep, index: int) -> str:
+    """What sets a point of a store apart from a sweep, in words."""
+    here = environment(sweep)
+    for name, value in old.environment.items():
+        if here.get(name) != value:
+            return f"of {name} {value} (now {here.get(name)})"
+    for field in dataclasses.fields(Sweep):
+        one, two = getattr(old.sweep, field.name), getattr(sweep, field.name)
+        if field.name not in (*AXES, "replicas") and one != two:
+            return f"with {field.name} {one} (now {two})"
+    for name, value in old.sweep.point(index).items():
+        if value not in sweep.values(name):
+            return f"at {name} {value}"
+    return "of other data"
+
+
+def nested(sweep: Sweep, sources: Sequence[SweepStore], chunk: int | None = None) -> Any:
+    """A chunk size whose blocks of replicas lie within those of the sources."""
+    sizes = {(s.points_per_chunk, s.replicas_per_chunk) for s in sources}
+    if chunk is None and len(sizes) == 1 and all(s.sweep == sweep for s in sources):
+        return sizes.pop()
+    points, replicas = sweep.chunk(chunk)
+    fewest = min([replicas, *(source.replicas_per_chunk for source in sources)])
+    return min(points * (replicas // fewest), sweep.points), fewest
+
+
+def gather(new: SweepStore, sources: Sequence[SweepStore]) -> None:
+    """Copy what other stores have of a store's cells, found by their address.
+
+    Raises
+    ------
+    ValueError
+        If two of them have different numbers for one cell.
+    """
+    places: dict[bytes, list[tuple[int, int]]] = {}
+    for number, source in enumerate(sources):
+        for row, address in enumerate(source.stored_addresses()):
+            places.setdefault(bytes(address), []).append((number, row))
+    counts = [source.counts() for source in sources]
+
+    @lru_cache(maxsize=2 * len(sources) + 2)
+    def read(number: int, chunk: int) -> tuple[Arrays, np.ndarray]:
+        return sources[number].read(chunk)
+
+    addresses = new.stored_addresses()
+    for chunk in range(new.chunks):
+        rows, replicas = new.region(chunk)
+        arrays, found = new.empty(chunk), np.zeros(rows.stop - rows.start, np.int64)
+        for row, address in enumerate(addresses[rows]):
+            for number, there in places.get(bytes(address), []):
+                source = sources[number]
+                block, first = divmod(replicas.start, source.replicas_per_chunk)
+                if block >= counts[number].shape[1] or counts[number][there, block] <= first:
+                    continue
+                across = counts[number].shape[1]
+                at, inside = divmod(there, source.points_per_chunk)
+                data, known = read(number, at * across + block)
+                count = min(int(known[inside]) - first, replicas.stop - replicas.start)
+                common = max(0, min(count, int(found[row])))
+                for name in new.names:
+                    piece = data[name][inside, first : first + max(count, 0)]
+                    layers = piece.shape[1]  # all of them, up to the deepest of the source
+                    here = arrays[name][row, :, :layers]
+                    if piece[:common].tobytes() != here[:common].tobytes():
+                        point = new.sweep.point(rows.start + row)
+                        raise ValueError(
+                            f"`paths`: must agree; got different numbers for one cell, {point}"
+                        )
+                    if count > common:
+                        here[:count] = piece
+                found[row] = max(count, found[row])
+        if found.any():
+            new.write(chunk, arrays, found)
+
+
+def dataset_of(store: SweepStore) -> xr.Dataset:
+    """The arrays of a store with the axes of its sweep, and which networks are `measured`."""
+    sweep = store.sweep
+    lead = {name: list(sweep.values(name)) for name in AXES if sweep.is_axis(name)}
+    data = {}
+    for name, last in variables(sweep).items():
+        whole = np.empty(store.arrays[name].shape, store.arrays[name].dtype)
+        data[name] = ((*lead, "replica", "layer", last), whole)
+    there = np.zeros((sweep.points, sweep.replicas), bool)
+    data["measured"] = ((*lead, "replica"), there)
+    for chunk in range(store.chunks):
+        rows, replicas = store.region(chunk)
+        arrays, counts = store.read(chunk)
+        there[rows, replicas] = np.arange(replicas.stop - replicas.start) < counts[:, None]
+        for name in store.names:
+            data[name][1][rows, replicas] = arrays[name]
+    shape = [len(values) for values in lead.values()]
+    data = {n: (dims, whole.reshape(*shape, *whole.shape[1:])) for n, (dims, whole) in data.items()}
+    rest = {name: getattr(sweep, name) for name in AXES if not sweep.is_axis(name)}
+    coordinates = {**lead, "layer": list(sweep.kept_layers), **rest}
+    keep = ("versions", "backend", "device", "date", "sweep", "environment", "seed")
+    attributes = {name: store.attributes[name] for name in keep}
+    return xr.Dataset(data, coordinates, attributes)
