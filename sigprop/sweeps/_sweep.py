@@ -328,6 +328,8 @@ def environment(sweep: Sweep) -> dict[str, Any]:
     the content of a data set."""
     import jax
 
+    from theory.numerics import plain_options
+
     content = sweep.inputs
     if content != "gram":
         signals = np.asarray(sweep.signals(1.0, 0.0))
@@ -345,6 +347,7 @@ def environment(sweep: Sweep) -> dict[str, Any]:
         "matmul_precision": str(config.jax_default_matmul_precision or "default"),
         "random": str(config.jax_default_prng_impl),
         "random_partitionable": bool(config.jax_threefry_partitionable),
+        "compiler": plain_options(),
         "networks_at_once": sweep.at_once(),
         "inputs": content,
     }
