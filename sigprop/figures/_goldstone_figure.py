@@ -47,8 +47,10 @@ def goldstone_figure(dataset: xr.Dataset, *, caption: str = "") -> Figure:
         certificate_panel(panels[1, 2], dataset)
         for letter, panel in zip("abcdef", panels.flat, strict=True):
             panel.set_title(f"({letter})", loc="left")
-        for panel in (panels[0, 1], *panels[1, 1:]):
+        for panel in (panels[0, 1], panels[1, 2]):
             panel.legend(frameon=False)
+        # Error bars grow upwards and downwards with the layer; nothing is near an angle of 0.
+        panels[1, 1].legend(frameon=False, loc="lower left")
         write_caption(figure, caption)
     return figure
 
