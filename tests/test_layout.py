@@ -183,3 +183,12 @@ def test_the_type_checker_names_a_kind_of_node_that_the_fold_leaves_out(kind, tm
 def test_readme_gives_the_test_command():
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
     assert command in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("command", ["ruff format --check", "ruff check", "pyright"])
+def test_format_lint_and_types(command):
+    """As `scripts/check` does."""
+    run = [sys.executable, "-m", *command.split()]
+    run += ["--pythonpath", sys.executable] if command == "pyright" else []
+    found = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout[-3000:]
