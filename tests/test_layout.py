@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
+
+from theory import Part
 
 ROOT = Path(__file__).parent.parent
 # What a folder may not import; the first that fits counts.
@@ -178,6 +181,15 @@ def test_the_type_checker_names_a_kind_of_node_that_the_fold_leaves_out(kind, tm
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert f'Type "{kind}" is not assignable to type "Never"' in found.stdout
     assert "1 error," in found.stdout
+
+
+def test_docs_name_every_kind_of_node():
+    kinds = [kind.__name__ for kind in get_args(Part)]
+    table = (ROOT / "docs" / "description.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([A-Z]\w+)\(", table, re.MULTILINE) == kinds
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert f"`{' | '.join(kinds)}`" in reference
+    assert all(f"::: theory.{kind}\n" in reference for kind in kinds)
 
 
 def test_readme_gives_the_test_command():

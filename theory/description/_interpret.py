@@ -22,6 +22,7 @@ from theory.description._architecture import (
     Recurrent,
     Repeat,
     Residual,
+    check_part,
 )
 from theory.numerics import scan, traced, xp
 
@@ -104,11 +105,7 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
     ValueError
         If the variances of an `Affine` are those of several layers, outside of a `Repeat`.
     """
-    if not isinstance(part, Part):
-        raise TypeError(
-            "`part`: must be an Affine, Pointwise, Chain, Residual or Repeat; got "
-            f"{type(part).__name__}"
-        )
+    check_part("part", part)
     match part:
         case Affine():
             _check_one_layer(part)
