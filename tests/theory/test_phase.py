@@ -127,6 +127,7 @@ def test_a_function_that_is_not_zero_at_zero_has_no_point_there():
     assert found.length.value[0] > 1
 
 
+@pytest.mark.slow
 def test_points_with_and_without_bias_in_one_program():
     found = jax.vmap(lambda b: theory.critical_points(TANH, b))(jnp.array([0.0, 0.05]))
     np.testing.assert_allclose(found.weight_variance.value[:, 0], [1.0, 1.76095463960674])
