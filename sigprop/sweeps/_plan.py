@@ -109,8 +109,9 @@ def plan(
 ) -> Plan:
     """Choose width and replicas for a wanted error of an observable in the last layer.
 
-    A pilot draws small networks at three widths, without weight matrices, and times both ways of
-    drawing at those widths and at a large one. Of all widths the one is taken at which bias and
+    A pilot draws small networks at three widths, without weight matrices, and times drawing
+    without matrices at those widths and at a large one, and with them at the outer two. Of all
+    widths the one is taken at which bias and
     noise together reach the wanted error in the least time on this device; 16 networks at least.
 
     Parameters
