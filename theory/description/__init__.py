@@ -36,9 +36,17 @@ from theory.description._architecture import (
 from theory.description._closed_forms import ClosedForm, SinForm
 from theory.description._describe import describe
 from theory.description._directly import directly, directly_if, is_simple, on_numpy
+from theory.description._files import defined_in, in_file
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._text import (
+    from_dict,
+    load_network,
+    read_activation,
+    save_network,
+    to_dict,
+)
 from theory.description._turn import check_turn
 
 __all__ = [
@@ -71,22 +79,29 @@ __all__ = [
     "check_turn",
     "components",
     "componentwise",
+    "defined_in",
     "describe",
     "directly",
     "directly_if",
     "feedforward",
     "found_jumps",
+    "from_dict",
     "gain",
+    "in_file",
     "interpret",
     "is_linear",
     "is_new",
     "is_piecewise_linear",
     "is_simple",
     "layer",
+    "load_network",
     "on_numpy",
     "radial",
+    "read_activation",
     "recurrent",
     "repeat",
+    "save_network",
     "starts_nonlinear",
     "time_steps",
+    "to_dict",
 ]

@@ -47,6 +47,8 @@ class Componentwise(eqx.Module):
     """Where φ itself may jump: at ± those kinks where it does, or where nobody can tell yet."""
     features_known: bool = eqx.field(static=True, default=False)
     """Whether kinks and scale are all there is, as for named activations; others are searched."""
+    source: str | None = eqx.field(static=True, default=None)
+    """ "FILE.py:NAME" where it was read from there."""
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
         """φ(z), wherever the components of a unit are."""
@@ -102,6 +104,8 @@ class Radial(eqx.Module):
     jumps: tuple[float, ...] = eqx.field(static=True, default=())
     """Where g itself may jump, in r > 0."""
     features_known: bool = eqx.field(static=True, default=False)
+    """As for `Componentwise`."""
+    source: str | None = eqx.field(static=True, default=None)
     """As for `Componentwise`."""
 
     @property
@@ -442,6 +446,11 @@ _TABLE = {
 
 ACTIVATION_NAMES: tuple[str, ...] = tuple(sorted(_TABLE))
 """The names that `activation` knows."""
+
+
+def parameters_of(name: str) -> tuple[str, ...]:
+    """The parameters of the activation, or radial profile, of that name."""
+    return ("threshold",) if name == "threshold" else tuple(_TABLE[name].defaults)
 
 
 class _Function(eqx.Module):

@@ -51,8 +51,9 @@ def _floats(name: str) -> Callable[[Any], Array]:
     """The converter of a field of real numbers."""
 
     def convert(value: Any) -> Array:
-        array = as_real(name, value)
-        return jnp.asarray(array, dtype=jnp.result_type(float, jnp.asarray(array).dtype))
+        array = jnp.asarray(as_real(name, value))
+        kind = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else float
+        return jnp.asarray(array, dtype=jnp.result_type(float, kind))
 
     return convert
 

@@ -1,0 +1,48 @@
+"""Objects that a Python file defines, by "FILE.py:NAME"."""
+
+import functools
+import runpy
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+
+def in_file(target: Any) -> bool:
+    """Whether a text names an object of a Python file."""
+    return isinstance(target, str) and ".py:" in target
+
+
+def defined_in(target: str, folder: str | PathLike[str] = ".") -> Any:
+    """The object NAME of a Python file, which runs once as long as it does not change.
+
+    Parameters
+    ----------
+    target
+        "FILE.py:NAME"; a relative FILE is looked for in `folder`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, it does not run, or it does not define that name.
+    """
+    file, _, name = target.rpartition(":")
+    path = Path(folder, file).resolve()
+    if path.suffix != ".py" or not name:
+        raise ValueError(f"must be FILE.py:NAME; got {target}")
+    if not path.is_file():
+        raise ValueError(f"must be FILE.py:NAME with a file that is there; got {target}")
+    state = path.stat()
+    names = _names(path, state.st_mtime_ns, state.st_size)
+    if name not in names:
+        raise ValueError(f"{name} must be a name in {path.name}; got {target}")
+    return names[name]
+
+
+@functools.lru_cache(maxsize=128)
+def _names(path: Path, *_state: int) -> dict[str, Any]:
+    # A function made anew would be another function: all that was compiled for it is lost.
+    try:
+        return runpy.run_path(str(path), run_name=path.stem)
+    except Exception as error:  # somebody else's file can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path.name} must run; {reason}") from error

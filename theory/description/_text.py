@@ -1,0 +1,423 @@
+"""Descriptions as plain dictionaries and TOML files."""
+
+import dataclasses
+import inspect
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from theory.description._activations import (
+    Activation,
+    Componentwise,
+    Radial,
+    activation,
+    componentwise,
+    parameters_of,
+    radial,
+)
+from theory.description._architecture import (
+    Part,
+    Repeat,
+    WeightLaw,
+    affine,
+    check_part,
+    feedforward,
+    layer,
+    recurrent,
+    repeat,
+)
+from theory.description._files import defined_in, in_file
+from theory.numerics import check_count, shown
+
+_NODES: dict[str, Any] = {kind.__name__.lower(): kind for kind in get_args(Part)}
+_BUILDERS: dict[str, Callable[..., Part]] = {
+    make.__name__: make for make in (affine, layer, feedforward, recurrent)
+}
+_FORMAT = 1
+_DEEPEST = 50
+"""Tables inside of one another."""
+
+_SAME: Mapping[str, str] = MappingProxyType({})
+
+Made = TypeVar("Made")
+
+
+def to_dict(network: Part) -> dict[str, Any]:
+    """A description as a plain dictionary of numbers, words, lists and dictionaries.
+
+    Every node is a dictionary with its type, in small letters, under "node", and its fields;
+    fields that hold their default are left out. In the body of a `Repeat` a number stands for
+    all layers, and a list of `depth` numbers for one after the other.
+
+    An activation is a name ("tanh"); a dictionary of its name and parameters, or of the name of
+    its profile under "radial"; or, for a function of one's own that was read from a file,
+    {"file": "FILE.py:NAME"}.
+
+    Raises
+    ------
+    TypeError
+        If `network` is not a description.
+    ValueError
+        If it holds a function that was not read from a file, or traced numbers.
+
+    Examples
+    --------
+    >>> import theory
+    >>> theory.to_dict(theory.layer(theory.activation("tanh"), 1.5, 0.05))["parts"][0]
+    {'node': 'pointwise', 'activation': 'tanh'}
+    """
+    check_part("network", network)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(network)):
+        raise ValueError("`network`: must hold known numbers; got some that JAX traces")
+    return _of_node(_on_host(network))
+
+
+def from_dict(table: Mapping[str, Any], *, folder: str | PathLike[str] = ".") -> Part:
+    """The description that a dictionary holds, as `to_dict` writes it.
+
+    Instead of a node a dictionary may name a function that builds one, under "build": "affine",
+    "layer", "feedforward" or "recurrent", with its arguments:
+    ``{"build": "feedforward", "activation": "tanh", "weight_variance": 1.5, "depth": 50}``.
+
+    Parameters
+    ----------
+    folder
+        Where relative names of files start. Files that are named are run.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Names the field by its path, and its allowed range.
+
+    Accuracy
+    --------
+    ``from_dict(to_dict(network))`` is `network`, bit for bit, where its numbers have JAX's
+    default floating-point type.
+    """
+    return _Reader(Path(folder)).part(_plain(table, 0), "")
+
+
+def save_network(network: Part, path: str | PathLike[str]) -> None:
+    """Write a description to a TOML file, with the keys of `to_dict`.
+
+    Files of one's own functions are named relative to its folder.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `to_dict`.
+    """
+    import tomli_w
+
+    target = Path(path)
+    table = {"format": _FORMAT, **to_dict(network)}
+    _make_relative(table, target.resolve().parent)
+    text = tomli_w.dumps(table)
+    # What was there stays there until all is written.
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, target)
+
+
+def load_network(path: str | PathLike[str]) -> Part:
+    """A description from a TOML file, or from "FILE.py:NAME".
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it cannot be read, or does not hold a description; as `from_dict`.
+    """
+    if in_file(path):
+        found = _named("network", defined_in, str(path))
+        check_part(str(path), found)
+        return found
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
+    version = table.pop("format", _FORMAT)
+    if version != _FORMAT:
+        raise ValueError(f"{path}: `format` must be {_FORMAT}; got {shown(version)}")
+    try:
+        return from_dict(table, folder=Path(path).parent)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def read_activation(value: Any, *, folder: str | PathLike[str] = ".") -> Activation:
+    """The activation that a name, "FILE.py:NAME" or a dictionary stands for; see `to_dict`.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    return _Reader(Path(folder)).activation(value, "")
+
+
+def _plain(value: Any, level: int) -> Any:
+    """With dictionaries and lists for all that is like them."""
+    if level > _DEEPEST:
+        raise ValueError(f"`table`: must hold at most {_DEEPEST} tables and lists in one another")
+    if isinstance(value, Mapping):
+        return {name: _plain(member, level + 1) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(member, level + 1) for member in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
+        return np.asarray(value).tolist()
+    return value
+
+
+def _on_host(tree: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, tree)
+
+
+def _of_node(node: Any) -> dict[str, Any]:
+    return {"node": type(node).__name__.lower(), **_fields_of(node)}
+
+
+def _fields_of(node: Any) -> dict[str, Any]:
+    if isinstance(node, Repeat):
+        return {"depth": node.depth, "body": _of_layers(node)}
+    found = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if value is not None and value != field.default:
+            found[field.name] = _of_value(value)
+    return found
+
+
+def _of_value(value: Any) -> Any:
+    if isinstance(value, Componentwise | Radial):
+        return _of_activation(value)
+    if isinstance(value, WeightLaw):
+        return _fields_of(value)
+    if isinstance(value, eqx.Module):
+        return _of_node(value)
+    if isinstance(value, tuple):
+        return [_of_value(member) for member in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
+
+
+def _of_layers(node: Repeat) -> Any:
+    leaves = jax.tree.leaves(node.body)
+    same = all(np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in leaves)
+    layer = lambda i: _of_node(jax.tree.map(lambda x: x[i], node.body))
+    layers = [layer(0)] * node.depth if same else list(map(layer, range(node.depth)))
+    return _together(layers)
+
+
+def _together(values: list[Any]) -> Any:
+    """The tables of several layers as one, with a list where numbers differ."""
+    first = values[0]
+    if isinstance(first, dict):
+        names = dict.fromkeys(name for value in values for name in value)
+        return {name: _together([value[name] for value in values]) for name in names}
+    if _holds_tables(first):
+        return [_together(list(members)) for members in zip(*values, strict=True)]
+    plain = not any(isinstance(value, list) for value in values)
+    return first if plain and all(value == first for value in values) else values
+
+
+def _holds_tables(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(member, Mapping) for member in value)
+
+
+def _of_activation(phi: Activation) -> Any:
+    if phi.source is not None:
+        return {"file": phi.source}
+    fn, kind = (phi.profile, "radial") if isinstance(phi, Radial) else (phi.fn, "name")
+    found: dict[str, Any] = {kind: phi.name}
+    names = parameters_of(phi.name) if phi.features_known else ()
+    found |= {name: float(getattr(fn, name)) for name in names if hasattr(fn, name)}
+    made = _on_host(_Reader(Path()).activation(found, "")) if phi.features_known else None
+    if jax.tree.structure(made) != jax.tree.structure(phi):
+        raise ValueError(
+            "`activation`: must be one of theory.activation's, or read from FILE.py:NAME, to be "
+            f"written down; got a function of its own, {phi.name}"
+        )
+    return phi.name if kind == "name" and not names else found
+
+
+def _make_relative(value: Any, folder: Path) -> None:
+    """Name files from there."""
+    for member in value.values() if isinstance(value, dict) else value:
+        if isinstance(member, dict | list):
+            _make_relative(member, folder)
+    if isinstance(value, dict) and in_file(value.get("file")):
+        file, _, name = value["file"].rpartition(":")
+        value["file"] = f"{Path(os.path.relpath(file, folder)).as_posix()}:{name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Makes descriptions from tables; `path` is where in the whole table something stands."""
+
+    folder: Path
+
+    def part(self, table: Any, path: str) -> Part:
+        if not isinstance(table, Mapping):
+            what = f"`{path}`" if path else "`table`"
+            raise TypeError(f"{what}: must be a table of a part; got {shown(table)}")
+        values = dict(table)
+        known = {"node": _NODES, "build": _BUILDERS}
+        which = [key for key in known if key in values]
+        if len(which) != 1:
+            words = "; ".join(f"{key} = {', '.join(names)}" for key, names in known.items())
+            got = " and ".join(which) or "neither"
+            raise ValueError(f"`{_join(path, 'node')}`: must be one of {words}; got {got}")
+        (key,) = which
+        name = values.pop(key)
+        make = known[key].get(name) if isinstance(name, str) else None
+        if make is None:
+            words = ", ".join(known[key])
+            raise ValueError(f"`{_join(path, key)}`: must be one of {words}; got {shown(name)}")
+        _check_fields(make, values, path, key, name)
+        if make is Repeat:
+            return self.repeat(values, path)
+        arguments = {
+            field: self.value(field, value, _join(path, field), key == "node")
+            for field, value in values.items()
+        }
+        return _named(path, make, **arguments)
+
+    def value(self, field: str, value: Any, path: str, of_node: bool) -> Any:
+        if field == "activation":
+            return self.activation(value, path)
+        if field == "weights" and of_node:
+            if not isinstance(value, Mapping):
+                raise TypeError(f"`{path}`: must be a table with a variance; got {shown(value)}")
+            _check_fields(WeightLaw, value, path, "the weights", "")
+            return _named(path, WeightLaw, **value, fields={"weight_variance": "variance"})
+        if isinstance(value, Mapping):
+            return self.part(value, path)
+        if _holds_tables(value):
+            each = enumerate(value)
+            return tuple(self.part(member, f"{path}[{i}]") for i, member in each)
+        return value
+
+    def repeat(self, values: Mapping[str, Any], path: str) -> Part:
+        depth, body = values["depth"], values["body"]
+        _named(path, check_count, "depth", depth)
+        where = _join(path, "body")
+        lists = list(_lists(body, where))
+        for name, found in lists:
+            if len(found) != depth:
+                raise ValueError(
+                    f"`{name}`: must be one number, or one for each of {depth} layers; got "
+                    f"{len(found)}"
+                )
+        if not lists:
+            return repeat(self.part(body, where), depth)
+        layers = [self.part(_layer(body, i), where) for i in range(depth)]
+        return Repeat(jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), depth)
+
+    def activation(self, value: Any, path: str) -> Activation:
+        path = path or "activation"
+        if in_file(value):
+            value = {"file": value}
+        if isinstance(value, str):
+            return _named(path, activation, value, fields={"name": ""})
+        if not isinstance(value, Mapping):
+            raise TypeError(f"`{path}`: must be a name or a table with one; got {shown(value)}")
+        rest = dict(value)
+        which = [key for key in ("name", "radial", "file") if key in rest]
+        if len(which) != 1:
+            raise ValueError(
+                f"`{path}`: must have one of name, radial and file; got {', '.join(value)}"
+            )
+        (key,) = which
+        name = rest.pop(key)
+        if not isinstance(name, str):
+            raise ValueError(f"`{_join(path, key)}`: must be a text; got {shown(name)}")
+        if key == "name":
+            return _named(path, activation, name, fields={"name": ""}, **rest)
+        if key == "radial":
+            return _named(path, radial, name, fields={"profile": ""}, **rest)
+        for other in rest:
+            raise ValueError(f"`{_join(path, other)}`: a file's function has no parameters here")
+        return self.of_file(name, _join(path, "file"))
+
+    def of_file(self, target: str, path: str) -> Activation:
+        found = _named(path, defined_in, target, self.folder)
+        if not isinstance(found, Componentwise | Radial):
+            if not callable(found):
+                raise ValueError(
+                    f"`{path}`: must name a function or an activation; got {shown(found)}"
+                )
+            found = _named(path, componentwise, found, fields={"fn": ""})
+        file, _, name = target.rpartition(":")
+        source = f"{Path(self.folder, file).resolve()}:{name}"
+        return dataclasses.replace(found, source=source)
+
+
+def _check_fields(make: Any, values: Mapping[str, Any], path: str, key: str, name: str) -> None:
+    """Raise a `ValueError` unless these are the arguments of a node, or of a function."""
+    known = inspect.signature(make).parameters
+    for field in values:
+        if field not in known:
+            raise ValueError(
+                f"`{_join(path, field)}`: not a field of {name or key}, which has "
+                f"{', '.join(known)}"
+            )
+    for field, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and field not in values:
+            raise ValueError(f"`{_join(path, field)}`: must be given; got none")
+
+
+def _lists(table: Any, path: str) -> Iterator[tuple[str, list]]:
+    """The lists that hold one number for each layer."""
+    if isinstance(table, Mapping):
+        for name, value in table.items():
+            yield from _lists(value, _join(path, name))
+    elif _holds_tables(table):
+        for index, value in enumerate(table):
+            yield from _lists(value, f"{path}[{index}]")
+    elif isinstance(table, list):
+        yield path, table
+
+
+def _layer(table: Any, index: int) -> Any:
+    """The table of one layer."""
+    if isinstance(table, Mapping):
+        return {name: _layer(value, index) for name, value in table.items()}
+    if _holds_tables(table):
+        return [_layer(value, index) for value in table]
+    return table[index] if isinstance(table, list) else table
+
+
+def _join(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field
+
+
+def _named(
+    path: str,
+    make: Callable[..., Made],
+    *args: Any,
+    fields: Mapping[str, str] = _SAME,
+    **kwargs: Any,
+) -> Made:
+    """make(…); its errors name the whole path of a field, by the name that `fields` gives it."""
+    try:
+        return make(*args, **kwargs)
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        if text.startswith("`"):
+            field, _, rest = text[1:].partition("`")
+            field = fields.get(field, field)
+            where = _join(path, field) if field else path
+            raise type(error)(f"`{where}`{rest}") from error
+        raise type(error)(f"`{path}`: {text}") from error
