@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
+from sigprop.commands._network import Network, Rotating, Structure
 from sigprop.commands._output import BadInput
 from sigprop.commands._sweep_cli import plan, sweep
 
@@ -31,33 +32,6 @@ app = App(name="sigprop", help=_HELP, help_epilogue=_EPILOGUE, help_format="mark
 app.command(plan)
 app.command(sweep)
 
-Activation: TypeAlias = Annotated[
-    str,
-    Parameter(
-        help="Nonlinearity φ: elu, erf, gelu, gelu_tanh, hard_tanh, leaky_relu, linear, relu, "
-        "selu, sigmoid, silu, sin, softplus or tanh."
-    ),
-]
-WeightVariance: TypeAlias = Annotated[
-    float, Parameter(help="σ_w², at least 0: a weight's variance times the width.")
-]
-BiasVariance: TypeAlias = Annotated[float, Parameter(help="σ_b², at least 0: a bias's variance.")]
-Weights: TypeAlias = Annotated[
-    Literal["gaussian", "orthogonal"],
-    Parameter(help="Independent Gaussian weights, or Haar-random orthogonal matrices."),
-]
-Residual: TypeAlias = Annotated[
-    bool, Parameter(negative="", help="Residual layers, z + W φ(z) + b instead of W φ(z) + b.")
-]
-Symmetry: TypeAlias = Annotated[
-    str | None,
-    Parameter(
-        help="O(k), U(m) or Sp(m): units of k, 2m or 4m real components with real, complex or "
-        "quaternionic weights and the radial activation g(|z|) z/|z|, whose profile g is then "
-        "--activation (threshold too, max(|z| - 1, 0)). Lengths and variances of biases are per "
-        "real component."
-    ),
-]
 StartLength: TypeAlias = Annotated[
     float,
     Parameter(help="Length q_0 > 0 of a typical input, from which the fixed point is reached."),
@@ -84,15 +58,14 @@ Json: TypeAlias = Annotated[
 ]
 
 
+_NONE, _STRUCTURE, _ROTATING = Network(), Structure(), Rotating()
+"""Without any option."""
+
+
 @app.command
 def predict(
     *,
-    activation: Activation,
-    weight_variance: WeightVariance,
-    bias_variance: BiasVariance,
-    weights: Weights = "gaussian",
-    residual: Residual = False,
-    symmetry: Symmetry = None,
+    network: Network = _NONE,
     start_length: StartLength = 1.0,
     json: Json = False,
 ) -> int:
@@ -108,10 +81,9 @@ def predict(
     of a relative rotation (goldstone: 1 − σ_b²/q*), of the distance (trace: χ) and of a
     relative shear (symmetric_traceless).
     """
+    network.check()
     from sigprop.commands import _commands
-    from sigprop.commands._requests import Network
 
-    network = Network(activation, weight_variance, bias_variance, weights, residual, symmetry)
     return _commands.predict(network, start_length, json)
 
 
@@ -121,12 +93,9 @@ _RANGE = "start:stop:count, or numbers with commas between."
 @app.command
 def phase_diagram(
     *,
-    activation: Activation,
+    network: Structure = _STRUCTURE,
     weight_variance: Annotated[str, Parameter(help=f"Values of σ_w² ≥ 0: {_RANGE}")] = "0.5:4:64",
     bias_variance: Annotated[str, Parameter(help=f"Values of σ_b² ≥ 0: {_RANGE}")] = "0:0.5:64",
-    weights: Weights = "gaussian",
-    residual: Residual = False,
-    symmetry: Symmetry = None,
     start_length: StartLength = 1.0,
     output: Output = None,
     json: Json = False,
@@ -137,28 +106,24 @@ def phase_diagram(
     data every number has its estimated error and a status. With a symmetry the order parameter
     and the multipliers by sector take the place of c* and its scales.
     """
+    network.check()
     from sigprop.commands import _commands
 
-    return _commands.phase_diagram(
-        activation,
-        weight_variance,
-        bias_variance,
-        weights,
-        residual,
-        symmetry,
-        start_length,
-        output,
-        json,
-    )
+    axes = {"weight_variance": weight_variance, "bias_variance": bias_variance}
+    return _commands.phase_diagram(network, axes, start_length, output, json)
 
 
 @app.command
 def compare(
     *,
-    activation: Activation,
-    weight_variance: WeightVariance,
-    bias_variance: BiasVariance,
-    depth: Annotated[int, Parameter(help="Hidden layers behind the input layer, at least 1.")],
+    network: Network = _NONE,
+    depth: Annotated[
+        int | None,
+        Parameter(
+            help="Hidden layers behind the input layer, at least 1; a whole network in a file has "
+            "its own."
+        ),
+    ] = None,
     widths: Annotated[
         str, Parameter(help="Widths N: at least 3 different ones, with commas between.")
     ] = "64,128,256,512",
@@ -179,9 +144,6 @@ def compare(
     input_correlation: Annotated[
         float, Parameter(help="Correlation of the two inputs of gram, from -1 to 1.")
     ] = 0.5,
-    weights: Weights = "gaussian",
-    residual: Residual = False,
-    symmetry: Symmetry = None,
     gradients: Annotated[
         bool, Parameter(help="Also measure how gradients grow from layer to layer.")
     ] = True,
@@ -204,12 +166,12 @@ def compare(
     input, with 3 where too little could be judged or a number is not finite. Writes
     comparison.png, .pdf and .zarr.
     """
+    network.check()
     from sigprop.commands import _commands
     from sigprop.commands._requests import (
         MOST_REPLICAS,
         MOST_UNITS,
         Inputs,
-        Network,
         Run,
         whole_numbers,
     )
@@ -217,7 +179,6 @@ def compare(
 
     most = MOST_WITH_MATRICES if weight_matrices == "always" else MOST_UNITS
     run = Run(
-        depth,
         whole_numbers("--widths", widths, 1, most),
         whole_numbers("--replicas", replicas, 2, MOST_REPLICAS),
         seed,
@@ -225,18 +186,14 @@ def compare(
         gradients,
         weight_matrices,
     )
-    network = Network(activation, weight_variance, bias_variance, weights, residual, symmetry)
     source = Inputs(inputs, input_count, input_length, input_correlation)
-    return _commands.compare(network, run, source, output, json)
+    return _commands.compare(network, depth, run, source, output, json)
 
 
 @app.command
 def goldstone(
     *,
-    symmetry: Symmetry = "O(3)",
-    activation: Activation = "tanh",
-    weight_variance: WeightVariance = 2.25,
-    bias_variance: BiasVariance = 0.0,
+    network: Rotating = _ROTATING,
     depth: Annotated[
         int, Parameter(help="Hidden layers behind the input layer, at least 20.")
     ] = 200,
@@ -256,23 +213,19 @@ def goldstone(
     and for one network its leading Lyapunov exponents, told apart by alignment with the
     generators A, and the residual of J(Ax) = A f(x). Writes goldstone.png, .pdf and .zarr.
     """
+    network.check()
     from sigprop.commands import _goldstone_command
-    from sigprop.commands._requests import Network, Run
+    from sigprop.commands._requests import Run
 
-    network = Network(activation, weight_variance, bias_variance, symmetry=symmetry)
-    run = Run(depth, (width,), (replicas,), seed, dtype, weight_matrices=weight_matrices)
-    return _goldstone_command.goldstone(network, run, output, json)
+    run = Run((width,), (replicas,), seed, dtype, weight_matrices=weight_matrices)
+    return _goldstone_command.goldstone(network, depth, run, output, json)
 
 
 @app.command
 def spectrum(
     *,
-    activation: Activation,
-    weight_variance: WeightVariance,
-    bias_variance: BiasVariance,
+    network: Network = _NONE,
     depth: Annotated[int, Parameter(help="Layers L, at least 1, in J = W_L D_L ... W_1 D_1.")],
-    weights: Weights = "gaussian",
-    symmetry: Symmetry = None,
     start_length: Annotated[
         float | None,
         Parameter(
@@ -299,12 +252,12 @@ def spectrum(
     accuracy, and compared. Writes spectrum.png, .pdf and .zarr. Networks differ from theory by
     O(L/N) as well as by their standard errors.
     """
+    network.check()
     from sigprop.commands import _spectrum_command
-    from sigprop.commands._requests import Network, Run
+    from sigprop.commands._requests import Run
 
-    network = Network(activation, weight_variance, bias_variance, weights, symmetry=symmetry)
-    run = Run(depth, (width,), (replicas,), seed, dtype)
-    return _spectrum_command.spectrum(network, run, start_length, theory_only, output, json)
+    run = Run((width,), (replicas,), seed, dtype)
+    return _spectrum_command.spectrum(network, depth, run, start_length, theory_only, output, json)
 
 
 @app.command

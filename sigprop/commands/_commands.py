@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.commands import _output as out
+from sigprop.commands._network import Network, Structure
 from sigprop.commands._output import checked
-from sigprop.commands._requests import Inputs, Network, Run, axis_values, check_positive
+from sigprop.commands._requests import Inputs, Run, axis_values, check_depth, check_positive
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from sigprop.comparison import Comparison
-    from theory import CriticalLine, Estimate, Prediction
-    from theory.description import Distribution
+    from theory import CriticalLine, Estimate, Part, Prediction
 
 ESTIMATES = (
     "length",
@@ -69,9 +69,9 @@ def predict(network: Network, start: float, json: bool) -> int:
     set_up()
     import theory
 
-    layer = network.layer()
-    symmetric = network.symmetry is not None
-    prediction = theory.predict(layer, start=start)
+    layer, symmetric = network.layer, network.symmetric
+    with checked(body="network"):
+        prediction = theory.predict(layer, start=start)
     sectors: Any = theory.sectors(layer, prediction.length) if symmetric else None
     estimates = {name: getattr(prediction, name) for name in ESTIMATES}
     found = prediction_as_json(prediction)
@@ -92,7 +92,7 @@ def predict(network: Network, start: float, json: bool) -> int:
         estimates["order_parameter"] = sectors.order_parameter
         estimates["depth_scale_goldstone"] = sectors.depth_scale_goldstone
     if json:
-        out.print_json({**found, "parameters": {**asdict(network), "start_length": start}})
+        out.print_json({**found, "parameters": {**network.as_parameters(), "start_length": start}})
         return 0
     rows = out.table(f"{network.text}: {found['phase']}", "", "value", "error", "status")
     for name, e in estimates.items():
@@ -127,38 +127,20 @@ def prediction_as_json(prediction: "Prediction") -> dict[str, Any]:
 
 
 def phase_diagram(
-    activation: str,
-    weight_variance: str,
-    bias_variance: str,
-    weights: "Distribution",
-    residual: bool,
-    symmetry: str | None,
-    start: float,
-    output: Path | None,
-    json: bool,
+    network: Structure, ranges: Mapping[str, str], start: float, output: Path | None, json: bool
 ) -> int:
     """Compute, draw and store a phase diagram over the two variances."""
-    set_up()
-    asked = {
-        "activation": activation,
-        "weight_variance": weight_variance,
-        "bias_variance": bias_variance,
-        "weights": weights,
-        "residual": residual,
-        "symmetry": symmetry,
-        "start_length": start,
-    }
-    axes = {
-        "weight_variance": axis_values("--weight-variance", weight_variance),
-        "bias_variance": axis_values("--bias-variance", bias_variance),
-    }
+    axes = {name: axis_values(f"--{name.replace('_', '-')}", text) for name, text in ranges.items()}
     check_positive("--start-length", start)
+    set_up()
+    asked = {**network.as_parameters(), **ranges, "start_length": start}
     # One point of the plane, for what is checked before anything is computed.
-    network = Network(activation, 1.0, 0.0, weights, residual, symmetry)
-    network.layer()
+    layer = network.layer_with(1.0, 0.0)
     folder = out.output_folder(output, "phase-diagram", ["phase_diagram"], ["phase_diagram"])
     with out.progress_bars(json) as progress:
-        dataset, line = diagram(network, axes, start=start, progress=progress)
+        dataset, line = diagram(
+            layer, axes, symmetric=network.symmetric, start=start, progress=progress
+        )
     size = " × ".join(str(len(values)) for values in axes.values())
     caption = (
         f"{network.kind} networks of infinite width: mean-field theory at "
@@ -173,7 +155,7 @@ def phase_diagram(
     statuses = {str(name): count_flags(dataset[f"{name}_status"]) for name in names}
     found: dict[str, Any] = {"phases": phases, "statuses": statuses}
     words = ", ".join(f"{count} {phase}" for phase, count in phases.items() if count)
-    if symmetry is not None:
+    if "symmetry_phase" in dataset:
         found["symmetry_phases"] = split = count_flags(dataset["symmetry_phase"])
         kinds = (f"{count} {kind}" for kind, count in split.items() if count)
         words += f"; symmetry: {', '.join(kinds)}"
@@ -189,12 +171,18 @@ def phase_diagram(
 
 
 def diagram(
-    network: Network, axes: Mapping[str, Any], *, start: float = 1.0, progress: out.Progress
+    layer: "Part",
+    axes: Mapping[str, Any],
+    *,
+    symmetric: bool = False,
+    start: float = 1.0,
+    progress: out.Progress,
 ) -> "tuple[xr.Dataset, CriticalLine | None]":
-    """A phase diagram over the two variances of a network, and its edge of chaos."""
+    """A phase diagram over the two variances of a layer, and its edge of chaos if that is known."""
     import jax
 
     import theory
+    from theory.description import components, with_variances
 
     def advance(done: int, total: int) -> None:
         if done == 0:
@@ -202,14 +190,16 @@ def diagram(
         progress("phase diagram", done, total)
 
     progress("phase diagram", 0, math.prod(len(values) for values in axes.values()))
-    phi, how = network.parts()
-    build = jax.tree_util.Partial(theory.layer, phi, **how)
-    compute = theory.phase_diagram if network.symmetry is None else theory.sector_diagram
-    dataset = compute(build, axes, start=start, progress=advance)
-    if network.residual:
-        return dataset, None
-    lengths = np.geomspace(1e-8, 1e4, 600)
-    return dataset, theory.critical_line(phi, lengths, components=how.get("components", 1))
+    build = jax.tree_util.Partial(with_variances, layer)
+    compute = theory.sector_diagram if symmetric else theory.phase_diagram
+    with checked(build="network", body="network"):
+        dataset = compute(build, axes, start=start, progress=advance)
+    match layer:
+        case theory.Chain(parts=(theory.Pointwise(activation=phi), theory.Affine())):
+            lengths = np.geomspace(1e-8, 1e4, 600)
+            return dataset, theory.critical_line(phi, lengths, components=components(layer))
+        case _:
+            return dataset, None
 
 
 def _import_writers() -> None:
@@ -255,16 +245,25 @@ def count_flags(flags: "xr.DataArray") -> dict[str, int]:
     return {meaning: int((flags == value).sum()) for value, meaning in meanings}
 
 
-def compare(network: Network, run: Run, inputs: Inputs, output: Path | None, json: bool) -> int:
+def compare(
+    network: Network,
+    depth: int | None,
+    run: Run,
+    inputs: Inputs,
+    output: Path | None,
+    json: bool,
+) -> int:
     """Simulate a description at several widths and hold it against theory."""
-    set_up()
     run.check()
-    described, signals = network.deep(run.depth), inputs.load(run, network.components)
+    if depth is not None:
+        check_depth(depth)
+    set_up()
+    described, signals = network.deep(depth), inputs.load(run, network.units)
     folder = out.output_folder(output, "compare", ["comparison"], ["comparison"])
     with out.progress_bars(json) as progress:
         comparison = simulate(described, signals, run, progress)
-    asked = {**asdict(network), **asdict(run), "inputs": asdict(inputs)}
-    files = store_comparison(comparison, folder, "comparison", network, run, inputs)
+    asked = {**network.as_parameters(), "depth": depth, **asdict(run), "inputs": asdict(inputs)}
+    files = store_comparison(comparison, folder, "comparison", network, depth, run, inputs)
     if json:
         found = comparison_as_json(comparison)
         out.print_json({**found, "files": files, "parameters": asked})
@@ -286,6 +285,7 @@ def exit_code(*comparisons: "Comparison") -> int:
 def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> "Comparison":
     """Run `sigprop.compare` with progress bars."""
     import sigprop
+    from sigprop.networks import outer_depth
 
     replicas = run.replicas * (len(run.widths) if len(run.replicas) == 1 else 1)
     for width, count in zip(run.widths, replicas, strict=True):
@@ -296,14 +296,20 @@ def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> 
         widths=run.widths,
         replicas=replicas,
         seed=run.seed,
-        gradients=run.gradients and run.depth > 1,
+        gradients=run.gradients and outer_depth(described) > 1,
         explicit_weights=run.explicit_weights,
         progress=progress,
     )
 
 
 def store_comparison(
-    comparison: "Comparison", folder: Path, name: str, network: Network, run: Run, inputs: Inputs
+    comparison: "Comparison",
+    folder: Path,
+    name: str,
+    network: Network,
+    depth: int | None,
+    run: Run,
+    inputs: Inputs,
 ) -> list[str]:
     """Write the data and the figure of a comparison; gives back the paths."""
     import sigprop
@@ -311,7 +317,8 @@ def store_comparison(
 
     origin = sigprop.provenance(
         command="compare",
-        network=network,
+        network=network.as_parameters(),
+        depth=depth,
         inputs=inputs,
         run=run,
         simulation_matmul_precision=PRECISION,

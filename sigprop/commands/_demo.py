@@ -19,7 +19,8 @@ from sigprop.commands._commands import (
     store_diagram,
     verdict_word,
 )
-from sigprop.commands._requests import Inputs, Network, Run
+from sigprop.commands._network import Network
+from sigprop.commands._requests import Inputs, Run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from sigprop.comparison import Comparison
 
 NETWORKS = {
-    "ordered": Network("tanh", 1.5, 0.05),
-    "critical": Network("tanh", 1.76095463960674, 0.05),
-    "chaotic": Network("tanh", 2.5, 0.05),
+    "ordered": Network(activation="tanh", weight_variance=1.5, bias_variance=0.05),
+    "critical": Network(activation="tanh", weight_variance=1.76095463960674, bias_variance=0.05),
+    "chaotic": Network(activation="tanh", weight_variance=2.5, bias_variance=0.05),
 }
-RUN = Run(depth=50, widths=(64, 128, 256), replicas=(300, 200, 100), seed=0, dtype="float32")
+DEPTH = 50
+RUN = Run(widths=(64, 128, 256), replicas=(300, 200, 100), seed=0, dtype="float32")
 INPUTS = Inputs("gram", count=2, length=1.0, correlation=0.5)
 POINTS = 41
 """Values of each variance in the phase diagram."""
@@ -42,6 +44,7 @@ def demo(
     json: bool,
     *,
     networks: Mapping[str, Network] = NETWORKS,
+    depth: int = DEPTH,
     run: Run = RUN,
     points: int = POINTS,
 ) -> int:
@@ -57,9 +60,9 @@ def demo(
             def advance(what: str, done: int, total: int, name: str = name) -> None:
                 progress(f"{name}, {what}", done, total)
 
-            described, signals = network.deep(run.depth), INPUTS.load(run)
+            described, signals = network.deep(depth), INPUTS.load(run)
             outcomes[name] = simulate(described, signals, run, advance)
-            files += store_comparison(outcomes[name], folder, name, network, run, INPUTS)
+            files += store_comparison(outcomes[name], folder, name, network, depth, run, INPUTS)
     predicted = {name: _prediction(dataset, network) for name, network in networks.items()}
     if json:
         found = {n: {**predicted[n], **comparison_as_json(outcomes[n])} for n in networks}
@@ -75,15 +78,14 @@ def _draw_diagram(
     """A phase diagram whose points include the networks."""
     from sigprop.storage import provenance
 
-    across = [n.weight_variance for n in networks.values()]
-    up = [n.bias_variance for n in networks.values()]
+    across, up = zip(*(network.variances for network in networks.values()), strict=True)
     axes = {
         "weight_variance": np.union1d(np.linspace(0.5, 4.0, points), across),
         "bias_variance": np.union1d(np.linspace(0.0, 0.2, points), up),
     }
     one, *others = networks.values()
     assert all(other.kind == one.kind for other in others)
-    dataset, line = diagram(one, axes, progress=progress)
+    dataset, line = diagram(one.layer, axes, progress=progress)
     size = " × ".join(str(len(values)) for values in axes.values())
     caption = (
         f"{one.kind} networks of infinite width: mean-field theory at {size} points, fixed points "

@@ -6,35 +6,44 @@ from typing import TYPE_CHECKING, Any
 
 from sigprop.commands import _output as out
 from sigprop.commands._commands import MULTIPLIERS, as_json, set_up
+from sigprop.commands._network import Network
 from sigprop.commands._output import BadInput, checked
-from sigprop.commands._requests import Network, Run, find_radial, find_units
+from sigprop.commands._requests import Run
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from theory import Part
 
-def goldstone(network: Network, run: Run, output: Path | None, json: bool) -> int:
+
+def goldstone(network: Network, depth: int, run: Run, output: Path | None, json: bool) -> int:
     """Predict and measure what the symmetry of a network protects."""
+    run.check_seed()
     set_up()
     from sigprop.comparison import LONG, NARROW, goldstone_study
     from sigprop.figures import goldstone_figure
     from sigprop.storage import provenance, write_dataset
+    from theory import Affine, Chain, Pointwise, Radial
 
-    network.layer()
-    if network.components == 1:
+    match network.layer:
+        case Chain(parts=(Pointwise(activation=Radial() as phi), Affine() as affine)):
+            law, bias = affine.weights, affine.bias_variance
+        case _:
+            raise BadInput(
+                "--network: must hold a layer of a radial Pointwise and an Affine; got another"
+            )
+    if law.components == 1:
         raise BadInput("--symmetry: must be continuous; got O(1)")
-    run.check_seed()
     folder = out.output_folder(output, "goldstone", ["goldstone"], ["goldstone"])
-    activation = find_radial(network.activation)
-    how = find_units(str(network.symmetry))
-    variances = (network.weight_variance, network.bias_variance)
     (width,), (replicas,) = run.widths, run.replicas
     with out.progress_bars(json) as progress, checked():
         dataset = goldstone_study(
-            activation,
-            *variances,
-            **how,
-            depth=run.depth,
+            phi,
+            float(law.variance),
+            float(bias),
+            components=law.components,
+            algebra=law.algebra,
+            depth=depth,
             width=width,
             replicas=replicas,
             seed=run.seed,
@@ -42,22 +51,22 @@ def goldstone(network: Network, run: Run, output: Path | None, json: bool) -> in
             explicit_weights=run.explicit_weights,
             progress=lambda done, total: progress("networks", done, total),
         )
-    asked = {**asdict(network), **asdict(run)}
+    asked = {**network.as_parameters(), "depth": depth, **asdict(run)}
     origin = provenance(command="goldstone", **asked)
     store = folder / "goldstone.zarr"
     with checked(path="output"):
         write_dataset(dataset, store, provenance=origin)
     caption = (
         f"{network.caption}. Lines: mean-field theory; points: mean over {replicas} networks of "
-        f"{width} units, {run.depth} layers ({run.dtype}), $\\pm 1$ standard error, which differ "
+        f"{width} units, {depth} layers ({run.dtype}), $\\pm 1$ standard error, which differ "
         f"from infinite width by $O(1/{width})$ per layer besides. (a) at layer "
-        f"{run.depth}. (b) theory. (c) one network of {NARROW} units and {LONG} layers (float64). "
+        f"{depth}. (b) theory. (c) one network of {NARROW} units and {LONG} layers (float64). "
         "(d, e) two inputs, one turned by 0.8 rad; angles where the overlap is resolved. (f) one "
         "network."
     )
     figure = goldstone_figure(dataset, caption=caption)
     files = [str(store), *out.save_figure(figure, folder, "goldstone")]
-    found = goldstone_as_json(dataset, network)
+    found = goldstone_as_json(dataset, network.layer, float(law.variance))
     if json:
         out.print_json({**found, "files": files, "parameters": asked})
     else:
@@ -65,14 +74,16 @@ def goldstone(network: Network, run: Run, output: Path | None, json: bool) -> in
     return 0
 
 
-def goldstone_as_json(dataset: "xr.Dataset", network: Network) -> dict[str, Any]:
+def goldstone_as_json(
+    dataset: "xr.Dataset", layer: "Part", weight_variance: float
+) -> dict[str, Any]:
     """What was predicted and measured, as plain numbers."""
     import jax.numpy as jnp
 
     import theory
 
-    group = theory.symmetry(network.layer())
-    point = dataset.sel(weight_variance=network.weight_variance)
+    group = theory.symmetry(layer)
+    point = dataset.sel(weight_variance=weight_variance)
     names = ("length", "order_parameter", *MULTIPLIERS, "depth_scale_goldstone")
     part = lambda name: jnp.asarray(point[name].values)
     shown = {name: theory.Estimate(*(part(name + end) for end in _PARTS)) for name in names}

@@ -2,16 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from sigprop.commands._output import BadInput, checked
-from sigprop.networks import units_of
-
-if TYPE_CHECKING:
-    from theory import Activation, Part, Radial
-    from theory.description import Distribution
 
 MOST_POINTS = 2000
 """Values along one axis of a phase diagram."""
@@ -19,75 +14,6 @@ MOST_DEPTH = 100_000
 MOST_UNITS = 10_000_000
 """Of a layer without a weight matrix."""
 MOST_REPLICAS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Network:
-    """The description of a network in the words of the command line."""
-
-    activation: str
-    weight_variance: float
-    bias_variance: float
-    weights: "Distribution" = "gaussian"
-    residual: bool = False
-    symmetry: str | None = None
-    """"O(k)", "U(m)" or "Sp(m)": units that rotate, with a radial activation."""
-
-    @property
-    def text(self) -> str:
-        """The description on one line."""
-        return f"{self._kind}, σ_w² = {self.weight_variance:g}, σ_b² = {self.bias_variance:g}"
-
-    @property
-    def caption(self) -> str:
-        """The description for the text under a figure."""
-        return rf"{self._kind}, {self.symbol}, $\sigma_b^2={self.bias_variance:.6g}$"
-
-    @property
-    def symbol(self) -> str:
-        """The weight variance, for a legend."""
-        return rf"$\sigma_w^2={self.weight_variance:.6g}$"
-
-    @property
-    def kind(self) -> str:
-        """The activation and structure in words."""
-        kind = f"{self.activation}{' residual' * self.residual}"
-        return kind if self.symmetry is None else f"{self.symmetry} {kind}"
-
-    @property
-    def _kind(self) -> str:
-        weights = "Gaussian" if self.weights == "gaussian" else self.weights
-        return f"{self.kind} network, {weights} weights"
-
-    def layer(self) -> "Part":
-        """One turn, for `theory.predict`."""
-        import theory
-
-        phi, how = self.parts()
-        with checked():
-            return theory.layer(phi, self.weight_variance, self.bias_variance, **how)
-
-    def deep(self, depth: int) -> "Part":
-        """The whole network, for `sigprop.compare`."""
-        import theory
-
-        phi, how = self.parts()
-        with checked():
-            return theory.feedforward(
-                phi, self.weight_variance, self.bias_variance, depth=depth, **how
-            )
-
-    @property
-    def components(self) -> int:
-        """Real components of a unit."""
-        return 1 if self.symmetry is None else find_units(self.symmetry)["components"]
-
-    def parts(self) -> "tuple[Activation, dict[str, Any]]":
-        """The activation, and how `theory.layer` is to build on it."""
-        how: dict[str, Any] = {"weights": self.weights, "residual": self.residual}
-        if self.symmetry is None:
-            return find_activation(self.activation), how
-        return find_radial(self.activation), {**how, **find_units(self.symmetry)}
 
 
 Matrices: TypeAlias = Literal["auto", "always", "never"]
@@ -98,7 +24,6 @@ Matrices: TypeAlias = Literal["auto", "always", "never"]
 class Run:
     """How a description is simulated."""
 
-    depth: int
     widths: tuple[int, ...]
     replicas: tuple[int, ...]
     seed: int
@@ -120,15 +45,7 @@ class Run:
                 f"--replicas: must be one number or one for each of {len(self.widths)} widths; "
                 f"got {len(self.replicas)}"
             )
-        self.check_depth()
         self.check_seed()
-
-    def check_depth(self) -> None:
-        """Raise `BadInput` unless every layer can be measured."""
-        if not 1 <= self.depth <= MOST_DEPTH:
-            raise BadInput(
-                f"--depth: must be a whole number from 1 to {MOST_DEPTH}; got {self.depth}"
-            )
 
     def check_seed(self) -> None:
         """Raise `BadInput` unless the seed fits in 32 bits."""
@@ -181,26 +98,10 @@ class Inputs:
         return jnp.asarray(signals, run.dtype)
 
 
-def find_activation(name: str) -> "Activation":
-    """The activation of that name."""
-    import theory
-
-    with checked(name="activation"):
-        return theory.activation(name)
-
-
-def find_radial(name: str) -> "Radial":
-    """The radial activation whose profile has that name."""
-    import theory
-
-    with checked(name="activation", profile="activation"):
-        return theory.radial(name)
-
-
-def find_units(symmetry: str) -> dict[str, Any]:
-    """The components of a unit, and the algebra of the weights, that have this symmetry."""
-    with checked():
-        return units_of(symmetry)
+def check_depth(depth: int) -> None:
+    """Raise `BadInput` unless every layer can be measured."""
+    if not 1 <= depth <= MOST_DEPTH:
+        raise BadInput(f"--depth: must be a whole number from 1 to {MOST_DEPTH}; got {depth}")
 
 
 def check_positive(option: str, value: float) -> None:

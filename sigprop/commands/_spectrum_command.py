@@ -1,6 +1,5 @@
 """What the command `spectrum` does."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +7,9 @@ import numpy as np
 
 from sigprop.commands import _output as out
 from sigprop.commands._commands import as_json, set_up
+from sigprop.commands._network import Network
 from sigprop.commands._output import checked
-from sigprop.commands._requests import Network, Run, check_positive
+from sigprop.commands._requests import Run, check_positive
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +22,7 @@ _EDGES = ("lower", "upper", "log_lower", "log_upper", "fluctuation")
 
 def spectrum(
     network: Network,
+    depth: int,
     run: Run,
     start: float | None,
     theory_only: bool,
@@ -29,28 +30,29 @@ def spectrum(
     json: bool,
 ) -> int:
     """Predict the spectrum of a Jacobian, and measure it unless only theory is wanted."""
-    set_up()
-    from sigprop.comparison import predict_spectrum
-
     run.check_seed()
     if start is not None:
         check_positive("--start-length", start)
-    layer = network.layer()
-    asked = {**asdict(network), "depth": run.depth, "start_length": start}
+    set_up()
+    from sigprop.comparison import predict_spectrum
+
+    layer = network.layer
+    asked = {**network.as_parameters(), "depth": depth, "start_length": start}
     if not theory_only:
-        return _compare(network, run, start, output, json, asked)
+        return _compare(network, depth, run, start, output, json, asked)
     with checked():
-        predicted = predict_spectrum(layer, run.depth, start)
+        predicted = predict_spectrum(layer, depth, start)
     found = spectrum_as_json(predicted, network)
     if json:
         out.print_json({**found, "parameters": asked})
     else:
-        out.show(*_tables(found, network, run))
+        out.show(*_tables(found, network, depth, run))
     return 0
 
 
 def _compare(
     network: Network,
+    depth: int,
     run: Run,
     start: float | None,
     output: Path | None,
@@ -65,13 +67,13 @@ def _compare(
 
     (width,), (replicas,) = run.widths, run.replicas
     with checked():
-        check_count("depth", run.depth)
+        check_count("depth", depth)
         check_count("width", width)
         check_count("replicas", replicas, 2)
     folder = out.output_folder(output, "spectrum", ["spectrum"], ["spectrum"])
     with out.progress_bars(json) as progress, checked():
         progress("networks", 0, replicas)
-        predicted = predict_spectrum(network.layer(), run.depth, start)
+        predicted = predict_spectrum(network.layer, depth, start)
         dataset = spectrum_study(
             predicted,
             width=width,
@@ -86,7 +88,7 @@ def _compare(
     with checked(path="output"):
         write_dataset(dataset, store, provenance=origin)
     caption = (
-        f"{network.caption}; {run.depth} layers, whose pre-activations begin with length "
+        f"{network.caption}; {depth} layers, whose pre-activations begin with length "
         f"{predicted.length:.4g}. Theory: $N\\to\\infty$. Networks: {replicas} of {width} units "
         f"({run.dtype}), error bars: $\\pm 1$ standard error over networks. (a, b) densities of "
         "all singular values, zeros among them; $s_+$ is theory's upper edge."
@@ -97,7 +99,7 @@ def _compare(
     if json:
         out.print_json({**found, "files": files, "parameters": asked})
     else:
-        out.show(*_tables(found, network, run), f"written to {folder}")
+        out.show(*_tables(found, network, depth, run), f"written to {folder}")
     return 0
 
 
@@ -129,7 +131,7 @@ def spectrum_as_json(predicted: "SpectrumPrediction", network: Network) -> dict[
         "mass_at_zero": as_json(predicted.spectrum.mass_at_zero),
         "lyapunov_quantiles": [{"fraction": t, **each} for t, each in exponents],
     }
-    if network.symmetry is not None:
+    if network.symmetric:
         # A bias breaks the symmetry, and nothing is protected.
         found["goldstone_gains"] = None if predicted.gains is None else _many(predicted.gains)
     return found
@@ -161,9 +163,9 @@ def sampled_as_json(dataset: "xr.Dataset") -> dict[str, Any]:
     }
 
 
-def _tables(found: dict[str, Any], network: Network, run: Run) -> list[Any]:
+def _tables(found: dict[str, Any], network: Network, depth: int, run: Run) -> list[Any]:
     """Theory, and networks beside it where there are any."""
-    rows = out.table(f"{network.text}, {run.depth} layers", "", "value", "error", "status")
+    rows = out.table(f"{network.text}, {depth} layers", "", "value", "error", "status")
 
     def add(name: str, e: dict[str, Any]) -> None:
         text = lambda value, digits: "" if value is None else format(value, digits)

@@ -93,4 +93,4 @@ def test_gram_matrices_may_be_lists():
 def test_a_missing_option_is_said_to_be_missing(capsys):
     assert main(["compare", "--activation", "tanh", "--depth", "0"]) == 2
     told = capsys.readouterr().err
-    assert told == "sigprop: --weight-variance: must be given with a value; got none\n"
+    assert told == "sigprop: --weight-variance: must be given, or --network; got none\n"

@@ -18,7 +18,8 @@ import sigprop
 import theory
 from sigprop.commands import _cli, _output
 from sigprop.commands._demo import demo
-from sigprop.commands._requests import Network, Run, axis_values
+from sigprop.commands._network import Network
+from sigprop.commands._requests import Run, axis_values
 from sigprop.figures import _plots
 from theory import Phase, Stability, Status
 
@@ -28,7 +29,7 @@ POINT = ["--activation", "erf", "--weight-variance", "2", "--bias-variance", "0.
 # Shapes that the tests share, so that each is compiled once.
 AXES = ["--weight-variance", "1,1.5,2,2.5,3", "--bias-variance", "0,0.1,0.2"]
 SMALL = ["--depth", "3", "--widths", "8,16,32", "--replicas", "60"]
-RUN = Run(3, (8, 16, 32), (200,), seed=0, dtype="float32")
+RUN = Run((8, 16, 32), (200,), seed=0, dtype="float32")
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +132,99 @@ class TestPredict:
 def replaced(option, value, argv):
     at = argv.index(option)
     return [*argv[: at + 1], value, *argv[at + 2 :]]
+
+
+class TestNetworkFiles:
+    """What a file describes is what the options build."""
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        erf = theory.activation("erf")
+        text = "import jax\n\n\ndef mine(z):\n    return jax.scipy.special.erf(z)\n"
+        (tmp_path / "own.py").write_text(text)
+        layer = theory.layer(erf, 2.0, 0.1)
+        theory.save_network(layer, tmp_path / "layer.toml")
+        theory.save_network(theory.feedforward(erf, 2.0, 0.1, depth=3), tmp_path / "deep.toml")
+        rotating = theory.layer(theory.radial("tanh"), 2.25, 0.0, components=3)
+        theory.save_network(rotating, tmp_path / "rotating.toml")
+        schedule = jax.vmap(lambda v: theory.layer(erf, v))(jnp.array([1.0, 2.0]))
+        several = theory.Chain((theory.affine(1.0), theory.Repeat(schedule, 2)))
+        theory.save_network(several, tmp_path / "schedule.toml")
+
+    def test_predict(self, command, files):
+        wanted = strict_json(command("predict", *POINT, "--json")[1])
+        asked = wanted.pop("parameters")
+        assert asked["activation"] == "erf"
+        for name in ("layer.toml", "deep.toml"):
+            code, out, err = command("predict", "--network", name, "--json")
+            found = strict_json(out)
+            parameters = found.pop("parameters")
+            assert (code, err, found) == (0, "", wanted)
+            assert theory.description.from_dict(parameters["description"]) is not None
+        code, out, _ = command("predict", "--network", "layer.toml")
+        assert code == 0
+        assert "layer.toml: chaotic" in out
+
+    def test_own_activation(self, command, files):
+        wanted = strict_json(command("predict", *POINT, "--json")[1])
+        argv = replaced("--activation", "own.py:mine", POINT)
+        found = strict_json(command("predict", *argv, "--json")[1])
+        for name in ("length", "slope", "correlation"):
+            one, other = found[name], wanted[name]
+            assert abs(one["value"] - other["value"]) <= one["error"] + other["error"]
+
+    def test_symmetry_of_a_file(self, command, files):
+        found = strict_json(command("predict", "--network", "rotating.toml", "--json")[1])
+        assert (found["symmetry"], found["goldstone_modes"]) == ("O(3)", 3)
+
+    def test_whole_network(self, command, files, monkeypatch):
+        given = []
+
+        def simulation(network, inputs, **options):
+            given.append(network)
+            raise Reached
+
+        monkeypatch.setattr(sigprop, "compare", simulation)
+        widths = SMALL[2:]
+        with pytest.raises(Reached):
+            command("compare", "--network", "deep.toml", *widths)
+        with pytest.raises(Reached):
+            command("compare", "--network", "layer.toml", *SMALL)
+        with pytest.raises(Reached):
+            command("compare", *POINT, *SMALL)
+        dicts = list(map(theory.to_dict, given))
+        assert dicts[0] == dicts[1] == dicts[2]
+
+    @pytest.mark.parametrize(
+        "argv, message",
+        [
+            (["predict", "--network", "no.toml"], "--network: no.toml: must be a readable TOML"),
+            (
+                ["predict", "--network", "layer.toml", "--residual"],
+                "--residual: must not be given with --network; got True",
+            ),
+            (
+                ["predict", "--network", "schedule.toml"],
+                "--network: must repeat one layer; got numbers that change with depth",
+            ),
+            (
+                ["compare", "--network", "deep.toml", *SMALL],
+                "--depth: must not be given with a whole network; got 3",
+            ),
+            (["compare", *POINT, *SMALL[2:]], "--depth: must be given; got none"),
+            (["goldstone", "--network", "layer.toml"], "--network: must hold a layer of a radial"),
+            (["predict", "--network", "own.py:mine"], "--network: `own.py:mine`: must be a part"),
+            (
+                ["predict", *replaced("--activation", "own.py:its", POINT)],
+                "--activation: its must be a name in own.py; got own.py:its",
+            ),
+            (["phase-diagram"], "--activation: must be given, or --network; got none"),
+        ],
+    )
+    def test_mistakes(self, command, files, argv, message):
+        code, out, err = command(*argv)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"sigprop: {message}")
 
 
 @pytest.mark.slow
@@ -571,11 +665,11 @@ class TestCompare:
 @pytest.mark.slow
 def test_demo(tmp_path, capsys):
     networks = {
-        "ordered": Network("erf", 1.2, 0.05),
-        "critical": Network("erf", 1.37583900734668, 0.05),
-        "chaotic": Network("erf", 2.0, 0.05),
+        "ordered": Network(activation="erf", weight_variance=1.2, bias_variance=0.05),
+        "critical": Network(activation="erf", weight_variance=1.37583900734668, bias_variance=0.05),
+        "chaotic": Network(activation="erf", weight_variance=2.0, bias_variance=0.05),
     }
-    code = demo(tmp_path / "demo", False, networks=networks, run=RUN, points=2)
+    code = demo(tmp_path / "demo", False, networks=networks, depth=3, run=RUN, points=2)
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     for word in ("ordered", "critical", "chaotic", "1.37584", "0.5172", "infinite", "agree"):

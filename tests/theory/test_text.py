@@ -202,7 +202,7 @@ def deep_table(levels):
         ({"node": "chain", "parts": [LAYER, 1]}, "`parts[1]`: must be a table of a part; got 1"),
         ({**LAYER, "activation": 3}, "`activation`: must be a name or a table with one; got 3"),
         ({**LAYER, "activation": "tan"}, "`activation`: must be one of elu, erf,"),
-        ({**LAYER, "activation": "no.py:x"}, "`activation.file`: must be FILE.py:NAME with"),
+        ({**LAYER, "activation": "no.py:x"}, "`activation`: must be FILE.py:NAME with"),
         ({**LAYER, "activation": {"name": "elu", "a": 1}}, "`activation.a`: not a parameter of"),
         ({**LAYER, "activation": {"radial": "cos"}}, "`activation`: must be one of elu, erf,"),
         ({**LAYER, "activation": {}}, "`activation`: must have one of name, radial and file"),
@@ -243,13 +243,13 @@ def test_what_is_wrong_is_named_by_its_path(table, message):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("functions.py:absent", "`activation.file`: absent must be a name in functions.py"),
-        ("functions.py:NUMBER", "`activation.file`: must name a function or an activation; got 3"),
-        ("broken.py:x", "`activation.file`: broken.py must run; ZeroDivisionError: division by"),
+        ("functions.py:absent", "`activation`: absent must be a name in functions.py"),
+        ("functions.py:NUMBER", "`activation`: must name a function or an activation; got 3"),
+        ("broken.py:x", "`activation`: broken.py must run; ZeroDivisionError: division by"),
     ],
 )
 def test_files_of_functions_are_checked(functions, name, message):
-    with pytest.raises(ValueError, match=r"^`activation.file`: ") as caught:
+    with pytest.raises(ValueError, match=r"^`activation`: ") as caught:
         from_dict({**LAYER, "activation": name}, folder=functions.parent)
     assert str(caught.value).startswith(message)
 

@@ -101,7 +101,10 @@ def test_sectors_of_two_layers_are_those_of_one_squared():
     ("body", "message"),
     [
         (stacked(LAYERS).body, r"`weight_variance`: must be one number, .* got the shape \[2\]"),
-        (theory.feedforward(ERF, 1.5, 0.05, depth=3), "`body`: must be one turn, .* whole network"),
+        (
+            theory.feedforward(ERF, 1.5, 0.05, depth=3),
+            "`body`: must be one layer, .* whole network",
+        ),
         (theory.recurrent(ERF, 1.5, 0.05, steps=3), "`body`: must be one turn without a Recurrent"),
     ],
 )

@@ -39,6 +39,7 @@ from theory.description._directly import directly, directly_if, is_simple, on_nu
 from theory.description._files import defined_in, in_file
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
+from theory.description._layers import deep_network, hidden_layer, is_deep, with_variances
 from theory.description._linear import gain, is_linear, is_piecewise_linear
 from theory.description._text import (
     from_dict,
@@ -79,6 +80,7 @@ __all__ = [
     "check_turn",
     "components",
     "componentwise",
+    "deep_network",
     "defined_in",
     "describe",
     "directly",
@@ -87,8 +89,10 @@ __all__ = [
     "found_jumps",
     "from_dict",
     "gain",
+    "hidden_layer",
     "in_file",
     "interpret",
+    "is_deep",
     "is_linear",
     "is_new",
     "is_piecewise_linear",
@@ -104,4 +108,5 @@ __all__ = [
     "starts_nonlinear",
     "time_steps",
     "to_dict",
+    "with_variances",
 ]

@@ -328,7 +328,7 @@ class _Reader:
     def activation(self, value: Any, path: str) -> Activation:
         path = path or "activation"
         if in_file(value):
-            value = {"file": value}
+            return self.of_file(value, path)
         if isinstance(value, str):
             return _named(path, activation, value, fields={"name": ""})
         if not isinstance(value, Mapping):

@@ -1,0 +1,95 @@
+"""From a deep network to the layer that it repeats, and back."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from theory.description._architecture import (
+    Affine,
+    Chain,
+    Part,
+    Recurrent,
+    Repeat,
+    check_part,
+    repeat,
+)
+
+
+def is_deep(part: Part) -> bool:
+    """Whether a description is a whole network, as builders make it: an `Affine` for its inputs
+    and a `Repeat` or a `Recurrent`; or one of these alone."""
+    if isinstance(part, Chain) and len(part.parts) > 1:
+        first, second = part.parts[:2]
+        return isinstance(first, Affine) and isinstance(second, Repeat | Recurrent)
+    return isinstance(part, Repeat | Recurrent)
+
+
+def hidden_layer(network: Part) -> Part:
+    """The layer that a deep network repeats, for `predict` and all else that asks for one layer.
+
+    A description that is one layer already is given back as it is.
+
+    Raises
+    ------
+    ValueError
+        If the network repeats several layers, or one whose numbers change with depth.
+
+    Examples
+    --------
+    >>> import theory
+    >>> deep = theory.feedforward(theory.activation("relu"), 2.0, depth=30)
+    >>> float(theory.predict(theory.hidden_layer(deep)).slope.value)
+    1.0
+    """
+    check_part("network", network)
+    if not is_deep(network):
+        return network
+    parts = network.parts if isinstance(network, Chain) else (network,)
+    repeats = [part for part in parts if isinstance(part, Repeat)]
+    if len(repeats) != 1:
+        raise ValueError(f"`network`: must hold one Repeat, of one layer; got {len(repeats)}")
+    (found,) = repeats
+    arrays, structure = eqx.partition(found.body, eqx.is_array)
+    for leaf in jax.tree.leaves(arrays):
+        if isinstance(leaf, Tracer) or not np.all(np.asarray(leaf) == np.asarray(leaf[:1])):
+            raise ValueError(
+                "`network`: must repeat one layer; got numbers that change with depth or are traced"
+            )
+    return eqx.combine(jax.tree.map(lambda leaf: leaf[0], arrays), structure)
+
+
+def deep_network(layer: Part, depth: int) -> Chain:
+    """The network of `feedforward` with any layer: an `Affine` with the law of the layer's last
+    one, and then the layer, `depth` times.
+
+    Raises
+    ------
+    ValueError
+        If the layer has no `Affine`, or the depth is below 1.
+    """
+    affines = [node for node in _nodes(layer) if isinstance(node, Affine)]
+    if not affines:
+        raise ValueError("`network`: must hold an Affine; got none")
+    return Chain((affines[-1], repeat(layer, depth)))
+
+
+def with_variances(part: Part, weight_variance: Any = None, bias_variance: Any = None) -> Part:
+    """The same with other variances in every `Affine`, where they are given."""
+
+    def change(node: Any) -> Any:
+        if not isinstance(node, Affine):
+            return node
+        law, bias = node.weights, bias_variance
+        if weight_variance is not None:
+            law = dataclasses.replace(law, variance=weight_variance)
+        return Affine(law, node.bias_variance if bias is None else bias, node.width)
+
+    return jax.tree.map(change, part, is_leaf=lambda node: isinstance(node, Affine))
+
+
+def _nodes(part: Part) -> list[Any]:
+    return jax.tree.leaves(part, is_leaf=lambda node: isinstance(node, Affine))
