@@ -3,23 +3,25 @@
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from sigprop.storage import build, read_toml
+from msgspec import Meta
+
+from sigprop.storage import build, check_fields, read_toml
 
 if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw
 
 Mixing = Literal["real", "complex", "quaternion", "dense"]
 
-_COUNTS = {"depth": 2, "features": 1, "epochs": 1, "batch": 2, "records": 2, "delay": 1}
-"""The smallest value of fields that count."""
-_SEEDS = 2**31
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Several: TypeAlias = Annotated[int, Meta(ge=2)]
+Seed: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Architecture:
     """
 
     name: str
-    components: int = 1
+    components: Count = 1
     """Real components k of a unit."""
     mixing: Mixing = "real"
     """What weights between units are: numbers of this algebra, or any k×k matrix (dense)."""
@@ -45,18 +47,17 @@ class Architecture:
     """Dense weights whose entries have the variance of the entries of real weights between
     units of k components at the same gain, as in the code released with Iqbal et al. 2026:
     their weight variance is k σ_w²."""
-    features: int | None = None
+    features: Count | None = None
     """Real numbers in a hidden layer, if not those of the study."""
     cell: Literal["deep", "rnn", "gru", "block", "transformer"] = "deep"
     """A deep network, or a recurrent one that reads its input step by step; a deep one of layers
     [h +] φ(W norm(h)), see `BlockClassifier`; or a language model, see `Transformer`."""
 
+    def __post_init__(self):
+        check_fields(self)
+
     def check(self) -> None:
         """Raise a `ValueError` that names the field unless this can be built."""
-        for name in ("mixing", "weights", "normalisation", "cell"):
-            _check_choice(self, name)
-        if self.features is not None and not _whole(self.features, 1):
-            raise ValueError(f"`features`: must be at least 1, or None; got {self.features!r}")
         try:
             _ = self.phi, self.law
         except ValueError as error:
@@ -101,26 +102,28 @@ class Study:
     standard library, for transformers."""
     permuted: bool = False
     """Take the pixels in a random order: it matters to recurrent cells."""
-    delay: int = 25
+    delay: Count = 25
     """Longest delay of the copy task."""
-    depth: int = 100
-    features: int = 64
-    gains: tuple[float, ...] = (1.2,)
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 5
-    batch: int = 256
+    depth: Several = 100
+    features: Count = 64
+    gains: tuple[Positive, ...] = (1.2,)
+    learning_rates: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    epochs: Count = 5
+    batch: Several = 256
     optimiser: Literal["adam", "sgd"] = "adam"
-    records: int = 12
+    records: Several = 12
     """How often the networks are measured: at steps in geometric progression, and at the end."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Of matrix products."""
     measures: tuple[str, ...] = ("signals",)
     """What is measured beside loss and accuracy: names in `MEASURES`."""
-    train_count: int | None = None
+    train_count: Count | None = None
     """Images to train on, None for all."""
 
     def __post_init__(self):
+        check_fields(self)
+
         def need(good: Any, name: str, what: str, value: Any) -> None:
             if not good:
                 raise ValueError(f"`{name}`: must {what}; got {value!r}")
@@ -130,21 +133,7 @@ class Study:
         need(len(set(names)) == len(names), "architectures", "have different names", names)
         for name in ("gains", "learning_rates", "seeds"):
             values = getattr(self, name)
-            need(_several(values), name, "hold at least one, each once", values)
-        for name in ("gains", "learning_rates"):
-            values = getattr(self, name)
-            need(all(_positive(v) for v in values), name, "be finite and above 0", values)
-        whole = all(_whole(seed, 0) and seed < _SEEDS for seed in self.seeds)
-        need(whole, "seeds", f"be whole numbers from 0 to {_SEEDS - 1}", self.seeds)
-        several = isinstance(self.measures, tuple | list)
-        need(several, "measures", "be several names, or none", self.measures)
-        for name, least in _COUNTS.items():
-            value = getattr(self, name)
-            need(_whole(value, least), name, f"be a whole number of at least {least}", value)
-        count = self.train_count
-        need(count is None or _whole(count, 1), "train_count", "be at least 1, or None", count)
-        for name in ("optimiser", "precision"):
-            _check_choice(self, name)
+            need(len(set(values)) == len(values) > 0, name, "hold at least one, each once", values)
         for architecture in self.architectures:
             architecture.check()
             own, cell = architecture.name, architecture.cell
@@ -234,23 +223,3 @@ def read_study(path: str | PathLike[str], **instead: Any) -> Study:
         return build(Study, {**content, "architectures": architectures, **instead})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _several(values: Any) -> bool:
-    return isinstance(values, tuple | list) and len(set(values)) == len(values) > 0
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and value is not True and 0 < value < math.inf
-
-
-def _check_choice(fields: Any, name: str) -> None:
-    """Raise a `ValueError` unless a field has one of the values in its annotation."""
-    known = get_args(type(fields).__annotations__[name])
-    value = getattr(fields, name)
-    if value not in known:
-        raise ValueError(f"`{name}`: must be one of {', '.join(known)}; got {value!r}")

@@ -1,3 +1,4 @@
+from ._configuration import build, check_fields, read_toml
 from ._store import (
     is_empty_folder,
     move_into_place,
@@ -6,10 +7,10 @@ from ._store import (
     read_dataset,
     write_dataset,
 )
-from ._toml import build, read_toml
 
 __all__ = [
     "build",
+    "check_fields",
     "is_empty_folder",
     "move_into_place",
     "partial_name",

@@ -534,7 +534,10 @@ class TestStudy:
         [
             ("depht = 3", "`depht`: must be one of"),
             ("depth = 1\n[[architecture]]\nname = 'a'", "`depth`: must be"),
-            ("gains = [-1.0]\n[[architecture]]\nname = 'a'", "`gains`: must be finite and above 0"),
+            (
+                "gains = [-1.0]\n[[architecture]]\nname = 'a'",
+                r"`gains\[0\]`: must be a number > 0.0; got \(-1.0,\)",
+            ),
             ("", "`architectures`: must hold at least one"),
             ("data = 'copy'\n[[architecture]]\nname = 'a'", "`data`: must be images"),
             ("depth = ", "must be a readable TOML file"),
@@ -552,19 +555,31 @@ class TestStudy:
         """In a process of its own, where no hook checks the types before the study does."""
         architecture = "\n[[architecture]]\nname = 'a'\n"
         cases = [
-            ("gains = ['x']" + architecture, "`gains`: must be finite and above 0; got ('x',)"),
-            ("gains = 1.2" + architecture, "`gains`: must hold at least one, each once; got 1.2"),
-            ("learning_rates = [true]" + architecture, "`learning_rates`: must be finite and"),
+            ("gains = ['x']" + architecture, "`gains[0]`: must be a number; got ('x',)"),
+            ("gains = 1.2" + architecture, "`gains`: must be a list; got 1.2"),
+            (
+                "learning_rates = [true]" + architecture,
+                "`learning_rates[0]`: must be a number; got (True,)",
+            ),
             (
                 "seeds = [0.5]" + architecture,
-                "`seeds`: must be whole numbers from 0 to 2147483647;",
+                "`seeds[0]`: must be a whole number; got (0.5,)",
             ),
             ("seeds = [1, 1]" + architecture, "`seeds`: must hold at least one, each once;"),
-            ("measures = 'signals'" + architecture, "`measures`: must be several names, or none;"),
-            ("epochs = 1.5" + architecture, "`epochs`: must be a whole number of at least 1;"),
+            ("measures = 'signals'" + architecture, "`measures`: must be a list; got 'signals'"),
+            ("epochs = 1.5" + architecture, "`epochs`: must be a whole number; got 1.5"),
             ("precision = 'exact'" + architecture, "`precision`: must be one of highest, high,"),
+            ("seeds = [-1]" + architecture, "`seeds[0]`: must be a whole number >= 0; got (-1,)"),
+            ("gains = [[1.0]]" + architecture, "`gains[0]`: must be a number; got ((1.0,),)"),
+            ("gains = [inf]" + architecture, "`gains`: must be finite; got (inf,)"),
+            (architecture + "residual = 'no'", "`residual`: must be true or false; got 'no'"),
+            (architecture + "activation = 3", "`activation`: must be a text; got 3"),
+            (architecture[:-11], "`name`: must be given; got none"),
             (architecture + "cell = 'lstm'", "`cell`: must be one of deep, rnn, gru,"),
-            (architecture + "features = 1.5", "`features`: must be at least 1, or None; got 1.5"),
+            (
+                architecture + "features = 1.5",
+                "`features`: must be a whole number or nothing; got 1.5",
+            ),
             (architecture + "activation = 'x'", "`activation`: must be one of elu, erf,"),
             (architecture + "activation = 'radial x'", "`activation`: must be one of"),
             (

@@ -1,0 +1,118 @@
+"""Files of configuration: TOML whose names are the fields of a dataclass, checked by its types."""
+
+import dataclasses
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+
+Described = TypeVar("Described")
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+_EXPECTED = re.compile(r"Expected (?P<what>.+?)(?:, got .+?)?(?: - at `\$(?P<place>.*)`)?$")
+_INVALID = re.compile(r"Invalid enum value .+?(?: - at `\$(?P<place>.*)`)?$")
+
+
+def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
+    """The tables and values of a file, or a `ValueError` in one line."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
+
+
+def build(kind: Callable[..., Described], values: Mapping[str, Any]) -> Described:
+    """A dataclass from the values of its fields.
+
+    Raises
+    ------
+    ValueError
+        Names an unknown field, one that is missing, or one that the dataclass refuses.
+    """
+    fields: Any = kind
+    known = {field.name: field for field in dataclasses.fields(fields) if field.init}
+    for name in values:
+        if name not in known:
+            raise ValueError(f"`{name}`: must be one of {', '.join(sorted(known))}; got {name}")
+    for name, field in known.items():
+        default = (field.default, field.default_factory)
+        if name not in values and default == (dataclasses.MISSING, dataclasses.MISSING):
+            raise ValueError(f"`{name}`: must be given; got none")
+    return kind(**values)
+
+
+def check_fields(record: Any) -> None:
+    """Make every field of a frozen dataclass one of its annotated type: lists become tuples,
+    arrays and numbers of NumPy those of Python. Numbers must be finite.
+
+    Raises
+    ------
+    ValueError
+        Names the field, what it must be, and what it is.
+    """
+    for name, hint in _hints(type(record)).items():
+        value = getattr(record, name)
+        plain = _plain(value)
+        try:
+            made = msgspec.convert(plain, hint, strict=True)
+        except msgspec.ValidationError as error:
+            what, place = _reason(str(error), hint)
+            raise ValueError(f"`{name}{place}`: must be {what}; got {plain!r}") from error
+        if any(isinstance(x, float) and not math.isfinite(x) for x in _flat(made)):
+            raise ValueError(f"`{name}`: must be finite; got {plain!r}")
+        object.__setattr__(record, name, made)
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_plain(member) for member in value)
+    return value
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for member in value:
+            yield from _flat(member)
+    else:
+        yield value
+
+
+def _reason(text: str, hint: Any) -> tuple[str, str]:
+    """What a value must be, and where in the field it is not."""
+    wrong_word = _INVALID.match(text)
+    if wrong_word:
+        return f"one of {', '.join(map(str, _choices(hint)))}", wrong_word["place"] or ""
+    found = _EXPECTED.match(text)
+    if not found:
+        return text, ""
+    what = re.sub(r"\w+", lambda m: _WORDS.get(m[0], m[0]), found["what"].replace("`", ""))
+    return what.replace(" | ", " or "), found["place"] or ""
+
+
+def _choices(hint: Any) -> list[Any]:
+    """The words that a `Literal` allows, wherever it stands in a type."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [word for inner in get_args(hint) for word in _choices(inner)]
