@@ -64,7 +64,7 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
     (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
     for name in ("deep.toml", "absent.toml"):
         with pytest.raises(
-            ValueError, match=f"{name}: must be a readable TOML file; got"
+            ValueError, match=rf"{name}: must be a readable TOML file; got"
         ) as caught:
             read_toml(tmp_path / name)
         assert "\n" not in str(caught.value)

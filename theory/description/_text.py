@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from theory.description._architecture import (
     repeat,
 )
 from theory.description._files import defined_in, in_file
+from theory.description._table import at_layer, holds_tables, join, lists, plain, together
 from theory.numerics import check_count, shown
 
 _NODES: dict[str, Any] = {kind.__name__.lower(): kind for kind in get_args(Part)}
@@ -44,9 +45,6 @@ _BUILDERS: dict[str, Callable[..., Part]] = {
     make.__name__: make for make in (affine, layer, feedforward, recurrent)
 }
 _FORMAT = 1
-_DEEPEST = 50
-"""Tables inside of one another."""
-
 _SAME: Mapping[str, str] = MappingProxyType({})
 
 Made = TypeVar("Made")
@@ -104,7 +102,7 @@ def from_dict(table: Mapping[str, Any], *, folder: str | PathLike[str] = ".") ->
     ``from_dict(to_dict(network))`` is `network`, bit for bit, where its numbers have JAX's
     default floating-point type.
     """
-    return _Reader(Path(folder)).part(_plain(table, 0), "")
+    return _Reader(Path(folder)).part(plain(table), "")
 
 
 def save_network(network: Part, path: str | PathLike[str]) -> None:
@@ -166,19 +164,6 @@ def read_activation(value: Any, *, folder: str | PathLike[str] = ".") -> Activat
     return _Reader(Path(folder)).activation(value, "")
 
 
-def _plain(value: Any, level: int) -> Any:
-    """With dictionaries and lists for all that is like them."""
-    if level > _DEEPEST:
-        raise ValueError(f"`table`: must hold at most {_DEEPEST} tables and lists in one another")
-    if isinstance(value, Mapping):
-        return {name: _plain(member, level + 1) for name, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(member, level + 1) for member in value]
-    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
-        return np.asarray(value).tolist()
-    return value
-
-
 def _on_host(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, tree)
 
@@ -217,23 +202,7 @@ def _of_layers(node: Repeat) -> Any:
     same = all(np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in leaves)
     layer = lambda i: _of_node(jax.tree.map(lambda x: x[i], node.body))
     layers = [layer(0)] * node.depth if same else list(map(layer, range(node.depth)))
-    return _together(layers)
-
-
-def _together(values: list[Any]) -> Any:
-    """The tables of several layers as one, with a list where numbers differ."""
-    first = values[0]
-    if isinstance(first, dict):
-        names = dict.fromkeys(name for value in values for name in value)
-        return {name: _together([value[name] for value in values]) for name in names}
-    if _holds_tables(first):
-        return [_together(list(members)) for members in zip(*values, strict=True)]
-    plain = not any(isinstance(value, list) for value in values)
-    return first if plain and all(value == first for value in values) else values
-
-
-def _holds_tables(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(member, Mapping) for member in value)
+    return together(layers)
 
 
 def _of_activation(phi: Activation) -> Any:
@@ -278,18 +247,18 @@ class _Reader:
         if len(which) != 1:
             words = "; ".join(f"{key} = {', '.join(names)}" for key, names in known.items())
             got = " and ".join(which) or "neither"
-            raise ValueError(f"`{_join(path, 'node')}`: must be one of {words}; got {got}")
+            raise ValueError(f"`{join(path, 'node')}`: must be one of {words}; got {got}")
         (key,) = which
         name = values.pop(key)
         make = known[key].get(name) if isinstance(name, str) else None
         if make is None:
             words = ", ".join(known[key])
-            raise ValueError(f"`{_join(path, key)}`: must be one of {words}; got {shown(name)}")
+            raise ValueError(f"`{join(path, key)}`: must be one of {words}; got {shown(name)}")
         _check_fields(make, values, path, key, name)
         if make is Repeat:
             return self.repeat(values, path)
         arguments = {
-            field: self.value(field, value, _join(path, field), key == "node")
+            field: self.value(field, value, join(path, field), key == "node")
             for field, value in values.items()
         }
         return _named(path, make, **arguments)
@@ -304,7 +273,7 @@ class _Reader:
             return _named(path, WeightLaw, **value, fields={"weight_variance": "variance"})
         if isinstance(value, Mapping):
             return self.part(value, path)
-        if _holds_tables(value):
+        if holds_tables(value):
             each = enumerate(value)
             return tuple(self.part(member, f"{path}[{i}]") for i, member in each)
         return value
@@ -312,17 +281,17 @@ class _Reader:
     def repeat(self, values: Mapping[str, Any], path: str) -> Part:
         depth, body = values["depth"], values["body"]
         _named(path, check_count, "depth", depth)
-        where = _join(path, "body")
-        lists = list(_lists(body, where))
-        for name, found in lists:
+        where = join(path, "body")
+        several = list(lists(body, where))
+        for name, found in several:
             if len(found) != depth:
                 raise ValueError(
                     f"`{name}`: must be one number, or one for each of {depth} layers; got "
                     f"{len(found)}"
                 )
-        if not lists:
+        if not several:
             return repeat(self.part(body, where), depth)
-        layers = [self.part(_layer(body, i), where) for i in range(depth)]
+        layers = [self.part(at_layer(body, i), where) for i in range(depth)]
         return Repeat(jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), depth)
 
     def activation(self, value: Any, path: str) -> Activation:
@@ -342,14 +311,14 @@ class _Reader:
         (key,) = which
         name = rest.pop(key)
         if not isinstance(name, str):
-            raise ValueError(f"`{_join(path, key)}`: must be a text; got {shown(name)}")
+            raise ValueError(f"`{join(path, key)}`: must be a text; got {shown(name)}")
         if key == "name":
             return _named(path, activation, name, fields={"name": ""}, **rest)
         if key == "radial":
             return _named(path, radial, name, fields={"profile": ""}, **rest)
         for other in rest:
-            raise ValueError(f"`{_join(path, other)}`: a file's function has no parameters here")
-        return self.of_file(name, _join(path, "file"))
+            raise ValueError(f"`{join(path, other)}`: a file's function has no parameters here")
+        return self.of_file(name, join(path, "file"))
 
     def of_file(self, target: str, path: str) -> Activation:
         found = _named(path, defined_in, target, self.folder)
@@ -370,37 +339,11 @@ def _check_fields(make: Any, values: Mapping[str, Any], path: str, key: str, nam
     for field in values:
         if field not in known:
             raise ValueError(
-                f"`{_join(path, field)}`: not a field of {name or key}, which has "
-                f"{', '.join(known)}"
+                f"`{join(path, field)}`: not a field of {name or key}, which has {', '.join(known)}"
             )
     for field, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and field not in values:
-            raise ValueError(f"`{_join(path, field)}`: must be given; got none")
-
-
-def _lists(table: Any, path: str) -> Iterator[tuple[str, list]]:
-    """The lists that hold one number for each layer."""
-    if isinstance(table, Mapping):
-        for name, value in table.items():
-            yield from _lists(value, _join(path, name))
-    elif _holds_tables(table):
-        for index, value in enumerate(table):
-            yield from _lists(value, f"{path}[{index}]")
-    elif isinstance(table, list):
-        yield path, table
-
-
-def _layer(table: Any, index: int) -> Any:
-    """The table of one layer."""
-    if isinstance(table, Mapping):
-        return {name: _layer(value, index) for name, value in table.items()}
-    if _holds_tables(table):
-        return [_layer(value, index) for value in table]
-    return table[index] if isinstance(table, list) else table
-
-
-def _join(path: str, field: str) -> str:
-    return f"{path}.{field}" if path else field
+            raise ValueError(f"`{join(path, field)}`: must be given; got none")
 
 
 def _named(
@@ -418,6 +361,6 @@ def _named(
         if text.startswith("`"):
             field, _, rest = text[1:].partition("`")
             field = fields.get(field, field)
-            where = _join(path, field) if field else path
+            where = join(path, field) if field else path
             raise type(error)(f"`{where}`{rest}") from error
         raise type(error)(f"`{path}`: {text}") from error

@@ -1,0 +1,92 @@
+"""Tables of configuration: plain dictionaries and lists of numbers, words and tables.
+
+A path says where in a table something stands: "parts[1].body.weights.variance".
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+_DEEPEST = 50
+"""Tables inside of one another."""
+
+
+def plain(value: Any, level: int = 0) -> Any:
+    """With dictionaries and lists for all that is like them."""
+    if level > _DEEPEST:
+        raise ValueError(f"`table`: must hold at most {_DEEPEST} tables and lists in one another")
+    if isinstance(value, Mapping):
+        return {name: plain(member, level + 1) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(member, level + 1) for member in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
+        return np.asarray(value).tolist()
+    return value
+
+
+def together(values: list[Any]) -> Any:
+    """The tables of several layers as one, with a list where numbers differ."""
+    first = values[0]
+    if isinstance(first, dict):
+        names = dict.fromkeys(name for value in values for name in value)
+        return {name: together([value[name] for value in values]) for name in names}
+    if holds_tables(first):
+        return [together(list(members)) for members in zip(*values, strict=True)]
+    plain = not any(isinstance(value, list) for value in values)
+    return first if plain and all(value == first for value in values) else values
+
+
+def holds_tables(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(member, Mapping) for member in value)
+
+
+def lists(table: Any, path: str) -> Iterator[tuple[str, list]]:
+    """The lists that hold one number for each layer."""
+    if isinstance(table, Mapping):
+        for name, value in table.items():
+            yield from lists(value, join(path, name))
+    elif holds_tables(table):
+        for index, value in enumerate(table):
+            yield from lists(value, f"{path}[{index}]")
+    elif isinstance(table, list):
+        yield path, table
+
+
+def at_layer(table: Any, index: int) -> Any:
+    """The table of one layer."""
+    if isinstance(table, Mapping):
+        return {name: at_layer(value, index) for name, value in table.items()}
+    if holds_tables(table):
+        return [at_layer(value, index) for value in table]
+    return table[index] if isinstance(table, list) else table
+
+
+def join(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field
+
+
+def numbers_of(table: Any, path: str = "") -> dict[str, Any]:
+    """The numbers of a table, and the lists of one number for each layer, by their paths."""
+    if isinstance(table, Mapping):
+        found = (numbers_of(value, join(path, name)) for name, value in table.items())
+    elif holds_tables(table):
+        found = (numbers_of(value, f"{path}[{i}]") for i, value in enumerate(table))
+    else:
+        is_number = isinstance(table, int | float | list) and not isinstance(table, bool)
+        return {path: table} if is_number else {}
+    return {name: value for each in found for name, value in each.items()}
+
+
+def with_numbers(table: Any, numbers: Mapping[str, Any], path: str = "") -> Any:
+    """The table with other numbers at these paths."""
+    if path in numbers:
+        return numbers[path]
+    if isinstance(table, Mapping):
+        inner = lambda name, value: with_numbers(value, numbers, join(path, name))
+        return {name: inner(name, value) for name, value in table.items()}
+    if holds_tables(table):
+        return [with_numbers(value, numbers, f"{path}[{i}]") for i, value in enumerate(table)]
+    return table
