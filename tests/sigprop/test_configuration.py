@@ -55,7 +55,7 @@ def test_values_become_those_of_python():
     ],
 )
 def test_what_is_wrong_is_named(values, message):
-    with pytest.raises(ValueError, match="^`") as caught:
+    with pytest.raises(ValueError, match=r"^`") as caught:
         build(Record, values)
     assert str(caught.value).startswith(message)
 
