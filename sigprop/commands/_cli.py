@@ -43,8 +43,8 @@ WeightVariance: TypeAlias = Annotated[
 ]
 BiasVariance: TypeAlias = Annotated[float, Parameter(help="σ_b², at least 0: a bias's variance.")]
 Weights: TypeAlias = Annotated[
-    Literal["gaussian", "orthogonal"],
-    Parameter(help="Independent Gaussian weights, or Haar-random orthogonal matrices."),
+    str,
+    Parameter(help="gaussian (independent) or orthogonal (Haar-random matrices)."),
 ]
 Residual: TypeAlias = Annotated[
     bool, Parameter(negative="", help="Residual layers, z + W φ(z) + b instead of W φ(z) + b.")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from sigprop.comparison import Comparison
     from theory import CriticalLine, Estimate, Prediction
-    from theory.description import Distribution
 
 ESTIMATES = (
     "length",
@@ -130,7 +129,7 @@ def phase_diagram(
     activation: str,
     weight_variance: str,
     bias_variance: str,
-    weights: "Distribution",
+    weights: str,
     residual: bool,
     symmetry: str | None,
     start: float,

@@ -11,7 +11,6 @@ from sigprop.networks import units_of
 
 if TYPE_CHECKING:
     from theory import Activation, Part, Radial
-    from theory.description import Distribution
 
 MOST_POINTS = 2000
 """Values along one axis of a phase diagram."""
@@ -28,7 +27,7 @@ class Network:
     activation: str
     weight_variance: float
     bias_variance: float
-    weights: "Distribution" = "gaussian"
+    weights: str = "gaussian"
     residual: bool = False
     symmetry: str | None = None
     """"O(k)", "U(m)" or "Sp(m)": units that rotate, with a radial activation."""
@@ -56,8 +55,9 @@ class Network:
 
     @property
     def _kind(self) -> str:
-        weights = "Gaussian" if self.weights == "gaussian" else self.weights
-        return f"{self.kind} network, {weights} weights"
+        from theory.description import weight_family
+
+        return f"{self.kind} network, {weight_family(self.weights).name} weights"
 
     def layer(self) -> "Part":
         """One turn, for `theory.predict`."""

@@ -14,8 +14,7 @@ from sigprop.storage import build, read_toml
 
 if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw
-
-Mixing = Literal["real", "complex", "quaternion", "dense"]
+    from theory.description import AlgebraName
 
 _COUNTS = {"depth": 2, "features": 1, "epochs": 1, "batch": 2, "records": 2, "delay": 1}
 """The smallest value of fields that count."""
@@ -33,11 +32,12 @@ class Architecture:
     name: str
     components: int = 1
     """Real components k of a unit."""
-    mixing: Mixing = "real"
+    mixing: "AlgebraName" = "real"
     """What weights between units are: numbers of this algebra, or any k×k matrix (dense)."""
     activation: str = "radial tanh"
     """ "radial PROFILE" of whole units, or the name of an activation of every real component."""
-    weights: Literal["gaussian", "orthogonal"] = "gaussian"
+    weights: str = "gaussian"
+    """ "gaussian" or "orthogonal"."""
     residual: bool = False
     normalisation: Literal["none", "layer", "rms"] = "none"
     """In front of every activation, without gain."""
@@ -53,7 +53,7 @@ class Architecture:
 
     def check(self) -> None:
         """Raise a `ValueError` that names the field unless this can be built."""
-        for name in ("mixing", "weights", "normalisation", "cell"):
+        for name in ("normalisation", "cell"):
             _check_choice(self, name)
         if self.features is not None and not _whole(self.features, 1):
             raise ValueError(f"`features`: must be at least 1, or None; got {self.features!r}")
@@ -61,6 +61,7 @@ class Architecture:
             _ = self.phi, self.law
         except ValueError as error:
             message = re.sub("^`(name|profile)`", "`activation`", str(error))
+            message = re.sub("^`algebra`", "`mixing`", message)
             raise ValueError(f"{message}, of {self.name}") from error
 
     @property

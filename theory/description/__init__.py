@@ -9,11 +9,10 @@ from theory.description._activations import (
     componentwise,
     radial,
 )
+from theory.description._algebra import ALGEBRAS, Algebra, AlgebraName
 from theory.description._architecture import (
     Affine,
-    Algebra,
     Chain,
-    Distribution,
     Normalise,
     Part,
     Pointwise,
@@ -40,17 +39,27 @@ from theory.description._interpret import Reading, Stacked, along_depth, interpr
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._linear import gain, is_linear, is_piecewise_linear
 from theory.description._turn import check_turn
+from theory.description._weights import (
+    GaussianWeights,
+    OrthogonalWeights,
+    WeightFamily,
+    Weights,
+    weight_family,
+)
 
 __all__ = [
     "ACTIVATION_NAMES",
+    "ALGEBRAS",
     "Activation",
     "Affine",
     "Algebra",
+    "AlgebraName",
     "Chain",
     "ClosedForm",
     "Componentwise",
-    "Distribution",
+    "GaussianWeights",
     "Normalise",
+    "OrthogonalWeights",
     "Part",
     "Pointwise",
     "Radial",
@@ -60,7 +69,9 @@ __all__ = [
     "Residual",
     "SinForm",
     "Stacked",
+    "WeightFamily",
     "WeightLaw",
+    "Weights",
     "activation",
     "affine",
     "along_depth",
@@ -89,4 +100,5 @@ __all__ = [
     "repeat",
     "starts_nonlinear",
     "time_steps",
+    "weight_family",
 ]
