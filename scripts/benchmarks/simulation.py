@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import sigprop
 import theory
 from sigprop.networks._random import normal
-from theory.description import Algebra
+from theory.description import AlgebraName
 
 from .timing import timed
 
@@ -99,7 +99,7 @@ def wide_seconds(width, depth, repeats):
 def units_rows(size, replicas, depth, repeats):
     """Microseconds per layer and network, with and without weights, for units of several
     components and the same number of real numbers in a layer."""
-    cases: tuple[tuple[str, int, Algebra], ...] = (
+    cases: tuple[tuple[str, int, AlgebraName], ...] = (
         ("scalar", 1, "real"),
         ("O(2)", 2, "real"),
         ("U(1)", 2, "complex"),

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from theory import Part
 
 Weights: TypeAlias = Annotated[
-    Literal["gaussian", "orthogonal"],
-    Parameter(help="Independent Gaussian weights, or Haar-random orthogonal matrices."),
+    str,
+    Parameter(help="gaussian (independent) or orthogonal (Haar-random matrices)."),
 ]
 Symmetry: TypeAlias = Annotated[
     str | None,
@@ -181,8 +181,9 @@ class Network(Structure):
 
     @property
     def _kind(self) -> str:
-        weights = "Gaussian" if self.weights == "gaussian" else self.weights
-        return f"{self.kind} network, {weights} weights"
+        from theory.description import weight_family
+
+        return f"{self.kind} network, {weight_family(self.weights).name} weights"
 
     @property
     def layer(self) -> "Part":

@@ -118,7 +118,7 @@ def plan(
     width: Annotated[
         int | None, Parameter(help="Units per layer; by default the cheapest width.")
     ] = None,
-    weights: Literal["gaussian", "orthogonal"] = "gaussian",
+    weights: Annotated[str, Parameter(help="gaussian or orthogonal.")] = "gaussian",
     residual: Annotated[bool, Parameter(negative="", help="Residual layers.")] = False,
     symmetry: Annotated[str | None, Parameter(help="O(k), U(m) or Sp(m), as in predict.")] = None,
     input_length: Annotated[float, Parameter(help="Length q > 0 of the two inputs.")] = 1.0,

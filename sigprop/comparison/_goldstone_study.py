@@ -22,7 +22,7 @@ from sigprop.networks import (
     sample_ensemble,
 )
 from theory import Part, Radial
-from theory.description import Algebra
+from theory.description import AlgebraName
 from theory.numerics import check_count, compiled, cores, plain_options
 
 ANGLE = 0.8
@@ -104,7 +104,7 @@ def goldstone_study(
     bias_variance: float = 0.0,
     *,
     components: int,
-    algebra: Algebra = "real",
+    algebra: AlgebraName = "real",
     depth: int,
     width: int,
     replicas: int,

@@ -155,7 +155,7 @@ def apply_weights(
     has as many multiplications as the lifted product of the sampler, or fewer.
     """
     fan_in, k, n = x.shape
-    if law.algebra == "real":
+    if len(law.table) == 1:
         out = jnp.matmul(weights[..., 0], x.reshape(fan_in, k * n), precision=precision)
         return out.reshape(-1, k, n)
     table = jnp.asarray(law.table, x.dtype)

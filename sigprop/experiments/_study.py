@@ -16,8 +16,6 @@ from sigprop.storage import build, check_fields, read_toml
 if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw
 
-Mixing = Literal["real", "complex", "quaternion", "dense"]
-
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Several: TypeAlias = Annotated[int, Meta(ge=2)]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -35,11 +33,12 @@ class Architecture:
     name: str
     components: Count = 1
     """Real components k of a unit."""
-    mixing: Mixing = "real"
+    mixing: str = "real"
     """What weights between units are: numbers of this algebra, or any k×k matrix (dense)."""
     activation: str = "radial tanh"
     """ "radial PROFILE" of whole units, or the name of an activation of every real component."""
-    weights: Literal["gaussian", "orthogonal"] = "gaussian"
+    weights: str = "gaussian"
+    """ "gaussian" or "orthogonal"."""
     residual: bool = False
     normalisation: Literal["none", "layer", "rms"] = "none"
     """In front of every activation, without gain."""
@@ -62,6 +61,7 @@ class Architecture:
             _ = self.phi, self.law
         except ValueError as error:
             message = re.sub("^`(name|profile)`", "`activation`", str(error))
+            message = re.sub("^`algebra`", "`mixing`", message)
             raise ValueError(f"{message}, of {self.name}") from error
 
     @property

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop.networks._random import normal
-from sigprop.networks._weights import draw_weights, images, lift, of_units, products_of
+from sigprop.networks._weights import draw_weights, haar_size, images, lift, of_units, products_of
 from theory import Affine, Normalise, Pointwise, Reading, WeightLaw
 from theory.numerics import largest_exponent, times_power
 
@@ -220,7 +220,7 @@ class Blank(Reading[Array]):
         if self.explicit_weights:
             return after, HeldWeights(draw_weights(law, key, fan_out, fan_in, dtype), bias)
         size_in, size_out, columns = fan_in * tables, fan_out, self.columns * k_out
-        if law.distribution == "orthogonal":
+        if haar_size(law):
             size_in = size_out = max(size_in, fan_out * tables)
             if columns > size_in:
                 raise ValueError(

@@ -1,16 +1,8 @@
-"""The units that have a symmetry, known without JAX."""
+"""The units that have a symmetry."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from theory.description import Algebra
-
-_GROUPS: "dict[str, tuple[Algebra, int]]" = {
-    "O": ("real", 1),
-    "U": ("complex", 2),
-    "Sp": ("quaternion", 4),
-}
 MOST_COMPONENTS = 64
 """Real components of a unit."""
 
@@ -23,12 +15,14 @@ def units_of(symmetry: str) -> dict[str, Any]:
     ValueError
         If it is none of O(1) to O(64), U(1) to U(32) and Sp(1) to Sp(16).
     """
+    from theory.description import ALGEBRAS
+
     found = re.fullmatch(r"(O|U|Sp)\(([1-9][0-9]{0,3})\)", symmetry)
     if found is not None:
-        algebra, size = _GROUPS[found[1]]
-        components = size * int(found[2])
+        algebra = next(a for a in ALGEBRAS.values() if a.group == found[1])
+        components = algebra.size * int(found[2])
         if components <= MOST_COMPONENTS:
-            return {"components": components, "algebra": algebra}
+            return {"components": components, "algebra": algebra.name}
     raise ValueError(
         f"`symmetry`: must be O(1) to O(64), U(1) to U(32) or Sp(1) to Sp(16); got {symmetry}"
     )

@@ -1,7 +1,7 @@
 """Random matrices drawn from the weight law of a description, and their products."""
 
 import functools
-from typing import Any
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Key
 
 from sigprop.networks._lapack import cholesky, qr, solve_upper, triangle, upright
 from sigprop.networks._random import normal
-from theory import WeightLaw
-from theory.description import Algebra
+from theory import GaussianWeights, OrthogonalWeights, WeightLaw
+from theory.description import ALGEBRAS, AlgebraName
 from theory.numerics import largest_exponent, times_power
 
 _WELL = 0.1
@@ -41,7 +41,7 @@ def draw_weights(
 ) -> Float[Array, "fan_out fan_in tables"]:
     """The real numbers w_a of w = Σ_a w_a e_a for every pair of units.
 
-    Convention: variance σ_w²/fan_in per unit pair (see `WeightLaw`). "orthogonal" draws a
+    Convention: variance σ_w²/fan_in per unit pair (see `WeightLaw`). Orthogonal weights are a
     Haar-distributed orthogonal, unitary or symplectic matrix (WW† = 1 over the algebra), of
     which a rectangular layer takes the leading rows or columns, scaled to the same second moment.
 
@@ -49,18 +49,40 @@ def draw_weights(
     ----------
     Mezzadri 2007 (arXiv math-ph/0609050): Haar matrices from QR decompositions of Gaussian ones.
     """
-    tables = law.table.shape[0]
     scale = jnp.sqrt(law.entry_variance / fan_in).astype(dtype)
-    if law.distribution == "gaussian":
-        return scale * jax.random.normal(key, (fan_out, fan_in, tables), dtype)
+    shape = (fan_out, fan_in, len(law.table))
+    match law.family:
+        case GaussianWeights():
+            return scale * jax.random.normal(key, shape, dtype)
+        case OrthogonalWeights():
+            q = _haar_block(law.algebra, key, fan_out, fan_in, dtype)
+            # |entry|² of a Haar matrix of size `larger` has the mean 1/larger.
+            size = max(fan_out, fan_in) * q.shape[-1]
+            return scale * jnp.sqrt(jnp.asarray(size, dtype)) * q
+        case _:
+            assert_never(law.family)
+
+
+def _haar_block(
+    algebra: AlgebraName, key: Key[Array, ""], fan_out: int, fan_in: int, dtype: Any
+) -> Float[Array, "fan_out fan_in tables"]:
+    """The leading rows or columns of a Haar matrix over an algebra."""
     larger, smaller = max(fan_out, fan_in), min(fan_out, fan_in)
-    frames = {1: _haar_frame, 2: _haar_unitary, 4: _haar_symplectic}
-    q = frames[tables](key, larger, smaller, dtype).reshape(larger, smaller, tables)
-    if fan_out < fan_in:
-        conjugate = jnp.array([1, -1, -1, -1], dtype)[:tables]
-        q = jnp.swapaxes(q, 0, 1) * conjugate[None, None]
-    # |entry|² of a Haar matrix of size `larger` has the mean 1/larger.
-    return scale * jnp.sqrt(jnp.asarray(larger * tables, dtype)) * q
+    match algebra:
+        case "real":
+            q = _haar_frame(key, larger, smaller, dtype)[..., None]
+        case "complex":
+            q = _haar_unitary(key, larger, smaller, dtype)
+        case "quaternion":
+            q = _haar_symplectic(key, larger, smaller, dtype)
+        case "dense":
+            raise ValueError("`algebra`: must be real, complex or quaternion; got dense")
+        case _:
+            assert_never(algebra)
+    if fan_out >= fan_in:
+        return q
+    conjugate = jnp.array([1, -1, -1, -1], dtype)[: q.shape[-1]]
+    return jnp.swapaxes(q, 0, 1) * conjugate[None, None]
 
 
 def _haar_frame(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
@@ -129,6 +151,17 @@ def product(
     return of_units(law, out, fan_out, columns)
 
 
+def haar_size(law: WeightLaw) -> int:
+    """The real dimension of the algebra of Haar weights, or 0 for Gaussian ones."""
+    match law.family:
+        case GaussianWeights():
+            return 0
+        case OrthogonalWeights():
+            return len(law.table)
+        case _:
+            assert_never(law.family)
+
+
 def products_of(
     law: WeightLaw, vectors: Float[Array, "fan_in k columns"], fan_out: int, precision: str
 ) -> tuple[Array, int, int]:
@@ -137,17 +170,18 @@ def products_of(
     Haar weights act on columns of numbers of the algebra, D real ones each. Gaussian ones, which
     are free of each other, act on lifted columns of real numbers (0 stands for them).
     """
-    if law.distribution == "gaussian":
+    size = haar_size(law)
+    if size == 0:
         return lift(law, vectors, precision), fan_out, 0
-    size, (fan_in, k, columns) = len(law.table), vectors.shape
+    fan_in, k, columns = vectors.shape
     numbers = vectors.reshape(fan_in, k // size, size, columns)
     return jnp.swapaxes(numbers, 1, 2).reshape(fan_in * size, -1), fan_out * size, size
 
 
 def of_units(law: WeightLaw, out: Array, fan_out: int, columns: int) -> Array:
     """The products as components of units, [fan_out, k_out, columns]."""
-    k, size = law.table.shape[1], len(law.table)
-    if law.distribution == "gaussian":
+    k, size = law.table.shape[1], haar_size(law)
+    if size == 0:
         return out.reshape(fan_out, k, columns)
     numbers = out.reshape(fan_out, size, k // size, columns)
     return jnp.swapaxes(numbers, 1, 2).reshape(fan_out, k, columns)
@@ -156,8 +190,8 @@ def of_units(law: WeightLaw, out: Array, fan_out: int, columns: int) -> Array:
 @functools.cache
 def _from_the_right(size: int) -> np.ndarray:
     """Multiplication from the right by the units of an algebra, shape [D, D, D]."""
-    known: dict[int, Algebra] = {1: "real", 2: "complex", 4: "quaternion"}
-    left = WeightLaw(1.0, "gaussian", size, known[size]).table
+    bases = (algebra.basis for algebra in ALGEBRAS.values() if algebra.basis is not None)
+    left = next(basis for basis in bases if len(basis) == size)
     # x u is the conjugate of ū x̄, and ū = −u but for 1
     conjugate = np.diag(np.append(1.0, -np.ones(size - 1)))
     return np.concatenate([left[:1], -conjugate @ left[1:] @ conjugate])

@@ -128,11 +128,6 @@ class Sweep:
         need(inside, "input_correlation", "be between -1 and 1")
         for name in _COUNTS:
             need(min(each[name]) >= 1, name, "be whole numbers of at least 1")
-        need(
-            set(each["weights"]) <= {"gaussian", "orthogonal"},
-            "weights",
-            "be gaussian or orthogonal",
-        )
         for name, least in (("replicas", 1), ("input_count", 1), ("input_width", 1)):
             value = getattr(self, name)
             need(
@@ -165,6 +160,7 @@ class Sweep:
     def _check_networks(self) -> None:
         """That every kind of network can be described."""
         import theory
+        from theory.description import OrthogonalWeights, weight_family
 
         units = units_of(self.symmetry) if self.symmetry else {}
         for name in self.values("activation"):
@@ -174,8 +170,10 @@ class Sweep:
             except ValueError as error:
                 message = str(error).replace("`name`", "`activation`")
                 raise ValueError(message.replace("`profile`", "`activation`")) from error
-        if units.get("algebra", "real") != "real" and "orthogonal" in self.values("weights"):
-            raise ValueError(f"`weights`: must be gaussian with {self.symmetry}; got orthogonal")
+        for word in self.values("weights"):
+            family = weight_family(word)
+            if isinstance(family, OrthogonalWeights) and units.get("algebra", "real") != "real":
+                raise ValueError(f"`weights`: must be gaussian with {self.symmetry}; got {word}")
 
     def is_axis(self, name: str) -> bool:
         """Whether a field holds several values."""
@@ -294,8 +292,10 @@ class Sweep:
 
     def work(self, depth: int, width: int) -> float:
         """The cost of one network in random numbers."""
+        from theory.description import ALGEBRAS
+
         units = units_of(self.symmetry) if self.symmetry else {}
-        size = {"real": 1, "complex": 2, "quaternion": 4}[units.get("algebra", "real")]
+        size = ALGEBRAS[units.get("algebra", "real")].size
         k, n = self.components, self.inputs_at_once
         # Without weights the QR factorisation of signals and tangents counts as more numbers.
         layer = width**2 * size if self.explicit_weights else width * k * (4 * n) ** 2

@@ -409,7 +409,7 @@ MISTAKES = {
     "nan": (replaced("--bias-variance", "nan", PREDICT), "--bias-variance: must be"),
     "infinite": (replaced("--bias-variance", "inf", PREDICT), "--bias-variance: must be"),
     "activation": (replaced("--activation", "tan", PREDICT), "elu, erf, gelu"),
-    "weights": ([*PREDICT, "--weights", "uniform"], "orthogonal"),
+    "weights": ([*PREDICT, "--weights", "uniform"], "--weights: must be gaussian or orthogonal"),
     "start": ([*PREDICT, "--start-length", "0"], "--start-length: must be"),
     "range syntax": (replaced("--weight-variance", "0.5:4", DIAGRAM), "start:stop:count"),
     "range count": (replaced("--weight-variance", "0.5:4:1", DIAGRAM), "2 to 2000"),

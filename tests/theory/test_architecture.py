@@ -103,11 +103,36 @@ def test_bad_descriptions_name_the_field_in_one_line(build, field):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_weight_law_is_refused():
+class Cauchy:
+    """A law that nobody has written a sampler for, whatever it says of itself."""
+
+    name = "Gaussian"
+    independent = True
+
+
+@pytest.mark.parametrize("weights", ["cauchy", "Gaussian", "", Cauchy(), Cauchy, None])
+def test_an_unknown_weight_law_is_refused(weights):
     # Through __wrapped__, since the annotations would refuse it first in this test run.
     make = inspect.unwrap(theory.affine)
-    with pytest.raises((ValueError, TypeCheckError), match="gaussian"):
-        make(1.0, weights="cauchy")
+    with pytest.raises((ValueError, TypeCheckError), match="gaussian or orthogonal") as caught:
+        make(1.0, weights=weights)
+    assert isinstance(caught.value, TypeCheckError) or "\n" not in str(caught.value)
+
+
+def test_words_stand_for_weight_laws():
+    known = {
+        "gaussian": theory.GaussianWeights(),
+        "orthogonal": theory.OrthogonalWeights(),
+    }
+    for word, family in known.items():
+        by_word, by_law = (theory.affine(1.5, weights=weights) for weights in (word, family))
+        assert by_word.weights.family == family
+        assert jax.tree.structure(by_word) == jax.tree.structure(by_law)
+        assert len(jax.tree.leaves(by_law)) == 2  # the variances; the law is static
+    laws = {theory.WeightLaw(1.0, family).family for family in known.values()}
+    assert laws == set(known.values())
+    structures = {jax.tree.structure(theory.affine(1.0, weights=word)) for word in known}
+    assert len(structures) == 2
 
 
 def test_only_a_description_is_interpreted():

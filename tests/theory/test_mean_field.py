@@ -244,7 +244,7 @@ class TestNormalisation:
         parts = (theory.affine(1.0), theory.Normalise("rms", 0.0), theory.affine(3.0))
         found = theory.jacobian_factors(theory.Chain(parts), 2.0)
         np.testing.assert_allclose(found.log_variance, np.log(3.0 / 2.0))
-        assert found.gaussian == 2
+        assert found.independent == 2
 
     def test_bad_arguments(self):
         with pytest.raises(ValueError, match="`epsilon`"):

@@ -142,7 +142,7 @@ def test_feedforward_has_one_weight_matrix_more():
         repeat(theory.layer(RELU, 2.0), 8),
     ]
     one, other = (theory.jacobian_factors(network, 1.0) for network in both)
-    assert (one.gaussian, other.gaussian) == (9, 8)
+    assert (one.independent, other.independent) == (9, 8)
     assert one.count.tolist() == other.count.tolist() == [8]
     np.testing.assert_allclose(one.log_variance - other.log_variance, math.log(2))
     for factors, g in [(one, 9), (other, 8)]:

@@ -9,11 +9,10 @@ from theory.description._activations import (
     componentwise,
     radial,
 )
+from theory.description._algebra import ALGEBRAS, Algebra, AlgebraName
 from theory.description._architecture import (
     Affine,
-    Algebra,
     Chain,
-    Distribution,
     Normalise,
     Part,
     Pointwise,
@@ -49,17 +48,27 @@ from theory.description._text import (
     to_dict,
 )
 from theory.description._turn import check_turn
+from theory.description._weights import (
+    GaussianWeights,
+    OrthogonalWeights,
+    WeightFamily,
+    Weights,
+    weight_family,
+)
 
 __all__ = [
     "ACTIVATION_NAMES",
+    "ALGEBRAS",
     "Activation",
     "Affine",
     "Algebra",
+    "AlgebraName",
     "Chain",
     "ClosedForm",
     "Componentwise",
-    "Distribution",
+    "GaussianWeights",
     "Normalise",
+    "OrthogonalWeights",
     "Part",
     "Pointwise",
     "Radial",
@@ -69,7 +78,9 @@ __all__ = [
     "Residual",
     "SinForm",
     "Stacked",
+    "WeightFamily",
     "WeightLaw",
+    "Weights",
     "activation",
     "affine",
     "along_depth",
@@ -108,5 +119,6 @@ __all__ = [
     "starts_nonlinear",
     "time_steps",
     "to_dict",
+    "weight_family",
     "with_variances",
 ]

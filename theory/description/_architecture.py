@@ -6,7 +6,7 @@ A description is data: an immutable tree of a few node types whose variances are
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -15,7 +15,15 @@ import numpy as np
 from jaxtyping import Float
 
 from theory.description._activations import Activation, Componentwise, Radial
+from theory.description._algebra import ALGEBRAS, AlgebraName
 from theory.description._linear import is_linear
+from theory.description._weights import (
+    GaussianWeights,
+    OrthogonalWeights,
+    WeightFamily,
+    Weights,
+    weight_family,
+)
 from theory.numerics import (
     Array,
     as_real,
@@ -27,24 +35,6 @@ from theory.numerics import (
     shown,
     times_power,
 )
-
-Distribution: TypeAlias = Literal["gaussian", "orthogonal"]
-Algebra: TypeAlias = Literal["real", "complex", "quaternion", "dense"]
-
-_UNITS = {
-    "real": np.ones((1, 1, 1)),
-    "complex": np.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]]]),
-    # left multiplication by 1, i, j, k on a + bi + cj + dk
-    "quaternion": np.array(
-        [
-            [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
-            [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -1], [0, 0, 1, 0]],
-            [[0, 0, -1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, -1, 0, 0]],
-            [[0, 0, 0, -1], [0, 0, -1, 0], [0, 1, 0, 0], [1, 0, 0, 0]],
-        ]
-    ),
-}
-"""The basis of each division algebra, as real matrices that multiply from the left."""
 
 
 def _floats(name: str) -> Callable[[Any], Array]:
@@ -65,10 +55,11 @@ class WeightLaw(eqx.Module):
     e_a of `table`; it acts on the k components of a unit.
 
     Convention: `variance` is σ_w². The w_a are centred with variance
-    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k), independent ("gaussian"), or together a matrix with
-    that second moment that is Haar-distributed and orthogonal over the algebra, that is
-    orthogonal, unitary or symplectic ("orthogonal"; a truncated one where the layer is not
-    square). So the length per real component is multiplied by σ_w², whatever the table.
+    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k). So the length per real component is multiplied by σ_w²,
+    whatever the table and the `family`: independent Gaussian numbers (`GaussianWeights`), or a
+    matrix that is Haar-distributed and orthogonal over the algebra, that is orthogonal, unitary
+    or symplectic (`OrthogonalWeights`; a truncated one where the layer is not square). The words
+    "gaussian" and "orthogonal" stand for them.
 
     The `algebra` says what the weights are: real numbers, complex ones (the k components are
     k/2 complex numbers), quaternions (k/4 of them), or "dense", a full k×k matrix between any
@@ -77,38 +68,33 @@ class WeightLaw(eqx.Module):
     """
 
     variance: Float[Array, "*layers"] = eqx.field(converter=_floats("weight_variance"))
-    distribution: Distribution = eqx.field(static=True, default="gaussian")
+    family: WeightFamily = eqx.field(
+        static=True, converter=weight_family, default=GaussianWeights()
+    )
     components: int = eqx.field(static=True, default=1)
-    algebra: Algebra = eqx.field(static=True, default="real")
+    algebra: AlgebraName = eqx.field(static=True, default="real")
 
     def __check_init__(self):
         check_variance("weight_variance", self.variance)
         check_count("components", self.components)
-        if self.algebra not in get_args(Algebra):
-            known = ", ".join(get_args(Algebra))
-            raise ValueError(f"`algebra`: must be one of {known}; got {self.algebra!r}")
-        if self.distribution == "orthogonal" and self.algebra == "dense":
+        if self.algebra not in ALGEBRAS:
+            known = ", ".join(ALGEBRAS)
+            raise ValueError(f"`algebra`: must be one of {known}; got {shown(self.algebra)}")
+        if isinstance(self.family, OrthogonalWeights) and ALGEBRAS[self.algebra].basis is None:
             raise ValueError(
                 "`weights`: orthogonal ones must be real, complex or quaternion; got dense"
             )
-        size = 1 if self.algebra == "dense" else _UNITS[self.algebra].shape[1]
+        size = ALGEBRAS[self.algebra].size
         if self.components % size:
             raise ValueError(
                 f"`components`: {self.algebra} weights act on a multiple of {size} real "
                 f"components; got {self.components}"
             )
-        if self.distribution not in get_args(Distribution):
-            known = ", ".join(get_args(Distribution))
-            raise ValueError(f"`weights`: must be one of {known}; got {self.distribution!r}")
 
     @property
     def table(self) -> np.ndarray:
         """The matrices e_a, shape [D, k_out, k]. Real weights: the identity alone."""
-        k = self.components
-        if self.algebra == "dense":
-            return np.eye(k * k).reshape(k * k, k, k)
-        units = _UNITS[self.algebra]
-        return np.stack([np.kron(np.eye(k // len(e)), e) for e in units])
+        return ALGEBRAS[self.algebra].table(self.components)
 
     @property
     def entry_variance(self) -> Float[Array, "*layers"]:
@@ -309,9 +295,9 @@ def affine(
     weight_variance: Any,
     bias_variance: Any = 0.0,
     *,
-    weights: Distribution = "gaussian",
+    weights: Weights = "gaussian",
     components: int = 1,
-    algebra: Algebra = "real",
+    algebra: AlgebraName = "real",
     width: int | None = None,
 ) -> Affine:
     """An affine layer from its variances.
@@ -321,7 +307,7 @@ def affine(
     weight_variance, bias_variance
         σ_w² and σ_b², finite and >= 0; scalars, or one value per layer inside a `Repeat`.
     weights
-        "gaussian" or "orthogonal" (Haar).
+        "gaussian", "orthogonal" (Haar), or the law itself, as `GaussianWeights()`.
     components
         Real components k of a unit.
     algebra
@@ -352,9 +338,9 @@ def layer(
     weight_variance: Any,
     bias_variance: Any = 0.0,
     *,
-    weights: Distribution = "gaussian",
+    weights: Weights = "gaussian",
     components: int = 1,
-    algebra: Algebra = "real",
+    algebra: AlgebraName = "real",
     residual: bool = False,
 ) -> Part:
     """One turn of a deep network, from pre-activations to pre-activations.
@@ -388,9 +374,9 @@ def feedforward(
     bias_variance: Any = 0.0,
     *,
     depth: int,
-    weights: Distribution = "gaussian",
+    weights: Weights = "gaussian",
     components: int = 1,
-    algebra: Algebra = "real",
+    algebra: AlgebraName = "real",
     residual: bool = False,
 ) -> Chain:
     """The canonical deep network: one affine layer, then `depth` turns of affine ∘ φ.
@@ -411,9 +397,9 @@ def recurrent(
     *,
     steps: int,
     input_variance: Any = 1.0,
-    weights: Distribution = "gaussian",
+    weights: Weights = "gaussian",
     components: int = 1,
-    algebra: Algebra = "real",
+    algebra: AlgebraName = "real",
 ) -> Chain:
     """The canonical recurrent network: z_1 = U x_1 and z_t = W φ(z_{t−1}) + b + U x_t.
 

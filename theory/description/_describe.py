@@ -177,8 +177,7 @@ def _laws(network: Part, latex: bool) -> list[str]:
             k = node.components
             of_units = f" between units of {k} real components" if k > 1 else ""
             algebra = "" if node.algebra == "real" else f"{node.algebra} "
-            kind = "Gaussian" if node.distribution == "gaussian" else node.distribution
-            found.append(f"{algebra}{kind} weights{of_units}")
+            found.append(f"{algebra}{node.family.name} weights{of_units}")
         return isinstance(node, WeightLaw)
 
     jax.tree.flatten(network, is_leaf=note)

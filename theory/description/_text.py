@@ -38,6 +38,7 @@ from theory.description._architecture import (
 )
 from theory.description._files import defined_in, in_file
 from theory.description._table import at_layer, holds_tables, join, lists, plain, together
+from theory.description._weights import WeightFamily
 from theory.numerics import check_count, shown
 
 _NODES: dict[str, Any] = {kind.__name__.lower(): kind for kind in get_args(Part)}
@@ -188,6 +189,8 @@ def _of_value(value: Any) -> Any:
         return _of_activation(value)
     if isinstance(value, WeightLaw):
         return _fields_of(value)
+    if isinstance(value, WeightFamily):
+        return value.word
     if isinstance(value, eqx.Module):
         return _of_node(value)
     if isinstance(value, tuple):

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from theory.description import (
     Affine,
     Componentwise,
+    GaussianWeights,
     Part,
     Pointwise,
     Reading,
@@ -59,10 +60,10 @@ class _FiniteWidth(Reading[_State]):
 
     def affine(self, node: Affine, state: _State):
         law = node.weights
-        if law.distribution != "gaussian" or law.components != 1:
+        if not isinstance(law.family, GaussianWeights) or law.components != 1:
             raise TypeError(
                 "`network`: the correction is that of Gaussian weights between units of one "
-                f"component; got {law.distribution} ones of {law.components}"
+                f"component; got {law.family.name} ones of {law.components}"
             )
         scale = law.variance ** jnp.array([1.0, 1.0, 2.0])
         bias = node.bias_variance * jnp.array([1.0, 0.0, 0.0])

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from theory.description import (
     Activation,
-    Algebra,
+    AlgebraName,
     Componentwise,
     Radial,
     WeightLaw,
@@ -99,7 +99,7 @@ def generic_exponent(
     weight_variance: Float[Array, ""] | float,
     *,
     components: int = 1,
-    algebra: Algebra = "real",
+    algebra: AlgebraName = "real",
     order: int = 128,
 ) -> GenericExponent:
     """The largest Lyapunov exponent besides those that the symmetry keeps at zero.
@@ -154,7 +154,7 @@ def generic_exponent(
     check_order(order)
     activation = cast(activation, jnp.result_type(float))
     weight_variance = as_number("weight_variance", weight_variance, "at least 0")
-    law = WeightLaw(1.0, "gaussian", components, algebra)
+    law = WeightLaw(1.0, components=components, algebra=algebra)
     variance = jnp.asarray(weight_variance, jnp.result_type(float))
     if isinstance(activation, Componentwise) and components == 1 and _is_homogeneous(activation):
         _, slopes = activation.with_slope(jnp.array([-1.0, 1.0], variance.dtype))

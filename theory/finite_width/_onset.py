@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from theory.description import Activation, Algebra, Radial, WeightLaw, check_activation
+from theory.description import Activation, AlgebraName, Radial, WeightLaw, check_activation
 from theory.numerics import Array, as_real, check_count
 
 
@@ -50,7 +50,7 @@ def onset_law(
     *,
     width: int,
     components: int = 1,
-    algebra: Algebra = "real",
+    algebra: AlgebraName = "real",
 ) -> OnsetLaw:
     """The law of the length in a deep network of finite width, close to the onset.
 
@@ -88,7 +88,7 @@ def onset_law(
     check_activation(activation)
     check_count("width", width)
     weight_variance = as_real("weight_variance", weight_variance)
-    law = WeightLaw(1.0, "gaussian", components, algebra)
+    law = WeightLaw(1.0, components=components, algebra=algebra)
     if len(law.table) != components:
         raise ValueError(
             "`components`: a unit must be one real, complex or quaternionic number; got "

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from theory.description import (
+    ALGEBRAS,
     Affine,
-    Algebra,
+    AlgebraName,
     Componentwise,
     Normalise,
     Part,
@@ -96,9 +97,6 @@ _DIMENSION: dict[str, Callable[[int], int]] = {
     "S": lambda m: m * (2 * m + 1),
     "1": lambda _: 0,
 }
-_GROUPS = {"real": ("O", 1), "complex": ("U", 2), "quaternion": ("Sp", 4)}
-_ORDER = ("real", "complex", "quaternion", "dense")
-"""Each table holds the ones before it, so that what commutes with the last is the symmetry."""
 
 
 def commutant_dimensions(law: WeightLaw) -> tuple[int, int]:
@@ -115,15 +113,16 @@ class _Found(eqx.Module):
 
     components: int = eqx.field(static=True)
     """0 before the first affine layer."""
-    algebra: Algebra = eqx.field(static=True)
+    algebra: AlgebraName = eqx.field(static=True)
     odd: bool = eqx.field(static=True)
     rotates: bool = eqx.field(static=True)
 
 
 class _Seen(Reading[_Found]):
     def affine(self, node: Affine, state: _Found):
-        algebra, other = state.algebra, node.weights.algebra
-        algebra = other if _ORDER.index(other) > _ORDER.index(algebra) else algebra
+        # What commutes with the table that holds the others is the symmetry.
+        both = (ALGEBRAS[state.algebra], ALGEBRAS[node.weights.algebra])
+        algebra = max(both, key=lambda algebra: algebra.order).name
         return _Found(node.weights.components, algebra, state.odd, state.rotates), None
 
     def pointwise(self, node: Pointwise, state: _Found):
@@ -175,11 +174,12 @@ def _group(network: Part) -> Symmetry:
     if k == 0:
         raise ValueError("`network`: must have an affine layer; got none")
     scalar = k == 1 and seen.odd
-    if not (seen.rotates or scalar) or seen.algebra == "dense":
+    algebra = ALGEBRAS[seen.algebra]
+    if not (seen.rotates or scalar) or algebra.group is None:
         return Symmetry("1", 1, 0, False)
-    letter, size = _GROUPS[seen.algebra]
-    generators = commutant_dimensions(WeightLaw(1.0, "gaussian", k, seen.algebra))[1]
-    return Symmetry(f"{letter}({k // size})", k // size, generators, False)
+    generators = commutant_dimensions(WeightLaw(1.0, components=k, algebra=seen.algebra))[1]
+    rank = k // algebra.size
+    return Symmetry(f"{algebra.group}({rank})", rank, generators, False)
 
 
 class SymmetryPhase(enum.IntEnum):

@@ -5,12 +5,12 @@ value, s = E d/(d − w_l), with ω_l = log w_l. The S-transforms multiply, so
 
     log λ = (c − 1)(ν − iπ) + Σ_l c_l ω_l + g log(1 − s) + log σ²,
 
-where c = Σ c_l counts the nonlinearities, g the Gaussian weight matrices, and log σ² sums the
-log variances. For arg λ in (0, π) all of ω_l and ν have imaginary parts in (0, π), and no other
-solution has: the w_l are the subordination functions of the free product, fixed points of
-analytic maps of the half-plane into itself. On λ < 0 all is real and monotone. For a layer with
-a skip connection (see `_skip`) w_l is replaced by λ_l of the layer, which depends on two
-more such functions, those of a free sum.
+where c = Σ c_l counts the nonlinearities, g the weight matrices with independent entries, and
+log σ² sums the log variances. For arg λ in (0, π) all of ω_l and ν have imaginary parts in
+(0, π), and no other solution has: the w_l are the subordination functions of the free product,
+fixed points of analytic maps of the half-plane into itself. On λ < 0 all is real and monotone.
+For a layer with a skip connection (see `_skip`) w_l is replaced by λ_l of the layer, which depends
+on two more such functions, those of a free sum.
 
 References: Voiculescu (1987); Belinschi and Bercovici (2007), A new approach to subordination
 results in free probability, theorems 3.2 and 3.3.
@@ -167,7 +167,7 @@ def _counted(factors: JacobianFactors, each: Complex[Array, "laws *points"]) -> 
 
 def _numbers(factors: JacobianFactors) -> tuple[Array, Array, Array]:
     """c, g and log σ²."""
-    numbers = (xp.sum(factors.count), factors.gaussian, factors.log_variance)
+    numbers = (xp.sum(factors.count), factors.independent, factors.log_variance)
     return tuple(map(as_complex, numbers))  # type: ignore
 
 
@@ -426,7 +426,7 @@ def _judged(factors: JacobianFactors, at: Branch, log_size: Array) -> Solution:
     rest = xp.abs(log_lambda(factors, at) - as_complex(log_size))
     rest = rest + xp.sum(weight * miss, axis=0)
     size = xp.sum(weight * size, axis=0)
-    size = size + xp.abs(factors.log_variance) + factors.gaussian
+    size = size + xp.abs(factors.log_variance) + factors.independent
     error = rest + 4 * epsilon(log_size) * size
     good = rest < 1e-6
     if at.partner is not None:

@@ -74,14 +74,14 @@ Side = Literal["upper", "lower"]
 def has_gap(factors: JacobianFactors) -> Bool[Array, ""]:
     """Whether the spectrum keeps away from zero, but for an atom there.
 
-    With mass at zero: if a single layer makes it. Without: if no square Gaussian matrix
-    brings eigenvalues arbitrarily close to zero, and no layer 1 + a, whose a has eigenvalues
-    of size 1.
+    With mass at zero: if a single layer makes it. Without: if no square matrix of independent
+    entries brings eigenvalues arbitrarily close to zero, and no layer 1 + a, whose a has
+    eigenvalues of size 1.
     """
     mass = factors.law.mass_at_zero
     most = xp.max(mass)
     layers = xp.sum(xp.where(mass >= most - 1e-12, factors.count, 0.0))
-    gap = factors.gaussian == 0
+    gap = factors.independent == 0
     if factors.law.branch is not None:
         small, large = _ring(factors.law)
         gap = gap & xp.all((factors.law.branch < 0) | small | large)
@@ -104,7 +104,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
     that all have the same s. Where λ has no critical point before w reaches the end of the
     law, the spectrum ends in an atom there, which is the limit of the search.
     """
-    law, c, g = factors.law, xp.sum(factors.count), factors.gaussian
+    law, c, g = factors.law, xp.sum(factors.count), factors.independent
     low, high = log_range(law)
     mass = law.mass_at_zero
     laws = xp.arange(mass.size)
@@ -187,7 +187,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
             stuck = ~negative & (every < _NEAREST + 1e-6) & (laws != chosen)
             lost = lost | xp.any(stuck)
             lost = lost | ((side == "lower") & (mass[chosen] == 0) & (rest >= 0))
-        # So it has where s = 1 and the factor 1 − s of a Gaussian matrix is zero.
+        # So it has where s = 1 and the factor 1 − s of independent entries is zero.
         lost = lost | ((side == "lower") & (g > 0) & (rest <= 0))
         slope = xp.where(lost, -1.0, slope)
         y = omega.real

@@ -3,7 +3,8 @@
 Notation: J = ∏ W_l D_l with D_l the derivative of the l-th nonlinearity, a diagonal matrix of
 slopes; m = M(λ) = Σ_k m_k/λ^k the moment function of JJᵀ and S its S-transform. At infinite
 width the factors are free of each other, so all that matters of D is the law of D² over the
-units, and all that matters of W its variance and whether it is Gaussian or orthogonal.
+units, and all that matters of W its variance and whether its entries are independent or it is
+orthogonal.
 
 A residual branch that begins with fresh weights makes the factor 1 + a, with a = W' D W free of
 all others; so it is one more layer, with an S-transform of its own (`_skip`). A branch
@@ -81,9 +82,9 @@ class SlopeLaw(eqx.Module):
     square: Float[Array, "*laws nodes"]
     probability: Float[Array, "*laws nodes"]
     branch: Float[Array, "*laws"] | None = None
-    """For layers 1 + a: the number of Gaussian matrices in the residual branch a, whose
-    weights' variances are then part of `square`; −1 for other layers. None if there are only
-    others."""
+    """For layers 1 + a: the number of matrices with independent entries in the residual branch
+    a, whose weights' variances are then part of `square`; −1 for other layers. None if there are
+    only others."""
 
     @property
     def mass_at_zero(self) -> Float[Array, "*laws"]:
@@ -236,7 +237,8 @@ class _Weights(eqx.Module):
     """Note of an affine layer."""
 
     log_variance: Float[Array, ""]
-    gaussian: Float[Array, ""]
+    independent: Float[Array, ""]
+    """1 where the entries are, else 0."""
 
 
 class _Scale(_Weights):
@@ -272,8 +274,8 @@ class _Factors(Reading[Any]):
             )
         after, _ = MeanField().affine(node, state)
         variance = node.weights.variance
-        gaussian = float(node.weights.distribution == "gaussian")
-        return after, _Weights(xp.log(variance), xp.full_like(variance, gaussian))
+        independent = float(node.weights.family.independent)
+        return after, _Weights(xp.log(variance), xp.full_like(variance, independent))
 
     def pointwise(self, node: Pointwise, state: PreActivation | PostActivation):
         after, _ = MeanField().pointwise(node, state)
@@ -322,8 +324,9 @@ class JacobianFactors(eqx.Module):
 
     log_variance: Float[Array, "*batch"]
     """Σ log σ_w² over the weight matrices."""
-    gaussian: Float[Array, "*batch"]
-    """The number of Gaussian weight matrices; the others are orthogonal."""
+    independent: Float[Array, "*batch"]
+    """The number of weight matrices with independent entries, whose law does not matter beyond
+    the variance; the others are orthogonal."""
     count: Float[Array, "*batch laws"]
     """How many layers have each law of D²."""
     law: SlopeLaw
@@ -345,7 +348,7 @@ class JacobianFactors(eqx.Module):
         depth = xp.asarray(depth, self.count.dtype)
         return JacobianFactors(
             self.log_variance * depth,
-            self.gaussian * depth,
+            self.independent * depth,
             self.count * depth,
             self.law,
             self.check,
@@ -446,14 +449,14 @@ def _joined_factors(notes: Any) -> JacobianFactors:
     weights, slopes, branches = _sorted_notes(notes)
     zero: Any = xp.zeros((), jnp.result_type(float))
     log_variance: Any = sum((xp.sum(note.log_variance) for note in weights), zero)
-    gaussian: Any = sum((xp.sum(note.gaussian) for note in weights), zero)
+    independent: Any = sum((xp.sum(note.independent) for note in weights), zero)
     law, check = _joined([(note.law, note.check) for note in slopes], branches)
     count = xp.full(law.square.shape[0], 1.0, zero.dtype)
     if not any(isinstance(table, Tracer) for table in jax.tree.leaves(law)):
         first, numbers = _distinct(law)
         count = xp.asarray(numbers, zero.dtype)
         law, check = jax.tree.map(lambda table: table[first], (law, check))
-    return JacobianFactors(log_variance, gaussian, count, law, check)
+    return JacobianFactors(log_variance, independent, count, law, check)
 
 
 def _sorted_notes(notes: Any) -> tuple[list[_Weights], list[_Slopes], list[tuple]]:
@@ -499,15 +502,15 @@ def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
             "`network`: residual branches that begin with a nonlinearity are not free of each "
             "other, and their spectrum is not predicted; branches that begin with an Affine are"
         )
-    one = xp.ones((*weights[0].gaussian.shape, 1), weights[0].gaussian.dtype)
+    one = xp.ones((*weights[0].independent.shape, 1), weights[0].independent.dtype)
     linear = SlopeLaw(one, one)
     pair = (slopes[0].law, slopes[0].check) if slopes else (linear, linear)
     variance = xp.exp(sum((note.log_variance for note in weights), xp.zeros(())))
     variance = math.prod((note.law.square[..., 0] for note in constant), start=variance)
-    gaussian = sum((note.gaussian for note in weights), xp.zeros(()))
+    independent = sum((note.independent for note in weights), xp.zeros(()))
     # A branch that does nothing is one that does next to nothing.
     scaled = lambda law: xp.maximum(law.square * variance[..., None], 1e-200)
-    one, other = (SlopeLaw(scaled(law), law.probability, gaussian) for law in pair)
+    one, other = (SlopeLaw(scaled(law), law.probability, independent) for law in pair)
     return one, other
 
 

@@ -105,7 +105,7 @@ def _moment_ratios(factors: JacobianFactors, order: int) -> tuple[Array, Array]:
         series = xp.where(law.branch[:, None] < 0, series, skipped)
     # log S adds up: S = exp(−Σ …) as a power with the number of layers.
     series = each(lambda one, count: _power(one, -count), series, factors.count)
-    total = _power(one_more, factors.gaussian)
+    total = _power(one_more, factors.independent)
     for of_layer in series:
         total = _times(total, of_layer)
     total = _times(total, one_more)  # z = m/((1 + m) · 1/S), so m/z = (1 + m)/S
@@ -142,7 +142,8 @@ def jacobian_moments(
 ) -> SpectrumMoments:
     """Moments of JJᵀ from the power series of the S-transforms.
 
-    m_2/m_1² = 1 + Σ_l (μ_2/μ_1² − 1)_l + g, with μ_j = E D^{2j} and g Gaussian matrices.
+    m_2/m_1² = 1 + Σ_l (μ_2/μ_1² − 1)_l + g, with μ_j = E D^{2j} and g matrices of
+    independent entries.
 
     Parameters
     ----------

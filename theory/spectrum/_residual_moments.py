@@ -133,7 +133,6 @@ def _recursion(mean: Float[Array, " depth"], table: Float[Array, "depth depth"],
     """
     depth = len(mean)
     variance = law.variance
-    fresh = 1.0 if law.distribution == "gaussian" else 0.0
 
     def turn(state, place):
         b, e, log = state
@@ -142,7 +141,9 @@ def _recursion(mean: Float[Array, " depth"], table: Float[Array, "depth depth"],
         linear = jnp.sum(b * table[place])
         whole = table[place, place] + 2 * mean[place] * linear + e * mean[place] ** 2
         # X = W D G D Wᵀ is free of the units: ⟨X²⟩ − ⟨X⟩².
-        spread = variance**2 * (whole - (1 - fresh) * mean[place] ** 2)
+        # Independent entries add ⟨D G D⟩² to the second moment, as in Marchenko and Pastur's law.
+        own = whole if law.family.independent else whole - mean[place] ** 2
+        spread = variance**2 * own
         e = e + 2 * variance * (linear + e * mean[place]) + spread
         b = (b * (1 + chi)).at[place].set(variance)
         grown = (1 + chi) ** 2

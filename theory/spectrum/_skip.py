@@ -7,7 +7,8 @@ of those of ±|a| and of ±1. With m_a, β and m the moment functions of aaᵀ, 
     G² = m_a (1 + m_a) S_a(m_a) = β (1 + β) = m (1 + m) S(m),     m = m_a + β.
 
 As in `_branch`, w is the point where s_a = −m_a = E d/(d − w), with the variances of the
-weights in d; u is that of the law of 1: −β = 1/(1 − u). With g Gaussian matrices in a,
+weights in d; u is that of the law of 1: −β = 1/(1 − u). With g matrices of
+independent entries in a,
 
     G² = (1 + m_a)^(2 − g)/w = u/(1 − u)²,     λ = (1 + m)²/G².
 
@@ -84,7 +85,7 @@ def log_lambda_of_sum(partner: Array, nu: Array) -> Array:
 
 
 def angle_of_sum(
-    angle: Array, below: Array, log_rest: Array, partner: Array, nu: Array, gaussian: Array
+    angle: Array, below: Array, log_rest: Array, partner: Array, nu: Array, independent: Array
 ) -> Array:
     """Im E log(1 − μ/λ), μ the eigenvalues of the layer, from E arg(1 − d/w), s_a and log(1 − s_a).
 
@@ -92,7 +93,7 @@ def angle_of_sum(
     """
     turned = partner - 1j * math.pi
     one, rest = (turned - softplus(turned)).imag, log_rest.imag
-    return angle - gaussian * (below.imag + rest) + one + 2 * rest + 2 * softplus(nu).imag
+    return angle - independent * (below.imag + rest) + one + 2 * rest + 2 * softplus(nu).imag
 
 
 def real_partner(log_square: Float[Array, "*points"]) -> Float[Array, "*points"]:

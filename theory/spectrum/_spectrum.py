@@ -91,7 +91,7 @@ def _read(
     # log s_i = x/2 has twice the density of x.
     density = 2 / math.pi * s.imag
     slope = 2 / math.pi * xp.abs(s * (1 - s) / at.rate)
-    rounding = epsilon(x) * (16 + 12 * xp.sum(factors.count) + 12 * factors.gaussian)
+    rounding = epsilon(x) * (16 + 12 * xp.sum(factors.count) + 12 * factors.independent)
     # Outside of the table there is nothing that could be told from rounding.
     first, last = axis.log_size[0], axis.log_size[-1]
     inside = (x >= first) & (x <= last)
@@ -133,11 +133,11 @@ def _above(factors: JacobianFactors, at: Branch) -> Float[Array, " points"]:
     angle = mean_angle(law, at.omega)
     if at.partner is not None:
         seen = look(law, at.omega)
-        gaussian = wide(law.branch, angle)  # type: ignore
+        independent = wide(law.branch, angle)  # type: ignore
         rest = log_of_rest(seen, at.omega)
-        whole = angle_of_sum(angle, seen.below, rest, at.partner, at.nu[None], gaussian)
+        whole = angle_of_sum(angle, seen.below, rest, at.partner, at.nu[None], independent)
         angle = xp.where(has_skip(law, angle), whole, angle)
-    c, g = xp.sum(factors.count), factors.gaussian
+    c, g = xp.sum(factors.count), factors.independent
     total = (1 - c + g) * softplus(at.nu).imag - g * share(at.nu).imag
     return (total + xp.sum(wide(factors.count, angle) * angle, axis=0)) / math.pi
 
@@ -205,7 +205,7 @@ def _distribution(factors, log_singular_values, tolerance) -> Distribution:
 
 def _is_singular(factors: JacobianFactors) -> Array:
     """Whether it is the law of a single layer, which stands on the nodes of a quadrature."""
-    singular = (factors.gaussian == 0) & (xp.sum(factors.count) <= 1)
+    singular = (factors.independent == 0) & (xp.sum(factors.count) <= 1)
     if factors.law.branch is not None:
         singular = singular & (xp.max(factors.law.branch) < 0)
     return singular
