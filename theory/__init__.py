@@ -45,8 +45,10 @@ from theory.finite_width import (
 from theory.gaussian import gaussian_expectation, gaussian_pair_expectation
 from theory.gradients import Coherence, gradient_coherence, linear_residual_gain, spike_overlap
 from theory.mean_field import (
+    OBSERVABLES,
     MeanField,
     Moments,
+    Observable,
     PostActivation,
     PreActivation,
     autocorrelation,
@@ -126,6 +128,8 @@ __all__ = [
     "MeanField",
     "Moments",
     "Normalise",
+    "OBSERVABLES",
+    "Observable",
     "OnsetLaw",
     "Part",
     "Phase",

@@ -105,6 +105,7 @@ class Run:
     dtype: str
     gradients: bool = True
     weight_matrices: Matrices = "auto"
+    observables: tuple[str, ...] = ("length", "correlation", "slope", "gradient_growth")
 
     @property
     def explicit_weights(self) -> bool | None:
@@ -122,6 +123,14 @@ class Run:
             )
         self.check_depth()
         self.check_seed()
+        self.check_observables()
+
+    def check_observables(self) -> None:
+        """Raise `BadInput` unless they are known."""
+        from theory.mean_field import chosen_observables
+
+        with checked():
+            chosen_observables(self.observables)
 
     def check_depth(self) -> None:
         """Raise `BadInput` unless every layer can be measured."""
