@@ -19,10 +19,8 @@ from .alignment import (
     turned_weights,
 )
 from .comparison import (
-    OBSERVABLES,
     Cells,
     Comparison,
-    Observable,
     Power,
     Verdict,
     compare,
@@ -101,8 +99,6 @@ __all__ = [
     "LeadingValues",
     "LeadingVectors",
     "Null",
-    "OBSERVABLES",
-    "Observable",
     "Outcome",
     "Pilot",
     "Plan",

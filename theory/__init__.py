@@ -52,8 +52,10 @@ from theory.finite_width import (
 from theory.gaussian import gaussian_expectation, gaussian_pair_expectation
 from theory.gradients import Coherence, gradient_coherence, linear_residual_gain, spike_overlap
 from theory.mean_field import (
+    OBSERVABLES,
     MeanField,
     Moments,
+    Observable,
     PostActivation,
     PreActivation,
     autocorrelation,
@@ -134,6 +136,8 @@ __all__ = [
     "MeanField",
     "Moments",
     "Normalise",
+    "OBSERVABLES",
+    "Observable",
     "OnsetLaw",
     "OrthogonalWeights",
     "Part",

@@ -37,7 +37,7 @@ def observe(units):
     network = theory.feedforward(TANH, WEIGHTS, BIAS, depth=DEPTH)
     x = sigprop.gram_inputs(jax.random.key(0), sigprop.pair_gram(1.0, 0.5), 64)
     expected = theory.propagate(network, x)
-    names = {o.name: o for o in sigprop.OBSERVABLES[:3]}
+    names = {name: theory.OBSERVABLES[name] for name in ("length", "correlation", "slope")}
     found = {name: [] for name in names}
     for width in WIDTHS:
         samples = sigprop.sample_ensemble(
@@ -50,7 +50,7 @@ def observe(units):
         for name, observable in names.items():
             each = sigprop.contributions(observable, samples).mean(axis=2)
             found[name].append((each.mean(axis=0), each.std(axis=0, ddof=1) / len(each) ** 0.5))
-    exact = {n: np.asarray(o.of(expected.value)).mean(axis=1) for n, o in names.items()}
+    exact = {n: np.asarray(o.values(expected.value)).mean(axis=1) for n, o in names.items()}
     correction = theory.length_correction(network, 1.0)
     return {n: np.moveaxis(np.array(v), 1, 0) for n, v in found.items()}, exact, correction
 

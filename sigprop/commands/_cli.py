@@ -2,7 +2,8 @@
 `demo`, `probe`, `train` and `continuity`.
 
 What a command does stands in `_commands` and `_demo`, imported only when it
-runs, so that help and mistakes need not wait for JAX.
+runs, so that help and mistakes need not wait for JAX. `plan` names all observables in its help
+and is imported as a whole when it is asked for.
 """
 
 import sys
@@ -14,7 +15,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from sigprop.commands._network import Network, Rotating, Structure
 from sigprop.commands._output import BadInput
-from sigprop.commands._sweep_cli import plan, sweep
+from sigprop.commands._sweep_cli import sweep
 
 _HELP = """\
 Random deep networks: mean-field theory predicts, simulation at finite width tests.
@@ -28,8 +29,17 @@ ordered, above 1 chaotic. Depth scales ξ are in layers.
 """
 _EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 bad input, 3 no verdict."
 
+_PLAN = """\
+Plan width and number of networks for a wanted precision in the last layer.
+
+Draws a pilot of small networks and times this device. Prints the cheapest width, how many
+networks, their memory and time, and whether 1/N bias or sampling noise dominates.
+
+Exits with 1 if a given width is so small that its bias alone is above the wanted error.
+"""
+
 app = App(name="sigprop", help=_HELP, help_epilogue=_EPILOGUE, help_format="markdown")
-app.command(plan)
+app.command("sigprop.commands._plan_cli:plan", name="plan", help=_PLAN)
 app.command(sweep)
 
 StartLength: TypeAlias = Annotated[
@@ -144,6 +154,9 @@ def compare(
     input_correlation: Annotated[
         float, Parameter(help="Correlation of the two inputs of gram, from -1 to 1.")
     ] = 0.5,
+    observables: Annotated[
+        str, Parameter(help="What is compared, with commas between: names as in plan.")
+    ] = "length,correlation,slope,gradient_growth",
     gradients: Annotated[
         bool, Parameter(help="Also measure how gradients grow from layer to layer.")
     ] = True,
@@ -155,12 +168,12 @@ def compare(
 ) -> int:
     """Simulate networks of several widths and test theory against them, layer by layer.
 
-    Measured in every layer: length q_l, correlation c_l, slope χ_l, and the growth of squared
-    gradients. Means over networks are extrapolated to infinite width in powers of 1/N, and z
-    says how surprising their distance from theory is, in standard deviations of a normal law.
-    The verdict has a false-alarm rate of 1e-6 over all tests; its power is shown by what the
-    same check says of theory with one variance 3 % wrong. χ²/dof tells whether the
-    extrapolation fits.
+    Measured in every layer, unless --observables says otherwise: length q_l, correlation c_l,
+    slope χ_l, and the growth of squared gradients. Means over networks are extrapolated to
+    infinite width in powers of 1/N, and z says how surprising their distance from theory is, in
+    standard deviations of a normal law. The verdict has a false-alarm rate of 1e-6 over all
+    tests; its power is shown by what the same check says of theory with one variance 3 % wrong.
+    χ²/dof tells whether the extrapolation fits.
 
     Exits with 0 where theory and simulation agree, with 1 where they disagree, with 2 on bad
     input, with 3 where too little could be judged or a number is not finite. Writes
@@ -185,6 +198,7 @@ def compare(
         dtype,
         gradients,
         weight_matrices,
+        tuple(name.strip() for name in observables.split(",")),
     )
     source = Inputs(inputs, input_count, input_length, input_correlation)
     return _commands.compare(network, depth, run, source, output, json)

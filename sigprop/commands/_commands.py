@@ -296,6 +296,7 @@ def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> 
         widths=run.widths,
         replicas=replicas,
         seed=run.seed,
+        observables=run.observables,
         gradients=run.gradients and outer_depth(described) > 1,
         explicit_weights=run.explicit_weights,
         progress=progress,

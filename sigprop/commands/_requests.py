@@ -30,6 +30,7 @@ class Run:
     dtype: str
     gradients: bool = True
     weight_matrices: Matrices = "auto"
+    observables: tuple[str, ...] = ("length", "correlation", "slope", "gradient_growth")
 
     @property
     def explicit_weights(self) -> bool | None:
@@ -46,6 +47,14 @@ class Run:
                 f"got {len(self.replicas)}"
             )
         self.check_seed()
+        self.check_observables()
+
+    def check_observables(self) -> None:
+        """Raise `BadInput` unless they are known."""
+        from theory.mean_field import chosen_observables
+
+        with checked():
+            chosen_observables(self.observables)
 
     def check_seed(self) -> None:
         """Raise `BadInput` unless the seed fits in 32 bits."""

@@ -1,7 +1,7 @@
-"""The command line of sweeps: `sigprop sweep run`, `status`, `merge`, `show`, `sigprop plan`."""
+"""The command line of sweeps: `sigprop sweep run`, `status`, `merge` and `show`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from cyclopts import App, Parameter
 
@@ -99,62 +99,3 @@ def show(
     from sigprop.commands import _sweep_command
 
     return _sweep_command.show(store, observable, against, by, at, input, output, json)
-
-
-def plan(
-    *,
-    activation: Annotated[str, Parameter(help="Nonlinearity φ, as in predict.")],
-    weight_variance: Annotated[float, Parameter(help="σ_w², at least 0.")],
-    bias_variance: Annotated[float, Parameter(help="σ_b², at least 0.")],
-    depth: Annotated[int, Parameter(help="Hidden layers behind the input layer, at least 1.")],
-    observable: Annotated[
-        str,
-        Parameter(help="length, correlation, distance, slope, log_gain or gradient_growth."),
-    ],
-    error: Annotated[
-        float,
-        Parameter(help="Wanted root mean square of 1/N bias and sampling noise, above 0."),
-    ],
-    width: Annotated[
-        int | None, Parameter(help="Units per layer; by default the cheapest width.")
-    ] = None,
-    weights: Annotated[str, Parameter(help="gaussian or orthogonal.")] = "gaussian",
-    residual: Annotated[bool, Parameter(negative="", help="Residual layers.")] = False,
-    symmetry: Annotated[str | None, Parameter(help="O(k), U(m) or Sp(m), as in predict.")] = None,
-    input_length: Annotated[float, Parameter(help="Length q > 0 of the two inputs.")] = 1.0,
-    input_correlation: Annotated[float, Parameter(help="Correlation of the inputs.")] = 0.5,
-    dtype: Annotated[
-        Literal["float32", "float64"], Parameter(help="Numbers of the simulation.")
-    ] = "float32",
-    seed: Annotated[int, Parameter(help="Decides every random number.")] = 0,
-    run: Annotated[
-        bool, Parameter(negative="", help="Run the plan, and say what was obtained beside it.")
-    ] = False,
-    output: Annotated[
-        Path | None, Parameter(help="The Zarr store of --run; by default runs/plan.zarr.")
-    ] = None,
-    json: Json = False,
-) -> int:
-    """Plan width and number of networks for a wanted precision in the last layer.
-
-    Draws a pilot of small networks and times this device. Prints the cheapest width, how many
-    networks, their memory and time, and whether 1/N bias or sampling noise dominates.
-
-    Exits with 1 if a given width is so small that its bias alone is above the wanted error.
-    """
-    from sigprop.commands._plan_command import plan_networks
-
-    fields = {
-        "activation": activation,
-        "weight_variance": weight_variance,
-        "bias_variance": bias_variance,
-        "depth": depth,
-        "weights": weights,
-        "residual": residual,
-        "symmetry": symmetry,
-        "input_length": input_length,
-        "input_correlation": input_correlation,
-        "dtype": dtype,
-        "seed": seed,
-    }
-    return plan_networks(fields, observable, error, width, run, output, json)

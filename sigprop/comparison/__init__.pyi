@@ -1,8 +1,6 @@
 from ._compare import (
-    OBSERVABLES,
     Cells,
     Comparison,
-    Observable,
     Power,
     Verdict,
     compare,
@@ -20,8 +18,6 @@ __all__ = [
     "FRACTIONS",
     "LONG",
     "NARROW",
-    "OBSERVABLES",
-    "Observable",
     "Power",
     "SpectrumPrediction",
     "Verdict",

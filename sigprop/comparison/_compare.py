@@ -3,6 +3,7 @@
 Notation: as in `_scores`.
 """
 
+import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
@@ -18,8 +19,9 @@ from jaxtyping import Array, Float
 import theory
 from sigprop.comparison._scores import Limit, fit_of, judgeable, limit_of, next_order, score
 from sigprop.networks import Ensemble, Sample, check_explicit, check_seed, sample_ensembles
-from theory import Moments, Part, PreActivation
+from theory import Moments, Observable, Part, PreActivation
 from theory.description import check_part, time_steps
+from theory.mean_field import chosen_observables
 from theory.numerics import as_signals, check_count, check_flag, compiled, light_options, shown
 
 FALSE_ALARM = 1e-6
@@ -52,50 +54,25 @@ def _verdict(contradicts: bool, judged: float, finite: bool) -> Verdict:
     return Verdict.AGREES if judged >= ENOUGH else Verdict.NOT_JUDGED
 
 
-class Observable(NamedTuple):
-    """A number per layer that theory and simulation both have."""
-
-    name: str
-    symbol: str
-    of: Callable[[Moments], Array]
-    """From moments with a leading depth axis to [depth, cells]."""
-    ratio_of_means: bool
-    """Average the moments over networks first, and the observable's values otherwise."""
-    first_layer: int
-    scale: Callable[[np.ndarray], np.ndarray] = np.abs
-    """What changes of a value are small or large against."""
+_COMPARED = ("length", "correlation", "slope", "gradient_growth")
+"""The observables that are compared unless others are named."""
 
 
-def _pairs(matrix: Float[Array, "depth n n"]) -> Float[Array, "depth pairs"]:
-    rows, columns = np.triu_indices(matrix.shape[-1], 1)
-    return matrix[:, rows, columns]
-
-
-OBSERVABLES = (
-    Observable("length", "q", theory.length, True, 0),
-    Observable(
-        "correlation", "c", lambda m: _pairs(theory.correlation(m)), True, 0, lambda c: 1 - c
-    ),
-    Observable("slope", "χ", theory.growth, False, 1),
-    Observable("gradient_growth", "|g_l|²/|g_{l+1}|²", lambda m: theory.growth(m)[1:], False, 1),
-)
-
-
-def observables(network: Part) -> tuple[Observable, ...]:
+def _observed(network: Part, chosen: Iterable[str | Observable]) -> tuple[Observable, ...]:
     """What is compared: through depth; or through the time of a `Recurrent` at the end of the
-    network, the lengths of all states and their correlations, also at two times."""
-    steps = time_steps(network)
-    if steps == 1:
-        return OBSERVABLES
-    last = lambda m: jax.tree.map(lambda x: x[-1:], m)
-    slope = lambda m: theory.step_growth(last(m), steps)[0]
-    changed = {"slope": slope, "gradient_growth": slope}
+    network, of all states, also at two times."""
+    records, steps = chosen_observables(chosen), time_steps(network)
+    return records if steps == 1 else tuple(_of_states(record, steps) for record in records)
 
-    def of_states(o: Observable) -> Callable[[Moments], Array]:
-        # Inputs may be zero at some steps, where a drive has no correlation; states are not.
-        return changed.get(o.name, lambda m: o.of(last(m)))
 
-    return tuple(o._replace(of=of_states(o)) for o in OBSERVABLES)
+def _of_states(record: Observable, steps: int) -> Observable:
+    # Inputs may be zero at some steps, where a drive has no correlation; states are not.
+    def of_last(function: Callable) -> Callable[[Moments], Array]:
+        return lambda m: function(jax.tree.map(lambda x: x[-1:], m))
+
+    through, scale = record.through_time, record.scale
+    of = record.of if through is None else lambda m: through(m, steps)
+    return dataclasses.replace(record, of=of_last(of), scale=scale and of_last(scale))
 
 
 class Cells(NamedTuple):
@@ -209,21 +186,21 @@ def contributions(observable: Observable, sample: Sample) -> np.ndarray:
     -------
     Shape [replicas, layers, cells].
     """
-    if observable.name == "gradient_growth":
+    if observable.gradients:
         return np.asarray(sample.gradient_growth, np.float64)
-    return np.asarray(_contributions(observable.of, observable.ratio_of_means, sample.moments))
+    return np.asarray(_contributions(observable, sample.moments))
 
 
 @eqx.filter_jit
-def _contributions(of: Callable, ratio_of_means: bool, moments: Moments) -> Array:
+def _contributions(observable: Observable, moments: Moments) -> Array:
     moments = jax.tree.map(lambda x: jnp.asarray(x, float), moments)
-    if not ratio_of_means:
-        return jax.vmap(of)(moments)
+    if not observable.ratio_of_means:
+        return jax.vmap(observable.values)(moments)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), moments)
 
     def influence(one):
         centred = jax.tree.map(jnp.subtract, one, mean)
-        value, change = jax.jvp(of, (mean,), (centred,))
+        value, change = jax.jvp(observable.values, (mean,), (centred,))
         return value + change
 
     return jax.lax.map(influence, moments, batch_size=64)
@@ -239,16 +216,16 @@ def _inaccurate(observable: Observable, sample: Sample) -> np.ndarray:
         is_leaf=lambda x: x is None,
     ).known
     # What is made of a number that is NaN is NaN itself.
-    if observable.name == "gradient_growth":
+    if observable.gradients:
         each = np.asarray(ones.gradient_growth)
     else:
-        each = np.asarray(_of_networks(observable.of, ones.moments))
+        each = np.asarray(_of_networks(observable, ones.moments))
     return np.asarray(np.isnan(each).any(axis=0))
 
 
 @eqx.filter_jit
-def _of_networks(of: Callable, moments: Moments) -> Array:
-    return jax.vmap(of)(moments)
+def _of_networks(observable: Observable, moments: Moments) -> Array:
+    return jax.vmap(observable.values)(moments)
 
 
 def extrapolate(
@@ -282,14 +259,14 @@ def extrapolate(
     return coefficients[..., 0], np.asarray(error), np.asarray(chi_square)
 
 
-def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.ndarray, np.ndarray]:
-    value, error = _with_error(observable.of, state)
-    return np.asarray(value), np.asarray(error)
+def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.ndarray, ...]:
+    """What theory says, a bound on its error, and what changes of it are compared with."""
+    return tuple(map(np.asarray, _with_error(observable, state)))
 
 
 @eqx.filter_jit
-def _with_error(of: Callable, state: PreActivation) -> tuple[Array, Array]:
-    value = of(state.value)
+def _with_error(observable: Observable, state: PreActivation) -> tuple[Array, Array, Array]:
+    value = observable.values(state.value)
     # |∂o/∂m| · error(m), summed over moments: one derivative for each sign would be enough for
     # monotone observables, but not for correlations, whose moments pull in different ways.
     error = jnp.zeros_like(value)
@@ -297,9 +274,10 @@ def _with_error(of: Callable, state: PreActivation) -> tuple[Array, Array]:
     for i, bound in enumerate(jax.tree.leaves(state.error)):
         change = [jnp.zeros_like(x) for x in leaves]
         change[i] = bound
-        _, moved = jax.jvp(of, (state.value,), (jax.tree.unflatten(structure, change),))
+        moves = (jax.tree.unflatten(structure, change),)
+        _, moved = jax.jvp(observable.values, (state.value,), moves)
         error = error + jnp.abs(moved)
-    return value, error
+    return value, error, observable.scales(state.value)
 
 
 def _z(difference: Any, slack: Any, limit: Limit) -> np.ndarray:
@@ -333,17 +311,16 @@ def _fit(
     """Cells of one observable; where a ratio has `denominators` that are not resolved, neither
     is the ratio, whose error is known to first order in their fluctuations."""
     each = [contributions(observable, e.samples) for e in ensembles]
-    values, slack = _theory_values(observable, expected)
+    values, slack, scale = _theory_values(observable, expected)
     eps = float(jnp.finfo(ensembles[0].samples.moments.covariance.dtype).eps)
     slack = slack + ROUNDING * eps * np.abs(values)
     fit = fit_of([e.width for e in ensembles], [e.replicas for e in ensembles])
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is not judged
         limit = limit_of(fit, each)
-        scale = observable.scale(values)
         resolved = judgeable(limit, scale, threshold)
         resolved &= ~np.any([_inaccurate(observable, e.samples) for e in ensembles], axis=0)
         if denominators is not None:
-            resolved &= denominators
+            resolved &= denominators[-len(resolved) :]
         left_out = next_order(fit, limit, scale)
         pooled = limit_of(fit, [_mean(c, resolved) for c in each])
         z, pooled_theory, pooled_z = _scores(limit, pooled, resolved, values, slack + left_out)
@@ -393,6 +370,7 @@ def compare(
     widths: Sequence[int] = (64, 128, 256, 512),
     replicas: Sequence[int] | int = 200,
     seed: int = 0,
+    observables: Sequence[str | Observable] = _COMPARED,
     gradients: bool = True,
     explicit_weights: bool | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -412,8 +390,11 @@ def compare(
         Networks per width: one number, or one for each width.
     seed
         Decides every draw.
+    observables
+        Names from `theory.OBSERVABLES`, and observables of your own. What one input has no pairs
+        for is left out.
     gradients
-        Also compare the growth of gradients.
+        Also compare the growth of gradients, where it is among the observables.
     explicit_weights
         See `sample_ensemble`; without, many more networks can be afforded. The choice is made
         for each width; `Comparison.explicit_weights` says which.
@@ -443,6 +424,7 @@ def compare(
     check_seed(seed)
     check_flag("gradients", gradients)
     check_explicit(explicit_weights)
+    records = chosen_observables(observables)
     widths = _counts("widths", widths, 1)
     single = isinstance(replicas, int | np.integer) and not isinstance(replicas, bool)
     given = _counts("replicas", [replicas] if single else replicas, 2)
@@ -461,13 +443,13 @@ def compare(
         widths=widths,
         replicas=counts,
         seed=seed,
-        gradients=gradients,
+        gradients=gradients and any(record.gradients for record in records),
         explicit_weights=explicit_weights,
         progress=lambda width: _named(progress, f"width {width}"),
         beside=[(_propagation(), (network, exact))],
     )
     expected = _propagation()(network, exact)
-    return judge(network, exact, expected, ensembles)
+    return judge(network, exact, expected, ensembles, records)
 
 
 def _counts(name: str, values: Any, lowest: int) -> tuple[int, ...]:
@@ -486,25 +468,37 @@ def _named(
 
 
 def judge(
-    network: Part, inputs: Any, expected: PreActivation, ensembles: Sequence[Ensemble]
+    network: Part,
+    inputs: Any,
+    expected: PreActivation,
+    ensembles: Sequence[Ensemble],
+    observables: Sequence[str | Observable] = _COMPARED,
 ) -> Comparison:
     """The verdict on ensembles that have been drawn already."""
     several = inputs.shape[0] > 1
     growths = ensembles[0].samples.gradient_growth
     gradients = growths is not None and growths.shape[1] > 0
+    records = _observed(network, observables)
     chosen = [
-        o
-        for o in observables(network)
-        if (several or o.name != "correlation") and (gradients or o.name != "gradient_growth")
+        o for o in records if (several or o.axis != "pair") and (gradients or not o.gradients)
     ]
-    size = lambda o: int(np.prod(np.shape(jax.eval_shape(o.of, expected.value))))
+    if not chosen:
+        raise ValueError(
+            "`observables`: must have one that these networks have; correlations and distances "
+            "need two inputs, growths of gradients two layers and `gradients`; got "
+            f"{', '.join(o.name for o in records)}"
+        )
+    size = lambda o: int(np.prod(np.shape(jax.eval_shape(o.values, expected.value))))
     tests = sum(size(o) + 1 for o in chosen)
     threshold = NormalDist().inv_cdf(1 - FALSE_ALARM / tests / 2)
-    lengths = _fit(chosen[0], expected, ensembles, threshold)
-    known = np.all(lengths.resolved, axis=1)[:, None]
+    known = lengths = None
+    if any(o.ratio_of_means for o in chosen):
+        length = next((o for o in chosen if o.name == "length"), *_observed(network, ("length",)))
+        lengths = _fit(length, expected, ensembles, threshold)
+        known = np.all(lengths.resolved, axis=1)[:, None]
     cells = tuple(
         lengths
-        if o.name == "length"
+        if lengths is not None and o is lengths.observable
         else _fit(o, expected, ensembles, threshold, known if o.ratio_of_means else None)
         for o in chosen
     )
@@ -530,7 +524,7 @@ def judge(
 
 def _distance_from(cells: Cells, other: PreActivation) -> float:
     """The largest |z| of the same measurements against another prediction."""
-    values, _ = _theory_values(cells.observable, other)
+    values, _, _ = _theory_values(cells.observable, other)
     slack = cells.theory_error + cells.left_out
     with np.errstate(invalid="ignore"):
         z, _, pooled = _scores(cells.limit, cells.pooled_limit, cells.resolved, values, slack)
@@ -546,9 +540,8 @@ def comparison_dataset(comparison: Comparison) -> xr.Dataset:
         dataset["explicit_weights"] = ("width", drawn)
     for cells in comparison.cells:
         o = cells.observable
-        kind = "pair" if o.name == "correlation" else "input"
         layer = f"{o.name}_layer"
-        dims, per_width = (layer, kind), ("width", layer, kind)
+        dims, per_width = (layer, o.dimension), ("width", layer, o.dimension)
         dataset[layer] = np.arange(len(cells.theory)) + o.first_layer
         columns = {
             "theory": cells.theory,
@@ -561,7 +554,7 @@ def comparison_dataset(comparison: Comparison) -> xr.Dataset:
             "chi_square": cells.limit.chi_square,
         }
         for name, values in columns.items():
-            dataset[f"{o.name}_{name}"] = (dims, values)
+            dataset[f"{o.name}_{name}"] = (dims, values, {"long_name": o.label})
         dataset[f"{o.name}_mean"] = (per_width, cells.mean)
         dataset[f"{o.name}_standard_error"] = (per_width, cells.standard_error)
     dataset.attrs.update(

@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
+from string import ascii_lowercase
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -18,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from sigprop.comparison import Comparison, comparison_dataset
-from theory import CriticalLine, Phase, Stability, Status
+from theory import OBSERVABLES, CriticalLine, Phase, Stability, Status
 
 WIDTH = 7.0
 """Inches across two columns of a journal."""
@@ -61,12 +63,6 @@ _SECTORS = ("length", "order_parameter", "trace", "goldstone", "depth_scale_gold
 _AT_LENGTH = ("slope", "trace", "goldstone")
 """What has a limit for diverging lengths, which belongs to no fixed point."""
 _DIVERGES = ("white", "\\\\\\\\", "the length diverges")
-_LAYER_LABELS = {
-    "length": r"length $q_l$",
-    "correlation": r"correlation $c_l$",
-    "slope": r"slope $\chi_l$",
-    "gradient_growth": r"gradients $|g_l|^2/|g_{l+1}|^2$",
-}
 _MARKERS = "os^vP*X"
 
 
@@ -152,7 +148,10 @@ def comparison_figure(comparison: Comparison | xr.Dataset, *, caption: str = "")
     """
     given = isinstance(comparison, xr.Dataset)
     dataset = comparison if given else comparison_dataset(comparison)
-    names = [name for name in _LAYER_LABELS if f"{name}_theory" in dataset]
+    ends = "_theory"
+    names = [str(n).removesuffix(ends) for n in dataset.data_vars if str(n).endswith(ends)]
+    place = {name: i for i, name in enumerate(OBSERVABLES)}  # stores sort by name
+    names.sort(key=lambda name: place.get(name, len(place)))
     rows = -(-len(names) // 2)
     with styled():
         figure = Figure(figsize=(WIDTH, 1.75 * rows + 2.5), layout="constrained")
@@ -160,11 +159,13 @@ def comparison_figure(comparison: Comparison | xr.Dataset, *, caption: str = "")
         for i, name in enumerate(names):
             panel = figure.add_subplot(grid[i // 2, i % 2])
             _layers_panel(panel, dataset, name)
-            panel.set_ylabel(_LAYER_LABELS[name])
-            panel.set_title(f"({'abcd'[i]})", loc="left")
+            panel.set_ylabel(_label(dataset, name))
+            panel.set_title(f"({ascii_lowercase[i]})", loc="left")
         panel = figure.add_subplot(grid[rows, :])
         _z_panel(panel, dataset, names)
-        panel.set_title(f"({'abcde'[len(names)]}) $N\\to\\infty$ against theory", loc="left")
+        panel.set_title(
+            f"({ascii_lowercase[len(names)]}) $N\\to\\infty$ against theory", loc="left"
+        )
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
         write_caption(figure, caption)
@@ -328,6 +329,10 @@ def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
     panel.set_xlabel("layer $l$")
 
 
+def _label(dataset: xr.Dataset, name: str) -> str:
+    return dataset[f"{name}_theory"].attrs.get("long_name", name)
+
+
 def _places(layer: np.ndarray, i: int, series: int) -> tuple[np.ndarray, np.ndarray]:
     """Which layers series i of several shows, and where, so that no marker hides another.
 
@@ -354,11 +359,11 @@ _PARTS = (
 def _z_panel(panel: Axes, dataset: xr.Dataset, names: Sequence[str]) -> None:
     threshold = float(dataset.attrs["threshold"])
     largest = threshold
-    colours = (BLUE, VERMILLION, GREEN, PURPLE)
-    for name, marker, colour in zip(names, _MARKERS, colours, strict=False):
+    colours = cycle((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK))
+    for name, marker, colour in zip(names, cycle(_MARKERS), colours, strict=False):
         z = dataset[f"{name}_z"].values
         layer = np.broadcast_to(dataset[f"{name}_layer"].values[:, None], z.shape)
-        label = _LAYER_LABELS[name].partition(" $")[0]
+        label = _label(dataset, name).partition(" $")[0]
         panel.plot(layer.ravel(), z.ravel(), marker, markersize=2, color=colour, label=label)
         largest = max(largest, float(np.max(np.abs(z[np.isfinite(z)]), initial=0)))
     panel.axhline(0, color=BLACK, linewidth=0.6)

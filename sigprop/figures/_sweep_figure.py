@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sigprop.figures._plots import BLACK, styled, write_caption
-from sigprop.sweeps import AXES, SYMBOLS, Sweep, sweep_theory
+from sigprop.sweeps import AXES, Sweep, sweep_theory
 
 AXIS_LABELS = {
     "weight_variance": r"weight variance $\sigma_w^2$",
@@ -46,6 +46,8 @@ class View:
     """Values of all other axes and of the layer."""
     input: int = 0
     """Which input, or pair of inputs."""
+    label: str = ""
+    """Of the observable, on the axis."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,10 @@ def choose(
     ValueError
         Names what is not in the sweep.
     """
-    observable = observable or sweep.observables[0]
-    if observable not in sweep.observables:
-        raise ValueError(
-            f"`observable`: must be one of {', '.join(sweep.observables)}; got {observable}"
-        )
+    names = [record.name for record in sweep.records]
+    observable = observable or names[0]
+    if observable not in names:
+        raise ValueError(f"`observable`: must be one of {', '.join(names)}; got {observable}")
     axes = {**sweep.axes, "layer": sweep.kept_layers}
     long = [name for name, values in sweep.axes.items() if len(values) > 1]
     free = [name for name in long if name not in at]
@@ -105,10 +106,10 @@ def choose(
         if name not in axes or name in (against, by):
             others = [key for key in axes if key not in (against, by)]
             raise ValueError(f"`at`: must name some of {', '.join(others)}; got {name}")
-    last = "pair" if observable in ("correlation", "distance") else "input"
-    if not 0 <= index < sweep.cells(last):
-        raise ValueError(f"`input`: must be from 0 to {sweep.cells(last) - 1}; got {index}")
-    return View(observable, against, by, fixed, index)
+    cells = sweep.cells(sweep.record(observable))
+    if not 0 <= index < cells:
+        raise ValueError(f"`input`: must be from 0 to {cells - 1}; got {index}")
+    return View(observable, against, by, fixed, index, sweep.record(observable).label)
 
 
 def _nearest(name: str, values: tuple, wanted: Any) -> Any:
@@ -135,7 +136,7 @@ def series_of(sweep: Sweep, summary: xr.Dataset, view: View) -> list[Series]:
     for label in labels:
         here = {**view.at, **({view.by: label} if view.by is not None else {})}
         place = {name: axes[name].index(value) for name, value in here.items()}
-        last = "pair" if "pair" in summary[view.observable].dims else "input"
+        last = sweep.record(view.observable).dimension
         pick = lambda name, place=place, last=last: (
             summary[name].isel({**place, last: view.input}).transpose(view.against).values
         )
@@ -200,7 +201,7 @@ def sweep_figure(view: View, series: list[Series], caption: str) -> Figure:
         if not numeric:
             panel.set_xticks(np.arange(len(series[0].x)), [_text(x) for x in series[0].x])
         panel.set_xlabel(AXIS_LABELS.get(view.against, view.against))
-        panel.set_ylabel(SYMBOLS[view.observable])
+        panel.set_ylabel(view.label)
         figure.legend(loc="outside right upper", frameon=False)
         write_caption(figure, caption)
     return figure

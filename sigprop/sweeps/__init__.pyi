@@ -11,14 +11,13 @@ from ._sweep_run import (
     sweep_status,
 )
 from ._sweep_store import dataset_of, open_store
-from ._sweep_summary import SYMBOLS, summarise_sweep, summarised, sweep_theory
+from ._sweep_summary import summarise_sweep, summarised, sweep_theory
 
 __all__ = [
     "AXES",
     "Outcome",
     "Pilot",
     "Plan",
-    "SYMBOLS",
     "Sweep",
     "SweepProgress",
     "SweepRun",

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sigprop.sweeps._ratios import PARTS, influences
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_program import Engine
 from sigprop.sweeps._sweep_run import AUTO, SHARE, SweepRun
-from sigprop.sweeps._sweep_store import VARIABLES
-from sigprop.sweeps._sweep_summary import influences, summarise_sweep, sweep_theory
+from sigprop.sweeps._sweep_summary import summarise_sweep, sweep_theory
+from theory import Observable
+from theory.mean_field import chosen_observables
 
 MOST_WIDTH = 2**20
 """Of the networks that a plan may choose."""
@@ -101,7 +103,7 @@ class Outcome(NamedTuple):
 
 def plan(
     sweep: Sweep,
-    observable: str,
+    observable: str | Observable,
     error: float,
     *,
     width: int | None = None,
@@ -120,8 +122,8 @@ def plan(
         One point: no axes. Its width, replicas, layers and `explicit_weights` are what is
         chosen.
     observable
-        One of `Sweep.observables`, of the first input or pair; "gradient_growth" is taken in
-        the last but one layer.
+        As in `Sweep.observables`, of the first input or pair; what networks measure by their
+        gradients is taken in the last but one layer.
     error
         Wanted, above 0: the root of the mean square of bias and noise.
     width
@@ -152,8 +154,9 @@ def plan(
         raise ValueError(f"`error`: must be finite and above 0; got {error}")
     if width is not None and not 1 <= width <= MOST_WIDTH:
         raise ValueError(f"`width`: must be from 1 to {MOST_WIDTH}; got {width}")
-    layer = -2 if observable == "gradient_growth" else -1
-    changes: dict[str, Any] = {"observables": (observable,), "layers": (layer,)}
+    (record,) = chosen_observables((observable,))
+    layer = -2 if record.gradients else -1
+    changes: dict[str, Any] = {"observables": (record,), "layers": (layer,)}
     sweep = dataclasses.replace(sweep, **changes)
     start = time.perf_counter()
     workers = _workers()
@@ -185,7 +188,7 @@ def plan(
     total = math.hypot(abs(bias) + pilot.bias_error / number, noise)
     return Plan(
         planned,
-        observable,
+        record.name,
         error,
         number,
         replicas,
@@ -209,8 +212,7 @@ def outcome(plan: Plan, run: SweepRun, path: Any) -> Outcome:
         The plan, what `run_sweep` of its sweep returned, and the store.
     """
     found = summarise_sweep(path)
-    last = "pair" if "pair" in found[plan.observable].dims else "input"
-    at = {"layer": 0, last: 0}
+    at = {"layer": 0, plan.sweep.record(plan.observable).dimension: 0}
     value = float(found[plan.observable].isel(at))
     error = float(found[f"{plan.observable}_standard_error"].isel(at))
     return Outcome(
@@ -246,13 +248,12 @@ def _drawn(engine: Engine, point: int, first: int, count: int, workers: int) -> 
 
 def _contributions(sweep: Sweep, found: dict[str, np.ndarray]) -> np.ndarray:
     """Per network, numbers whose mean is the observable of the first input or pair."""
-    (name,) = sweep.observables
-    if name != "correlation":
-        return np.asarray(found[VARIABLES[name][0]][:, 0, 0], np.float64)
-    overlap = np.asarray(found["overlap"][:, 0, 0], np.float64)
-    one, two = (np.asarray(found["length"][:, 0, i], np.float64) for i in (0, 1))
-    value, each = influences(overlap, one, two, np.mean)
-    return value + each
+    (record,) = sweep.records
+    if not record.ratio_of_means:
+        return np.asarray(found[record.name][:, 0, 0], np.float64)
+    parts = [np.asarray(found[name], np.float64) for name in PARTS]
+    value, each = influences(record, *parts, *(part.mean(axis=0) for part in parts))
+    return (value + each)[:, 0, 0]
 
 
 def _compile(engines: Iterable[Engine], workers: int) -> None:
@@ -281,7 +282,7 @@ def _pilot(
     size = np.array(widths, float)
     means = np.array([np.mean(x) for x in each])
     spread = np.array([np.var(x, ddof=1) for x in each])
-    expected = float(sweep_theory(sweep, sweep.observables[0], sweep.point(0))[0, 0])
+    expected = float(sweep_theory(sweep, sweep.records[0].name, sweep.point(0))[0, 0])
     noise = np.maximum(np.sqrt(spread / replicas), np.finfo(sweep.dtype).eps * abs(expected))
     # Least squares of mean − theory = b/N.
     weight = 1 / (size * noise) ** 2

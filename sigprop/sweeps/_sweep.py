@@ -16,6 +16,10 @@ import numpy as np
 
 from sigprop.networks import units_of
 from sigprop.storage import build, read_toml
+from sigprop.sweeps._own_observables import Absent, read, written
+from sigprop.sweeps._ratios import PARTS, check_ratio
+from theory import OBSERVABLES, Observable
+from theory.mean_field import chosen_observables
 
 if TYPE_CHECKING:
     from theory import Part
@@ -35,8 +39,8 @@ AXES = (
 )
 """The fields that may hold several values, the slowest first: those that need another program
 come before those that are numbers in it."""
-OBSERVABLES = ("length", "correlation", "distance", "slope", "log_gain", "gradient_growth")
-"""What may be measured, layer by layer."""
+_TAKEN = {*AXES, "point", "replica", "layer", "measured", "networks", "marker", "address"}
+"""What an observable cannot be called in a store or a summary."""
 _FLOATS = ("weight_variance", "bias_variance", "input_length", "input_correlation")
 _COUNTS = ("depth", "width")
 _POINTS = 10**6
@@ -89,8 +93,9 @@ class Sweep:
     """Images to take of a data set."""
     input_width: int = 64
     """Units of an input of "gram"."""
-    observables: tuple[str, ...] = ("length", "correlation", "slope")
-    """Of "length", "correlation", "distance", "slope", "log_gain" and "gradient_growth"."""
+    observables: tuple[str | Observable, ...] = ("length", "correlation", "slope")
+    """Names from `theory.OBSERVABLES`, and from Python observables of your own, whose functions
+    stand in a module by name."""
     layers: tuple[int, ...] | None = None
     """Layers to keep, from 0, negative ones counted from the last; None for all."""
     replicas: int = 16
@@ -107,8 +112,10 @@ class Sweep:
     def __post_init__(self):
         for name in AXES:
             object.__setattr__(self, name, _values(name, getattr(self, name)))
-        observables = (self.observables,) if isinstance(self.observables, str) else self.observables
-        object.__setattr__(self, "observables", tuple(observables))
+        names = [
+            o.name if o.name in OBSERVABLES else o for o in chosen_observables(self.observables)
+        ]
+        object.__setattr__(self, "observables", tuple(names))
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
         self._check()
@@ -137,8 +144,6 @@ class Sweep:
             )
         need(0 <= self.seed < 2**32, "seed", f"be from 0 to {2**32 - 1}")
         need(self.dtype in ("float32", "float64"), "dtype", "be float32 or float64")
-        known = bool(self.observables) and set(self.observables) <= set(OBSERVABLES)
-        need(known, "observables", f"be some of {', '.join(OBSERVABLES)}")
         deepest = max(each["depth"])
         if self.layers is not None:
             inside = all(-deepest - 1 <= layer <= deepest for layer in self.layers)
@@ -156,6 +161,17 @@ class Sweep:
         if size > _POINTS:
             raise ValueError(f"`sweep`: must have at most {_POINTS} points; got {size}")
         self._check_networks()
+        self._check_observables()
+
+    def _check_observables(self) -> None:
+        for own in (o for o in self.observables if isinstance(o, Observable)):
+            if own.name in _TAKEN or own.name.endswith("_standard_error"):
+                raise ValueError(
+                    f"`observables`: must have other names than fields; got {own.name}"
+                )
+            written(own)
+            if own.ratio_of_means and not isinstance(own.of, Absent):
+                check_ratio(own, self.inputs_at_once, self.components)
 
     def _check_networks(self) -> None:
         """That every kind of network can be described."""
@@ -258,10 +274,33 @@ class Sweep:
         """How many inputs go through a network."""
         return 2 if self.inputs == "gram" else self.input_count
 
-    def cells(self, axis: str) -> int:
-        """How many numbers of a layer are along the last axis, "input" or "pair"."""
-        n = self.inputs_at_once
-        return n if axis == "input" else n * (n - 1) // 2
+    @cached_property
+    def records(self) -> tuple[Observable, ...]:
+        """The observables, in full."""
+        return chosen_observables(self.observables)
+
+    @cached_property
+    def stored(self) -> tuple[Observable, ...]:
+        """What is kept of each network: the observables, and lengths and overlaps for ratios."""
+        kept: dict[str, Observable] = {}
+        for record in self.records:
+            parts = [OBSERVABLES[name] for name in PARTS] if record.ratio_of_means else [record]
+            kept |= {part.name: part for part in parts}
+        return tuple(kept.values())
+
+    def record(self, name: str) -> Observable:
+        """One of the observables."""
+        return next(record for record in self.records if record.name == name)
+
+    def cells(self, observable: Observable) -> int:
+        """How many numbers of a layer an observable has."""
+        return observable.cells(self.inputs_at_once, self.components)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields as plain values; `from_fields` makes a sweep of them."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        observables = [o if isinstance(o, str) else written(o) for o in self.observables]
+        return {**plain, "observables": observables}
 
     def at_once(self) -> int:
         """Networks in one batch of the compiled program, on the devices that are here."""
@@ -276,11 +315,8 @@ class Sweep:
 
         The values of all fields but the number of replicas, and the `environment`.
         """
-        content = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in (*AXES, "replicas", "networks_at_once", "inputs")
-        }
+        apart = (*AXES, "replicas", "networks_at_once", "inputs")
+        content = {name: value for name, value in self.fields().items() if name not in apart}
         content["environment"] = dict(environment)
         common = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         found = np.empty((self.points, 32), np.uint8)
@@ -299,12 +335,13 @@ class Sweep:
         k, n = self.components, self.inputs_at_once
         # Without weights the QR factorisation of signals and tangents counts as more numbers.
         layer = width**2 * size if self.explicit_weights else width * k * (4 * n) ** 2
-        backward = 3 if "gradient_growth" in self.observables else 1
+        backward = 3 if any(record.gradients for record in self.records) else 1
         return float(max(layer, _STEP) * (depth + 1) * backward)
 
     def row_bytes(self) -> int:
         """What one network leaves behind."""
         cells = self.inputs_at_once * (self.inputs_at_once + 1) // 2
+        cells = max(cells, *(self.cells(record) for record in self.stored))
         size = 4 if self.dtype == "float32" else 8
         return max(1, len(self.kept_layers) * cells * size * len(self.observables))
 
@@ -408,6 +445,12 @@ def read_sweep_file(path: str | PathLike[str]) -> Sweep:
         return build(Sweep, content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def from_fields(values: Mapping[str, Any]) -> Sweep:
+    """The sweep whose `Sweep.fields` these are."""
+    observables = [o if isinstance(o, str) else read(o) for o in values["observables"]]
+    return build(Sweep, {**values, "observables": observables})
 
 
 def union(sweeps: Sequence[Sweep]) -> Sweep:

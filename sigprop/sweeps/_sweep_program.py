@@ -19,9 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sigprop.networks import Sample, sample_network
 from sigprop.sweeps._sweep import AXES, Sweep
-from sigprop.sweeps._sweep_store import Arrays, variables
-from theory import distance, growth, length, overlap
-from theory.mean_field import log_tangent
+from sigprop.sweeps._sweep_store import Arrays
 from theory.numerics import cast, plain_options
 
 STRUCTURE = ("activation", "weights", "residual", "depth", "width")
@@ -32,27 +30,18 @@ def measured(sweep: Sweep, sample: Sample, depth: int) -> dict[str, jax.Array]:
     """The kept layers of one network's observables, NaN where a layer has none or has lost
     digits."""
     sample = sample.known
-    m = sample.moments
-    i, j = np.triu_indices(sweep.inputs_at_once, 1)
-    of: dict[str, tuple[int, Any]] = {
-        "length": (0, lambda: length(m)),
-        "overlap": (0, lambda: overlap(m)[:, i, j]),
-        "distance": (0, lambda: distance(m)[:, i, j]),
-        "slope": (1, lambda: growth(m)),
-        "log_gain": (0, lambda: log_tangent(m)),
-        "gradient_growth": (1, lambda: sample.gradient_growth),
-    }
     labels = np.array(sweep.kept_layers)
     kept = np.where(labels < 0, labels + depth + 1, labels)
     found = {}
-    for name in variables(sweep):
-        first, values = of[name][0], of[name][1]()
+    for stored in sweep.stored:
+        values: Any = sample.gradient_growth if stored.gradients else stored.values(sample.moments)
+        first = stored.first_layer
         inside = (kept >= first) & (kept < first + len(values))
         blank = jnp.full((len(kept), values.shape[1]), jnp.nan, values.dtype)
         if inside.any():
             at = np.clip(kept - first, 0, len(values) - 1)
             blank = jnp.where(inside[:, None], values[at], blank)
-        found[name] = blank
+        found[stored.name] = blank
     return found
 
 
@@ -92,7 +81,7 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
             signals,
             jax.random.fold_in(ensemble, replica),
             width=point["width"],
-            gradients="gradient_growth" in sweep.observables,
+            gradients=any(stored.gradients for stored in sweep.stored),
             explicit_weights=sweep.explicit_weights,
             precision=sweep.precision,
         )
@@ -110,8 +99,7 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
 
         lead = (key.steps, key.at_once, len(sweep.kept_layers))
         kept = {
-            name: jnp.zeros((*lead, sweep.cells(last)), dtype)
-            for name, last in variables(sweep).items()
+            stored.name: jnp.zeros((*lead, sweep.cells(stored)), dtype) for stored in sweep.stored
         }
         return jax.lax.fori_loop(0, count[0], turn, kept)
 

@@ -406,10 +406,16 @@ def read_sweep(path: str | PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        `length`, `overlap`, `distance`, `slope`, `log_gain`, `gradient_growth`, as far as they
-        were asked for, with dimensions (axes of the sweep…, replica, layer, input or pair).
-        NaN where a network is missing, and where a layer has no such number. Negative layers
-        count from the last. A correlation is a ratio of means: `summarise_sweep` makes it.
+        Every observable under its own name, with dimensions (axes of the sweep…, replica, layer,
+        input, pair or its own); for ratios of means also `length` and `overlap`. NaN where a
+        network is missing, and where a layer has no such number. Negative layers count from the
+        last.
+
+    Convention
+    ----------
+    A ratio, such as a correlation, is that of each network alone. Its mean over replicas is not
+    the ratio of the means: `summarise_sweep` makes that. A ratio of your own whose function is
+    not imported is left out.
 
     Raises
     ------

@@ -23,25 +23,13 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from sigprop.storage import build, is_empty_folder, move_into_place, partial_name, provenance
-from sigprop.sweeps._sweep import AXES, SCHEMA, Sweep, environment
+from sigprop.storage import is_empty_folder, move_into_place, partial_name, provenance
+from sigprop.sweeps._own_observables import Absent
+from sigprop.sweeps._ratios import PARTS, of_networks
+from sigprop.sweeps._sweep import AXES, SCHEMA, Sweep, environment, from_fields
+from theory import Observable
 
-VARIABLES = {
-    "length": ("length", "input"),
-    "correlation": ("overlap", "pair"),
-    "distance": ("distance", "pair"),
-    "slope": ("slope", "input"),
-    "log_gain": ("log_gain", "input"),
-    "gradient_growth": ("gradient_growth", "input"),
-}
-"""The array that an observable is kept in, and its last axis."""
 Arrays = dict[str, np.ndarray]
-
-
-def variables(sweep: Sweep) -> dict[str, str]:
-    """The arrays of a sweep's store, and the last axis of each."""
-    wanted = [*sweep.observables, *(["length"] if "correlation" in sweep.observables else [])]
-    return dict(VARIABLES[name] for name in VARIABLES if name in wanted)
 
 
 class SweepStore:
@@ -51,7 +39,7 @@ class SweepStore:
         self.path, self.group, self.sweep, self.attributes = path, group, sweep, attributes
         self.environment: dict[str, Any] = json.loads(attributes["environment"])
         self.points_per_chunk, self.replicas_per_chunk = attributes["chunk"]
-        self.names = list(variables(sweep))
+        self.names = [stored.name for stored in sweep.stored]
         self.arrays = {name: _array(group, name) for name in self.names}
         self.marker = _array(group, "marker")
 
@@ -158,9 +146,9 @@ def create_store(
     where = environment(sweep) if where is None else where
     addresses = sweep.addresses(where)
     attributes = {
-        **provenance(seed=sweep.seed, sweep=_fields(sweep)),
+        **provenance(seed=sweep.seed, sweep=sweep.fields()),
         "sigprop_sweep": SCHEMA,
-        "sweep": json.dumps(_fields(sweep), sort_keys=True),
+        "sweep": json.dumps(sweep.fields(), sort_keys=True),
         "environment": json.dumps(where, sort_keys=True),
         "chunk": list(chunk),
     }
@@ -179,15 +167,15 @@ def create_store(
 
 
 def _make_arrays(group: Any, sweep: Sweep, chunk: tuple[int, int], addresses: np.ndarray) -> None:
-    for name, last in variables(sweep).items():
-        tail = (len(sweep.kept_layers), sweep.cells(last))
+    for stored in sweep.stored:
+        tail = (len(sweep.kept_layers), sweep.cells(stored))
         group.create_array(
-            name,
+            stored.name,
             shape=(sweep.points, sweep.replicas, *tail),
             chunks=(*chunk, *tail),
             dtype=sweep.dtype,
             fill_value=np.nan,
-            dimension_names=("point", "replica", "layer", last),
+            dimension_names=("point", "replica", "layer", stored.dimension),
         )
     blocks = -(-sweep.replicas // chunk[1])
     group.create_array(
@@ -206,10 +194,6 @@ def _make_arrays(group: Any, sweep: Sweep, chunk: tuple[int, int], addresses: np
         "layer", shape=(len(sweep.kept_layers),), dtype="int64", dimension_names=("layer",)
     )
     layer[...] = np.array(sweep.kept_layers)
-
-
-def _fields(sweep: Sweep) -> dict[str, Any]:
-    return {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
 
 
 def open_store(path: Path, *, write: bool = True) -> SweepStore:
@@ -232,7 +216,7 @@ def open_store(path: Path, *, write: bool = True) -> SweepStore:
             raise ValueError(
                 f"`path`: must be a sweep's store of version {SCHEMA}; got version {schema}, {path}"
             )
-        return SweepStore(path, group, build(Sweep, json.loads(attributes["sweep"])), attributes)
+        return SweepStore(path, group, from_fields(json.loads(attributes["sweep"])), attributes)
     except ValueError as error:
         if str(error).startswith("`path`"):
             raise
@@ -412,14 +396,20 @@ def gather(new: SweepStore, sources: Sequence[SweepStore]) -> None:
             new.write(chunk, arrays, found)
 
 
+def ratios(sweep: Sweep) -> list[Observable]:
+    """The ratios of means that this process can form."""
+    return [o for o in sweep.records if o.ratio_of_means and not isinstance(o.of, Absent)]
+
+
 def dataset_of(store: SweepStore) -> xr.Dataset:
     """The arrays of a store with the axes of its sweep, and which networks are `measured`."""
     sweep = store.sweep
     lead = {name: list(sweep.values(name)) for name in AXES if sweep.is_axis(name)}
     data = {}
-    for name, last in variables(sweep).items():
-        whole = np.empty(store.arrays[name].shape, store.arrays[name].dtype)
-        data[name] = ((*lead, "replica", "layer", last), whole)
+    for stored in sweep.stored:
+        array = store.arrays[stored.name]
+        dims = (*lead, "replica", "layer", stored.dimension)
+        data[stored.name] = (dims, np.empty(array.shape, array.dtype))
     there = np.zeros((sweep.points, sweep.replicas), bool)
     data["measured"] = ((*lead, "replica"), there)
     for chunk in range(store.chunks):
@@ -428,6 +418,12 @@ def dataset_of(store: SweepStore) -> xr.Dataset:
         there[rows, replicas] = np.arange(replicas.stop - replicas.start) < counts[:, None]
         for name in store.names:
             data[name][1][rows, replicas] = arrays[name]
+    for ratio in ratios(sweep):
+        values = of_networks(ratio, *(data[name][1] for name in PARTS))
+        data[ratio.name] = (
+            (*lead, "replica", "layer", ratio.dimension),
+            values.astype(sweep.dtype),
+        )
     shape = [len(values) for values in lead.values()]
     data = {n: (dims, whole.reshape(*shape, *whole.shape[1:])) for n, (dims, whole) in data.items()}
     rest = {name: getattr(sweep, name) for name in AXES if not sweep.is_axis(name)}

@@ -155,7 +155,7 @@ def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations():
     network = theory.feedforward(theory.activation("tanh"), 1.5, 0.1, depth=2)
     x = inputs()[:2]
     ensemble = sigprop.sample_ensemble(network, x, width=32, replicas=4000)
-    observable = next(o for o in sigprop.OBSERVABLES if o.name == "correlation")
+    observable = theory.OBSERVABLES["correlation"]
     values = sigprop.contributions(observable, ensemble.samples)
     covariance = np.asarray(ensemble.samples.moments.covariance, float)[..., 0, 0]
     batches = covariance.reshape(100, 40, *covariance.shape[1:]).mean(axis=1)

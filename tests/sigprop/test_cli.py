@@ -591,7 +591,10 @@ class TestCompare:
         (theory_line,) = [line for line in panel.lines if line.get_label() == "theory"]
         np.testing.assert_allclose(theory_line.get_ydata(), data["length_theory"].sel(input=0))
         z = np.concatenate([line.get_ydata() for line in figure.axes[-1].lines[:4]])
-        expected = [data[f"{name}_z"].values.ravel() for name in _plots._LAYER_LABELS]
+        expected = [
+            data[f"{name}_z"].values.ravel()
+            for name in ("length", "correlation", "slope", "gradient_growth")
+        ]
         np.testing.assert_allclose(z, np.concatenate(expected))
 
     def test_no_number_is_no_agreement(self, command, monkeypatch):

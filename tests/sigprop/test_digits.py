@@ -45,7 +45,9 @@ def test_what_is_lost_enters_no_mean_and_no_verdict(ordered):
     known = np.asarray(theory.length(ordered.known.moments))
     assert np.array_equal(np.isnan(known).all(axis=-1), bad)
     assert not np.any(np.isnan(ordered.known.gradient_growth))
-    length, correlation, slope, growth = sigprop.OBSERVABLES
+    length, correlation, slope, growth = (
+        theory.OBSERVABLES[name] for name in ("length", "correlation", "slope", "gradient_growth")
+    )
     for observable in (length, correlation):
         lost = _inaccurate(observable, ordered).all(axis=1)
         assert np.array_equal(lost, bad.any(axis=0))

@@ -406,7 +406,7 @@ class TestSummary:
         means = sigprop.summarise_sweep(whole).sel(weight_variance=2.0, bias_variance=0.1)
         network = theory.feedforward(theory.activation("erf"), 2.0, 0.1, depth=4)
         drawn = sigprop.sample_ensemble(network, SMALL.signals(1.0, 0.5), width=8, replicas=4)
-        for observable in sigprop.OBSERVABLES[:3]:
+        for observable in SMALL.records:
             each = contributions(observable, drawn.samples)
             own = means[observable.name][observable.first_layer :]
             error = means[f"{observable.name}_standard_error"][observable.first_layer :]

@@ -18,16 +18,25 @@ from theory.mean_field._moments import (
     per_component,
     signal_moments,
 )
+from theory.mean_field._observables import (
+    OBSERVABLES,
+    Observable,
+    chosen_observables,
+    pairs,
+)
 from theory.mean_field._two_times import autocorrelation, step_growth
 
 __all__ = [
     "MeanField",
     "Moments",
+    "OBSERVABLES",
+    "Observable",
     "PostActivation",
     "PreActivation",
     "autocorrelation",
     "check_finite",
     "check_signals",
+    "chosen_observables",
     "correlation",
     "depth_of",
     "distance",
@@ -38,6 +47,7 @@ __all__ = [
     "length",
     "log_tangent",
     "overlap",
+    "pairs",
     "per_component",
     "propagate",
     "signal_moments",

@@ -1,0 +1,196 @@
+"""One table of what is observed of a layer; whatever names an observable reads it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from theory.mean_field._moments import (
+    Moments,
+    correlation,
+    distance,
+    growth,
+    length,
+    log_tangent,
+    overlap,
+)
+from theory.mean_field._two_times import step_growth
+from theory.numerics import Array, shown, xp
+
+
+@dataclass(frozen=True)
+class Observable:
+    """Numbers per layer that theory and finite networks both have, from the same `Moments`.
+
+    Those of `OBSERVABLES` are known by name; one of your own is given to `sigprop.compare` or
+    `sigprop.Sweep` beside the names.
+
+    Raises
+    ------
+    ValueError
+        If `name` or `axis` is not a word.
+
+    Examples
+    --------
+    >>> import theory
+    >>> def variance_ratio(moments):
+    ...     q = theory.length(moments)
+    ...     return q[:, 1] / q[:, 0]
+    >>> ratio = theory.Observable("ratio", "q_2/q_1", variance_ratio, "inputs", ratio_of_means=True)
+    >>> ratio.label
+    'ratio $q_2/q_1$'
+    """
+
+    name: str
+    symbol: str
+    """In LaTeX, without dollars."""
+    of: Callable[[Moments], Array]
+    """From the moments of one network, with a leading axis over depth, to [layers, ...]."""
+    axis: str = "input"
+    """What `of` has beyond layers: "input" for [layers, n], "pair" for [layers, n, n], of which
+    the pairs a < b count, "inputs" for [layers], one number of all inputs; any other word is the
+    name of an axis of its own, [layers, values]."""
+    first_layer: int = 0
+    """That of the first row; `of` may leave out layers at either end."""
+    ratio_of_means: bool = False
+    """Average the moments over networks first and apply `of` to their means; otherwise the
+    values of the networks are averaged."""
+    gradients: bool = False
+    """Finite networks measure it by their gradients, as `sigprop.Sample.gradient_growth`; `of`
+    is what theory says."""
+    words: str = ""
+    """On the axes of figures; by default the name."""
+    through_time: Callable[[Moments, int], Array] | None = None
+    """Of a recurrent network: from the moments of the states at all steps, with an axis over
+    depth of length 1, and the number of steps. By default `of`."""
+    scale: Callable[[Moments], Array] | None = None
+    """What changes of a value are small or large against, laid out as `of`; by default the size
+    of the value."""
+
+    def __post_init__(self):
+        for field in ("name", "axis"):
+            word = getattr(self, field)
+            if not (isinstance(word, str) and word.isidentifier()):
+                raise ValueError(f"`{field}`: must be a word of letters, digits and _; got {word}")
+        if not callable(self.of):
+            raise ValueError(f"`of`: must be a function of Moments; got {shown(self.of)}")
+
+    @property
+    def label(self) -> str:
+        """For the axes of figures."""
+        return f"{self.words or self.name.replace('_', ' ')} ${self.symbol}$"
+
+    @property
+    def dimension(self) -> str:
+        """The name of `axis` in data sets: "input", "pair", "inputs", or one of its own."""
+        return self.axis if self.axis in ("input", "pair", "inputs") else f"{self.name}_{self.axis}"
+
+    def values(self, moments: Moments) -> Float[Array, "layers cells"]:
+        """The observable as one row of numbers per layer."""
+        return self._rows(self.of(moments))
+
+    def scales(self, moments: Moments) -> Float[Array, "layers cells"]:
+        """What changes of the `values` are small or large against."""
+        return (
+            xp.abs(self.values(moments)) if self.scale is None else self._rows(self.scale(moments))
+        )
+
+    def _rows(self, found: Any) -> Array:
+        if self.axis == "inputs":
+            return found[:, None]
+        return pairs(found) if self.axis == "pair" else found
+
+    def cells(self, inputs: int, components: int = 1) -> int:
+        """How many numbers a layer has."""
+        known = {"input": inputs, "pair": inputs * (inputs - 1) // 2, "inputs": 1}
+        if self.axis in known:
+            return known[self.axis]
+        real = jnp.result_type(float)
+        gain = jax.ShapeDtypeStruct((self.first_layer + 3, inputs), real)
+        table = jax.ShapeDtypeStruct((*gain.shape, inputs, components, components), real)
+        values = lambda table, gain: self.values(Moments(table, table, table, gain))
+        return jax.eval_shape(values, table, gain).shape[1]
+
+
+def pairs(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch pairs"]:
+    """The entries above the diagonal, row by row."""
+    rows, columns = np.triu_indices(matrix.shape[-1], 1)
+    return matrix[..., rows, columns]
+
+
+def _first_growth(moments: Moments, steps: int) -> Array:
+    return step_growth(moments, steps)[0]
+
+
+def _sizes(moments: Moments) -> Array:
+    root = xp.sqrt(length(moments))
+    return root[..., :, None] * root[..., None, :]
+
+
+def _backward_growth(moments: Moments) -> Array:
+    return growth(moments)[1:]
+
+
+OBSERVABLES: Mapping[str, Observable] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            Observable("length", "q_l", length),
+            Observable("overlap", "q_l^{ab}", overlap, "pair", scale=_sizes),
+            Observable(
+                "correlation",
+                "c_l",
+                correlation,
+                "pair",
+                ratio_of_means=True,
+                scale=lambda m: 1 - correlation(m),
+            ),
+            Observable("distance", "|z_a-z_b|^2/2N", distance, "pair"),
+            Observable("slope", r"\chi_l", growth, first_layer=1, through_time=_first_growth),
+            Observable(
+                "log_gain",
+                r"\log|t_l|^2/N",
+                log_tangent,
+                scale=lambda m: xp.ones_like(m.log_gain),
+            ),
+            Observable(
+                "gradient_growth",
+                "|g_l|^2/|g_{l+1}|^2",
+                _backward_growth,
+                first_layer=1,
+                gradients=True,
+                words="gradients",
+                through_time=_first_growth,
+            ),
+        )
+    }
+)
+"""What theory predicts and finite networks measure, by name."""
+
+
+def chosen_observables(chosen: Iterable[str | Observable]) -> tuple[Observable, ...]:
+    """The records of names and of observables of one's own.
+
+    Raises
+    ------
+    ValueError
+        If there is none, a name is unknown, or two have the same name.
+    """
+    single = isinstance(chosen, str | Observable) or not isinstance(chosen, Iterable)
+    given: tuple[Any, ...] = (chosen,) if single else tuple(chosen)
+    found = [OBSERVABLES.get(one) if isinstance(one, str) else one for one in given]
+    records = [one for one in found if isinstance(one, Observable)]
+    strangers = [one for one in records if OBSERVABLES.get(one.name, one) != one]
+    names = {one.name for one in records}
+    if not given or strangers or len(names) < len(given):
+        said = ", ".join(one.name if isinstance(one, Observable) else str(one) for one in given)
+        raise ValueError(
+            f"`observables`: must be some of {', '.join(OBSERVABLES)}, each once; own observables "
+            f"are given from Python, under other names; got {said or 'none'}"
+        )
+    return tuple(records)
