@@ -113,14 +113,10 @@ class Structure:
             )
 
     def _activation(self) -> Any:
-        import theory
         from theory.description import in_file, read_activation
 
-        if in_file(self.activation):
-            return read_activation(self.activation)
-        if self.symmetry is None:
-            return theory.activation(str(self.activation))
-        return theory.radial(str(self.activation))
+        radial = self.symmetry is not None and not in_file(self.activation)
+        return read_activation({"radial": self.activation} if radial else self.activation)
 
     @cached_property
     def _loaded(self) -> "Part | None":
@@ -159,6 +155,14 @@ class Network(Structure):
     def variances(self) -> tuple[float, float]:
         """σ_w² and σ_b²; those of a file stand in it."""
         return self.weight_variance or 0.0, self.bias_variance or 0.0
+
+    def fields(self) -> dict[str, Any]:
+        """As fields of `sigprop.Sweep`."""
+        if self._loaded is not None:
+            return {"description": self._loaded}
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name != "network"
+        }
 
     @property
     def text(self) -> str:

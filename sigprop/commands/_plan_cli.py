@@ -5,18 +5,22 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from sigprop.commands._network import Network
+from sigprop.commands._output import BadInput
 from sigprop.commands._sweep_cli import Json
 from theory import OBSERVABLES
 
 *_NAMES, _LAST = OBSERVABLES
+_NONE = Network()
 
 
 def plan(
     *,
-    activation: Annotated[str, Parameter(help="Nonlinearity φ, as in predict.")],
-    weight_variance: Annotated[float, Parameter(help="σ_w², at least 0.")],
-    bias_variance: Annotated[float, Parameter(help="σ_b², at least 0.")],
-    depth: Annotated[int, Parameter(help="Hidden layers behind the input layer, at least 1.")],
+    network: Network = _NONE,
+    depth: Annotated[
+        int | None,
+        Parameter(help="Hidden layers behind the input layer; a whole network has its own."),
+    ] = None,
     observable: Annotated[str, Parameter(help=f"{', '.join(_NAMES)} or {_LAST}.")],
     error: Annotated[
         float,
@@ -25,9 +29,6 @@ def plan(
     width: Annotated[
         int | None, Parameter(help="Units per layer; by default the cheapest width.")
     ] = None,
-    weights: Literal["gaussian", "orthogonal"] = "gaussian",
-    residual: Annotated[bool, Parameter(negative="", help="Residual layers.")] = False,
-    symmetry: Annotated[str | None, Parameter(help="O(k), U(m) or Sp(m), as in predict.")] = None,
     input_length: Annotated[float, Parameter(help="Length q > 0 of the two inputs.")] = 1.0,
     input_correlation: Annotated[float, Parameter(help="Correlation of the inputs.")] = 0.5,
     dtype: Annotated[
@@ -45,17 +46,14 @@ def plan(
     """Plan width and number of networks; `_cli` has the help, which need not wait for theory."""
     from sigprop.commands._plan_command import plan_networks
 
+    network.check()
+    if depth is None and network.network is None:
+        raise BadInput("--depth: must be given; got none")
     fields = {
-        "activation": activation,
-        "weight_variance": weight_variance,
-        "bias_variance": bias_variance,
         "depth": depth,
-        "weights": weights,
-        "residual": residual,
-        "symmetry": symmetry,
         "input_length": input_length,
         "input_correlation": input_correlation,
         "dtype": dtype,
         "seed": seed,
     }
-    return plan_networks(fields, observable, error, width, run, output, json)
+    return plan_networks(network, fields, observable, error, width, run, output, json)

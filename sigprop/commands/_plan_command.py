@@ -7,11 +7,13 @@ from typing import Any
 
 from sigprop.commands import _output as out
 from sigprop.commands._commands import set_up
+from sigprop.commands._network import Network
 from sigprop.commands._output import checked
 from sigprop.commands._sweep_command import clock, watching
 
 
 def plan_networks(
+    network: Network,
     fields: dict[str, Any],
     observable: str,
     error: float,
@@ -27,7 +29,7 @@ def plan_networks(
     quiet = json or not sys.stderr.isatty()
     say = None if quiet else lambda what: print(f"plan: {what}", file=sys.stderr, flush=True)
     with checked(observables="observable", path="output"):
-        sweep = sigprop.Sweep(**fields, observables=(observable,))
+        sweep = sigprop.Sweep(**network.fields(), **fields, observables=(observable,))
         planned = sigprop.plan(sweep, observable, error, width=width, progress=say)
         found = None
         if run:

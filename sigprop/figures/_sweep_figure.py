@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sigprop.figures._plots import BLACK, styled, write_caption
-from sigprop.sweeps import AXES, Sweep, sweep_theory
+from sigprop.sweeps import Sweep, sweep_theory
 
 AXIS_LABELS = {
     "weight_variance": r"weight variance $\sigma_w^2$",
@@ -154,7 +154,7 @@ def series_of(sweep: Sweep, summary: xr.Dataset, view: View) -> list[Series]:
 
 
 def _theory(sweep: Sweep, view: View, here: Mapping[str, Any], xs: list[Any]) -> np.ndarray:
-    point = {name: here.get(name, sweep.values(name)[0]) for name in AXES}
+    point = {name: here.get(name, sweep.values(name)[0]) for name in sweep.axis_names}
     whole = lambda at: sweep_theory(sweep, view.observable, at)[:, view.input]
     if view.against == "layer":
         return whole(point)
@@ -213,9 +213,10 @@ def _text(value: Any) -> str:
 
 def caption_of(sweep: Sweep, view: View, series: list[Series]) -> str:
     """What a view shows, for the text under its figure."""
-    fixed = {name: sweep.values(name)[0] for name in AXES if name not in sweep.axes}
-    fixed = {**fixed, **view.at}
-    words = [f"{fixed[n]}" for n in ("activation", "weights") if n in fixed]
+    fixed = {name: sweep.values(name)[0] for name in sweep.axis_names if name not in sweep.axes}
+    fixed = {name: value for name, value in {**fixed, **view.at}.items() if value is not None}
+    words = ["described"] * (sweep.description is not None)
+    words += [f"{fixed[n]}" for n in ("activation", "weights") if n in fixed]
     words += ["residual"] if fixed.get("residual") else []
     shown = [f"{_SHORT[n]}$=${_text(fixed[n])}" for n in _SHORT if n in fixed]
     layer = fixed.get("layer")

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from sigprop.networks import units_of
 from sigprop.storage import build, read_toml
+from sigprop.sweeps import _description
 from sigprop.sweeps._own_observables import Absent, read, written
 from sigprop.sweeps._ratios import PARTS, check_ratio
 from theory import OBSERVABLES, Observable
+from theory.description import from_dict
 from theory.mean_field import chosen_observables
 
 if TYPE_CHECKING:
@@ -41,7 +44,19 @@ AXES = (
 come before those that are numbers in it."""
 _TAKEN = {*AXES, "point", "replica", "layer", "measured", "networks", "marker", "address"}
 """What an observable cannot be called in a store or a summary."""
-_FLOATS = ("weight_variance", "bias_variance", "input_length", "input_correlation")
+STRUCTURE = ("activation", "weights", "residual", "depth", "width")
+"""The fields of a point that a program is compiled for, the slowest axes."""
+_VARIANCES = ("weight_variance", "bias_variance")
+_SHORTHAND = {
+    "activation": "tanh",
+    "weights": "gaussian",
+    "residual": False,
+    "depth": 50,
+    "weight_variance": 1.0,
+    "bias_variance": 0.0,
+}
+"""What these fields are where nothing else is said, and no `description` is given."""
+_FLOATS = (*_VARIANCES, "input_length", "input_correlation")
 _COUNTS = ("depth", "width")
 _POINTS = 10**6
 _STEP = 4000
@@ -69,23 +84,33 @@ class Sweep:
     axis have smaller errors than the cells.
     """
 
-    activation: Text = "tanh"
-    """A name for `theory.activation`; with `symmetry`, the profile of `theory.radial`."""
-    weights: Text = "gaussian"
-    """ "gaussian" or "orthogonal"."""
-    residual: bool | Sequence[bool] = False
-    depth: Number = 50
-    """Hidden layers behind the input layer."""
+    activation: Text | None = None
+    """A name for `theory.activation`, "tanh" if nothing is said, or "FILE.py:NAME"; with
+    `symmetry`, the profile of `theory.radial`."""
+    weights: Text | None = None
+    """ "gaussian" (if nothing is said), "orthogonal", or "sparse:DENSITY"."""
+    residual: bool | Sequence[bool] | None = None
+    depth: Number | None = None
+    """Hidden layers behind the input layer: 50 if nothing is said, but for a `description`."""
     width: Number = 128
     """Units per layer."""
-    weight_variance: Number = 1.0
-    bias_variance: Number = 0.0
+    weight_variance: Number | None = None
+    """σ_w², 1 if nothing is said; in a `description`, that of all hidden layers."""
+    bias_variance: Number | None = None
+    """σ_b², 0 if nothing is said; in a `description`, that of all hidden layers."""
     input_length: Number = 1.0
     """Length q of the inputs; of a data set, the mean over its images."""
     input_correlation: Number = 0.5
     """Of the two inputs of "gram"."""
     symmetry: str | None = None
     """ "O(k)", "U(m)" or "Sp(m)": units that rotate."""
+    description: Any = None
+    """Any network, instead of activation, weights, residual and symmetry: a description, its
+    dictionary (`theory.to_dict`), or its file (`theory.load_network`). Without `depth` it is taken
+    as it is; with it, it is a layer behind an `Affine` with the law of its own last one."""
+    leaves: Any = ()
+    """Values of other numbers of a `description`, by their paths in its dictionary: a mapping such
+    as {"parts[1].body.parts[0].activation.negative_slope": [0.1, 0.2]}."""
     inputs: str = "gram"
     """ "gram" (two inputs of exactly the wanted length and correlation), "digits"
     (scikit-learn's), or a folder of IDX files."""
@@ -110,8 +135,20 @@ class Sweep:
     choose kernels by it. None is 1 on a CPU, and 32 on other devices."""
 
     def __post_init__(self):
+        put = lambda name, value: object.__setattr__(self, name, value)
+        if self.description is not None:
+            put("description", _description.written(self.description))
+            for name in ("activation", "weights", "residual", "symmetry"):
+                if getattr(self, name) is not None:
+                    got = getattr(self, name)
+                    raise ValueError(f"`{name}`: must not be given with a description; got {got}")
+        else:
+            for name, value in _SHORTHAND.items():
+                put(name, value if getattr(self, name) is None else getattr(self, name))
         for name in AXES:
-            object.__setattr__(self, name, _values(name, getattr(self, name)))
+            put(name, _values(name, getattr(self, name)))
+        leaves = self.leaves.items() if isinstance(self.leaves, Mapping) else self.leaves
+        put("leaves", tuple((str(path), _values("leaves", value)) for path, value in leaves))
         names = [
             o.name if o.name in OBSERVABLES else o for o in chosen_observables(self.observables)
         ]
@@ -125,11 +162,14 @@ class Sweep:
             if not good:
                 raise ValueError(f"`{name}`: must {what}; got {getattr(self, name)}")
 
-        each = {name: self.values(name) for name in AXES}
+        self._check_networks()
+        each = {name: self.values(name) for name in self.axis_names}
         for name, values in each.items():
-            need(values and len(set(values)) == len(values), name, "hold different values")
-        for name in ("weight_variance", "bias_variance"):
-            need(min(each[name]) >= 0, name, "be finite and at least 0")
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"`{name}`: must hold different values; got {values}")
+        for name in _VARIANCES:
+            lowest = min((value for value in each[name] if value is not None), default=0)
+            need(lowest >= 0, name, "be finite and at least 0")
         need(min(each["input_length"]) > 0, "input_length", "be finite and above 0")
         inside = all(-1 <= c <= 1 for c in each["input_correlation"])
         need(inside, "input_correlation", "be between -1 and 1")
@@ -156,11 +196,11 @@ class Sweep:
         for name in ("input_length", "input_correlation"):
             single = self.inputs == "gram" or name == "input_length" or not self.is_axis(name)
             need(single, name, 'be one value unless the inputs are "gram"')
-        need(self.symmetry is None or self.inputs == "gram", "inputs", "be gram with a symmetry")
+        rotates = self.components > 1 or self.symmetry is not None
+        need(not rotates or self.inputs == "gram", "inputs", "be gram with a symmetry")
         size = math.prod(len(values) for values in each.values())
         if size > _POINTS:
             raise ValueError(f"`sweep`: must have at most {_POINTS} points; got {size}")
-        self._check_networks()
         self._check_observables()
 
     def _check_observables(self) -> None:
@@ -175,40 +215,72 @@ class Sweep:
 
     def _check_networks(self) -> None:
         """That every kind of network can be described."""
-        import theory
-        from theory.description import OrthogonalWeights, weight_family
+        from theory.description import weight_family
 
-        units = units_of(self.symmetry) if self.symmetry else {}
-        for name in self.values("activation"):
-            find = theory.radial if units else theory.activation
-            try:
-                find(name)
-            except ValueError as error:
-                message = str(error).replace("`name`", "`activation`")
-                raise ValueError(message.replace("`profile`", "`activation`")) from error
-        for word in self.values("weights"):
-            family = weight_family(word)
-            if isinstance(family, OrthogonalWeights) and units.get("algebra", "real") != "real":
-                raise ValueError(f"`weights`: must be gaussian with {self.symmetry}; got {word}")
+        if self.description is None:
+            if self.leaves:
+                raise ValueError("`leaves`: must be given with a description; got none")
+            for name in self.values("activation"):
+                self._phi(name)
+            for word in self.values("weights"):
+                weight_family(word)
+            return
+        for name in self.numbers:
+            _description.places(self.description, name)
+        for depth in self.values("depth"):
+            if self.depth is not None and depth < 1:
+                raise ValueError(f"`depth`: must be whole numbers of at least 1; got {depth}")
+        self.network(self.point(0))
 
     def is_axis(self, name: str) -> bool:
         """Whether a field holds several values."""
-        return isinstance(getattr(self, name), tuple)
+        return isinstance(self._field(name), tuple)
 
     def values(self, name: str) -> tuple:
         """The values of a field, one or several."""
-        value = getattr(self, name)
+        value = self._field(name)
         return value if isinstance(value, tuple) else (value,)
+
+    def _field(self, name: str) -> Any:
+        if name == "depth" and self.depth is None:
+            return self._own_depth
+        return dict(self.leaves)[name] if name not in AXES else getattr(self, name)
+
+    @cached_property
+    def _own_depth(self) -> int:
+        """How often the layers of a whole network are measured, less the first."""
+        import jax
+        import jax.numpy as jnp
+
+        import theory
+
+        part = _description.built(self.description, {}, None)
+        shape = (self.inputs_at_once, self.input_width, self.components)
+        signals = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+        moments = jax.eval_shape(lambda x: theory.propagate(part, x).value.log_gain, signals)
+        return moments.shape[0] - 1
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """What may be an axis: `AXES`, and the paths of `leaves` behind the variances."""
+        at = AXES.index("input_length")
+        return (*AXES[:at], *(path for path, _ in self.leaves), *AXES[at:])
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """What differs between networks of one program, in its description."""
+        chosen = [name for name in _VARIANCES if getattr(self, name) is not None]
+        return (*chosen, *(path for path, _ in self.leaves))
 
     @property
     def axes(self) -> dict[str, tuple]:
         """The fields that hold several values, the slowest first."""
-        return {name: self.values(name) for name in AXES if self.is_axis(name)}
+        return {name: self.values(name) for name in self.axis_names if self.is_axis(name)}
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many values each of `AXES` has."""
-        return tuple(len(self.values(name)) for name in AXES)
+        """How many values each of `axis_names` has."""
+        return tuple(len(self.values(name)) for name in self.axis_names)
 
     @property
     def points(self) -> int:
@@ -216,13 +288,17 @@ class Sweep:
         return math.prod(self.shape)
 
     def point(self, index: int) -> dict[str, Any]:
-        """The values of the fields in `AXES` at one point of the grid."""
+        """The values of `axis_names` at one point of the grid."""
         at = np.unravel_index(index, self.shape)
-        return {name: self.values(name)[i] for name, i in zip(AXES, at, strict=True)}
+        return {name: self.values(name)[i] for name, i in zip(self.axis_names, at, strict=True)}
 
-    @property
+    @cached_property
     def components(self) -> int:
         """Real components of a unit."""
+        from theory.description import components
+
+        if self.description is not None:
+            return components(_description.built(self.description, {}, None))
         return units_of(self.symmetry)["components"] if self.symmetry else 1
 
     @cached_property
@@ -233,13 +309,20 @@ class Sweep:
         return tuple(range(max(self.values("depth")) + 1))
 
     def network(self, point: Mapping[str, Any]) -> "Part":
-        """The description at a point of the grid; its variances may be traced."""
+        """The description at a point of the grid; its numbers may be traced."""
         import theory
 
+        if self.description is not None:
+            numbers = {
+                path: point[name]
+                for name in self.numbers
+                for path in _description.places(self.description, name)
+            }
+            depth = None if self.depth is None else point["depth"]
+            return _description.built(self.description, numbers, depth)
         units = units_of(self.symmetry) if self.symmetry else {}
-        name = point["activation"]
         return theory.feedforward(
-            theory.radial(name) if units else theory.activation(name),
+            self._phi(point["activation"]),
             point["weight_variance"],
             point["bias_variance"],
             depth=point["depth"],
@@ -247,6 +330,12 @@ class Sweep:
             residual=point["residual"],
             **units,
         )
+
+    def _phi(self, name: str) -> Any:
+        from theory.description import in_file, read_activation
+
+        radial = self.symmetry is not None and not in_file(name)
+        return read_activation({"radial": name} if radial else name)
 
     def signals(self, length: float, correlation: float) -> Any:
         """The inputs of a point of the grid, [inputs, width_in, components], in the dtype."""
@@ -313,30 +402,59 @@ class Sweep:
     def addresses(self, environment: Mapping[str, Any]) -> np.ndarray:
         """SHA-256 of everything that decides the networks of each point: [points, 32] bytes.
 
-        The values of all fields but the number of replicas, and the `environment`.
+        Its network as a dictionary, however it was asked for; the values of all other fields
+        but the number of replicas; and the `environment`.
         """
-        apart = (*AXES, "replicas", "networks_at_once", "inputs")
+        apart = (
+            *AXES,
+            "symmetry",
+            "description",
+            "leaves",
+            "replicas",
+            "networks_at_once",
+            "inputs",
+        )
         content = {name: value for name, value in self.fields().items() if name not in apart}
         content["environment"] = dict(environment)
         common = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        kinds: dict[tuple, Any] = {}
         found = np.empty((self.points, 32), np.uint8)
         for index in range(self.points):
+            point = self.point(index)
+            structure = tuple(point[name] for name in STRUCTURE)
+            if structure not in kinds:
+                kinds[structure] = self._numbered(point)
+            network, numbers, places = kinds[structure]
+            numbers |= {path: point[name] for name, paths in places.items() for path in paths}
+            rest = {name: point[name] for name in ("width", "input_length", "input_correlation")}
             one = common.copy()
-            one.update(json.dumps(self.point(index), sort_keys=True).encode())
+            one.update(json.dumps([network, numbers, rest], sort_keys=True).encode())
             found[index] = np.frombuffer(one.digest(), np.uint8)
         return found
 
+    def _numbered(self, point: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, list]]:
+        """The networks of a structure: without numbers, with all of them at 1, and which of them
+        are those of `numbers`."""
+        ones = {**point, **dict.fromkeys(self.numbers, 1.0)}
+        several = [ones, *({**ones, name: 2.0} for name in self.numbers)]
+        table, (base, *others) = _description.numbered(map(self.network, several))
+        moved = [[path for path in base if base[path] != other[path]] for other in others]
+        return table, base, dict(zip(self.numbers, moved, strict=True))
+
     def work(self, depth: int, width: int) -> float:
         """The cost of one network in random numbers."""
-        from theory.description import ALGEBRAS
-
-        units = units_of(self.symmetry) if self.symmetry else {}
-        size = ALGEBRAS[units.get("algebra", "real")].size
-        k, n = self.components, self.inputs_at_once
+        k, n, size = self.components, self.inputs_at_once, self._numbers_per_weight
         # Without weights the QR factorisation of signals and tangents counts as more numbers.
         layer = width**2 * size if self.explicit_weights else width * k * (4 * n) ** 2
         backward = 3 if any(record.gradients for record in self.records) else 1
         return float(max(layer, _STEP) * (depth + 1) * backward)
+
+    @cached_property
+    def _numbers_per_weight(self) -> int:
+        from theory.description import ALGEBRAS, weight_laws
+
+        laws = weight_laws(self.network(self.point(0)))
+        return max((ALGEBRAS[law.algebra].size for law in laws), default=1)
 
     def row_bytes(self) -> int:
         """What one network leaves behind."""
@@ -392,8 +510,11 @@ def environment(sweep: Sweep) -> dict[str, Any]:
 
 def _values(name: str, value: Any) -> Any:
     """The value of a field, or a tuple of them where there are several."""
-    numeric = name in _FLOATS or name in _COUNTS
-    kind = float if name in _FLOATS else int if name in _COUNTS else type(value)
+    if value is None:
+        return None
+    real = name in _FLOATS or name == "leaves"
+    numeric = real or name in _COUNTS
+    kind = float if real else int
     if numeric and isinstance(value, str):
         value = _range(name, value)
     if isinstance(value, np.ndarray):
@@ -435,15 +556,23 @@ def _range(name: str, text: str) -> list[Any]:
 def read_sweep_file(path: str | PathLike[str]) -> Sweep:
     """A sweep from a TOML file, whose names are the fields of `Sweep`.
 
+    `description` is the name of a file, from the folder of this one, or a table.
+
     Raises
     ------
     ValueError
         Names what cannot be read, an unknown field, or one out of range.
     """
     content = read_toml(path)
+    folder = Path(path).parent
     try:
+        given = content.get("description")
+        if isinstance(given, str):
+            content["description"] = str(folder / given)
+        elif given is not None:
+            content["description"] = from_dict(given, folder=folder)
         return build(Sweep, content)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -18,12 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sigprop.networks import Sample, sample_network
-from sigprop.sweeps._sweep import AXES, Sweep
+from sigprop.sweeps._sweep import AXES, STRUCTURE, Sweep
 from sigprop.sweeps._sweep_store import Arrays
 from theory.numerics import cast, plain_options
-
-STRUCTURE = ("activation", "weights", "residual", "depth", "width")
-"""The fields of a point that a program is compiled for, the slowest axes."""
 
 
 def measured(sweep: Sweep, sample: Sample, depth: int) -> dict[str, jax.Array]:
@@ -73,11 +70,11 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
 
     def one(*given):
         # A barrier on either side, so that what is between is compiled the same everywhere.
-        signals, weight_variance, bias_variance, replica = jax.lax.optimization_barrier(given)
-        variances = {"weight_variance": weight_variance, "bias_variance": bias_variance}
+        signals, *values, replica = jax.lax.optimization_barrier(given)
+        numbers = dict(zip(sweep.numbers, values, strict=True))
         ensemble = jax.random.fold_in(jax.random.key(sweep.seed), point["width"])
         sample = sample_network(
-            cast(sweep.network({**point, **variances}), dtype),
+            cast(sweep.network({**point, **numbers}), dtype),
             signals,
             jax.random.fold_in(ensemble, replica),
             width=point["width"],
@@ -107,7 +104,7 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
     placed = lambda shape, kind, spec: jax.ShapeDtypeStruct(
         shape, kind, sharding=NamedSharding(key.mesh, spec)
     )
-    specs = (spread, whole, spread, spread, spread, spread)
+    specs = (spread, whole, *(spread for _ in range(len(sweep.numbers) + 2)))
     sharded = jax.shard_map(
         on_device, mesh=key.mesh, in_specs=specs, out_specs=spread, check_vma=False
     )
@@ -117,8 +114,7 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
         placed((key.mesh.size,), jnp.int32, spread),
         placed(key.inputs, dtype, whole),
         placed(table, jnp.int32, spread),
-        placed(table, real, spread),
-        placed(table, real, spread),
+        *(placed(table, real, spread) for _ in sweep.numbers),
         placed(table, jnp.int32, spread),
     ).compile()
     stats = call.memory_analysis()
@@ -146,20 +142,23 @@ class Engine:
         self.steps = max(1, -(-most // (mesh.size * self.at_once)))
         self.compute_seconds = 0.0
         self._lock = threading.Lock()
-        at = dict(zip(AXES, np.unravel_index(np.arange(sweep.points), sweep.shape), strict=True))
+        index = np.unravel_index(np.arange(sweep.points), sweep.shape)
+        at = dict(zip(sweep.axis_names, index, strict=True))
         real = np.dtype(jnp.result_type(float))
         column = lambda name: np.array(sweep.values(name), real)[at[name]]
-        self._variances = (column("weight_variance"), column("bias_variance"))
+        self._numbers = [column(name) for name in sweep.numbers]
         lengths, correlations = sweep.values("input_length"), sweep.values("input_correlation")
         self._which = at["input_length"] * len(correlations) + at["input_correlation"]
         self._inputs = jnp.stack([sweep.signals(q, c) for q in lengths for c in correlations])
         sizes = [len(sweep.values(name)) for name in STRUCTURE]
         self.structure = np.ravel_multi_index([at[name] for name in STRUCTURE], sizes)
         """The number of each point's structure."""
-        # Sweeps of other variances and replicas share programs.
-        first = {name: sweep.values(name)[0] for name in AXES}
-        first["depth"] = max(sweep.values("depth"))
-        first |= {"weight_variance": 1.0, "bias_variance": 0.0, "layers": sweep.kept_layers}
+        # Sweeps of other numbers and replicas share programs.
+        first: dict[str, Any] = {name: sweep.values(name)[0] for name in AXES}
+        first["depth"] = None if sweep.depth is None else max(sweep.values("depth"))
+        first |= {name: 1.0 for name in AXES if name in sweep.numbers}
+        first["leaves"] = [(path, 1.0) for path, _ in sweep.leaves]
+        first["layers"] = sweep.kept_layers
         self._fixed = dataclasses.replace(sweep, **first, replicas=1)
 
     def program(self, point: int) -> Program:
@@ -193,7 +192,7 @@ class Engine:
             counts.astype(np.int32),
             self._inputs,
             self._which[chosen].astype(np.int32),
-            *(values[chosen] for values in self._variances),
+            *(values[chosen] for values in self._numbers),
             replicas[slots].astype(np.int32),
         )
         spread = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))

@@ -404,7 +404,7 @@ def ratios(sweep: Sweep) -> list[Observable]:
 def dataset_of(store: SweepStore) -> xr.Dataset:
     """The arrays of a store with the axes of its sweep, and which networks are `measured`."""
     sweep = store.sweep
-    lead = {name: list(sweep.values(name)) for name in AXES if sweep.is_axis(name)}
+    lead = {name: list(values) for name, values in sweep.axes.items()}
     data = {}
     for stored in sweep.stored:
         array = store.arrays[stored.name]
@@ -426,7 +426,8 @@ def dataset_of(store: SweepStore) -> xr.Dataset:
         )
     shape = [len(values) for values in lead.values()]
     data = {n: (dims, whole.reshape(*shape, *whole.shape[1:])) for n, (dims, whole) in data.items()}
-    rest = {name: getattr(sweep, name) for name in AXES if not sweep.is_axis(name)}
+    single = {name: sweep.values(name)[0] for name in sweep.axis_names if not sweep.is_axis(name)}
+    rest = {name: value for name, value in single.items() if value is not None}
     coordinates = {**lead, "layer": list(sweep.kept_layers), **rest}
     keep = ("versions", "backend", "device", "date", "sweep", "environment", "seed")
     attributes = {name: store.attributes[name] for name in keep}

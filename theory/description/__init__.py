@@ -31,6 +31,7 @@ from theory.description._architecture import (
     repeat,
     starts_nonlinear,
     time_steps,
+    weight_laws,
 )
 from theory.description._closed_forms import ClosedForm, SinForm
 from theory.description._describe import describe
@@ -40,6 +41,7 @@ from theory.description._interpret import Reading, Stacked, along_depth, interpr
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._layers import deep_network, hidden_layer, is_deep, with_variances
 from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._table import numbers_of, with_numbers
 from theory.description._text import (
     from_dict,
     load_network,
@@ -110,6 +112,7 @@ __all__ = [
     "is_simple",
     "layer",
     "load_network",
+    "numbers_of",
     "on_numpy",
     "radial",
     "read_activation",
@@ -120,5 +123,7 @@ __all__ = [
     "time_steps",
     "to_dict",
     "weight_family",
+    "weight_laws",
+    "with_numbers",
     "with_variances",
 ]

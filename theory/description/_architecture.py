@@ -467,14 +467,13 @@ def time_steps(part: Part) -> int:
     return found.pop() if found else 1
 
 
+def weight_laws(part: Part) -> list[WeightLaw]:
+    """The laws of all weights of a network."""
+    is_law = lambda node: isinstance(node, WeightLaw)
+    return [node for node in jax.tree.leaves(part, is_leaf=is_law) if is_law(node)]
+
+
 def components(part: Part) -> int:
     """The number k of real components of the units of a network."""
-    found: list[int] = []
-
-    def note(node):
-        if isinstance(node, WeightLaw):
-            found.append(node.components)
-        return isinstance(node, WeightLaw)
-
-    jax.tree.flatten(part, is_leaf=note)
-    return found[0] if found else 1
+    laws = weight_laws(part)
+    return laws[0].components if laws else 1

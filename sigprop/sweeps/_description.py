@@ -1,0 +1,90 @@
+"""The description of a sweep's networks: written down, with numbers put in, and hashed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from theory import Part
+
+
+def written(given: Any) -> str:
+    """A description, its dictionary, its file, or what this function returned, as JSON."""
+    import theory
+
+    if isinstance(given, str) and given.startswith("{"):
+        return given
+    if isinstance(given, str):
+        part = theory.load_network(given)
+    elif isinstance(given, Mapping):
+        part = theory.from_dict(given)
+    else:
+        part = given
+    try:
+        return json.dumps(theory.to_dict(part), sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("`network`", "`description`")) from error
+
+
+def built(text: str, numbers: Mapping[str, Any], depth: int | None) -> "Part":
+    """The network with these numbers in it: as it is, or `depth` of a layer."""
+    import theory
+    from theory.description import deep_network, is_deep, with_numbers
+
+    part = theory.from_dict(with_numbers(json.loads(text), numbers))
+    if depth is None:
+        return part
+    if is_deep(part):
+        raise ValueError(f"`depth`: must not be given with a whole network; got {depth}")
+    return deep_network(part, depth)
+
+
+def places(text: str, name: str) -> list[str]:
+    """Where the numbers of a field stand: `weight_variance` and `bias_variance` in all hidden
+    layers, that is in what is repeated if anything is; or at one path.
+
+    Raises
+    ------
+    ValueError
+        If no number that may vary stands there.
+    """
+    from theory.description import numbers_of
+
+    found = [path for path in numbers_of(json.loads(text)) if _may_vary(path)]
+    ends = {"weight_variance": "weights.variance", "bias_variance": "bias_variance"}
+    if name in ends:
+        here = [path for path in found if path.endswith(ends[name])]
+        return [path for path in here if "body." in path] or here
+    if name not in found:
+        raise ValueError(f"`leaves`: must be some of {', '.join(found)}; got {name}")
+    return [name]
+
+
+def _may_vary(path: str) -> bool:
+    return path.rpartition(".")[2] in ("variance", "bias_variance") or ".activation." in path
+
+
+def portable(value: Any) -> Any:
+    """The dictionary of a description with the content of its files instead of their folders."""
+    if isinstance(value, list):
+        return [portable(member) for member in value]
+    if not isinstance(value, dict):
+        return value
+    found = {name: portable(member) for name, member in value.items()}
+    if "file" in found:
+        file, _, name = found["file"].rpartition(":")
+        content = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        found["file"] = f"{content}:{name}"
+    return found
+
+
+def numbered(networks: Iterable["Part"]) -> tuple[Any, list[dict[str, Any]]]:
+    """The common dictionary of networks that differ in numbers alone, and the numbers of each."""
+    import theory
+    from theory.description import numbers_of, with_numbers
+
+    tables = [portable(theory.to_dict(network)) for network in networks]
+    numbers = [numbers_of(table) for table in tables]
+    return with_numbers(tables[0], dict.fromkeys(numbers[0])), numbers
