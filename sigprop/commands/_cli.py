@@ -44,7 +44,10 @@ WeightVariance: TypeAlias = Annotated[
 BiasVariance: TypeAlias = Annotated[float, Parameter(help="σ_b², at least 0: a bias's variance.")]
 Weights: TypeAlias = Annotated[
     str,
-    Parameter(help="gaussian (independent) or orthogonal (Haar-random matrices)."),
+    Parameter(
+        help="gaussian (independent), orthogonal (Haar-random matrices) or sparse:DENSITY "
+        "(Gaussian with that probability, else 0)."
+    ),
 ]
 Residual: TypeAlias = Annotated[
     bool, Parameter(negative="", help="Residual layers, z + W φ(z) + b instead of W φ(z) + b.")

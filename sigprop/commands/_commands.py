@@ -257,10 +257,16 @@ def count_flags(flags: "xr.DataArray") -> dict[str, int]:
 def compare(network: Network, run: Run, inputs: Inputs, output: Path | None, json: bool) -> int:
     """Simulate a description at several widths and hold it against theory."""
     set_up()
+    from sigprop.networks import needs_matrices
+
     run.check()
     described, signals = network.deep(run.depth), inputs.load(run, network.components)
+    if run.weight_matrices == "never" and needs_matrices(described):
+        raise out.BadInput(
+            f"--weight-matrices: must be auto or always with {network.weights} weights; got never"
+        )
     folder = out.output_folder(output, "compare", ["comparison"], ["comparison"])
-    with out.progress_bars(json) as progress:
+    with out.progress_bars(json) as progress, checked(width="widths"):
         comparison = simulate(described, signals, run, progress)
     asked = {**asdict(network), **asdict(run), "inputs": asdict(inputs)}
     files = store_comparison(comparison, folder, "comparison", network, run, inputs)

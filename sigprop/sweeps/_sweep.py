@@ -68,7 +68,7 @@ class Sweep:
     activation: Text = "tanh"
     """A name for `theory.activation`; with `symmetry`, the profile of `theory.radial`."""
     weights: Text = "gaussian"
-    """ "gaussian" or "orthogonal"."""
+    """ "gaussian", "orthogonal" or "sparse:DENSITY"."""
     residual: bool | Sequence[bool] = False
     depth: Number = 50
     """Hidden layers behind the input layer."""
@@ -158,7 +158,7 @@ class Sweep:
         self._check_networks()
 
     def _check_networks(self) -> None:
-        """That every kind of network can be described."""
+        """That every kind of network can be described, and drawn as asked for."""
         import theory
         from theory.description import OrthogonalWeights, weight_family
 
@@ -174,6 +174,8 @@ class Sweep:
             family = weight_family(word)
             if isinstance(family, OrthogonalWeights) and units.get("algebra", "real") != "real":
                 raise ValueError(f"`weights`: must be gaussian with {self.symmetry}; got {word}")
+            if not (self.explicit_weights or family.rotation_invariant):
+                raise ValueError(f"`explicit_weights`: must be true with {word} weights; got false")
 
     def is_axis(self, name: str) -> bool:
         """Whether a field holds several values."""
