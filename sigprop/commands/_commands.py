@@ -258,9 +258,15 @@ def compare(
     if depth is not None:
         check_depth(depth)
     set_up()
+    from sigprop.networks import needs_matrices
+
     described, signals = network.deep(depth), inputs.load(run, network.units)
+    if run.weight_matrices == "never" and needs_matrices(described):
+        raise out.BadInput(
+            "--weight-matrices: must be auto or always with sparse weights; got never"
+        )
     folder = out.output_folder(output, "compare", ["comparison"], ["comparison"])
-    with out.progress_bars(json) as progress:
+    with out.progress_bars(json) as progress, checked(width="widths"):
         comparison = simulate(described, signals, run, progress)
     asked = {**network.as_parameters(), "depth": depth, **asdict(run), "inputs": asdict(inputs)}
     files = store_comparison(comparison, folder, "comparison", network, depth, run, inputs)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 Weights: TypeAlias = Annotated[
     str,
-    Parameter(help="gaussian (independent) or orthogonal (Haar-random matrices)."),
+    Parameter(
+        help="gaussian (independent), orthogonal (Haar-random matrices) or sparse:DENSITY "
+        "(Gaussian with that probability, else 0)."
+    ),
 ]
 Symmetry: TypeAlias = Annotated[
     str | None,

@@ -38,7 +38,7 @@ class Architecture:
     activation: str = "radial tanh"
     """ "radial PROFILE" of whole units, or the name of an activation of every real component."""
     weights: str = "gaussian"
-    """ "gaussian" or "orthogonal"."""
+    """ "gaussian", "orthogonal" or "sparse:DENSITY"."""
     residual: bool = False
     normalisation: Literal["none", "layer", "rms"] = "none"
     """In front of every activation, without gain."""

@@ -243,7 +243,8 @@ def sample_exponents(
             f"`count`: must be at most width_in · k less the generators, {room}; got {count}"
         )
     columns = count + len(a)
-    explicit_weights = draws_matrices(explicit_weights, width, (1 + columns) * k * steps)
+    met = (1 + columns) * k * steps
+    explicit_weights = draws_matrices(explicit_weights, width, met, network)
     network = cast(network, x.dtype)
     return _sampled(network, x, later, a, key, width, count, discard, explicit_weights, precision)
 

@@ -45,7 +45,7 @@ from ._network import (
 )
 from ._shared import Blank
 from ._units import units_of
-from ._weights import draw_weights, draws_matrices
+from ._weights import draw_weights, draws_matrices, needs_matrices
 
 __all__ = [
     "Blank",
@@ -71,6 +71,7 @@ __all__ = [
     "gram_inputs",
     "idx_inputs",
     "in_blocks",
+    "needs_matrices",
     "network_coherence",
     "one_thread",
     "outer_depth",

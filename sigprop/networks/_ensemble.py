@@ -222,18 +222,18 @@ def _planned(
     check_precision(precision)
     if block is not None:
         check_count("block", block)
-    if explicit_weights and width > MOST_WITH_MATRICES:
-        raise ValueError(
-            f"`width`: must be at most {MOST_WITH_MATRICES} with explicit weights, which are then "
-            f"2³¹ numbers per layer; got {width}"
-        )
     turns = outer_depth(network)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = sampled_inputs(inputs)
     check_finite("inputs", inputs)
     network = cast(network, inputs.dtype)
     columns = 2 * len(inputs) * inputs.shape[-1]
-    explicit_weights = draws_matrices(explicit_weights, width, columns)
+    explicit_weights = draws_matrices(explicit_weights, width, columns, network)
+    if explicit_weights and width > MOST_WITH_MATRICES:
+        raise ValueError(
+            f"`width`: must be at most {MOST_WITH_MATRICES} with explicit weights, which are then "
+            f"2³¹ numbers per layer; got {width}"
+        )
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
     block = min(block or default_block(replicas, entries * max(turns, 1)), replicas)

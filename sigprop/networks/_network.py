@@ -388,7 +388,7 @@ def sample_network(
     network = cast(network, inputs.dtype)
     n, steps = len(inputs), time_steps(network)
     check_sequences(n, steps)
-    explicit_weights = draws_matrices(explicit_weights, width, 2 * n * inputs.shape[2])
+    explicit_weights = draws_matrices(explicit_weights, width, 2 * n * inputs.shape[2], network)
     return _sampled(network, inputs, key, width, gradients, explicit_weights, precision)
 
 

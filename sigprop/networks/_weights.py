@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from sigprop.networks._lapack import cholesky, qr, solve_upper, triangle, upright
 from sigprop.networks._random import normal
-from theory import GaussianWeights, OrthogonalWeights, WeightLaw
+from theory import GaussianWeights, OrthogonalWeights, Part, SparseWeights, WeightLaw
 from theory.description import ALGEBRAS, AlgebraName
 from theory.numerics import largest_exponent, times_power
 
@@ -23,14 +23,25 @@ LARGEST_MATRIX = 2**20
 """Entries up to which the weights of a layer are drawn where nothing else is asked for."""
 
 
-def draws_matrices(asked: bool | None, width: int, columns: int) -> bool:
-    """Whether weights are drawn: what was asked for, or else the cheaper way.
+def needs_matrices(network: Part) -> bool:
+    """Whether products alone do not tell the law of some weights, so that they must be drawn."""
+    is_law = lambda node: isinstance(node, WeightLaw)
+    laws = filter(is_law, jax.tree.leaves(network, is_leaf=is_law))
+    return not all(law.family.rotation_invariant for law in laws)
+
+
+def draws_matrices(
+    asked: bool | None, width: int, columns: int, network: Part | None = None
+) -> bool:
+    """Whether weights are drawn: what was asked for, or else the cheaper way that there is.
 
     Up to 1024 units a matrix is cheap, and it is drawn. Beyond, none is if the `columns` that
     meet it in all are a quarter of the width or less, or its own numbers would fill gigabytes.
     """
     if asked is not None:
         return asked
+    if network is not None and needs_matrices(network):
+        return True
     if width**2 <= LARGEST_MATRIX:
         return True
     return 4 * columns > width and width**2 <= 2**8 * LARGEST_MATRIX
@@ -54,6 +65,12 @@ def draw_weights(
     match law.family:
         case GaussianWeights():
             return scale * jax.random.normal(key, shape, dtype)
+        case SparseWeights(density=p):
+            there_key, key = jax.random.split(key)
+            # One number for all tables: a weight is there as a whole.
+            there = jax.random.uniform(there_key, (fan_out, fan_in, 1), dtype) < p
+            weights = jax.random.normal(key, shape, dtype) / jnp.sqrt(jnp.asarray(p, dtype))
+            return scale * jnp.where(there, weights, 0)
         case OrthogonalWeights():
             q = _haar_block(law.algebra, key, fan_out, fan_in, dtype)
             # |entry|² of a Haar matrix of size `larger` has the mean 1/larger.
@@ -152,12 +169,23 @@ def product(
 
 
 def haar_size(law: WeightLaw) -> int:
-    """The real dimension of the algebra of Haar weights, or 0 for Gaussian ones."""
+    """The real dimension of the algebra of Haar weights, or 0 for Gaussian ones.
+
+    Raises
+    ------
+    ValueError
+        If products with weights of that law do not tell it.
+    """
     match law.family:
         case GaussianWeights():
             return 0
         case OrthogonalWeights():
             return len(law.table)
+        case SparseWeights():
+            raise ValueError(
+                "`explicit_weights`: must be True with sparse weights, whose products alone do "
+                "not have a known law; got False"
+            )
         case _:
             assert_never(law.family)
 

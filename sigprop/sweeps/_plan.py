@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sigprop.networks import needs_matrices
 from sigprop.sweeps._ratios import PARTS, influences
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_program import Engine
@@ -150,6 +151,11 @@ def plan(
     say = progress or (lambda what: None)
     if sweep.axes:
         raise ValueError(f"`sweep`: must be one point; got axes {', '.join(sweep.axes)}")
+    if needs_matrices(sweep.network(sweep.point(0))):
+        raise ValueError(
+            "`sweep`: must have weights that a network can do without as matrices, which is how a "
+            f"plan draws its pilot; got {sweep.weights}"
+        )
     if not (math.isfinite(error) and error > 0):
         raise ValueError(f"`error`: must be finite and above 0; got {error}")
     if width is not None and not 1 <= width <= MOST_WIDTH:

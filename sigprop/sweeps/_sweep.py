@@ -21,7 +21,7 @@ from sigprop.sweeps import _description
 from sigprop.sweeps._own_observables import Absent, read, written
 from sigprop.sweeps._ratios import PARTS, check_ratio
 from theory import OBSERVABLES, Observable
-from theory.description import from_dict
+from theory.description import from_dict, weight_family, weight_laws
 from theory.mean_field import chosen_observables
 
 if TYPE_CHECKING:
@@ -214,23 +214,24 @@ class Sweep:
                 check_ratio(own, self.inputs_at_once, self.components)
 
     def _check_networks(self) -> None:
-        """That every kind of network can be described."""
-        from theory.description import weight_family
-
+        """That every kind of network can be described, and drawn as asked for."""
         if self.description is None:
             if self.leaves:
                 raise ValueError("`leaves`: must be given with a description; got none")
             for name in self.values("activation"):
                 self._phi(name)
-            for word in self.values("weights"):
-                weight_family(word)
-            return
-        for name in self.numbers:
-            _description.places(self.description, name)
-        for depth in self.values("depth"):
-            if self.depth is not None and depth < 1:
-                raise ValueError(f"`depth`: must be whole numbers of at least 1; got {depth}")
-        self.network(self.point(0))
+            families = {word: weight_family(word) for word in self.values("weights")}
+        else:
+            for name in self.numbers:
+                _description.places(self.description, name)
+            for depth in self.values("depth"):
+                if self.depth is not None and depth < 1:
+                    raise ValueError(f"`depth`: must be whole numbers of at least 1; got {depth}")
+            laws = weight_laws(self.network(self.point(0)))
+            families = {law.family.word: law.family for law in laws}
+        for word, family in families.items():
+            if not (self.explicit_weights or family.rotation_invariant):
+                raise ValueError(f"`explicit_weights`: must be true with {word} weights; got false")
 
     def is_axis(self, name: str) -> bool:
         """Whether a field holds several values."""

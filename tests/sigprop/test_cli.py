@@ -409,7 +409,12 @@ MISTAKES = {
     "nan": (replaced("--bias-variance", "nan", PREDICT), "--bias-variance: must be"),
     "infinite": (replaced("--bias-variance", "inf", PREDICT), "--bias-variance: must be"),
     "activation": (replaced("--activation", "tan", PREDICT), "elu, erf, gelu"),
-    "weights": ([*PREDICT, "--weights", "uniform"], "--weights: must be gaussian or orthogonal"),
+    "weights": ([*PREDICT, "--weights", "uniform"], "--weights: must be gaussian, orthogonal or"),
+    "density": ([*PREDICT, "--weights", "sparse:2"], "--weights: must be sparse:DENSITY with a"),
+    "sparse without matrices": (
+        [*COMPARE, "--weights", "sparse:0.1", "--weight-matrices", "never"],
+        "--weight-matrices: must be auto or always",
+    ),
     "start": ([*PREDICT, "--start-length", "0"], "--start-length: must be"),
     "range syntax": (replaced("--weight-variance", "0.5:4", DIAGRAM), "start:stop:count"),
     "range count": (replaced("--weight-variance", "0.5:4:1", DIAGRAM), "2 to 2000"),

@@ -94,6 +94,12 @@ def test_bias_that_no_number_of_networks_removes():
     "change, error, width, message",
     [
         ({"weight_variance": (1.0, 2.0)}, 0.1, None, "`sweep`: must be one point; got axes weight"),
+        (
+            {"weights": "sparse:0.1"},
+            0.1,
+            None,
+            "`sweep`: must have weights that .*; got sparse:0.1",
+        ),
         ({}, 0.0, None, "`error`: must be finite and above 0"),
         ({}, 0.1, 0, "`width`: must be from 1 to"),
     ],

@@ -105,7 +105,11 @@ class TestDescription:
             ({"width": 0}, "`width`: must be whole numbers of at least 1"),
             ({"width": 8.5}, "`width`: must be whole numbers"),
             ({"depth": "0:5:6"}, "`depth`: must be whole numbers of at least 1"),
-            ({"weights": "sparse"}, "`weights`: must be gaussian or orthogonal"),
+            ({"weights": "sparse"}, "`weights`: must be gaussian, orthogonal or sparse:DENSITY"),
+            (
+                {"weights": "sparse:0.1", "explicit_weights": False},
+                "`explicit_weights`: must be true with sparse:0.1 weights",
+            ),
             ({"observables": ("entropy",)}, "`observables`: must be some of length"),
             ({"layers": (60,)}, "`layers`: must be different and from -51 to 50"),
             ({"replicas": 0}, "`replicas`: must be a whole number of at least 1"),
@@ -137,6 +141,7 @@ class TestDescription:
         others = [
             {"activation": "relu"},
             {"weights": "orthogonal"},
+            {"weights": "sparse:0.1"},
             {"residual": True},
             {"depth": 5},
             {"width": 9},

@@ -107,14 +107,15 @@ class Cauchy:
     """A law that nobody has written a sampler for, whatever it says of itself."""
 
     name = "Gaussian"
-    independent = True
+    independent = rotation_invariant = True
+    excess_kurtosis = 0.0
 
 
-@pytest.mark.parametrize("weights", ["cauchy", "Gaussian", "", Cauchy(), Cauchy, None])
+@pytest.mark.parametrize("weights", ["cauchy", "sparse", "gaussian:1", "", Cauchy(), Cauchy, None])
 def test_an_unknown_weight_law_is_refused(weights):
     # Through __wrapped__, since the annotations would refuse it first in this test run.
     make = inspect.unwrap(theory.affine)
-    with pytest.raises((ValueError, TypeCheckError), match="gaussian or orthogonal") as caught:
+    with pytest.raises((ValueError, TypeCheckError), match="gaussian, orthogonal or") as caught:
         make(1.0, weights=weights)
     assert isinstance(caught.value, TypeCheckError) or "\n" not in str(caught.value)
 
@@ -123,6 +124,7 @@ def test_words_stand_for_weight_laws():
     known = {
         "gaussian": theory.GaussianWeights(),
         "orthogonal": theory.OrthogonalWeights(),
+        "sparse:0.25": theory.SparseWeights(0.25),
     }
     for word, family in known.items():
         by_word, by_law = (theory.affine(1.5, weights=weights) for weights in (word, family))
@@ -132,7 +134,32 @@ def test_words_stand_for_weight_laws():
     laws = {theory.WeightLaw(1.0, family).family for family in known.values()}
     assert laws == set(known.values())
     structures = {jax.tree.structure(theory.affine(1.0, weights=word)) for word in known}
-    assert len(structures) == 2
+    assert len(structures | {jax.tree.structure(theory.affine(1.0, weights="sparse:0.3"))}) == 4
+
+
+@pytest.mark.parametrize("density", [0, -0.1, 1.01, np.nan, True, "0.1", None])
+def test_a_density_is_above_0_and_at_most_1(density):
+    make = inspect.unwrap(theory.SparseWeights)
+    with pytest.raises((ValueError, TypeCheckError), match="density") as caught:
+        make(density)
+    assert isinstance(caught.value, TypeCheckError) or "\n" not in str(caught.value)
+    assert theory.SparseWeights(1).density == 1.0
+
+
+def test_sparse_weights_do_not_meet_inputs_of_finite_width():
+    """Their units would not be Gaussian; moments are those of infinitely many units."""
+    sparse = theory.affine(1.5, weights="sparse:0.1")
+    with pytest.raises(TypeError, match="`network`: must have Gaussian or orthogonal") as caught:
+        theory.propagate(sparse, jnp.ones((1, 9, 1)))
+    assert "\n" not in str(caught.value)
+    moments = theory.given_moments(jnp.ones((1, 1, 1, 1)))
+    found = theory.propagate(sparse, moments)
+    assert theory.length(found.value)[0, 0] == 1.5
+    deep = theory.feedforward(TANH, 1.5, 0.05, depth=3, weights="sparse:0.1")
+    x = jnp.ones((1, 9, 1))
+    gaussian = theory.feedforward(TANH, 1.5, 0.05, depth=3)
+    one, other = (theory.propagate(network, x).value for network in (deep, gaussian))
+    np.testing.assert_array_equal(one.covariance, other.covariance)
 
 
 def test_only_a_description_is_interpreted():

@@ -59,6 +59,16 @@ def test_units_of_several_components_share_their_length():
     assert told[-1].startswith("W: quaternion Gaussian weights between units of 4 real components")
 
 
+def test_sparse_weights_say_their_density_and_leave_the_inputs_to_gaussian_ones():
+    network = theory.feedforward(TANH, 1.5, 0.05, depth=50, weights="sparse:0.1")
+    assert lines(network)[-2:] == [
+        "W: Gaussian weights, E |W_ij|² = σ_w²/N",
+        "W: sparse (density 0.1) weights, E |W_ij|² = σ_w²/N",
+    ]
+    gaussian = theory.feedforward(TANH, 1.5, 0.05, depth=50)
+    assert lines(network)[:-2] == lines(gaussian)[:-1]
+
+
 def test_a_recurrent_network_is_its_drive_and_one_step():
     assert lines(theory.recurrent(TANH, 1.5, 0.05, steps=9, input_variance=0.3))[:-1] == [
         "u = W x",

@@ -56,10 +56,11 @@ class WeightLaw(eqx.Module):
 
     Convention: `variance` is σ_w². The w_a are centred with variance
     σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k). So the length per real component is multiplied by σ_w²,
-    whatever the table and the `family`: independent Gaussian numbers (`GaussianWeights`), or a
+    whatever the table and the `family`: independent Gaussian numbers (`GaussianWeights`), a
     matrix that is Haar-distributed and orthogonal over the algebra, that is orthogonal, unitary
-    or symplectic (`OrthogonalWeights`; a truncated one where the layer is not square). The words
-    "gaussian" and "orthogonal" stand for them.
+    or symplectic (`OrthogonalWeights`; a truncated one where the layer is not square), or
+    independent weights of which most are 0 (`SparseWeights`). The words "gaussian", "orthogonal"
+    and "sparse:DENSITY" stand for them.
 
     The `algebra` says what the weights are: real numbers, complex ones (the k components are
     k/2 complex numbers), quaternions (k/4 of them), or "dense", a full k×k matrix between any
@@ -307,7 +308,8 @@ def affine(
     weight_variance, bias_variance
         σ_w² and σ_b², finite and >= 0; scalars, or one value per layer inside a `Repeat`.
     weights
-        "gaussian", "orthogonal" (Haar), or the law itself, as `GaussianWeights()`.
+        "gaussian", "orthogonal" (Haar), "sparse:DENSITY", or the law itself, as
+        `SparseWeights(0.1)`.
     components
         Real components k of a unit.
     algebra
@@ -382,12 +384,37 @@ def feedforward(
     """The canonical deep network: one affine layer, then `depth` turns of affine ∘ φ.
 
     Convention: pre-activations stand at every boundary, which is where the length q is
-    measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b.
+    measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b. W_0 is Gaussian where `weights`
+    are sparse, so that z_0 is, whatever the width of the inputs.
     """
     how: dict[str, Any] = {"weights": weights, "components": components, "algebra": algebra}
-    first = affine(weight_variance, bias_variance, **how)
+    first = read_in(affine(weight_variance, bias_variance, **how))
     body = layer(activation, weight_variance, bias_variance, residual=residual, **how)
     return Chain((first, repeat(body, depth)))
+
+
+def read_in(hidden: Affine) -> Affine:
+    """The same for inputs: with Gaussian weights where rotations change its law."""
+    law = hidden.weights
+    if law.family.rotation_invariant:
+        return hidden
+    first = WeightLaw(law.variance, GaussianWeights(), law.components, law.algebra)
+    return Affine(first, hidden.bias_variance, hidden.width)
+
+
+def check_read_in(network: Part) -> None:
+    """Raise a `TypeError` if what the first weights make of one input is not Gaussian.
+
+    At a finite width of the input that is so for weights whose law rotations change.
+    """
+    acting = lambda node: isinstance(node, Affine)
+    first = next(filter(acting, jax.tree.leaves(network, is_leaf=acting)), None)
+    if first is not None and not first.weights.family.rotation_invariant:
+        raise TypeError(
+            "`network`: must have Gaussian or orthogonal weights where it meets its inputs, as "
+            "theory.feedforward makes it: of inputs of finite width others make units that are "
+            f"not Gaussian; got {first.weights.family.name} ones"
+        )
 
 
 def recurrent(

@@ -74,7 +74,7 @@ def deep_network(layer: Part, depth: int) -> Chain:
     affines = [node for node in _nodes(layer) if isinstance(node, Affine)]
     if not affines:
         raise ValueError("`network`: must hold an Affine; got none")
-    return Chain((affines[-1], repeat(layer, depth)))
+    return Chain((read_in(affines[-1]), repeat(layer, depth)))
 
 
 def with_variances(part: Part, weight_variance: Any = None, bias_variance: Any = None) -> Part:

@@ -1,5 +1,6 @@
 """How the entries of a random weight matrix are distributed, up to their variance."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,6 +17,12 @@ class GaussianWeights:
     independent: ClassVar[bool] = True
     """Whether entries are independent: then those of a column fluctuate, and at infinite width
     W Wᵀ has the spectrum of Marchenko and Pastur."""
+    rotation_invariant: ClassVar[bool] = True
+    """Whether the law of W O is that of W for every orthogonal O (over the algebra). Then W x has
+    a law that depends on the length of x alone, Gaussian for many rows, and what W does to some
+    vectors can be drawn without W."""
+    excess_kurtosis: ClassVar[float] = 0.0
+    """E w⁴/(E w²)² − 3 of an entry, at infinite width."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +33,81 @@ class OrthogonalWeights:
     name: ClassVar[str] = "orthogonal"
     word: ClassVar[str] = "orthogonal"
     independent: ClassVar[bool] = False
+    rotation_invariant: ClassVar[bool] = True
+    excess_kurtosis: ClassVar[float] = 0.0
 
 
-WeightFamily: TypeAlias = GaussianWeights | OrthogonalWeights
+@dataclass(frozen=True)
+class SparseWeights:
+    """Independent entries: Gaussian with a probability p, and 0 otherwise.
+
+    Convention: those that are not 0 have the variance σ_w²/(p N), so that every entry has the
+    variance σ_w²/N, as of other weights, and a fourth moment that is 3/p times its square. A
+    weight between units of several components is there or not as a whole.
+
+    At infinite width, p N → ∞, nothing but that variance matters: a unit of W x is a sum of many
+    small independent terms, and Gaussian by Lindeberg's theorem; and the Jacobian has the spectrum
+    of Gaussian weights. What differs are terms in 1/N, by the excess kurtosis 3/p − 3 of an entry.
+    The width of inputs is finite, so that theory refuses sparse weights that meet them:
+    `feedforward` and `recurrent` begin with Gaussian ones.
+
+    Parameters
+    ----------
+    density
+        p, above 0 and at most 1.
+
+    Raises
+    ------
+    ValueError
+        If the density is out of range.
+
+    Examples
+    --------
+    >>> tanh = theory.activation("tanh")
+    >>> turn = theory.layer(tanh, 1.5, 0.05, weights=theory.SparseWeights(0.1))
+    >>> print(theory.describe(turn).splitlines()[-1])
+    W: sparse (density 0.1) weights, E |W_ij|² = σ_w²/N
+
+    References
+    ----------
+    Pastur and Slavin 2020 (arXiv 2011.11439): spectra with independent entries of any law.
+    """
+
+    density: float
+    independent: ClassVar[bool] = True
+    rotation_invariant: ClassVar[bool] = False
+
+    def __post_init__(self):
+        given = self.density
+        must = f"`density`: must be a number above 0 and at most 1; got {shown(given)}"
+        try:
+            p = math.nan if isinstance(given, bool | str) else float(given)
+        except (TypeError, ValueError):
+            raise ValueError(must) from None
+        if not 0 < p <= 1:
+            raise ValueError(must)
+        object.__setattr__(self, "density", p)
+
+    @property
+    def excess_kurtosis(self) -> float:
+        return 3 / self.density - 3
+
+    @property
+    def word(self) -> str:
+        return f"sparse:{self.density!r}"
+
+    @property
+    def name(self) -> str:
+        return f"sparse (density {self.density:g})"
+
+
+WeightFamily: TypeAlias = GaussianWeights | OrthogonalWeights | SparseWeights
 Weights: TypeAlias = WeightFamily | str
 """A family, or the word for one."""
 
 
 def weight_family(weights: Any) -> WeightFamily:
-    """The family that is meant by "gaussian" or "orthogonal", or is given.
+    """The family that is meant by "gaussian", "orthogonal" or "sparse:DENSITY", or is given.
 
     Raises
     ------
@@ -43,8 +116,20 @@ def weight_family(weights: Any) -> WeightFamily:
     """
     if isinstance(weights, WeightFamily):
         return weights
-    if isinstance(weights, str) and weights == "gaussian":
-        return GaussianWeights()
-    if isinstance(weights, str) and weights == "orthogonal":
-        return OrthogonalWeights()
-    raise ValueError(f"`weights`: must be gaussian or orthogonal; got {shown(weights)}")
+    word, _, density = weights.partition(":") if isinstance(weights, str) else ("", "", "")
+    match word, density:
+        case "gaussian", "":
+            return GaussianWeights()
+        case "orthogonal", "":
+            return OrthogonalWeights()
+        case "sparse", density if density:
+            try:
+                return SparseWeights(float(density))
+            except ValueError:
+                must = "sparse:DENSITY with a density above 0 and at most 1"
+                raise ValueError(f"`weights`: must be {must}; got {shown(weights)}") from None
+        case _:
+            pass
+    raise ValueError(
+        f"`weights`: must be gaussian, orthogonal or sparse:DENSITY; got {shown(weights)}"
+    )

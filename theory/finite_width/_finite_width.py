@@ -2,7 +2,9 @@
 
 Notation: Q_l the variance of the pre-activations of layer l given the layer before it, which
 fluctuates from network to network; q_l its limit; E Q_l = q_l + M_l/N and Var Q_l = V_l/N up
-to O(1/N²); G(q) = E φ(√q ζ)².
+to O(1/N²); G(q) = E φ(√q ζ)². Weights that are not Gaussian give a pre-activation the fourth
+cumulant C_l/N = κ σ_w⁴ E φ⁴/N, κ the excess kurtosis of an entry (Edgeworth): E φ² is then more
+by C/(24 N) E (φ²)'''' = C G''(q)/(6 N).
 """
 
 from typing import Any
@@ -14,12 +16,12 @@ from jaxtyping import Float
 from theory.description import (
     Affine,
     Componentwise,
-    GaussianWeights,
     Part,
     Pointwise,
     Reading,
     along_depth,
     check_part,
+    check_read_in,
     interpret,
 )
 from theory.gaussian import gaussian_expectation
@@ -49,10 +51,23 @@ class LengthCorrection(eqx.Module):
 
 
 class _State(eqx.Module):
-    """Values and errors of q, M and V."""
+    """Values and errors of the mean square q + M/N of what an `Affine` acts on, its variance V/N
+    over networks, and the mean fourth power."""
 
-    value: Float[Array, " 3"]
-    error: Float[Array, " 3"]
+    value: Float[Array, " 4"]
+    error: Float[Array, " 4"]
+
+
+class _PreActivation(_State):
+    """Those of q, M, V and C."""
+
+    @property
+    def units(self) -> _State:
+        """What another `Affine` meets: N Gaussian units sample their variance."""
+        (q, m, v, _), (error, *others, _) = self.value, self.error
+        value = jnp.stack([q, m, v + 2 * q**2, 3 * q**2])
+        wrong = jnp.stack([error, others[0], others[1] + 4 * q * error, 6 * q * error])
+        return _State(value, wrong)
 
 
 class _FiniteWidth(Reading[_State]):
@@ -60,22 +75,26 @@ class _FiniteWidth(Reading[_State]):
 
     def affine(self, node: Affine, state: _State):
         law = node.weights
-        if not isinstance(law.family, GaussianWeights) or law.components != 1:
+        if not law.family.independent or law.components != 1:
             raise TypeError(
-                "`network`: the correction is that of Gaussian weights between units of one "
+                "`network`: the correction is that of independent weights between units of one "
                 f"component; got {law.family.name} ones of {law.components}"
             )
-        scale = law.variance ** jnp.array([1.0, 1.0, 2.0])
-        bias = node.bias_variance * jnp.array([1.0, 0.0, 0.0])
+        if isinstance(state, _PreActivation):
+            state = state.units
+        powers = law.variance ** jnp.array([1.0, 1.0, 2.0, 2.0])
+        scale = powers * jnp.array([1.0, 1.0, 1.0, law.family.excess_kurtosis])
+        bias = node.bias_variance * jnp.array([1.0, 0.0, 0.0, 0.0])
         rounding = 4 * jnp.finfo(scale.dtype).eps * scale * jnp.abs(state.value)
-        state = _State(scale * state.value + bias, scale * state.error + rounding)
+        state = _PreActivation(scale * state.value + bias, scale * state.error + rounding)
         return state, state
 
     def pointwise(self, node: Pointwise, state: _State):
         phi = node.activation
         if not isinstance(phi, Componentwise):
             raise TypeError(f"`network`: φ must act on one component; got {phi.name}")
-        (q, m, v), errors = state.value, state.error
+        (q, m, v, c), errors = state.value, state.error
+        wider = v + c / 3
         root = jnp.sqrt(jnp.where(q > 0, q, 1))
 
         def moments(z):
@@ -88,14 +107,16 @@ class _FiniteWidth(Reading[_State]):
         power = root ** jnp.array([0.0, 0.0, -2.0, -4.0])
         g, fourth, first, second = found.value * power
         own = found.error * power
-        value = jnp.stack([g, first * m + second * v / 2, fourth - g**2 + first**2 * v])
+        mean = first * m + second * wider / 2
+        value = jnp.stack([g, mean, fourth - g**2 + first**2 * v, fourth])
         error = jnp.stack(
             [
                 own[0] + jnp.abs(first) * errors[0],
                 jnp.abs(first) * errors[1]
                 + jnp.abs(m) * own[2]
-                + (jnp.abs(second) * errors[2] + v * own[3]) / 2,
+                + (jnp.abs(second) * (errors[2] + errors[3] / 3) + jnp.abs(wider) * own[3]) / 2,
                 own[1] + 2 * g * own[0] + 2 * jnp.abs(first) * v * own[2] + first**2 * errors[2],
+                own[1],
             ]
         )
         dead = q > 0
@@ -118,13 +139,15 @@ def length_correction(
 
     From one layer to the next, with F = σ_w² G + σ_b²:
 
-        V' = σ_w⁴ Var φ(z)² + F'(q)² V,     M' = F'(q) M + F''(q) V/2.
+        V' = σ_w⁴ Var φ(z)² + F'(q)² V,     M' = F'(q) M + F''(q) (V + C/3)/2,
+
+    C' = κ σ_w⁴ E φ(z)⁴, where κ is 0 for Gaussian weights and 3/p − 3 for sparse ones.
 
     Parameters
     ----------
     network
-        Affine maps with Gaussian weights and nonlinearities, one component to a unit, all hidden
-        layers of one width N.
+        Affine maps with Gaussian or sparse weights (Gaussian ones where they meet the input) and
+        nonlinearities, one component to a unit, all hidden layers of one width N.
     length
         That of the input, |x|²/N_in, which does not fluctuate.
     order
@@ -152,10 +175,11 @@ def length_correction(
     References
     ----------
     Yaida 2020 (arXiv 1910.00019); Roberts, Yaida and Hanin 2022, chapter 4 (the
-    four-point vertex V and the correction of the kernel).
+    four-point vertex V and the correction of the kernel). The term in C is derived here.
     """
     needs_float64("length_correction")
     check_part("network", network)
+    check_read_in(network)
     check_length("length", length)
     check_order(order)
     check_positive("tolerance", tolerance)
@@ -164,9 +188,9 @@ def length_correction(
 
 @hasty_jit
 def _corrected(network: Part, length: Array, order: int, tolerance: Any) -> LengthCorrection:
-    start = length * jnp.array([1.0, 0.0, 0.0])
+    start = length * jnp.array([1.0, 0.0, 0.0, 0.0])
     network = cast(network, start.dtype)
-    _, notes = interpret(network, _FiniteWidth(order), _State(start, jnp.zeros(3)))
+    _, notes = interpret(network, _FiniteWidth(order), _State(start, jnp.zeros(4)))
     found = along_depth(notes)
     parts = [
         as_estimate(

@@ -28,6 +28,7 @@ from theory.description import (
     Repeat,
     Residual,
     along_depth,
+    check_read_in,
     interpret,
 )
 from theory.mean_field import (
@@ -140,7 +141,7 @@ def gradient_coherence(
     Raises
     ------
     TypeError
-        If the network has another form.
+        If the network has another form, or sparse weights that meet inputs.
     ValueError
         If `loss_gram` is not a symmetric [n, n] matrix of finite numbers.
 
@@ -159,6 +160,8 @@ def gradient_coherence(
     turns = turns_of(network)
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
     inputs = cast(inputs, widest(network, inputs))
+    if not isinstance(inputs, Moments):
+        check_read_in(network)
     state: Any = given_state(inputs) if isinstance(inputs, Moments) else input_state(inputs)
     n = state.value.tangent.shape[1]
     gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(as_real("loss_gram", loss_gram))

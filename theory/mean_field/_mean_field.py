@@ -21,6 +21,7 @@ from theory.description import (
     Residual,
     along_depth,
     check_part,
+    check_read_in,
     gain,
     interpret,
     is_linear,
@@ -390,7 +391,8 @@ def propagate(
         If the inputs do not have three axes, or hold anything but finite real numbers; if
         `order` is not from 8 to 1024.
     TypeError
-        If the network is none, or begins with a nonlinearity that is not linear.
+        If the network is none, or begins with a nonlinearity that is not linear; if weights that
+        meet inputs (not moments of them) are sparse.
 
     Accuracy
     --------
@@ -409,6 +411,7 @@ def propagate(
     if not isinstance(inputs, Moments):
         check_signals("inputs", inputs)
         check_finite("inputs", inputs)
+        check_read_in(network)
     if starts_nonlinear(network):
         raise TypeError(
             "`network`: must begin with an Affine, as theory.feedforward does, since a "
