@@ -242,6 +242,22 @@ class TestCompare:
             sigprop.compare(network, inputs, observables=("entropy",), **how)
 
 
+def test_participation_ratio_of_finite_networks():
+    """Mean moments of a linear network are those of its inputs at every width, and so is their
+    ratio, 1/(1 + c²); the mean of the networks' own ratios is not."""
+    network = theory.feedforward(theory.activation("linear"), 1.0, depth=3)
+    inputs = sigprop.gram_inputs(jax.random.key(0), sigprop.pair_gram(1.0, 0.5), 16)
+    drawn = sigprop.sample_ensemble(network, inputs, width=8, replicas=4000).samples
+    record = OBSERVABLES["participation_ratio"]
+    each = sigprop.contributions(record, drawn)
+    error = each.std(axis=0, ddof=1) / 4000**0.5
+    z = lambda expected: np.abs(each.mean(axis=0) - expected) / error
+    assert np.max(z(0.8)) < 5
+    assert min(np.max(z(0.97 * 0.8)), np.max(z(1.03 * 0.8))) > 5
+    alone = jax.vmap(record.values)(drawn.moments)
+    assert np.max(np.abs(alone.mean(axis=0) - 0.8) / error) > 5
+
+
 class TestCommands:
     def test_help_names_every_observable(self, capsys):
         assert _cli.main(["plan", "--help"]) == 0

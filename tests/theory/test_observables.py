@@ -55,6 +55,13 @@ def grown(signals, moments):
     return gains[1:] / gains[:-1]
 
 
+def participation(signals, layer):
+    """By the eigenvalues of the matrix of overlaps."""
+    each = [[size(signals, layer, a, b) for b in range(INPUTS)] for a in range(INPUTS)]
+    values = np.linalg.eigvalsh(each)
+    return values.sum() ** 2 / (INPUTS * (values**2).sum())
+
+
 DIRECT = {
     "length": each_input(lambda s, m, i, a: size(s, i, a, a)),
     "overlap": each_pair(size),
@@ -63,6 +70,7 @@ DIRECT = {
     "slope": grown,
     "log_gain": each_input(lambda s, m, i, a: np.log(gain(s, m, i, a))),
     "gradient_growth": lambda s, m: grown(s, m)[1:],
+    "participation_ratio": lambda s, m: [[participation(s, i)] for i in range(LAYERS)],
 }
 
 
@@ -80,6 +88,27 @@ def test_every_row_is_what_it_says(name, signals, moments):
     assert scales.shape == expected.shape
     assert np.all(scales > 0)
     assert row.label.count("$") == 2
+
+
+@pytest.mark.parametrize("correlation", [-1.0, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("size", [1e-290, 1.0, 1e290])
+def test_participation_ratio_in_closed_form(correlation, size):
+    """Of n inputs of one length and correlation: n/(n + n (n − 1) c²)."""
+    for n in (1, 2, 5):
+        gram = np.where(np.eye(n) > 0, 1.0, correlation) * size
+        found = theory.participation_ratio(theory.given_moments(gram[..., None, None]))
+        assert found == pytest.approx(1 / (1 + (n - 1) * correlation**2), rel=1e-14)
+    assert np.isnan(theory.participation_ratio(theory.given_moments(np.zeros((2, 2, 1, 1)))))
+
+
+def test_participation_ratio_through_theory():
+    """Of two inputs of one length it is 1/(1 + c²) in every layer."""
+    gram = np.array([[1.0, 0.5], [0.5, 1.0]])[..., None, None]
+    network = theory.feedforward(theory.activation("erf"), 1.5, 0.1, depth=4)
+    moments = theory.propagate(network, theory.given_moments(gram)).value
+    c = theory.correlation(moments)[:, 0, 1]
+    found = OBSERVABLES["participation_ratio"].values(moments)
+    np.testing.assert_allclose(found[:, 0], 1 / (1 + c**2), rtol=1e-14)
 
 
 def of_all_layers(moments):

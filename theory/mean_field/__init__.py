@@ -15,6 +15,7 @@ from theory.mean_field._moments import (
     length,
     log_tangent,
     overlap,
+    participation_ratio,
     per_component,
     signal_moments,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "log_tangent",
     "overlap",
     "pairs",
+    "participation_ratio",
     "per_component",
     "propagate",
     "signal_moments",

@@ -213,6 +213,24 @@ def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
     return top / xp.where(size > 0, size, xp.nan)
 
 
+def participation_ratio(moments: Moments) -> Float[Array, "*batch"]:
+    """(tr C)²/(n tr C²) of the overlaps C of n inputs, a ratio of moments; NaN where all lengths
+    are zero.
+
+    It is the share of the n directions that the inputs fill: 1/n where all have become one, 1
+    where they are orthogonal and of one length. For two inputs of one length it is 1/(1 + c²).
+
+    Convention: average moments over networks first, as for a correlation.
+    """
+    check_moments(moments)
+    q = length(moments)
+    power = -largest_exponent(q, -1)
+    unit = times_power(q, power)
+    square = times_power(overlap(moments), power[..., None]) ** 2
+    size = q.shape[-1] * xp.sum(square, axis=(-2, -1))
+    return xp.sum(unit, axis=-1) ** 2 / xp.where(size > 0, size, xp.nan)
+
+
 def log_tangent(moments: Moments) -> Float[Array, "*batch n"]:
     """log of the mean square of a tangent per real component, input to here."""
     size = xp.diagonal(per_component(moments.tangent), axis1=-2, axis2=-1)

@@ -18,6 +18,7 @@ from theory.mean_field._moments import (
     length,
     log_tangent,
     overlap,
+    participation_ratio,
 )
 from theory.mean_field._two_times import step_growth
 from theory.numerics import Array, shown, xp
@@ -132,6 +133,11 @@ def _sizes(moments: Moments) -> Array:
     return root[..., :, None] * root[..., None, :]
 
 
+def _above_least(moments: Moments) -> Array:
+    least = 1 / moments.log_gain.shape[-1]
+    return xp.maximum(participation_ratio(moments) - least, 0)
+
+
 def _backward_growth(moments: Moments) -> Array:
     return growth(moments)[1:]
 
@@ -166,6 +172,14 @@ OBSERVABLES: Mapping[str, Observable] = MappingProxyType(
                 gradients=True,
                 words="gradients",
                 through_time=_first_growth,
+            ),
+            Observable(
+                "participation_ratio",
+                r"(\mathrm{tr}\,C_l)^2/(n\,\mathrm{tr}\,C_l^2)",
+                participation_ratio,
+                "inputs",
+                ratio_of_means=True,
+                scale=_above_least,
             ),
         )
     }
