@@ -29,6 +29,7 @@ from theory import (
     Pointwise,
     Reading,
     Status,
+    Survey,
     along_depth,
     interpret,
     signal_moments,
@@ -487,17 +488,8 @@ def start_at(x: Float[Array, "n width k"]) -> Signals:
     return Signals(x, jnp.zeros((*x.shape, 0), x.dtype), jnp.zeros(len(x), x.dtype))
 
 
-class _OuterDepth(Reading[int]):
+class _OuterDepth(Survey[int]):
     """The number of turns of the outermost `Repeat`."""
-
-    def affine(self, node, state):
-        return state, None
-
-    def pointwise(self, node, state):
-        return state, None
-
-    def normalise(self, node, state):
-        return state, None
 
     def add(self, skip, branch):
         return skip, None

@@ -39,6 +39,7 @@ from theory.description._directly import directly, directly_if, is_simple, on_nu
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._survey import Survey
 from theory.description._turn import check_turn
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Residual",
     "SinForm",
     "Stacked",
+    "Survey",
     "WeightLaw",
     "activation",
     "affine",

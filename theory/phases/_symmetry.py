@@ -24,6 +24,7 @@ from theory.description import (
     Pointwise,
     Radial,
     Reading,
+    Survey,
     WeightLaw,
     check_part,
     check_turn,
@@ -195,23 +196,11 @@ class SymmetryPhase(enum.IntEnum):
     """The length has no finite fixed point, or the parameters are not allowed."""
 
 
-class _Biased(Reading[Any]):
+class _Biased(Survey[Any]):
     """Whether any bias has a variance above 0."""
 
     def affine(self, node: Affine, state):
         return state | xp.any(node.bias_variance > 0), None
-
-    def pointwise(self, node: Pointwise, state):
-        return state, None
-
-    def normalise(self, node: Normalise, state):
-        return state, None
-
-    def add(self, skip, branch):
-        return branch, None
-
-    def through_time(self, turn, state, steps):
-        return turn(self, state, state)[0], None
 
 
 def symmetry_phase_of(body: Part, length: Estimate, allowed: Bool[Array, ""]) -> Int[Array, ""]:
