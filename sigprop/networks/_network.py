@@ -1,6 +1,7 @@
 """The finite-width reading: a random network with weights drawn in passing and dropped."""
 
-from typing import Any, TypeAlias
+import dataclasses
+from typing import Any, Self, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -50,11 +51,14 @@ class Signals(eqx.Module):
     """Whether digits are gone: all numbers of a layer have come near the smallest normal one, or
     have become zero on the way. None where this is not watched."""
 
-    def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> "Signals":
-        """Other signals and tangents over the same scale."""
-        if self.lost is None or lost is None:
-            return Signals(values, tangents, self.log_gain, self.lost)
-        return Signals(values, tangents, self.log_gain, self.lost | lost)
+    def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> Self:
+        """Other signals and tangents over the same scale, and all else as it is."""
+        before = self.lost
+        lost = before if before is None or lost is None else before | lost
+        return dataclasses.replace(self, values=values, tangents=tangents, lost=lost)
+
+
+Carried = TypeVar("Carried", bound=Signals)
 
 
 class Layer(eqx.Module):
@@ -106,7 +110,7 @@ class FiniteNetwork(Reading[Signals]):
         shared = None if self.shared is None else self.shared.notes
         return self._at(keys, self.backward, self.in_branch, shared)
 
-    def affine(self, node: Affine, state: Signals) -> tuple[Signals, Any]:
+    def affine(self, node: Affine, state: Carried) -> tuple[Carried, Any]:
         n, fan_in, k, m = state.tangents.shape
         fan_out = self.width if node.width is None else node.width
         # Signals and tangents are columns of one product with the same weights.
@@ -144,7 +148,7 @@ class FiniteNetwork(Reading[Signals]):
         draw = jax.random.normal if self.explicit_weights else normal
         return out, deviation * draw(jax.random.fold_in(self.key, 1), out.shape[:2], out.dtype)
 
-    def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
+    def pointwise(self, node: Pointwise, state: Carried) -> tuple[Carried, None]:
         values, tangents = node.activation.push(state.values, state.tangents)
         lost = None
         if state.lost is not None:
@@ -152,14 +156,14 @@ class FiniteNetwork(Reading[Signals]):
             lost |= fallen(state.tangents, tangents, bool(places(node.activation)))
         return state.moved(values, tangents, lost), None
 
-    def normalise(self, node: Normalise, state: Signals) -> tuple[Signals, None]:
+    def normalise(self, node: Normalise, state: Carried) -> tuple[Carried, None]:
         whole = lambda x: node(x, (1, 2))
         push = lambda tangent: jax.jvp(whole, (state.values,), (tangent,))[1]
         tangents = jax.vmap(push, in_axes=-1, out_axes=-1)(state.tangents)
         values = whole(state.values)
         return state.moved(values, tangents, fallen(state.values, values)), None
 
-    def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Note]:
+    def add(self, skip: Carried, branch: Carried) -> tuple[Carried, Note]:
         values, tangents = skip.values + branch.values, skip.tangents + branch.tangents
         state = skip.moved(values, tangents, branch.lost)
         return state, self._note(state)
