@@ -46,7 +46,7 @@ ALL = [kind for kind in readings() if kind not in (Along, Survey)]
 def test_the_bases_are_these():
     names = lambda base: [kind.__name__ for kind in ALL if base_of(kind) is base]
     assert names(Along) == ["_Following", "_Probed", "_Referenced", "_Streaming", "_Turned"]
-    assert names(Survey) == ["Blank", "_Allowed", "_Biased", "_Drawing", "_OuterDepth"]
+    assert names(Survey) == ["Blank", "_Allowed", "_Biased", "_Drawing", "_Fresh", "_OuterDepth"]
     assert names(Reading) == [
         "FiniteNetwork",
         "HeldNetwork",

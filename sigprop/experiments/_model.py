@@ -98,6 +98,9 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
     def normalise(self, node: Normalise, state: Array):
         return node(state, (0, 1)), None
 
+    def noise(self, node: Any, state: Array):
+        raise TypeError("`network`: networks that train have no noise of their own; got a Noise")
+
     def add(self, skip: Array, branch: Array):
         return skip + branch, skip + branch if self.keep else None
 

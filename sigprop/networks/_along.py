@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from sigprop.networks._network import Carried, FiniteNetwork
-from theory import Affine, Normalise, Pointwise, Reading
+from theory import Affine, Noise, Normalise, Pointwise, Reading
 
 
 class Along(Reading[Carried]):
@@ -39,6 +39,9 @@ class Along(Reading[Carried]):
 
     def normalise(self, node: Normalise, state: Carried) -> tuple[Carried, Any]:
         return self.behind(self.network.normalise(node, state)[0]), None
+
+    def noise(self, node: Noise, state: Carried) -> tuple[Carried, Any]:
+        return self.behind(self.network.noise(node, state)[0]), None
 
     def add(self, skip: Carried, branch: Carried) -> tuple[Carried, Any]:
         return self._noted(*self.network.add(skip, branch))

@@ -25,6 +25,7 @@ from sigprop.networks._weights import draws_matrices, product
 from theory import (
     Affine,
     Moments,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -162,6 +163,17 @@ class FiniteNetwork(Reading[Signals]):
         tangents = jax.vmap(push, in_axes=-1, out_axes=-1)(state.tangents)
         values = whole(state.values)
         return state.moved(values, tangents, fallen(state.values, values)), None
+
+    def noise(self, node: Noise, state: Carried) -> tuple[Carried, None]:
+        # Keys 0 and 1 are those of weights and biases.
+        key, dtype = jax.random.fold_in(self.key, 2), state.values.dtype
+        g = jax.random.normal(key, (*state.values.shape[:2], 1), dtype)
+        factor = 1 + jnp.sqrt(node.variance).astype(dtype) * g
+        values, tangents = factor * state.values, factor[..., None] * state.tangents
+        lost = None
+        if state.lost is not None:
+            lost = fallen(state.values, values) | fallen(state.tangents, tangents)
+        return state.moved(values, tangents, lost), None
 
     def add(self, skip: Carried, branch: Carried) -> tuple[Carried, Note]:
         values, tangents = skip.values + branch.values, skip.tangents + branch.tangents

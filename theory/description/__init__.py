@@ -14,6 +14,7 @@ from theory.description._architecture import (
     Algebra,
     Chain,
     Distribution,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -23,15 +24,14 @@ from theory.description._architecture import (
     WeightLaw,
     affine,
     check_activation,
+    check_no_noise,
     check_part,
-    check_sequences,
     components,
     feedforward,
     layer,
     recurrent,
     repeat,
     starts_nonlinear,
-    time_steps,
 )
 from theory.description._closed_forms import ClosedForm, SinForm
 from theory.description._describe import describe
@@ -39,6 +39,7 @@ from theory.description._directly import directly, directly_if, is_simple, on_nu
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._sequences import check_sequences, time_steps
 from theory.description._survey import Survey
 from theory.description._turn import check_turn
 
@@ -51,6 +52,7 @@ __all__ = [
     "ClosedForm",
     "Componentwise",
     "Distribution",
+    "Noise",
     "Normalise",
     "Part",
     "Pointwise",
@@ -68,6 +70,7 @@ __all__ = [
     "along_depth",
     "check_activation",
     "check_no_jump",
+    "check_no_noise",
     "check_part",
     "check_sequences",
     "check_turn",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from theory.description._architecture import Affine, Normalise, Pointwise
+from theory.description._architecture import Affine, Noise, Normalise, Pointwise
 from theory.description._interpret import Reading, State
 
 
@@ -36,6 +36,9 @@ class Survey(Reading[State]):
         return state, None
 
     def normalise(self, node: Normalise, state: State) -> tuple[State, Any]:
+        return state, None
+
+    def noise(self, node: Noise, state: State) -> tuple[State, Any]:
         return state, None
 
     def add(self, skip: State, branch: State) -> tuple[State, Any]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 
 from theory.description import (
     Affine,
+    Noise,
     Part,
     Pointwise,
     Survey,
@@ -89,6 +90,10 @@ class _Allowed(Survey[Any]):
         for leaf in jax.tree.leaves(eqx.filter(node.activation, eqx.is_inexact_array)):
             state = state & xp.all(xp.isfinite(leaf))
         return state, None
+
+    def noise(self, node: Noise, state):
+        v = node.variance
+        return state & xp.all(xp.isfinite(v) & (v >= 0)), None
 
 
 _BLUR = 1e-6

@@ -19,6 +19,7 @@ from theory.description import (
     Affine,
     Algebra,
     Componentwise,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -138,6 +139,9 @@ class _Seen(Reading[_Found]):
         # The mean over components is a direction that rotations move.
         kept = state.rotates and (node.kind == "rms" or state.components == 1)
         return _Found(state.components, state.algebra, state.odd, kept), None
+
+    def noise(self, node: Noise, state: _Found):
+        return state, None  # one number for all components of a unit
 
     def add(self, skip: _Found, branch: _Found):
         return branch, None
