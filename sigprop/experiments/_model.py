@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from sigprop.networks import draw_weights
-from theory import Affine, Normalise, Part, Pointwise, Reading, WeightLaw, interpret
+from theory import Affine, Normalise, Part, Pointwise, Reading, Survey, WeightLaw, interpret
 from theory.description import check_sequences
 from theory.numerics import check_count
 
@@ -24,7 +24,7 @@ class Parameters(eqx.Module):
     """None where the description has no bias, which would break a symmetry."""
 
 
-class _Drawing(Reading[Array]):
+class _Drawing(Survey[Array]):
     """Notes the parameters of every `Affine`; the state is a unit's worth of zeros."""
 
     key: Key[Array, "*layers"]
@@ -40,18 +40,6 @@ class _Drawing(Reading[Array]):
             deviation = jnp.sqrt(node.bias_variance).astype(state.dtype)
             bias = deviation * jax.random.normal(bias_key, (fan_out, k), state.dtype)
         return jnp.zeros((fan_out, k), state.dtype), Parameters(weights, bias)
-
-    def pointwise(self, node: Pointwise, state: Array):
-        return state, None
-
-    def normalise(self, node: Normalise, state: Array):
-        return state, None
-
-    def add(self, skip: Array, branch: Array):
-        return skip, None
-
-    def through_time(self, turn, state: Array, steps: int):
-        return turn(self, state, state)
 
     def child(self, index: int) -> "_Drawing":
         return _Drawing(jax.random.fold_in(self.key, index), self.width)
@@ -109,6 +97,9 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
     def normalise(self, node: Normalise, state: Array):
         return node(state, (0, 1)), None
+
+    def noise(self, node: Any, state: Array):
+        raise TypeError("`network`: networks that train have no noise of their own; got a Noise")
 
     def add(self, skip: Array, branch: Array):
         return skip + branch, skip + branch if self.keep else None

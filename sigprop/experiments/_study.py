@@ -78,7 +78,8 @@ class Architecture:
         from theory import WeightLaw
 
         variance = self.components if self.same_entries else 1.0
-        return WeightLaw(variance, self.weights, self.components, self.mixing)
+        algebra: Any = self.mixing  # checked there
+        return WeightLaw(variance, self.weights, self.components, algebra)
 
     def interior(self, depth: int) -> "Part":
         """W, then φ and W in turn, then φ: `depth` of each, at gain 1."""

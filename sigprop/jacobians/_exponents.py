@@ -5,6 +5,7 @@ upper triangular; exponent i is the mean over depth of log R_l[i, i]. The first 
 Q_l span what grows fastest in j dimensions, V_j, whatever frame they started from.
 """
 
+import dataclasses
 import math
 
 import equinox as eqx
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from sigprop.networks import (
+    Along,
     Blank,
     FiniteNetwork,
     Signals,
@@ -25,17 +27,7 @@ from sigprop.networks import (
     qr,
     svd,
 )
-from theory import (
-    Affine,
-    Normalise,
-    Part,
-    Pointwise,
-    Reading,
-    Stacked,
-    along_depth,
-    generators,
-    interpret,
-)
+from theory import Part, Stacked, along_depth, generators, interpret
 from theory.description import check_part
 from theory.mean_field import check_signals
 from theory.numerics import (
@@ -79,43 +71,30 @@ class Exponents(eqx.Module):
     that amplify it most are taken out. Compare it with `outside`, what is left to test."""
 
 
-class _Frame(eqx.Module):
-    signals: Signals
+class _Frame(Signals):
     """The frame's columns are the tangents: `count` generic ones, then one per generator."""
-    log_stretch: Float[Array, " columns"]
+
+    log_stretch: Float[Array, " columns"] = eqx.field(kw_only=True)
     """Σ_l log R_l[i, i]."""
-    triangle: Float[Array, "generators generators"]
+    triangle: Float[Array, "generators generators"] = eqx.field(kw_only=True)
     """The product of the generators' block of the R_l."""
 
 
-class _Following(Reading[_Frame]):
+class _Following(Along[_Frame]):
     """A finite network whose tangents are made orthonormal again at every boundary."""
 
-    network: FiniteNetwork
+    def note(self, state: _Frame):
+        return state.log_stretch
 
-    def affine(self, node: Affine, state: _Frame):
-        signals, note = self.network.affine(node, state.signals)
-        state = self._with(state, signals)
-        if self.network.shared is not None:
-            return state, note
-        return state, None if note is None else state.log_stretch
-
-    def pointwise(self, node: Pointwise, state: _Frame):
-        return self._with(state, self.network.pointwise(node, state.signals)[0]), None
-
-    def normalise(self, node: Normalise, state: _Frame):
-        return self._with(state, self.network.normalise(node, state.signals)[0]), None
-
-    def add(self, skip: _Frame, branch: _Frame):
-        signals, note = self.network.add(skip.signals, branch.signals)
-        return self._with(skip, signals), None if note is None else skip.log_stretch
+    def at_boundary(self, state: _Frame) -> _Frame:
+        return orthonormalised(state)
 
     def through_time(self, turn, state: _Frame, steps: int):
         """The states of one sequence; what is given back is the last one."""
-        drives = state.signals.values
+        drives = state.values
         if len(drives) != steps:
             raise ValueError(f"`x`: must be one sequence of {steps} inputs; got {len(drives)}")
-        frame = state.signals.tangents[:1]
+        frame = state.tangents[:1]
         columns = (1 + frame.shape[-1]) * max(steps - 1, 1)
         blank = Blank(
             self.network.key, self.network.width, columns, self.network.explicit_weights, False
@@ -125,49 +104,36 @@ class _Following(Reading[_Frame]):
 
         def advance(carry, drive):
             previous, shared = carry
-            still = Signals(drive[None], jnp.zeros_like(frame), previous.signals.log_gain)
+            here = previous.moved(drive[None], jnp.zeros_like(frame))
             network = eqx.tree_at(
                 lambda n: n.shared, self.network, shared, is_leaf=lambda x: x is None
             )
-            here = _Frame(still, previous.log_stretch, previous.triangle)
             after, (shared, _) = turn(_Following(network), previous, here)
             return (self.boundary(after), (shared, None)), previous.log_stretch
 
-        first = Signals(drives[:1], frame, state.signals.log_gain[:1])
-        first = self.boundary(self._with(state, first))
-        (last, _), stretch = jax.lax.scan(advance, (first, shared), drives[1:])
+        first = dataclasses.replace(
+            state, values=drives[:1], tangents=frame, log_gain=state.log_gain[:1]
+        )
+        start = (self.boundary(first), shared)
+        (last, _), stretch = jax.lax.scan(advance, start, drives[1:])
         return last, Stacked(stretch)
-
-    def child(self, index: int) -> "_Following":
-        return _Following(self.network.child(index))
-
-    def inside_branch(self) -> "_Following":
-        return _Following(self.network.inside_branch())
-
-    def layers(self, depth: int) -> "_Following":
-        return _Following(self.network.layers(depth))
-
-    def boundary(self, state: _Frame) -> _Frame:
-        return state if self.network.in_branch else orthonormalised(state)
-
-    @staticmethod
-    def _with(state: _Frame, signals: Signals) -> _Frame:
-        return _Frame(signals, state.log_stretch, state.triangle)
 
 
 def orthonormalised(state: _Frame) -> _Frame:
     """The same flag of subspaces by orthonormal columns, its stretch put into the logs."""
-    signals = state.signals
-    shape = signals.tangents.shape
-    q, r = qr(signals.tangents.reshape(-1, shape[-1]))
+    shape = state.tangents.shape
+    q, r = qr(state.tangents.reshape(-1, shape[-1]))
     diagonal = jnp.diagonal(r)
     signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
     q, r = q * signs[None], r * signs[:, None]
     own = len(state.triangle)
     corner = r[len(r) - own :, len(r) - own :]
-    triangle = jnp.matmul(corner, state.triangle, precision="highest")
-    signals = Signals(signals.values, q.reshape(shape), signals.log_gain)
-    return _Frame(signals, state.log_stretch + jnp.log(jnp.abs(diagonal)), triangle)
+    return dataclasses.replace(
+        state,
+        tangents=q.reshape(shape),
+        log_stretch=state.log_stretch + jnp.log(jnp.abs(diagonal)),
+        triangle=jnp.matmul(corner, state.triangle, precision="highest"),
+    )
 
 
 def sample_exponents(
@@ -258,15 +224,23 @@ def _sampled(
     weights_key, frame_key = (jax.random.fold_in(key, i) for i in range(2))
     generic = jax.random.normal(frame_key, (1, width_in, k, count), x.dtype)
     tangents = jnp.concatenate([generic, _turned(a, x)], axis=-1)
-    signals = Signals(x, tangents, jnp.zeros(1, x.dtype))
-    start = _Frame(signals, jnp.zeros(columns, x.dtype), jnp.eye(len(a), dtype=x.dtype))
+    start = _Frame(
+        x,
+        tangents,
+        jnp.zeros(1, x.dtype),
+        log_stretch=jnp.zeros(columns, x.dtype),
+        triangle=jnp.eye(len(a), dtype=x.dtype),
+    )
     start = orthonormalised(start)
     start = eqx.tree_at(lambda s: s.log_stretch, start, jnp.zeros_like(start.log_stretch))
     if steps > 1:
         still = jnp.zeros((steps - 1, width_in, k, columns), x.dtype)
-        frame = jnp.concatenate([start.signals.tangents, still])
-        whole = Signals(jnp.concatenate([x, later]), frame, jnp.zeros(steps, x.dtype))
-        start = _Frame(whole, start.log_stretch, start.triangle)
+        start = dataclasses.replace(
+            start,
+            values=jnp.concatenate([x, later]),
+            tangents=jnp.concatenate([start.tangents, still]),
+            log_gain=jnp.zeros(steps, x.dtype),
+        )
     reading = _Following(FiniteNetwork(weights_key, width, None, precision, explicit_weights))
     final, notes = interpret(network, reading, start)
 
@@ -283,8 +257,8 @@ def _sampled(
     stretch = jnp.concatenate([stretch[1:], final.log_stretch[None]])[:, :count]
     values, error = block_averages(stretch, discard)
 
-    frame = final.signals.tangents.reshape(-1, columns)
-    directions = _turned(a, final.signals.values).reshape(len(frame), len(a))
+    frame = final.tangents.reshape(-1, columns)
+    directions = _turned(a, final.values).reshape(len(frame), len(a))
     power = largest_exponent(directions, 0)
     directions = times_power(directions, -power)
     size = jnp.linalg.norm(directions, axis=0)

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sigprop.networks import (
+    Along,
     DrawnNetwork,
-    FiniteNetwork,
     Signals,
     outer_depth,
     singular_values,
     start_at,
 )
-from theory import Affine, Normalise, Pointwise, Reading, interpret
+from theory import interpret
 from theory.mean_field import check_signals
 from theory.numerics import as_signals, cast, check_callable, norm, one_program, plain_options
 
@@ -127,49 +127,26 @@ def certify(
     )
 
 
-class _Turned(Reading[Signals]):
+class _Turned(Along[Signals]):
     """A finite network whose units are turned by Σ θ_A A at every boundary, θ = 0."""
 
-    network: FiniteNetwork
     angles: Float[Array, "*turns generators"]
-    generators: Float[Array, "*depth generators k k"]
-
-    def affine(self, node: Affine, state: Signals):
-        return self.network.affine(node, state)[0], None
-
-    def pointwise(self, node: Pointwise, state: Signals):
-        return self.network.pointwise(node, state)
-
-    def normalise(self, node: Normalise, state: Signals):
-        return self.network.normalise(node, state)
-
-    def add(self, skip: Signals, branch: Signals):
-        return self.network.add(skip, branch)[0], None
-
-    def through_time(self, turn, state, steps: int):
-        raise TypeError(
-            "`drawn`: charges are those of layers with their own weights, not of a Recurrent"
-        )
-
-    def child(self, index: int) -> "_Turned":
-        return _Turned(self.network.child(index), self.angles, self.generators)
-
-    def inside_branch(self) -> "_Turned":
-        return _Turned(self.network.inside_branch(), self.angles, self.generators)
+    generators: Float[Array, "*turns generators k k"]
 
     def layers(self, depth: int) -> "_Turned":
         if self.angles.ndim != 2:
             raise ValueError("`drawn`: charges need a network with one level of `Repeat`")
-        generators = jnp.broadcast_to(self.generators, (depth, *self.generators.shape))
-        return _Turned(self.network.layers(depth), self.angles, generators)
+        return super().layers(depth)
 
-    def boundary(self, state: Signals) -> Signals:
-        if self.network.in_branch:
-            return state
+    def at_boundary(self, state: Signals) -> Signals:
         turn = jnp.einsum("g,gij->ij", self.angles, self.generators)
-        values = state.values
-        values = values + jnp.einsum("ij,nuj->nui", turn, values, precision="highest")
-        return eqx.tree_at(lambda s: s.values, state, values)
+        turned = jnp.einsum("ij,nuj->nui", turn, state.values, precision="highest")
+        return state.moved(state.values + turned, state.tangents)
+
+    def through_time(self, turn, state: Signals, steps: int):
+        raise TypeError(
+            "`drawn`: charges are those of layers with their own weights, not of a Recurrent"
+        )
 
 
 @eqx.filter_jit
@@ -207,14 +184,16 @@ def backward_charges(
     (arXiv 2605.14685).
     """
     network = cast(drawn.network, x.dtype)
+    depth = outer_depth(network)
     a = jnp.asarray(generators, x.dtype)
+    at_every_turn = jnp.broadcast_to(a, (depth, *a.shape))
 
     def loss(angles):
-        reading = _Turned(drawn.reading, angles, a)
+        reading = _Turned(drawn.reading, angles, at_every_turn)
         final, _ = interpret(network, reading, start_at(x))
         return jnp.sum(gradient * final.values)
 
-    return jax.grad(loss)(jnp.zeros((outer_depth(network), len(a)), x.dtype))
+    return jax.grad(loss)(jnp.zeros((depth, len(a)), x.dtype))
 
 
 def _norm(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:

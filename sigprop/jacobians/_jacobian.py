@@ -1,5 +1,7 @@
 """Singular values of one finite network's Jacobian, its layers streamed through factors."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sigprop.jacobians._graded import Graded, finish, generic_frame, start, step
 from sigprop.networks import (
+    Along,
     FiniteNetwork,
     Signals,
     check_key,
@@ -16,7 +19,7 @@ from sigprop.networks import (
     subnormal,
     underflown_slopes,
 )
-from theory import Affine, Componentwise, Normalise, Part, Pointwise, Reading, Status, interpret
+from theory import Affine, Componentwise, Part, Pointwise, Status, interpret
 from theory.description import check_part
 from theory.numerics import cast, check_count, check_positive, one_program, plain_options
 
@@ -35,17 +38,17 @@ class JacobianSample(eqx.Module):
     """`Status` of the whole; see `product_log_singular_values`."""
 
 
-class _Columns(eqx.Module):
-    signals: Signals
+class _Columns(Signals):
     """The tangents are the frame, pushed through what came since the last factorisation."""
-    graded: Graded
-    clean: Bool[Array | np.ndarray, ""]
+
+    graded: Graded = eqx.field(kw_only=True)
+    clean: Bool[Array | np.ndarray, ""] = eqx.field(kw_only=True)
     """Nothing came since then; a NumPy array where that is known when tracing."""
-    underflown: Bool[Array, ""]
+    underflown: Bool[Array, ""] = eqx.field(kw_only=True)
     """A slope was too small for its type, so that what counts as zero may be none."""
 
 
-class _Streaming(Reading[_Columns]):
+class _Streaming(Along[_Columns]):
     """A finite network whose Jacobian is factorised behind every nonlinearity and every sum.
 
     A saturated or dead nonlinearity makes the rows of a product very different in size; the
@@ -53,60 +56,43 @@ class _Streaming(Reading[_Columns]):
     residual branch nothing is factorised: the sum is one factor.
     """
 
-    network: FiniteNetwork
+    def behind(self, state: _Columns) -> _Columns:
+        return dataclasses.replace(state, clean=jnp.zeros((), bool))
 
     def affine(self, node: Affine, state: _Columns):
-        if not self.network.in_branch:
-            state = _factorised(state)
-        state = self._behind(state, self.network.affine(node, state.signals)[0])
+        if self.network.in_branch:
+            return super().affine(node, state)
+        state, _ = super().affine(node, _factorised(state))
         # A layer of another width needs a frame of another shape; a narrower one leaves fewer
         # directions.
-        changed = len(_matrix(state.signals)) != len(state.graded.frame)
-        return (_factorised(state) if changed and not self.network.in_branch else state), None
+        changed = len(_matrix(state)) != len(state.graded.frame)
+        return _factorised(state) if changed else state, None
 
     def pointwise(self, node: Pointwise, state: _Columns):
-        phi, values = node.activation, state.signals.values
-        signals = self.network.pointwise(node, state.signals)[0]
+        phi, z, before = node.activation, state.values, state.tangents
+        state, _ = super().pointwise(node, state)
         if self.network.in_branch:  # absolute accuracy is enough beside a skip
-            return self._behind(state, signals), None
-        underflown = state.underflown | underflown_slopes(phi, values)[0]
-        state = eqx.tree_at(lambda s: s.underflown, state, underflown)
-        if isinstance(phi, Componentwise) or values.shape[2] == 1:
-            return self._behind(state, signals), None
+            return state, None
+        underflown = state.underflown | underflown_slopes(phi, z)[0]
+        state = dataclasses.replace(state, underflown=underflown)
+        if isinstance(phi, Componentwise) or z.shape[2] == 1:
+            return state, None
         # In components along and across z the matrix is diagonal; in others small gains along z
         # are lost in differences of the large ones across.
-        along, across = phi.gains_at(values)
-        gains = jnp.concatenate([along, jnp.broadcast_to(across, values[..., 1:].shape)], axis=-1)
-        tangents = gains[..., None] * _reflected(values, state.signals.tangents)
-        state = _factorised(self._behind(state, signals.moved(signals.values, tangents)))
-        tangents = _reflected(values, state.signals.tangents)
-        moved = state.signals.moved(state.signals.values, tangents)
-        return eqx.tree_at(lambda s: s.signals, state, moved), None
-
-    def normalise(self, node: Normalise, state: _Columns):
-        return self._behind(state, self.network.normalise(node, state.signals)[0]), None
+        along, across = phi.gains_at(z)
+        gains = jnp.concatenate([along, jnp.broadcast_to(across, z[..., 1:].shape)], axis=-1)
+        tangents = gains[..., None] * _reflected(z, before)
+        state = _factorised(state.moved(state.values, tangents))
+        return state.moved(state.values, _reflected(z, state.tangents)), None
 
     def add(self, skip: _Columns, branch: _Columns):
-        state = self._behind(skip, self.network.add(skip.signals, branch.signals)[0])
-        return (state if self.network.in_branch else _factorised(state)), None
+        state, _ = super().add(skip, branch)
+        return state if self.network.in_branch else _factorised(state), None
 
     def through_time(self, turn, state, steps: int):
         raise TypeError(
             "`network`: singular values are those of a chain of layers, not of a Recurrent"
         )
-
-    def child(self, index: int) -> "_Streaming":
-        return _Streaming(self.network.child(index))
-
-    def inside_branch(self) -> "_Streaming":
-        return _Streaming(self.network.inside_branch())
-
-    def layers(self, depth: int) -> "_Streaming":
-        return _Streaming(self.network.layers(depth))
-
-    @staticmethod
-    def _behind(state: _Columns, signals: Signals) -> _Columns:
-        return _Columns(signals, state.graded, jnp.zeros((), bool), state.underflown)
 
 
 def _reflected(
@@ -130,12 +116,13 @@ def _factorised(state: _Columns) -> _Columns:
     """The same Jacobian with the tangents made an orthonormal frame again."""
 
     def work(state: _Columns) -> _Columns:
-        graded = step(state.graded, _matrix(state.signals))
-        tangents = graded.frame.reshape(*state.signals.tangents.shape[:3], -1)
-        signals = state.signals.moved(state.signals.values, tangents)
-        return _Columns(signals, graded, jnp.ones((), bool), state.underflown)
+        graded = step(state.graded, _matrix(state))
+        tangents = graded.frame.reshape(*state.tangents.shape[:3], -1)
+        return dataclasses.replace(
+            state, tangents=tangents, graded=graded, clean=jnp.ones((), bool)
+        )
 
-    if len(_matrix(state.signals)) != len(state.graded.frame):
+    if len(_matrix(state)) != len(state.graded.frame):
         return work(state)
     if isinstance(state.clean, np.ndarray):
         return state
@@ -198,14 +185,21 @@ def _sampled(network, inputs, key, width, precision, tolerance) -> JacobianSampl
     size = width_in * k
     graded = start(generic_frame(size, inputs.dtype))
     tangents = graded.frame.reshape(1, width_in, k, size)
-    signals = Signals(inputs, tangents, jnp.zeros(1, inputs.dtype), subnormal(inputs))
     reading = FiniteNetwork(jax.random.fold_in(key, 0), width, None, precision)
-    state = _Columns(signals, graded, np.ones((), bool), jnp.zeros((), bool))
+    state = _Columns(
+        inputs,
+        tangents,
+        jnp.zeros(1, inputs.dtype),
+        subnormal(inputs),
+        graded=graded,
+        clean=np.ones((), bool),
+        underflown=jnp.zeros((), bool),
+    )
     final, _ = interpret(network, _Streaming(reading), state)
-    rows = _matrix(final.signals)
+    rows = _matrix(final)
     values, error, zeros, status, _ = finish(final.graded, rows, tolerance)
-    if final.signals.lost is not None:  # digits of the signals, on which every slope depends
-        known = (status != Status.OK) | ~final.signals.lost[0]
+    if final.lost is not None:  # digits of the signals, on which every slope depends
+        known = (status != Status.OK) | ~final.lost[0]
         status = jnp.where(known, status, jnp.int8(Status.INACCURATE))
     doubted = final.underflown & (status != Status.INVALID)
     error = jnp.where(doubted, jnp.inf, error)

@@ -16,15 +16,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop.networks import (
+    Along,
     DrawnNetwork,
-    FiniteNetwork,
     Signals,
     check_key,
     qr,
     singular_values,
     svd,
 )
-from theory import Affine, Normalise, Pointwise, Reading, Status, interpret
+from theory import Status, interpret
 from theory.numerics import (
     cast,
     check_count,
@@ -117,47 +117,22 @@ class _Operator(NamedTuple):
         return self._replace(forward=self.backward, backward=self.forward, **shape)
 
 
-class _Referenced(Reading[Signals]):
+class _Referenced(Along[Signals]):
     """A finite network with two tangents, both over the size of the first at each boundary.
 
     The second one is a linear function of where it started, at any depth. Sizes are powers of
     two, and `log_gain` holds the sum of their exponents: both are exact.
     """
 
-    network: FiniteNetwork
-
-    def affine(self, node: Affine, state: Signals):
-        return self.network.affine(node, state)[0], None
-
-    def pointwise(self, node: Pointwise, state: Signals):
-        return self.network.pointwise(node, state)
-
-    def normalise(self, node: Normalise, state: Signals):
-        return self.network.normalise(node, state)
-
-    def add(self, skip: Signals, branch: Signals):
-        return self.network.add(skip, branch)[0], None
+    def at_boundary(self, state: Signals) -> Signals:
+        tangents, _, power = _rescaled(state.tangents)
+        log_gain = state.log_gain + power.astype(state.log_gain.dtype)[None]
+        return Signals(state.values, tangents, log_gain)
 
     def through_time(self, turn, state, steps: int):
         raise TypeError(
             "`fn`: the Jacobian is that of one input, not of the sequences of a Recurrent"
         )
-
-    def child(self, index: int) -> "_Referenced":
-        return _Referenced(self.network.child(index))
-
-    def inside_branch(self) -> "_Referenced":
-        return _Referenced(self.network.inside_branch())
-
-    def layers(self, depth: int) -> "_Referenced":
-        return _Referenced(self.network.layers(depth))
-
-    def boundary(self, state: Signals) -> Signals:
-        if self.network.in_branch:
-            return state
-        tangents, _, power = _rescaled(state.tangents)
-        log_gain = state.log_gain + power.astype(state.log_gain.dtype)[None]
-        return Signals(state.values, tangents, log_gain)
 
     def loop(self, turn, state, layers, depth):
         # The transposed map draws the weights again instead of keeping them.

@@ -1,3 +1,4 @@
+from ._along import Along
 from ._arguments import check_explicit, check_key, check_precision, check_seed
 from ._coherence import network_coherence, sample_coherence
 from ._digits import subnormal, underflown_slopes
@@ -48,6 +49,7 @@ from ._units import units_of
 from ._weights import draw_weights, draws_matrices, needs_matrices
 
 __all__ = [
+    "Along",
     "Blank",
     "DrawnNetwork",
     "Ensemble",

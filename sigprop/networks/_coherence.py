@@ -5,49 +5,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from sigprop.networks._along import Along
 from sigprop.networks._arguments import check_seed
 from sigprop.networks._ensemble import Progress, default_block, in_blocks
 from sigprop.networks._lapack import eigh
 from sigprop.networks._network import FiniteNetwork, Signals, start_at
-from theory import Affine, Normalise, Part, Pointwise, Reading, along_depth, interpret
+from theory import Part, along_depth, interpret
 from theory.gradients import check_gram, turns_of
 from theory.numerics import as_real, as_signals, cast, check_count, largest_exponent, times_power
 
 
-class _Probed(Reading[Signals]):
+class _Probed(Along[Signals]):
     """A finite network with zeros added at the boundaries, that notes its signals."""
 
-    network: FiniteNetwork
     probes: Float[Array, "*turns n width k"]
 
-    def affine(self, node: Affine, state: Signals):
-        after, _ = self.network.affine(node, state)
-        return after, None if self.network.in_branch else after.values
+    def note(self, state: Signals):
+        return state.values
 
-    def pointwise(self, node: Pointwise, state: Signals):
-        return self.network.pointwise(node, state)
-
-    def normalise(self, node: Normalise, state: Signals):
-        return self.network.normalise(node, state)
+    def at_boundary(self, state: Signals) -> Signals:
+        return state.moved(state.values + self.probes, state.tangents)
 
     def through_time(self, turn, state: Signals, steps: int):
         raise TypeError("`network`: gradients of a Recurrent are those of one layer; got no other")
-
-    def add(self, skip: Signals, branch: Signals):
-        after, _ = self.network.add(skip, branch)
-        return after, after.values
-
-    def child(self, index: int) -> "_Probed":
-        return _Probed(self.network.child(index), self.probes)
-
-    def inside_branch(self) -> "_Probed":
-        return _Probed(self.network.inside_branch(), self.probes)
-
-    def layers(self, depth: int) -> "_Probed":
-        return _Probed(self.network.layers(depth), self.probes)
-
-    def boundary(self, state: Signals) -> Signals:
-        return eqx.tree_at(lambda s: s.values, state, state.values + self.probes)
 
 
 def network_coherence(

@@ -1,6 +1,7 @@
 """The finite-width reading: a random network with weights drawn in passing and dropped."""
 
-from typing import Any, TypeAlias
+import dataclasses
+from typing import Any, Self, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,11 +25,13 @@ from sigprop.networks._weights import draws_matrices, product
 from theory import (
     Affine,
     Moments,
+    Noise,
     Normalise,
     Part,
     Pointwise,
     Reading,
     Status,
+    Survey,
     along_depth,
     interpret,
     signal_moments,
@@ -49,11 +52,14 @@ class Signals(eqx.Module):
     """Whether digits are gone: all numbers of a layer have come near the smallest normal one, or
     have become zero on the way. None where this is not watched."""
 
-    def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> "Signals":
-        """Other signals and tangents over the same scale."""
-        if self.lost is None or lost is None:
-            return Signals(values, tangents, self.log_gain, self.lost)
-        return Signals(values, tangents, self.log_gain, self.lost | lost)
+    def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> Self:
+        """Other signals and tangents over the same scale, and all else as it is."""
+        before = self.lost
+        lost = before if before is None or lost is None else before | lost
+        return dataclasses.replace(self, values=values, tangents=tangents, lost=lost)
+
+
+Carried = TypeVar("Carried", bound=Signals)
 
 
 class Layer(eqx.Module):
@@ -105,7 +111,7 @@ class FiniteNetwork(Reading[Signals]):
         shared = None if self.shared is None else self.shared.notes
         return self._at(keys, self.backward, self.in_branch, shared)
 
-    def affine(self, node: Affine, state: Signals) -> tuple[Signals, Any]:
+    def affine(self, node: Affine, state: Carried) -> tuple[Carried, Any]:
         n, fan_in, k, m = state.tangents.shape
         fan_out = self.width if node.width is None else node.width
         # Signals and tangents are columns of one product with the same weights.
@@ -143,7 +149,7 @@ class FiniteNetwork(Reading[Signals]):
         draw = jax.random.normal if self.explicit_weights else normal
         return out, deviation * draw(jax.random.fold_in(self.key, 1), out.shape[:2], out.dtype)
 
-    def pointwise(self, node: Pointwise, state: Signals) -> tuple[Signals, None]:
+    def pointwise(self, node: Pointwise, state: Carried) -> tuple[Carried, None]:
         values, tangents = node.activation.push(state.values, state.tangents)
         lost = None
         if state.lost is not None:
@@ -151,14 +157,25 @@ class FiniteNetwork(Reading[Signals]):
             lost |= fallen(state.tangents, tangents, bool(places(node.activation)))
         return state.moved(values, tangents, lost), None
 
-    def normalise(self, node: Normalise, state: Signals) -> tuple[Signals, None]:
+    def normalise(self, node: Normalise, state: Carried) -> tuple[Carried, None]:
         whole = lambda x: node(x, (1, 2))
         push = lambda tangent: jax.jvp(whole, (state.values,), (tangent,))[1]
         tangents = jax.vmap(push, in_axes=-1, out_axes=-1)(state.tangents)
         values = whole(state.values)
         return state.moved(values, tangents, fallen(state.values, values)), None
 
-    def add(self, skip: Signals, branch: Signals) -> tuple[Signals, Note]:
+    def noise(self, node: Noise, state: Carried) -> tuple[Carried, None]:
+        # Keys 0 and 1 are those of weights and biases.
+        key, dtype = jax.random.fold_in(self.key, 2), state.values.dtype
+        g = jax.random.normal(key, (*state.values.shape[:2], 1), dtype)
+        factor = 1 + jnp.sqrt(node.variance).astype(dtype) * g
+        values, tangents = factor * state.values, factor[..., None] * state.tangents
+        lost = None
+        if state.lost is not None:
+            lost = fallen(state.values, values) | fallen(state.tangents, tangents)
+        return state.moved(values, tangents, lost), None
+
+    def add(self, skip: Carried, branch: Carried) -> tuple[Carried, Note]:
         values, tangents = skip.values + branch.values, skip.tangents + branch.tangents
         state = skip.moved(values, tangents, branch.lost)
         return state, self._note(state)
@@ -487,17 +504,8 @@ def start_at(x: Float[Array, "n width k"]) -> Signals:
     return Signals(x, jnp.zeros((*x.shape, 0), x.dtype), jnp.zeros(len(x), x.dtype))
 
 
-class _OuterDepth(Reading[int]):
+class _OuterDepth(Survey[int]):
     """The number of turns of the outermost `Repeat`."""
-
-    def affine(self, node, state):
-        return state, None
-
-    def pointwise(self, node, state):
-        return state, None
-
-    def normalise(self, node, state):
-        return state, None
 
     def add(self, skip, branch):
         return skip, None

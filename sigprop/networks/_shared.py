@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from sigprop.networks._random import normal
 from sigprop.networks._weights import draw_weights, haar_size, images, lift, of_units, products_of
-from theory import Affine, Normalise, Pointwise, Reading, WeightLaw
+from theory import Affine, Survey, WeightLaw
 from theory.numerics import largest_exponent, times_power
 
 
@@ -195,7 +195,7 @@ def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
     return times_power(out, power), z, p
 
 
-class Blank(Reading[Array]):
+class Blank(Survey[Array]):
     """Notes what an `Affine` of a recurrent body shares, before its first step.
 
     The state is a unit's worth of zeros; keys are those of the finite network.
@@ -230,15 +230,6 @@ class Blank(Reading[Array]):
         q, a = (jnp.zeros((columns, size), dtype) for size in (size_in, size_out))
         z, p = (q, a) if self.gradients else (None, None)
         return after, Products(q, a, z, p, jnp.zeros((), int), key, bias)
-
-    def pointwise(self, node: Pointwise, state: Array):
-        return state, None
-
-    def normalise(self, node: Normalise, state: Array):
-        return state, None
-
-    def add(self, skip: Array, branch: Array):
-        return branch, None
 
     def child(self, index: int) -> "Blank":
         return eqx.tree_at(lambda b: b.key, self, jax.random.fold_in(self.key, index))

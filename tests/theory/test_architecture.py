@@ -30,6 +30,9 @@ class Trace(Reading[jax.Array]):
     def normalise(self, node, state):
         return state, None
 
+    def noise(self, node, state):
+        return state, None
+
     def add(self, skip, branch):
         return skip + branch, skip + branch
 

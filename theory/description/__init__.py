@@ -13,6 +13,7 @@ from theory.description._algebra import ALGEBRAS, Algebra, AlgebraName
 from theory.description._architecture import (
     Affine,
     Chain,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -22,16 +23,15 @@ from theory.description._architecture import (
     WeightLaw,
     affine,
     check_activation,
+    check_no_noise,
     check_part,
     check_read_in,
-    check_sequences,
     components,
     feedforward,
     layer,
     recurrent,
     repeat,
     starts_nonlinear,
-    time_steps,
     weight_laws,
 )
 from theory.description._closed_forms import ClosedForm, SinForm
@@ -42,6 +42,8 @@ from theory.description._interpret import Reading, Stacked, along_depth, interpr
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._layers import deep_network, hidden_layer, is_deep, with_variances
 from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._sequences import check_sequences, time_steps
+from theory.description._survey import Survey
 from theory.description._table import numbers_of, with_numbers
 from theory.description._text import (
     from_dict,
@@ -71,6 +73,7 @@ __all__ = [
     "ClosedForm",
     "Componentwise",
     "GaussianWeights",
+    "Noise",
     "Normalise",
     "OrthogonalWeights",
     "Part",
@@ -83,6 +86,7 @@ __all__ = [
     "SinForm",
     "SparseWeights",
     "Stacked",
+    "Survey",
     "WeightFamily",
     "WeightLaw",
     "Weights",
@@ -91,6 +95,7 @@ __all__ = [
     "along_depth",
     "check_activation",
     "check_no_jump",
+    "check_no_noise",
     "check_part",
     "check_read_in",
     "check_sequences",

@@ -163,6 +163,35 @@ class Normalise(eqx.Module):
         return unit / jnp.sqrt(jnp.mean(unit * unit, axis=axes, keepdims=True) + added)
 
 
+class Noise(eqx.Module):
+    """x ↦ x (1 + √v g) with g standard normal: multiplicative noise, as of Gaussian dropout.
+
+    Convention: g is fresh for every unit and every input, and the same for all real components
+    of a unit. So it also differs between two inputs that are equal, and is the same for an input
+    and what is infinitesimally near it. Dropout that keeps a unit with probability p has the
+    same second moments at v = (1 − p)/p.
+
+    So χ and the phase are those of nearby inputs under the same noise, while c* is that of inputs
+    with noise of their own: it is below 1 also where χ < 1.
+
+    Examples
+    --------
+    >>> tanh = theory.Pointwise(theory.activation("tanh"))
+    >>> turn = theory.Chain((tanh, theory.Noise(0.25), theory.affine(1.5, 0.05)))
+    >>> print(f"{float(theory.predict(turn).correlation.value):.6f}")
+    0.264600
+
+    References
+    ----------
+    Srivastava et al. 2014, section 10; Schoenholz et al. 2017, section 5.
+    """
+
+    variance: Float[Array, "*layers"] = eqx.field(converter=_floats("variance"))
+
+    def __check_init__(self):
+        check_variance("variance", self.variance)
+
+
 def _parts(value: Any) -> tuple:
     if not isinstance(value, Iterable):
         raise TypeError(f"`parts`: must be a sequence of parts; got {shown(value)}")
@@ -235,15 +264,7 @@ class Recurrent(eqx.Module):
         check_count("steps", self.steps)
         check_part("body", self.body)
         _check_end(self.body, "body", "a recurrent body", "the drives")
-
-
-def check_sequences(inputs: int, steps: int) -> int:
-    """How many whole sequences that many inputs are, or a `ValueError`."""
-    if inputs % steps or not inputs:
-        raise ValueError(
-            f"`inputs`: must be sequences of {steps} steps, one after the other; got {inputs}"
-        )
-    return inputs // steps
+        check_no_noise("body", self.body)
 
 
 def _check_end(last: "Part", field: str, what: str, other: str) -> None:
@@ -274,7 +295,7 @@ def _only_scales(part: "Part") -> bool:
     return isinstance(part, Normalise)
 
 
-Part: TypeAlias = Affine | Pointwise | Normalise | Chain | Residual | Repeat | Recurrent
+Part: TypeAlias = Affine | Pointwise | Normalise | Noise | Chain | Residual | Repeat | Recurrent
 
 
 def check_part(name: str, value: Any) -> None:
@@ -284,6 +305,13 @@ def check_part(name: str, value: Any) -> None:
         if isinstance(value, Componentwise | Radial):
             hint = " (theory.Pointwise makes one of it)"
         raise TypeError(f"`{name}`: must be a part such as theory.layer; got {shown(value)}{hint}")
+
+
+def check_no_noise(name: str, step: Part) -> None:
+    """Raise a `TypeError` that names the argument if a description holds a `Noise`."""
+    found = jax.tree.leaves(step, is_leaf=lambda node: isinstance(node, Noise))
+    if any(isinstance(node, Noise) for node in found):
+        raise TypeError(f"`{name}`: noise over time is one of the inputs; got a Noise in a step")
 
 
 def check_activation(activation: Any) -> None:
@@ -471,27 +499,6 @@ def starts_nonlinear(part: Part) -> bool:
             return not _only_scales(part)
         case _:
             return False
-
-
-def time_steps(part: Part) -> int:
-    """The steps of the recurrent parts of a network; 1 where it has none.
-
-    Raises
-    ------
-    ValueError
-        If recurrent parts disagree.
-    """
-    found: set[int] = set()
-
-    def note(node):
-        if isinstance(node, Recurrent):
-            found.add(node.steps)
-        return False
-
-    jax.tree.flatten(part, is_leaf=note)
-    if len(found) > 1:
-        raise ValueError(f"`network`: recurrent parts must have one number of steps; got {found}")
-    return found.pop() if found else 1
 
 
 def weight_laws(part: Part) -> list[WeightLaw]:

@@ -11,6 +11,7 @@ import numpy as np
 from theory.description._activations import Activation, Radial
 from theory.description._architecture import (
     Affine,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -68,6 +69,19 @@ class _Describe(Reading[_Told]):
         length = "1" if node.epsilon == 0 else f"{_factor(square)}/({root})"
         mean = "0" if node.kind == "layer" or state.mean == "0" else f"{state.mean}/√({root})"
         after = _Told(f"{name}({state.signal})", length, f"{_factor(state.slope)}/({root})", mean)
+        return after, None
+
+    def noise(self, node: Noise, state: _Told):
+        if not np.any(np.asarray(node.variance)):
+            return state, None
+        variance, whole = _number(node.variance), _number(1 + np.asarray(node.variance))
+        factor = rf"(1 + \sqrt{{{variance}}}\,g)\," if self.latex else f"(1 + √{variance} g) "
+        after = _Told(
+            f"{factor}{_factor(state.signal)}",
+            _times(whole, state.length),
+            _times(whole, state.slope),
+            state.mean,
+        )
         return after, None
 
     def add(self, skip: _Told, branch: _Told):
@@ -139,7 +153,7 @@ def describe(network: Part, *, latex: bool = False) -> str:
         Signals z, lengths q and slopes χ, one equation per line: those of each `Repeat`, with
         the first and the last layer where its variances depend on depth, and the law of the
         weights. ζ is standard normal (of k components for radial φ, where |φ'|² is the sum of
-        the squares of all entries).
+        the squares of all entries), as is the g of noise.
 
     Examples
     --------
@@ -156,7 +170,7 @@ def describe(network: Part, *, latex: bool = False) -> str:
     check_part("network", network)
     check_flag("latex", latex)
     reading = _Describe(latex, components(network))
-    acting = (Affine, Pointwise, Normalise)
+    acting = (Affine, Pointwise, Normalise, Noise)
     first, *_ = jax.tree.leaves(network, is_leaf=lambda node: isinstance(node, acting))
     inside = not isinstance(first, Affine)  # one turn, from pre-activations
     start = _NAMED if inside else _Told("x", "|x|^2/N" if latex else "|x|²/N", "1")

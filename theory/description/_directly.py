@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from theory.description._activations import Componentwise, Radial
-from theory.description._architecture import Affine, Chain, Normalise, Pointwise, Repeat, Residual
+from theory.description._architecture import (
+    Affine,
+    Chain,
+    Noise,
+    Normalise,
+    Pointwise,
+    Repeat,
+    Residual,
+)
 from theory.numerics import hasty_jit, inside_another, on_host, to_jax
 
 
@@ -59,6 +67,8 @@ def is_simple(network: Any, *, lengths: bool = True) -> bool:
             return not network.jumps
         case Normalise():
             return not lengths or network.kind == "rms"
+        case Noise():
+            return not lengths or network.variance.ndim == 0
         case _:
             return False
 

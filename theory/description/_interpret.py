@@ -16,6 +16,7 @@ import numpy as np
 from theory.description._architecture import (
     Affine,
     Chain,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -54,6 +55,10 @@ class Reading(eqx.Module, Generic[State]):
     @abc.abstractmethod
     def normalise(self, node: Normalise, state: State) -> tuple[State, Any]:
         """(x − m)/√(v + ε)."""
+
+    @abc.abstractmethod
+    def noise(self, node: Noise, state: State) -> tuple[State, Any]:
+        """x (1 + √v g), with fresh g."""
 
     @abc.abstractmethod
     def add(self, skip: State, branch: State) -> tuple[State, Any]:
@@ -103,17 +108,22 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
         If the body of a `Repeat`, or a residual branch, gives back another kind or shape of
         state than it takes; or if `part` is not a node.
     ValueError
-        If the variances of an `Affine` are those of several layers, outside of a `Repeat`.
+        If variances of an `Affine` or a `Noise` are those of several layers, outside of a
+        `Repeat`.
     """
     check_part("part", part)
     match part:
         case Affine():
-            _check_one_layer(part)
+            _check_one_layer("weight_variance", part.weights.variance)
+            _check_one_layer("bias_variance", part.bias_variance)
             return reading.affine(part, state)
         case Pointwise():
             return reading.pointwise(part, state)
         case Normalise():
             return reading.normalise(part, state)
+        case Noise():
+            _check_one_layer("variance", part.variance)
+            return reading.noise(part, state)
         case Chain(parts=parts):
             notes = []
             for index, member in enumerate(parts):
@@ -156,17 +166,13 @@ def _is_array(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
 
 
-def _check_one_layer(node: Affine) -> None:
-    for field, value in (
-        ("weight_variance", node.weights.variance),
-        ("bias_variance", node.bias_variance),
-    ):
-        # A network whose arrays were taken out, to be held elsewhere, has none.
-        if value is not None and jnp.ndim(value) > 0:
-            raise ValueError(
-                f"`{field}`: must be one number, or a schedule inside of a Repeat with its depth "
-                f"first; got the shape {list(jnp.shape(value))}"
-            )
+def _check_one_layer(field: str, value: Any) -> None:
+    # A network whose arrays were taken out, to be held elsewhere, has none.
+    if value is not None and jnp.ndim(value) > 0:
+        raise ValueError(
+            f"`{field}`: must be one number, or a schedule inside of a Repeat with its depth "
+            f"first; got the shape {list(jnp.shape(value))}"
+        )
 
 
 def _check_same_kind(where: str, before: Any, after: Any) -> None:

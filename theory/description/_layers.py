@@ -15,6 +15,7 @@ from theory.description._architecture import (
     Recurrent,
     Repeat,
     check_part,
+    read_in,
     repeat,
 )
 

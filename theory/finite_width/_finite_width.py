@@ -125,6 +125,9 @@ class _FiniteWidth(Reading[_State]):
     def normalise(self, node: Any, state: _State):
         raise TypeError("`network`: the correction is that of plain layers; got a Normalise")
 
+    def noise(self, node: Any, state: _State):
+        raise TypeError("`network`: the correction is that of plain layers; got a Noise")
+
     def add(self, skip: _State, branch: _State):
         raise TypeError("`network`: the correction is that of a chain of layers; got a Residual")
 

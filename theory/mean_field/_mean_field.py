@@ -12,6 +12,7 @@ from theory.description import (
     Affine,
     Chain,
     Componentwise,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -157,6 +158,22 @@ class MeanField(Reading[Any]):
         error = _rounded(value, error) if self.errors else _zero_error(value)
         state = PostActivation(value, error, mean) if behind else PreActivation(value, error)
         return state, None
+
+    def noise(self, node: Noise, state: PreActivation | PostActivation):
+        n, _, k, _ = state.value.covariance.shape
+        dtype = state.value.covariance.dtype
+        variance, same = node.variance.astype(dtype), xp.eye(n, dtype=dtype)[..., None, None]
+        own = 1 + variance * same
+
+        def noisy(m: Moments) -> Moments:
+            square = xp.einsum("aaij->aij", m.covariance)
+            fresh = variance * (1 - same) * (square[:, None] + square[None]) / 2
+            return Moments(own * m.covariance, m.separation + fresh, own * m.tangent, m.log_gain)
+
+        value = noisy(state.value)
+        error = _rounded(value, noisy(state.error)) if self.errors else _zero_error(value)
+        mean = state.mean if isinstance(state, PostActivation) else xp.zeros((n, k), dtype)
+        return PostActivation(value, error, mean), None
 
     def _scaled(self, state: PreActivation | PostActivation, factor: Array):
         """The state of u ↦ a u, which stays Gaussian."""

@@ -13,7 +13,17 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from theory.description import Affine, Chain, Componentwise, Part, Pointwise, SinForm
+from theory.description import (
+    Affine,
+    Chain,
+    Componentwise,
+    Noise,
+    Part,
+    Pointwise,
+    SinForm,
+    Survey,
+    interpret,
+)
 from theory.gaussian import epsilon, frozen, least
 from theory.numerics import (
     Array,
@@ -203,6 +213,13 @@ def _root_moves(primals, tangents, *, order, doubt):
     return found, eqx.tree_at(lambda s: (s.y, s.turn), still, (dy, dturn))
 
 
+class _Fresh(Survey[Any]):
+    """Whether the body holds noise, which two inputs that are equal do not share."""
+
+    def noise(self, node: Noise, state):
+        return state | (node.variance > 0), None
+
+
 def stable_correlation(
     body: Part,
     point: LengthPoint,
@@ -214,7 +231,8 @@ def stable_correlation(
     """c* of two typical inputs, from the fixed point of their length.
 
     For χ > 1 it is the one root of r(x) = 1 with 0 < x <= 1 (r falls from χ at x = 0 to at
-    most 1 at x = 1); for χ < 1 c* = 1. Where χ − 1 is within its error, x lies between 0 and
+    most 1 at x = 1); for χ < 1 c* = 1. With noise that the inputs do not share, r falls from
+    infinity, and c* < 1 whatever χ. Where χ − 1 is within its error, x lies between 0 and
     the root for the largest χ: the value is in the middle, and the error reaches both ends.
     At q* = 0 the map is that of infinitesimal lengths: where it leaves every c alone, c* is
     ABSENT.
@@ -241,7 +259,8 @@ def stable_correlation(
     noise = xp.asarray(noise, q.dtype)
     # Where φ jumps χ is infinite, which no error changes.
     told = (xp.abs(chi - 1) > chi_error) | xp.isposinf(chi)
-    one, chaotic = told & (chi < 1) & (noise == 0), (told & (chi > 1)) | (noise > 0)
+    fresh, _ = interpret(body, _Fresh(), noise > 0)
+    one, chaotic = told & (chi < 1) & ~fresh, (told & (chi > 1)) | fresh
     open_ = ~one & ~chaotic
     raised = frozen(xp.where(open_ & xp.isfinite(chi_error), xp.log1p(chi_error), 0.0))
     finite = xp.isfinite(point.length.value)
@@ -253,6 +272,9 @@ def stable_correlation(
     log_r, slope = _log_ratio(found.y, turn), turn.pair_slope
     above = xp.expm1(xp.minimum(found.above, xp.maximum(-found.y, 0.0)))
     beyond = x + x * above
+    # At q = 0 the lengths shrink together.
+    together = zero & fresh
+    shrunk = xp.where(together, q, 1.0) / xp.where(together, turn.length, 1.0)
     moves = xp.abs(log_r) > 1e-12
     # At q = 0 and x of order one: r is below the chord from there to its value at x = 0.
     chord = x * chi_error / (chi + chi_error - xp.exp(log_r))
@@ -268,7 +290,8 @@ def stable_correlation(
     x = xp.where(open_, beyond / 2, x)
     x_error = xp.where(open_, beyond / 2 * (1 + 1e-9), x_error)
     # So it is where x is known too badly to say more.
-    vague = open_ | (chaotic & (noise == 0) & xp.isfinite(chi) & ~(found.below <= _NEAR))
+    slope, slope_error = slope * shrunk, slope_error * frozen(shrunk)
+    vague = open_ | (chaotic & ~fresh & xp.isfinite(chi) & ~(found.below <= _NEAR))
     slope = xp.where(vague, (lowest + 1) / 2, slope)
     slope_error = xp.where(vague, (1 - lowest) / 2 * (1 + 1e-9) + epsilon(q), slope_error)
     x, x_error = (xp.where(one, 0.0, v) for v in (x, x_error))

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from theory.description import (
     Affine,
+    Noise,
     Normalise,
     Part,
     Pointwise,
@@ -144,6 +145,10 @@ class _AlongLength(Reading[_Moving]):
         after, _ = self.field.normalise(node, state.state)
         square = length(state.state.value) + node.epsilon
         return _Moving(after, node.epsilon / xp.square(square) * state.rate), None
+
+    def noise(self, node: Noise, state: _Moving):
+        after, _ = self.field.noise(node, state.state)
+        return _Moving(after, (1 + node.variance) * state.rate), None
 
     def add(self, skip: _Moving, branch: _Moving):
         after, _ = self.field.add(skip.state, branch.state)

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Int
 
 from theory.description import (
     Affine,
-    Normalise,
+    Noise,
     Part,
     Pointwise,
-    Reading,
+    Survey,
     check_turn,
     directly,
     interpret,
@@ -77,7 +77,7 @@ class Prediction(eqx.Module):
     phase: Int[Array, ""]
 
 
-class _Allowed(Reading[Any]):
+class _Allowed(Survey[Any]):
     """Whether every variance is finite and >= 0, and every parameter of φ finite."""
 
     def affine(self, node: Affine, state):
@@ -91,14 +91,9 @@ class _Allowed(Reading[Any]):
             state = state & xp.all(xp.isfinite(leaf))
         return state, None
 
-    def normalise(self, node: Normalise, state):
-        return state, None
-
-    def add(self, skip, branch):
-        return branch, None
-
-    def through_time(self, turn, state, steps):
-        return turn(self, state, state)[0], None
+    def noise(self, node: Noise, state):
+        v = node.variance
+        return state & xp.all(xp.isfinite(v) & (v >= 0)), None
 
 
 _BLUR = 1e-6

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Int
 
-from theory.description import Affine, Part, check_turn, directly
+from theory.description import Affine, Part, check_no_noise, check_turn, directly
 from theory.gaussian import frozen
 from theory.numerics import (
     Array,
@@ -94,6 +94,7 @@ def stationary_state(
     """
     needs_float64("stationary_state")
     check_turn(body)
+    check_no_noise("body", body)
     check_length("noise_variance", noise_variance)
     check_positive("start", start)
     check_positive("tolerance", tolerance)

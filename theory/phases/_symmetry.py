@@ -20,11 +20,13 @@ from theory.description import (
     Affine,
     AlgebraName,
     Componentwise,
+    Noise,
     Normalise,
     Part,
     Pointwise,
     Radial,
     Reading,
+    Survey,
     WeightLaw,
     check_part,
     check_turn,
@@ -137,6 +139,9 @@ class _Seen(Reading[_Found]):
         kept = state.rotates and (node.kind == "rms" or state.components == 1)
         return _Found(state.components, state.algebra, state.odd, kept), None
 
+    def noise(self, node: Noise, state: _Found):
+        return state, None  # one number for all components of a unit
+
     def add(self, skip: _Found, branch: _Found):
         return branch, None
 
@@ -195,23 +200,11 @@ class SymmetryPhase(enum.IntEnum):
     """The length has no finite fixed point, or the parameters are not allowed."""
 
 
-class _Biased(Reading[Any]):
+class _Biased(Survey[Any]):
     """Whether any bias has a variance above 0."""
 
     def affine(self, node: Affine, state):
         return state | xp.any(node.bias_variance > 0), None
-
-    def pointwise(self, node: Pointwise, state):
-        return state, None
-
-    def normalise(self, node: Normalise, state):
-        return state, None
-
-    def add(self, skip, branch):
-        return branch, None
-
-    def through_time(self, turn, state, steps):
-        return turn(self, state, state)[0], None
 
 
 def symmetry_phase_of(body: Part, length: Estimate, allowed: Bool[Array, ""]) -> Int[Array, ""]:

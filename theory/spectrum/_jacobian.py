@@ -295,6 +295,9 @@ class _Factors(Reading[Any]):
         shrunk = (log_tangent(after.value) - log_tangent(state.value))[0]
         return after, _Scale(shrunk, xp.zeros_like(shrunk))
 
+    def noise(self, node: Any, state: Any):
+        raise TypeError("`network`: the spectrum is that of layers without noise; got a Noise")
+
     def add(self, skip: Any, branch: Any):
         after, _ = MeanField().add(skip, branch)
         return after, _Skip(xp.ones((), jnp.result_type(float)))

@@ -1,0 +1,48 @@
+"""The base of readings that ask about the structure of a network."""
+
+from collections.abc import Callable
+from typing import Any
+
+from theory.description._architecture import Affine, Noise, Normalise, Pointwise
+from theory.description._interpret import Reading, State
+
+
+class Survey(Reading[State]):
+    """A question about structure: what a subclass does not override leaves the state as it is.
+
+    A sum gives the state of the branch, which began as that of the skip connection. A
+    `Recurrent` takes one turn.
+
+    Where a node that says nothing would make a wrong answer, as in what a nonlinearity does to
+    a signal, derive from `Reading`, which has no such defaults.
+
+    Examples
+    --------
+    How many weight matrices a signal meets in a row:
+
+    >>> class Matrices(theory.Survey):
+    ...     def affine(self, node, state):
+    ...         return state + 1, None
+    >>> network = theory.feedforward(theory.activation("tanh"), 1.5, depth=30)
+    >>> matrices, _ = theory.interpret(network, Matrices(), jnp.asarray(0))
+    >>> int(matrices)
+    31
+    """
+
+    def affine(self, node: Affine, state: State) -> tuple[State, Any]:
+        return state, None
+
+    def pointwise(self, node: Pointwise, state: State) -> tuple[State, Any]:
+        return state, None
+
+    def normalise(self, node: Normalise, state: State) -> tuple[State, Any]:
+        return state, None
+
+    def noise(self, node: Noise, state: State) -> tuple[State, Any]:
+        return state, None
+
+    def add(self, skip: State, branch: State) -> tuple[State, Any]:
+        return branch, None
+
+    def through_time(self, turn: Callable, state: State, steps: int) -> tuple[State, Any]:
+        return turn(self, state, state)
