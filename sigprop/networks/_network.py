@@ -1,7 +1,7 @@
 """The finite-width reading: a random network with weights drawn in passing and dropped."""
 
 import dataclasses
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -52,7 +52,7 @@ class Signals(eqx.Module):
     """Whether digits are gone: all numbers of a layer have come near the smallest normal one, or
     have become zero on the way. None where this is not watched."""
 
-    def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> Self:
+    def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> Any:
         """Other signals and tangents over the same scale, and all else as it is."""
         before = self.lost
         lost = before if before is None or lost is None else before | lost
