@@ -162,7 +162,7 @@ class Sweep:
             if not good:
                 raise ValueError(f"`{name}`: must {what}; got {getattr(self, name)}")
 
-        self._check_networks()
+        self._check_leaves()
         each = {name: self.values(name) for name in self.axis_names}
         for name, values in each.items():
             if not values or len(set(values)) != len(values):
@@ -201,6 +201,7 @@ class Sweep:
         size = math.prod(len(values) for values in each.values())
         if size > _POINTS:
             raise ValueError(f"`sweep`: must have at most {_POINTS} points; got {size}")
+        self._check_networks()
         self._check_observables()
 
     def _check_observables(self) -> None:
@@ -213,20 +214,21 @@ class Sweep:
             if own.ratio_of_means and not isinstance(own.of, Absent):
                 check_ratio(own, self.inputs_at_once, self.components)
 
+    def _check_leaves(self) -> None:
+        """That the numbers which vary are there."""
+        if self.description is not None:
+            for name in self.numbers:
+                _description.places(self.description, name)
+        elif self.leaves:
+            raise ValueError("`leaves`: must be given with a description; got none")
+
     def _check_networks(self) -> None:
         """That every kind of network can be described, and drawn as asked for."""
         if self.description is None:
-            if self.leaves:
-                raise ValueError("`leaves`: must be given with a description; got none")
             for name in self.values("activation"):
                 self._phi(name)
             families = {word: weight_family(word) for word in self.values("weights")}
         else:
-            for name in self.numbers:
-                _description.places(self.description, name)
-            for depth in self.values("depth"):
-                if self.depth is not None and depth < 1:
-                    raise ValueError(f"`depth`: must be whole numbers of at least 1; got {depth}")
             laws = weight_laws(self.network(self.point(0)))
             families = {law.family.word: law.family for law in laws}
         for word, family in families.items():

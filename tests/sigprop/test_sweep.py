@@ -124,6 +124,100 @@ class TestDescription:
             Sweep(**fields)
         assert "\n" not in str(caught.value)
 
+    def test_one_address_whichever_door(self, tmp_path):
+        erf = theory.activation("erf")
+        options = {"activation": "erf", "width": 8, "replicas": 4}
+        named = Sweep(**options, depth=3, weight_variance=(1.0, 2.0), bias_variance=0.1)
+        rest = {"width": 8, "replicas": 4}
+        layer = Sweep(
+            description=theory.layer(erf, 5.0, 0.1), depth=3, weight_variance=(1.0, 2.0), **rest
+        )
+        theory.save_network(theory.feedforward(erf, 2.0, 0.1, depth=3), tmp_path / "deep.toml")
+        (tmp_path / "sweep.toml").write_text('description = "deep.toml"\nwidth = 8\nreplicas = 4\n')
+        deep = sigprop.read_sweep_file(tmp_path / "sweep.toml")
+        assert (deep.values("depth"), deep.kept_layers) == ((3,), (0, 1, 2, 3))
+        where = _sweep.environment(named)
+        addresses = [sweep.addresses(where) for sweep in (named, layer, deep)]
+        assert np.array_equal(addresses[0], addresses[1])
+        assert np.array_equal(addresses[0][1], addresses[2][0])
+        assert not np.array_equal(addresses[0][0], addresses[2][0])
+        # The same cells, so that results are taken over and not computed.
+        run_sweep(named, tmp_path / "one.zarr")
+        again = run_sweep(layer, tmp_path / "one.zarr")
+        assert (again.computed, again.reused) == (0, 8)
+        run_sweep(deep, tmp_path / "two.zarr")
+        one, two = (sigprop.read_sweep(tmp_path / f"{name}.zarr") for name in ("one", "two"))
+        assert np.array_equal(one["length"].values[1], two["length"].values)
+
+    def test_any_number_may_be_an_axis(self, tmp_path):
+        leaky = theory.activation("leaky_relu", negative_slope=0.5)
+        norm = theory.Chain((theory.Normalise("rms"), theory.layer(leaky, 1.0, 0.1)))
+        path = "parts[1].parts[0].activation.negative_slope"
+        sweep = Sweep(
+            description=norm,
+            depth=2,
+            width=64,
+            leaves={path: [0.1, 0.9]},
+            weight_variance="1:2:2",
+            replicas=64,
+        )
+        assert sweep.axes == {"weight_variance": (1.0, 2.0), path: (0.1, 0.9)}
+        run_sweep(sweep, tmp_path / "leaves.zarr")
+        found = sigprop.summarise_sweep(tmp_path / "leaves.zarr")
+        assert found["length"].dims == ("weight_variance", path, "layer", "input")
+        for i in range(sweep.points):
+            mean = found["length"].values.reshape(4, 3, 2)[i, -1, 0]
+            error = found["length_standard_error"].values.reshape(4, 3, 2)[i, -1, 0]
+            wanted = sweep_theory(sweep, "length", sweep.point(i))[-1, 0]
+            assert abs(mean - wanted) < 5 * error + wanted / 64
+            # Any other point of the plane is far off.
+            others = [sweep_theory(sweep, "length", sweep.point(j))[-1, 0] for j in range(4)]
+            assert np.argmin(np.abs(np.array(others) - mean)) == i
+        assert _sweep_store.open_store(tmp_path / "leaves.zarr").sweep == sweep
+
+    def test_the_content_of_a_function_is_part_of_its_address(self, tmp_path):
+        file = tmp_path / "own.py"
+        file.write_text("def mine(z):\n    return z\n")
+        sweep = Sweep(activation=f"{file}:mine", depth=2, width=8)
+        where = _sweep.environment(sweep)
+        before = sweep.addresses(where)
+        moved = tmp_path / "other.py"
+        moved.write_bytes(file.read_bytes())
+        elsewhere = Sweep(activation=f"{moved}:mine", depth=2, width=8)
+        assert np.array_equal(elsewhere.addresses(where), before)
+        file.write_text("def mine(z):\n    return 2 * z\n")
+        assert not np.array_equal(sweep.addresses(where), before)
+
+    def test_symmetries_have_orthogonal_weights_too(self, tmp_path):
+        options = {"symmetry": "U(1)", "activation": "tanh", "weight_variance": 2.25, "depth": 2}
+        sweep = Sweep(weights="orthogonal", **options, width=32, replicas=64)
+        run_sweep(sweep, tmp_path / "sweep.zarr")
+        found = sigprop.summarise_sweep(tmp_path / "sweep.zarr")
+        wanted = sweep_theory(sweep, "length", sweep.point(0))[-1, 0]
+        error = float(found["length_standard_error"][-1, 0])
+        assert abs(float(found["length"][-1, 0]) - wanted) < 5 * error + 2 * wanted / 32
+        assert not np.array_equal(
+            sweep.addresses({}), dataclasses.replace(sweep, weights="gaussian").addresses({})
+        )
+
+    @pytest.mark.parametrize(
+        "fields, message",
+        [
+            ({"activation": "erf"}, "`activation`: must not be given with a description; got erf"),
+            ({"leaves": {"parts[0]": 1.0}}, r"`leaves`: must be some of parts\[1\].bias_varian"),
+            ({"leaves": {"parts[1].bias_variance": "x"}}, "`leaves`: must be numbers or start"),
+            ({"depth": 0}, "`depth`: must be whole numbers of at least 1; got 0"),
+            ({"weight_variance": -1.0}, "`weight_variance`: must be finite and at least 0"),
+        ],
+    )
+    def test_bad_descriptions(self, fields, message):
+        layer = theory.layer(theory.activation("tanh"), 1.0)
+        with pytest.raises(ValueError, match=f"^{message}") as caught:
+            Sweep(description=layer, **{"depth": 3, **fields})
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ValueError, match=r"^`depth`: must not be given with a whole network"):
+            Sweep(description=theory.feedforward(theory.activation("tanh"), 1.0, depth=2), depth=3)
+
     def test_bad_files(self, tmp_path):
         for text, message in (
             ("width = ", "must be a readable TOML file"),

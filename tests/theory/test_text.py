@@ -41,6 +41,8 @@ NETWORKS = {
     "dense": theory.layer(theory.radial("sin"), 2.25, components=2, algebra="dense"),
     "rms": theory.Chain((theory.layer(TANH, 1.5), theory.Normalise("rms", 1e-6))),
     "norm": theory.Chain((theory.Normalise(), theory.layer(TANH, 1.5))),
+    "sparse": theory.layer(TANH, 1.5, weights=theory.SparseWeights(1 / 3)),
+    "noise": theory.Chain((theory.Pointwise(TANH), theory.Noise(1 / 3), theory.affine(1.5))),
     "deep": theory.feedforward(TANH, 1.5, 0.05, depth=20),
     "deep residual": theory.feedforward(LEAKY, 1.5, 0.05, depth=3, residual=True),
     "recurrent": theory.recurrent(TANH, 1.2, 0.1, steps=5),
