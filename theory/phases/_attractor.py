@@ -22,8 +22,8 @@ from theory.numerics import (
     xp,
 )
 from theory.phases._fixed_point import LengthPoint
+from theory.phases._length_grid import LengthGrid, length_grid, log_growth
 from theory.phases._length_point import Reach, bracket_of, point_at, root_at, runs_away, zero_point
-from theory.phases._survey import Survey, log_growth, survey
 
 _STEPS = 2000
 """Turns after which a length that has not come to rest is given up."""
@@ -65,7 +65,7 @@ class _Path(NamedTuple):
     """And without any rounding."""
 
 
-def _path(seen: Survey, y0: Array, h0: Array) -> _Path:
+def _path(seen: LengthGrid, y0: Array, h0: Array) -> _Path:
     """The direction at the start says which fixed point is reached."""
     size, touch = seen.y.size, seen.touches
     here = xp.clip(xp.sum(seen.y <= y0) - 1, 0, size - 2)
@@ -91,7 +91,7 @@ def _path(seen: Survey, y0: Array, h0: Array) -> _Path:
     return _Path(rising, here, place, found, stays, xp.all(signs == 0))
 
 
-def stable_places(seen: Survey) -> Array:
+def stable_places(seen: LengthGrid) -> Array:
     """Where h goes from positive to negative between a node and the next."""
     up = (seen.growth > 0) & ~seen.touches
     # Growth that fades into rounding is no fall.
@@ -100,7 +100,7 @@ def stable_places(seen: Survey) -> Array:
     return up[:-1] & ~up[1:] & ~xp.isnan(seen.growth[1:]) & (~fades | seen.touches)[1:]
 
 
-def _turns_back(seen: Survey, path: _Path) -> Array:
+def _turns_back(seen: LengthGrid, path: _Path) -> Array:
     """Whether the map falls somewhere on the way, so that lengths jump over fixed points."""
     slope = 1 + seen.rate
     falls = (slope < -1e-6 - 10 * seen.noise) & xp.isfinite(slope)
@@ -122,11 +122,11 @@ class Travel(NamedTuple):
     high: Array
     """The shortest and longest lengths on the way."""
     out: Array
-    """It left the survey, to where it can only go on."""
+    """It left the grid, to where it can only go on."""
 
 
 def follow(
-    body: Part, seen: Survey, y0: Array, needed: Array, order: int, steps: int = _STEPS
+    body: Part, seen: LengthGrid, y0: Array, needed: Array, order: int, steps: int = _STEPS
 ) -> Travel:
     """y ↦ y + h(y) from y0 until it repeats; where not `needed`, nothing is done."""
     body = frozen(body)
@@ -162,7 +162,7 @@ def follow(
     return Travel(y, period, low, high, gone(y))
 
 
-def _reach(seen: Survey, path: _Path, y0: Array, h0: Array, y: Array) -> Reach:
+def _reach(seen: LengthGrid, path: _Path, y0: Array, h0: Array, y: Array) -> Reach:
     """Where the attractor may be if the map is monotonic."""
     index, sure, up = xp.arange(seen.y.size), seen.sure, seen.growth > 0
     own = bracket_of(seen, path.place, y)
@@ -184,7 +184,7 @@ def _reach(seen: Survey, path: _Path, y0: Array, h0: Array, y: Array) -> Reach:
     return Reach(own.low, own.high, xp.where(lost, -xp.inf, low), xp.where(lost, xp.inf, high))
 
 
-def _limit(seen: Survey, values: Array, errors: Array, last: Array, at: Estimate, tolerance):
+def _limit(seen: LengthGrid, values: Array, errors: Array, last: Array, at: Estimate, tolerance):
     """The limit of `values` as q → ∞, from the last nodes that count."""
     n = xp.maximum(xp.sum(seen.grid < seen.y[last]), 2)
     g, v, e = (xp.stack([a[n - i] for i in range(3)]) for a in (seen.grid, values, errors))
@@ -213,7 +213,7 @@ def attractor(
     limits; the error holds what is left of the change with length, as a power law. Where it
     ends at no fixed point, all are NOT_CONVERGED.
     """
-    seen = survey(body, order=order)
+    seen = length_grid(body, order=order)
     y0 = xp.log(xp.full_like(seen.y[0], start))
     h0 = log_growth(y0, frozen(body), order)
     path = _path(seen, y0, h0)

@@ -24,7 +24,7 @@ from theory.numerics import (
     replace_where,
 )
 from theory.phases._attractor import follow
-from theory.phases._survey import along_length, error_of_rate, log_growth, survey
+from theory.phases._length_grid import along_length, error_of_rate, length_grid, log_growth
 
 _LONGEST = 16
 _STEPS = 20000
@@ -96,7 +96,7 @@ def length_cycle(
 
 @hasty_jit
 def _length_cycle(body, start, tolerance, order) -> LengthCycle:
-    seen = survey(body, order=order)
+    seen = length_grid(body, order=order)
     y0 = jnp.log(jnp.asarray(start, seen.y.dtype))
     travel = follow(body, seen, y0, jnp.asarray(True), order, _STEPS)
     there = (travel.period > 0) & (travel.period <= _LONGEST) & ~travel.out

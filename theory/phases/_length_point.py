@@ -29,7 +29,13 @@ from theory.numerics import (
     xp,
 )
 from theory.phases._fixed_point import LengthPoint
-from theory.phases._survey import Survey, along_length, error_of_rate, log_growth, survey
+from theory.phases._length_grid import (
+    LengthGrid,
+    along_length,
+    error_of_rate,
+    length_grid,
+    log_growth,
+)
 
 _SLOTS = 4
 _TAIL = float(np.log(1e5))
@@ -51,7 +57,7 @@ class Stability(enum.IntEnum):
     """The error of λ leaves it open."""
 
 
-def root_at(body: Part, seen: Survey, i: Array, present: Array, order: int) -> Array:
+def root_at(body: Part, seen: LengthGrid, i: Array, present: Array, order: int) -> Array:
     """The y of the fixed point between the nodes i and i + 1, or of a node that touches zero."""
     h = lambda y, body: log_growth(y, body, order)
     half = seen.touches[i] | seen.touches[i + 1]
@@ -72,7 +78,7 @@ class Reach(eqx.Module):
     """The y between which it may be, whatever its own error says."""
 
 
-def bracket_of(seen: Survey, i: Array, y: Array) -> Reach:
+def bracket_of(seen: LengthGrid, i: Array, y: Array) -> Reach:
     """The nodes around i and i + 1 between which h changes sign for sure."""
     index, up = xp.arange(seen.y.size), seen.growth > 0
     left = seen.sure & (up == up[i]) & (index <= i)
@@ -83,7 +89,7 @@ def bracket_of(seen: Survey, i: Array, y: Array) -> Reach:
 
 def point_at(
     body: Part,
-    seen: Survey,
+    seen: LengthGrid,
     y: Array,
     reach: Reach,
     *,
@@ -140,12 +146,12 @@ def point_at(
     )
 
 
-def _power(seen: Survey) -> Array:
+def _power(seen: LengthGrid) -> Array:
     """Of q in the map of the shortest lengths; 0 where that is a constant."""
     return seen.multiplier[0] * xp.exp(-seen.growth[0])
 
 
-def zero_point(seen: Survey) -> tuple[Array, Array, Reach]:
+def zero_point(seen: LengthGrid) -> tuple[Array, Array, Reach]:
     """Whether q* = 0 is a fixed point, its stability, and the lengths that cannot be told from
     it."""
     there = ~(_power(seen) <= 0.5) & ~xp.isnan(seen.growth[0])
@@ -209,7 +215,7 @@ def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fixe
 
 @directly
 def _fixed_points(body, tolerance, order) -> FixedPoints:
-    seen = survey(body, order=order)
+    seen = length_grid(body, order=order)
     end = runs_away(seen)
     up, touch, in_sight = seen.growth > 0, seen.touches, seen.in_sight
     flat = in_sight[:-1] & in_sight[1:]
@@ -264,7 +270,7 @@ class FarEnd(eqx.Module):
     """Beyond that they neither grow nor shrink, as far as can be told."""
 
 
-def runs_away(seen: Survey) -> FarEnd:
+def runs_away(seen: LengthGrid) -> FarEnd:
     """What becomes of the longest lengths."""
     index = xp.arange(seen.y.size)
     blind = ~(seen.sure | (seen.noise < xp.inf)) & (seen.y > _TAIL)

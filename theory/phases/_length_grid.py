@@ -18,7 +18,7 @@ LONGEST = 1e30
 """The longest length up to which fixed points are looked for, from `SHORTEST` on."""
 _FAR = 1e6
 """Beyond this length φ is taken to change slowly: nodes are few."""
-_SURVEY = np.log(
+_GRID = np.log(
     np.concatenate(
         [
             np.geomspace(SHORTEST, 1e-12, 10)[:-1],
@@ -68,7 +68,7 @@ def error_of_rate(turn: Turn, error: Turn, q: Array) -> Array:
     return xp.where(usual, xp.minimum(by_length, by_slope), by_length)
 
 
-class Survey(eqx.Module):
+class LengthGrid(eqx.Module):
     """The length map on a grid of y = log q, with the extremum of h nearest to zero put in."""
 
     y: Float[Array, " nodes"]
@@ -131,19 +131,19 @@ class Survey(eqx.Module):
 
     def drift(self, values: Float[Array, " grid"]) -> Array:
         """d values/dq at q = 0."""
-        j = int(np.searchsorted(_SURVEY, _SMALL))
+        j = int(np.searchsorted(_GRID, _SMALL))
         change = (values[j] - values[0]) / xp.exp(self.grid[j])
         return xp.where(xp.isfinite(change), change, 0.0)
 
 
-def survey(body: Part, *, order: int = 64) -> Survey:
+def length_grid(body: Part, *, order: int = 64) -> LengthGrid:
     """h(y) on a grid from `SHORTEST` to `LONGEST`, fine enough to tell its roots apart."""
     body = frozen(body)
     if traced(body):
-        y = jnp.asarray(_SURVEY, jnp.result_type(float))
+        y = jnp.asarray(_GRID, jnp.result_type(float))
         turn, error, rate = jax.vmap(lambda q: along_length(body, q, order))(jnp.exp(y))
     else:
-        y = xp.asarray(_SURVEY)
+        y = xp.asarray(_GRID)
         turn, error, rate = along_length(body, xp.exp(y), order)
     h, noise = xp.log(turn.length / xp.exp(y)), error.length / turn.length
     dh = rate.length * xp.exp(-h) - 1
@@ -181,7 +181,7 @@ def survey(body: Part, *, order: int = 64) -> Survey:
 
     # Without the barrier the compiler would put all of it into each of its many uses.
     return barrier(
-        Survey(
+        LengthGrid(
             insert(y, top),
             insert(h, h_top),
             insert(dh, xp.where(found, 0.0, dh[0])),
