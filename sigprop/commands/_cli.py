@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from sigprop.commands._network import Network, Rotating, Structure
 from sigprop.commands._output import BadInput
+from sigprop.commands._plan_cli import plan
 from sigprop.commands._sweep_cli import sweep
 
 _HELP = """\
@@ -29,17 +30,8 @@ ordered, above 1 chaotic. Depth scales ξ are in layers.
 """
 _EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 bad input, 3 no verdict."
 
-_PLAN = """\
-Plan width and number of networks for a wanted precision in the last layer.
-
-Draws a pilot of small networks and times this device. Prints the cheapest width, how many
-networks, their memory and time, and whether 1/N bias or sampling noise dominates.
-
-Exits with 1 if a given width is so small that its bias alone is above the wanted error.
-"""
-
 app = App(name="sigprop", help=_HELP, help_epilogue=_EPILOGUE, help_format="markdown")
-app.command("sigprop.commands._plan_cli:plan", name="plan", help=_PLAN)
+app.command(plan)
 app.command(sweep)
 
 StartLength: TypeAlias = Annotated[
@@ -155,7 +147,11 @@ def compare(
         float, Parameter(help="Correlation of the two inputs of gram, from -1 to 1.")
     ] = 0.5,
     observables: Annotated[
-        str, Parameter(help="What is compared, with commas between: names as in plan.")
+        str,
+        Parameter(
+            help="What is compared, with commas between; a word that is no observable is answered "
+            "with all of them."
+        ),
     ] = "length,correlation,slope,gradient_growth",
     gradients: Annotated[
         bool, Parameter(help="Also measure how gradients grow from layer to layer.")

@@ -254,9 +254,9 @@ def compare(
     json: bool,
 ) -> int:
     """Simulate a description at several widths and hold it against theory."""
-    run.check()
     if depth is not None:
         check_depth(depth)
+    run.check()
     set_up()
     from sigprop.networks import needs_matrices
 

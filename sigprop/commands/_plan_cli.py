@@ -1,4 +1,4 @@
-"""The command line of `sigprop plan`, which names what theory can observe."""
+"""The command line of `sigprop plan`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,9 +8,7 @@ from cyclopts import Parameter
 from sigprop.commands._network import Network
 from sigprop.commands._output import BadInput
 from sigprop.commands._sweep_cli import Json
-from theory import OBSERVABLES
 
-*_NAMES, _LAST = OBSERVABLES
 _NONE = Network()
 
 
@@ -21,7 +19,13 @@ def plan(
         int | None,
         Parameter(help="Hidden layers behind the input layer; a whole network has its own."),
     ] = None,
-    observable: Annotated[str, Parameter(help=f"{', '.join(_NAMES)} or {_LAST}.")],
+    observable: Annotated[
+        str,
+        Parameter(
+            help="What is wanted, such as length or correlation; a word that is no observable is "
+            "answered with all of them."
+        ),
+    ],
     error: Annotated[
         float,
         Parameter(help="Wanted root mean square of 1/N bias and sampling noise, above 0."),
@@ -43,7 +47,13 @@ def plan(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Plan width and number of networks; `_cli` has the help, which need not wait for theory."""
+    """Plan width and number of networks for a wanted precision in the last layer.
+
+    Draws a pilot of small networks and times this device. Prints the cheapest width, how many
+    networks, their memory and time, and whether 1/N bias or sampling noise dominates.
+
+    Exits with 1 if a given width is so small that its bias alone is above the wanted error.
+    """
     from sigprop.commands._plan_command import plan_networks
 
     network.check()

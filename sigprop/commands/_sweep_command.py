@@ -150,23 +150,19 @@ def watching(quiet: bool) -> Iterator[Callable[[Any], None]]:
 
 def status(store: Path, json: bool) -> int:
     """Say what is there of a sweep."""
-    from sigprop.sweeps import open_store, status_of
+    from sigprop.sweeps import sweep_status
 
     with checked(path="store"):
-        opened = open_store(store.resolve(), write=False)
-        found = status_of(opened)
-    sweep = opened.sweep
-    sizes = {name: len(values) for name, values in sweep.axes.items()}
+        found = sweep_status(store)
     if json:
-        words = {"axes": sizes, "replicas": sweep.replicas, "environment": opened.environment}
-        out.print_json({**found._asdict(), **words})
+        out.print_json(found._asdict())
         return 0
     rows = out.table(store.name, "", "done", "of")
     rows.add_row("networks", str(found.done), str(found.networks))
     rows.add_row("points", str(found.finished_points), str(found.points))
-    axes = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "none"
-    where = ", ".join(f"{k} {opened.environment[k]}" for k in ("sigprop", "jax", "device"))
-    out.show(rows, f"axes: {axes}; {sweep.replicas} replicas", where)
+    axes = ", ".join(f"{name} {size}" for name, size in found.axes.items()) or "none"
+    where = ", ".join(f"{k} {found.environment[k]}" for k in ("sigprop", "jax", "device"))
+    out.show(rows, f"axes: {axes}; {found.replicas} replicas", where)
     return 0
 
 

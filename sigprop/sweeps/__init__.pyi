@@ -3,13 +3,11 @@ from ._sweep import AXES, Sweep, read_sweep_file
 from ._sweep_run import (
     SweepProgress,
     SweepRun,
-    SweepStatus,
     merge_sweeps,
     read_sweep,
     run_sweep,
-    status_of,
-    sweep_status,
 )
+from ._sweep_status import SweepStatus, sweep_status
 from ._sweep_store import dataset_of, open_store
 from ._sweep_summary import summarise_sweep, summarised, sweep_theory
 
@@ -30,7 +28,6 @@ __all__ = [
     "read_sweep",
     "read_sweep_file",
     "run_sweep",
-    "status_of",
     "summarise_sweep",
     "summarised",
     "sweep_status",

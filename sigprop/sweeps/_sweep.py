@@ -20,6 +20,7 @@ from sigprop.storage import build, read_toml
 from sigprop.sweeps import _description
 from sigprop.sweeps._own_observables import Absent, read, written
 from sigprop.sweeps._ratios import PARTS, check_ratio
+from sigprop.sweeps._sweep_status import SCHEMA
 from theory import OBSERVABLES, Observable
 from theory.description import from_dict, weight_family, weight_laws
 from theory.mean_field import chosen_observables
@@ -27,8 +28,6 @@ from theory.mean_field import chosen_observables
 if TYPE_CHECKING:
     from theory import Part
 
-SCHEMA = 1
-"""Of the store, and of what the numbers in it mean."""
 AXES = (
     "activation",
     "weights",

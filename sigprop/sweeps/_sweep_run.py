@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from sigprop.sweeps._sweep import Sweep, union
 from sigprop.sweeps._sweep_program import Engine, structures
+from sigprop.sweeps._sweep_status import SweepStatus, sweep_status
 from sigprop.sweeps._sweep_store import (
     SweepStore,
     create_store,
@@ -68,16 +69,6 @@ class SweepRun(NamedTuple):
     """From the first chunk to the last."""
     compute_seconds: float
     """Inside the compiled programs, summed over the workers."""
-
-
-class SweepStatus(NamedTuple):
-    """What is there of a sweep, by its markers."""
-
-    networks: int
-    """In all."""
-    done: int
-    points: int
-    finished_points: int
 
 
 Progress: TypeAlias = Callable[[SweepProgress], None]
@@ -378,26 +369,7 @@ def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[st
                 where=sources[0].environment,
                 fill=lambda new: gather(new, sources),
             )
-        return status_of(store)
-
-
-def sweep_status(path: str | PathLike[str]) -> SweepStatus:
-    """What is there of a sweep, by its markers; nothing is locked or changed.
-
-    Raises
-    ------
-    ValueError
-        If there is no store of a sweep at `path`.
-    """
-    return status_of(open_store(Path(path).resolve(), write=False))
-
-
-def status_of(store: SweepStore) -> SweepStatus:
-    """What the markers of a store say."""
-    done = store.counts().sum(axis=1)
-    sweep = store.sweep
-    finished = int((done == sweep.replicas).sum())
-    return SweepStatus(sweep.points * sweep.replicas, int(done.sum()), sweep.points, finished)
+    return sweep_status(store.path)
 
 
 def read_sweep(path: str | PathLike[str]) -> xr.Dataset:

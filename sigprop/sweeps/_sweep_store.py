@@ -26,7 +26,8 @@ import zarr
 from sigprop.storage import is_empty_folder, move_into_place, partial_name, provenance
 from sigprop.sweeps._own_observables import Absent
 from sigprop.sweeps._ratios import PARTS, of_networks
-from sigprop.sweeps._sweep import AXES, SCHEMA, Sweep, environment, from_fields
+from sigprop.sweeps._sweep import AXES, Sweep, environment, from_fields
+from sigprop.sweeps._sweep_status import SCHEMA, reading
 from theory import Observable
 
 Arrays = dict[str, np.ndarray]
@@ -150,6 +151,7 @@ def create_store(
         "sigprop_sweep": SCHEMA,
         "sweep": json.dumps(sweep.fields(), sort_keys=True),
         "environment": json.dumps(where, sort_keys=True),
+        "axes": {name: len(values) for name, values in sweep.axes.items()},
         "chunk": list(chunk),
     }
     partial = partial_name(path)
@@ -204,30 +206,8 @@ def open_store(path: Path, *, write: bool = True) -> SweepStore:
     ValueError
         If there is none, or it has another schema.
     """
-    try:
-        if not (path / "zarr.json").is_file():
-            raise ValueError(f"`path`: must be the store of a sweep; got none at {path}")
-        group = zarr.open_group(path, mode="r+" if write else "r")
-        attributes: dict[str, Any] = dict(group.attrs)
-        schema = attributes.get("sigprop_sweep")
-        if schema is None:
-            raise ValueError(f"`path`: must be the store of a sweep; got another at {path}")
-        if schema != SCHEMA:
-            raise ValueError(
-                f"`path`: must be a sweep's store of version {SCHEMA}; got version {schema}, {path}"
-            )
+    with reading(path, write=write) as (group, attributes):
         return SweepStore(path, group, from_fields(json.loads(attributes["sweep"])), attributes)
-    except ValueError as error:
-        if str(error).startswith("`path`"):
-            raise
-        raise _unreadable(path, error) from error
-    except (KeyError, TypeError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = str(error).partition("\n")[0]
-    return ValueError(f"`path`: must be the readable store of a sweep; got {reason}, {path}")
 
 
 @contextmanager

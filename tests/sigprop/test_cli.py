@@ -21,6 +21,7 @@ from sigprop.commands._demo import demo
 from sigprop.commands._network import Network
 from sigprop.commands._requests import Run, axis_values
 from sigprop.figures import _plots
+from sigprop.sweeps._sweep_store import create_store
 from theory import Phase, Stability, Status
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +133,40 @@ class TestPredict:
 def replaced(option, value, argv):
     at = argv.index(option)
     return [*argv[: at + 1], value, *argv[at + 2 :]]
+
+
+def test_help_and_mistakes_and_status_never_import_jax(tmp_path):
+    store = tmp_path / "sweep.zarr"
+    sweep = sigprop.Sweep(activation="erf", depth=2, width=8, weight_variance=(1.0, 2.0))
+    create_store(sweep, store, chunk=(1, 1))
+    code = """
+import json, sys
+sys.modules["jax"] = None
+from sigprop.commands import main
+for argv in json.loads(sys.argv[1]):
+    print(main(argv), file=sys.stderr)
+"""
+    lines = [
+        (["--help"], 0),
+        (["predict", "--help"], 0),
+        (["plan", "--help"], 0),
+        (["sweep", "--help"], 0),
+        (["predict", "--activation", "tanh"], 2),
+        (["predict", *POINT, "--residul"], 2),
+        (["compare", *POINT, "--depth", "0"], 2),
+        (["compare", *POINT, "--depth", "3", "--widths", "8,16"], 2),
+        (["phase-diagram", "--activation", "tanh", "--weight-variance", "3:1:5"], 2),
+        (["plan", *POINT, "--observable", "length"], 2),
+        (["sweep", "status", str(tmp_path / "absent.zarr")], 2),
+        (["sweep", "status", str(store), "--json"], 0),
+    ]
+    argv = [sys.executable, "-c", code, json.dumps([line for line, _ in lines])]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    codes = [line for line in done.stderr.splitlines() if not line.startswith("sigprop: ")]
+    assert codes == [str(wanted) for _, wanted in lines]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["networks"], found["done"], found["axes"]) == (32, 0, {"weight_variance": 2})
 
 
 class TestNetworkFiles:

@@ -259,9 +259,11 @@ def test_participation_ratio_of_finite_networks():
 
 
 class TestCommands:
-    def test_help_names_every_observable(self, capsys):
-        assert _cli.main(["plan", "--help"]) == 0
-        words = capsys.readouterr().out
+    def test_a_wrong_name_is_answered_with_every_observable(self, capsys):
+        argv = "plan --activation erf --weight-variance 1 --bias-variance 0 --depth 2 --error 1"
+        assert _cli.main([*argv.split(), "--observable", "entropy"]) == 2
+        words = capsys.readouterr().err
+        assert words.startswith("sigprop: --observable: must be some of length")
         assert all(name in words for name in OBSERVABLES)
 
     def test_unknown_names_are_refused_before_anything_is_drawn(self, capsys):
