@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta
 
-from sigprop.storage import build, check_fields, read_toml
+from sigprop.storage import Count, build, check_fields, read_toml
 
 if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw
 
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Several: TypeAlias = Annotated[int, Meta(ge=2)]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]

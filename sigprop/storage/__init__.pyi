@@ -1,4 +1,4 @@
-from ._configuration import build, check_fields, read_toml
+from ._configuration import Count, build, check_fields, read_toml
 from ._store import (
     is_empty_folder,
     move_into_place,
@@ -9,6 +9,7 @@ from ._store import (
 )
 
 __all__ = [
+    "Count",
     "build",
     "check_fields",
     "is_empty_folder",

@@ -7,12 +7,14 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
 
 Described = TypeVar("Described")
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+"""A whole number of at least 1."""
 
 _WORDS = {
     "int": "a whole number",
@@ -56,9 +58,9 @@ def build(kind: Callable[..., Described], values: Mapping[str, Any]) -> Describe
     return kind(**values)
 
 
-def check_fields(record: Any) -> None:
-    """Make every field of a frozen dataclass one of its annotated type: lists become tuples,
-    arrays and numbers of NumPy those of Python. Numbers must be finite.
+def check_fields(record: Any, *names: str) -> None:
+    """Make every field of a frozen dataclass, or those named, one of its annotated type: lists
+    become tuples, arrays and numbers of NumPy those of Python. Numbers must be finite.
 
     Raises
     ------
@@ -66,6 +68,8 @@ def check_fields(record: Any) -> None:
         Names the field, what it must be, and what it is.
     """
     for name, hint in _hints(type(record)).items():
+        if names and name not in names:
+            continue
         value = getattr(record, name)
         plain = _plain(value)
         try:

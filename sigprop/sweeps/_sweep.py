@@ -11,12 +11,13 @@ from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
+from msgspec import Meta
 
 from sigprop.networks import units_of
-from sigprop.storage import build, read_toml
+from sigprop.storage import Count, build, check_fields, read_toml
 from sigprop.sweeps import _description
 from sigprop.sweeps._own_observables import Absent, read, written
 from sigprop.sweeps._ratios import PARTS, check_ratio
@@ -57,6 +58,20 @@ _SHORTHAND = {
 """What these fields are where nothing else is said, and no `description` is given."""
 _FLOATS = (*_VARIANCES, "input_length", "input_correlation")
 _COUNTS = ("depth", "width")
+_CHECKED = (
+    "symmetry",
+    "inputs",
+    "input_count",
+    "input_width",
+    "layers",
+    "replicas",
+    "seed",
+    "dtype",
+    "explicit_weights",
+    "precision",
+    "networks_at_once",
+)
+"""The fields whose types say all that a value must be."""
 _POINTS = 10**6
 _STEP = 4000
 """The least work of a layer, in random numbers."""
@@ -113,27 +128,28 @@ class Sweep:
     inputs: str = "gram"
     """ "gram" (two inputs of exactly the wanted length and correlation), "digits"
     (scikit-learn's), or a folder of IDX files."""
-    input_count: int = 2
+    input_count: Count = 2
     """Images to take of a data set."""
-    input_width: int = 64
+    input_width: Count = 64
     """Units of an input of "gram"."""
     observables: tuple[str | Observable, ...] = ("length", "correlation", "slope")
     """Names from `theory.OBSERVABLES`, and from Python observables of your own, whose functions
     stand in a module by name."""
     layers: tuple[int, ...] | None = None
     """Layers to keep, from 0, negative ones counted from the last; None for all."""
-    replicas: int = 16
-    seed: int = 0
+    replicas: Count = 16
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     dtype: Literal["float32", "float64"] = "float32"
     explicit_weights: bool = True
     """See `sample_network`."""
     precision: str = "highest"
     """Of matrix products."""
-    networks_at_once: int | None = None
+    networks_at_once: Count | None = None
     """Networks in one batch of the compiled program. Part of a cell's address, since compilers
     choose kernels by it. None is 1 on a CPU, and 32 on other devices."""
 
     def __post_init__(self):
+        check_fields(self, *_CHECKED)
         put = lambda name, value: object.__setattr__(self, name, value)
         if self.description is not None:
             put("description", _description.written(self.description))
@@ -146,14 +162,16 @@ class Sweep:
                 put(name, value if getattr(self, name) is None else getattr(self, name))
         for name in AXES:
             put(name, _values(name, getattr(self, name)))
-        leaves = self.leaves.items() if isinstance(self.leaves, Mapping) else self.leaves
-        put("leaves", tuple((str(path), _values("leaves", value)) for path, value in leaves))
+        leaves: Any = self.leaves.items() if isinstance(self.leaves, Mapping) else self.leaves
+        try:
+            pairs = [(str(path), value) for path, value in leaves]
+        except (TypeError, ValueError):
+            raise ValueError(f"`leaves`: must be a mapping from paths; got {leaves!r}") from None
+        put("leaves", tuple((path, _values("leaves", value)) for path, value in pairs))
         names = [
             o.name if o.name in OBSERVABLES else o for o in chosen_observables(self.observables)
         ]
         object.__setattr__(self, "observables", tuple(names))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
         self._check()
 
     def _check(self) -> None:
@@ -174,15 +192,6 @@ class Sweep:
         need(inside, "input_correlation", "be between -1 and 1")
         for name in _COUNTS:
             need(min(each[name]) >= 1, name, "be whole numbers of at least 1")
-        for name, least in (("replicas", 1), ("input_count", 1), ("input_width", 1)):
-            value = getattr(self, name)
-            need(
-                type(value) is int and value >= least,
-                name,
-                f"be a whole number of at least {least}",
-            )
-        need(0 <= self.seed < 2**32, "seed", f"be from 0 to {2**32 - 1}")
-        need(self.dtype in ("float32", "float64"), "dtype", "be float32 or float64")
         deepest = max(each["depth"])
         if self.layers is not None:
             inside = all(-deepest - 1 <= layer <= deepest for layer in self.layers)
@@ -190,8 +199,6 @@ class Sweep:
             need(
                 inside and distinct, "layers", f"be different and from {-deepest - 1} to {deepest}"
             )
-        if self.networks_at_once is not None:
-            need(self.networks_at_once >= 1, "networks_at_once", "be at least 1")
         for name in ("input_length", "input_correlation"):
             single = self.inputs == "gram" or name == "input_length" or not self.is_axis(name)
             need(single, name, 'be one value unless the inputs are "gram"')
@@ -512,7 +519,7 @@ def environment(sweep: Sweep) -> dict[str, Any]:
 
 def _values(name: str, value: Any) -> Any:
     """The value of a field, or a tuple of them where there are several."""
-    if value is None:
+    if value is None and name in _SHORTHAND:
         return None
     real = name in _FLOATS or name == "leaves"
     numeric = real or name in _COUNTS

@@ -112,8 +112,8 @@ class TestDescription:
             ),
             ({"observables": ("entropy",)}, "`observables`: must be some of length"),
             ({"layers": (60,)}, "`layers`: must be different and from -51 to 50"),
-            ({"replicas": 0}, "`replicas`: must be a whole number of at least 1"),
-            ({"seed": -1}, "`seed`: must be from 0"),
+            ({"replicas": 0}, "`replicas`: must be a whole number >= 1"),
+            ({"seed": -1}, "`seed`: must be a whole number >= 0"),
             ({"symmetry": "O(0)"}, "`symmetry`: must be O"),
             ({"inputs": "digits", "input_correlation": (0.1, 0.2)}, "`input_correlation`"),
             ({"weight_variance": "0:1:2000", "bias_variance": "0:1:2000"}, "`sweep`: must have"),
@@ -123,6 +123,37 @@ class TestDescription:
         with pytest.raises(ValueError, match=message) as caught:
             Sweep(**fields)
         assert "\n" not in str(caught.value)
+
+    def test_wrong_kinds_are_named(self):
+        """In a process of its own, where no hook checks the types before the sweep does."""
+        cases = [
+            ({"explicit_weights": "no"}, "`explicit_weights`: must be true or false; got 'no'"),
+            ({"layers": [1.7]}, "`layers[0]`: must be a whole number; got (1.7,)"),
+            ({"layers": "12"}, "`layers`: must be a list or nothing; got '12'"),
+            ({"seed": True}, "`seed`: must be a whole number; got True"),
+            ({"residual": "no"}, "`residual`: must be true or false, or a list of them; got 'no'"),
+            ({"symmetry": 3}, "`symmetry`: must be a text or nothing; got 3"),
+            ({"observables": 3}, "`observables`: must be some of length,"),
+            ({"activation": 3}, "`activation`: must be a text, or a list of them; got 3"),
+            ({"depth": True}, "`depth`: must be whole numbers; got True"),
+            ({"weight_variance": [[1.0]]}, "`weight_variance`: must be finite numbers; got [1.0]"),
+            ({"width": None}, "`width`: must be whole numbers; got None"),
+            ({"leaves": 3}, "`leaves`: must be a mapping from paths; got 3"),
+            ({"description": 3}, "`description`: must be a part such as theory.layer; got 3"),
+        ]
+        code = """
+import json, sys
+from sigprop import Sweep
+for fields in json.loads(sys.argv[1]):
+    try:
+        Sweep(**fields)
+    except (TypeError, ValueError) as error:
+        print(error)
+"""
+        argv = [sys.executable, "-c", code, json.dumps([fields for fields, _ in cases])]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        for line, (_, message) in zip(done.stdout.splitlines(), cases, strict=True):
+            assert line.startswith(message)
 
     def test_one_address_whichever_door(self, tmp_path):
         erf = theory.activation("erf")
