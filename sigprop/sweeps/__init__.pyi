@@ -1,5 +1,6 @@
 from ._plan import Outcome, Pilot, Plan, outcome, plan
-from ._sweep import AXES, Sweep, read_sweep_file
+from ._sweep import AXES, Sweep
+from ._sweep_files import read_sweep_file
 from ._sweep_run import (
     SweepProgress,
     SweepRun,

@@ -1,29 +1,25 @@
-"""A sweep as data: a description with axes, and the address of everything it asks for."""
+"""A sweep as data: descriptions with axes, and the addresses of what it asks for."""
 
 import dataclasses
 import hashlib
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from msgspec import Meta
 
 from sigprop.networks import units_of
-from sigprop.storage import Count, build, check_fields, read_toml
+from sigprop.storage import Count, check_fields
 from sigprop.sweeps import _description
-from sigprop.sweeps._own_observables import Absent, read, written
+from sigprop.sweeps._own_observables import Absent, written
 from sigprop.sweeps._ratios import PARTS, check_ratio
-from sigprop.sweeps._sweep_status import SCHEMA
+from sigprop.sweeps._values import COUNTS, SHORTHAND, VARIANCES, read_values
 from theory import OBSERVABLES, Observable
-from theory.description import from_dict, weight_family, weight_laws
+from theory.description import weight_family, weight_laws
 from theory.mean_field import chosen_observables
 
 if TYPE_CHECKING:
@@ -46,18 +42,6 @@ _TAKEN = {*AXES, "point", "replica", "layer", "measured", "networks", "marker", 
 """What an observable cannot be called in a store or a summary."""
 STRUCTURE = ("activation", "weights", "residual", "depth", "width")
 """The fields of a point that a program is compiled for, the slowest axes."""
-_VARIANCES = ("weight_variance", "bias_variance")
-_SHORTHAND = {
-    "activation": "tanh",
-    "weights": "gaussian",
-    "residual": False,
-    "depth": 50,
-    "weight_variance": 1.0,
-    "bias_variance": 0.0,
-}
-"""What these fields are where nothing else is said, and no `description` is given."""
-_FLOATS = (*_VARIANCES, "input_length", "input_correlation")
-_COUNTS = ("depth", "width")
 _CHECKED = (
     "symmetry",
     "inputs",
@@ -158,16 +142,16 @@ class Sweep:
                     got = getattr(self, name)
                     raise ValueError(f"`{name}`: must not be given with a description; got {got}")
         else:
-            for name, value in _SHORTHAND.items():
+            for name, value in SHORTHAND.items():
                 put(name, value if getattr(self, name) is None else getattr(self, name))
         for name in AXES:
-            put(name, _values(name, getattr(self, name)))
+            put(name, read_values(name, getattr(self, name)))
         leaves: Any = self.leaves.items() if isinstance(self.leaves, Mapping) else self.leaves
         try:
             pairs = [(str(path), value) for path, value in leaves]
         except (TypeError, ValueError):
             raise ValueError(f"`leaves`: must be a mapping from paths; got {leaves!r}") from None
-        put("leaves", tuple((path, _values("leaves", value)) for path, value in pairs))
+        put("leaves", tuple((path, read_values("leaves", value)) for path, value in pairs))
         names = [
             o.name if o.name in OBSERVABLES else o for o in chosen_observables(self.observables)
         ]
@@ -184,13 +168,13 @@ class Sweep:
         for name, values in each.items():
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"`{name}`: must hold different values; got {values}")
-        for name in _VARIANCES:
+        for name in VARIANCES:
             lowest = min((value for value in each[name] if value is not None), default=0)
             need(lowest >= 0, name, "be finite and at least 0")
         need(min(each["input_length"]) > 0, "input_length", "be finite and above 0")
         inside = all(-1 <= c <= 1 for c in each["input_correlation"])
         need(inside, "input_correlation", "be between -1 and 1")
-        for name in _COUNTS:
+        for name in COUNTS:
             need(min(each[name]) >= 1, name, "be whole numbers of at least 1")
         deepest = max(each["depth"])
         if self.layers is not None:
@@ -278,7 +262,7 @@ class Sweep:
     @property
     def numbers(self) -> tuple[str, ...]:
         """What differs between networks of one program, in its description."""
-        chosen = [name for name in _VARIANCES if getattr(self, name) is not None]
+        chosen = [name for name in VARIANCES if getattr(self, name) is not None]
         return (*chosen, *(path for path, _ in self.leaves))
 
     @property
@@ -485,135 +469,3 @@ class Sweep:
         most = min(_MOST_REPLICAS, 2 ** math.ceil(math.log2(self.replicas)))
         replicas = min(most, 2 ** int(math.log2(wanted)))
         return min(self.points, max(1, wanted // replicas)), replicas
-
-
-def environment(sweep: Sweep) -> dict[str, Any]:
-    """What decides the bits of a result beside the fields: versions, device, configuration, and
-    the content of a data set."""
-    import jax
-
-    from theory.numerics import plain_options
-
-    content = sweep.inputs
-    if content != "gram":
-        signals = np.asarray(sweep.signals(1.0, 0.0))
-        content = hashlib.sha256(signals.tobytes()).hexdigest()
-    config: Any = jax.config
-    return {
-        "schema": SCHEMA,
-        "sigprop": version("sigprop"),
-        "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
-        "platform": jax.default_backend(),
-        "device": jax.local_devices()[0].device_kind,
-        "machine": platform.machine(),
-        "x64": bool(config.jax_enable_x64),
-        "matmul_precision": str(config.jax_default_matmul_precision or "default"),
-        "random": str(config.jax_default_prng_impl),
-        "random_partitionable": bool(config.jax_threefry_partitionable),
-        "compiler": plain_options(),
-        "networks_at_once": sweep.at_once(),
-        "inputs": content,
-    }
-
-
-def _values(name: str, value: Any) -> Any:
-    """The value of a field, or a tuple of them where there are several."""
-    if value is None and name in _SHORTHAND:
-        return None
-    real = name in _FLOATS or name == "leaves"
-    numeric = real or name in _COUNTS
-    kind = float if real else int
-    if numeric and isinstance(value, str):
-        value = _range(name, value)
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, (list, tuple, range)):
-        return tuple(_one(name, kind if numeric else None, item) for item in value)
-    return _one(name, kind if numeric else None, value)
-
-
-def _one(name: str, kind: Any, value: Any) -> Any:
-    if kind is None:
-        wanted = bool if name == "residual" else str
-        if type(value) is not wanted:
-            what = "true or false" if wanted is bool else "a text"
-            raise ValueError(f"`{name}`: must be {what}, or a list of them; got {value!r}")
-        return value
-    try:
-        number = kind(value)
-        good = math.isfinite(number) and number == value and not isinstance(value, bool)
-    except (TypeError, ValueError, OverflowError):
-        good, number = False, None
-    if not good:
-        what = "finite numbers" if kind is float else "whole numbers"
-        raise ValueError(f"`{name}`: must be {what}; got {value!r}")
-    return number
-
-
-def _range(name: str, text: str) -> list[Any]:
-    try:
-        start, stop, count = text.split(":")
-        values = np.linspace(float(start), float(stop), int(count))
-    except ValueError:
-        raise ValueError(f"`{name}`: must be numbers or start:stop:count; got {text}") from None
-    if name in _COUNTS:
-        return [int(v) for v in np.unique(values.round())] if np.all(np.isfinite(values)) else [0]
-    return values.tolist()
-
-
-def read_sweep_file(path: str | PathLike[str]) -> Sweep:
-    """A sweep from a TOML file, whose names are the fields of `Sweep`.
-
-    `description` is the name of a file, from the folder of this one, or a table.
-
-    Raises
-    ------
-    ValueError
-        Names what cannot be read, an unknown field, or one out of range.
-    """
-    content = read_toml(path)
-    folder = Path(path).parent
-    try:
-        given = content.get("description")
-        if isinstance(given, str):
-            content["description"] = str(folder / given)
-        elif given is not None:
-            content["description"] = from_dict(given, folder=folder)
-        return build(Sweep, content)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def from_fields(values: Mapping[str, Any]) -> Sweep:
-    """The sweep whose `Sweep.fields` these are."""
-    observables = [o if isinstance(o, str) else read(o) for o in values["observables"]]
-    return build(Sweep, {**values, "observables": observables})
-
-
-def union(sweeps: Sequence[Sweep]) -> Sweep:
-    """The smallest sweep that holds all of these.
-
-    Raises
-    ------
-    ValueError
-        If they differ in more than axes and replicas.
-    """
-    first, *rest = sweeps
-    changes: dict[str, Any] = {"replicas": max(s.replicas for s in sweeps)}
-    for name in AXES:
-        together = list(dict.fromkeys(v for s in sweeps for v in s.values(name)))
-        if name in _FLOATS or name in _COUNTS:
-            together.sort()
-        if any(getattr(s, name) != getattr(first, name) for s in rest):
-            changes[name] = tuple(together)
-    for field in dataclasses.fields(Sweep):
-        if field.name in AXES or field.name == "replicas":
-            continue
-        for other in rest:
-            one, two = getattr(first, field.name), getattr(other, field.name)
-            if one != two:
-                raise ValueError(
-                    f"`{field.name}`: must be the same in all sweeps; got {one}, {two}"
-                )
-    return dataclasses.replace(first, **changes)

@@ -15,7 +15,8 @@ import xarray as xr
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sigprop.sweeps._sweep import Sweep, union
+from sigprop.sweeps._sweep import Sweep
+from sigprop.sweeps._sweep_files import union
 from sigprop.sweeps._sweep_program import Engine, structures
 from sigprop.sweeps._sweep_status import SweepStatus, sweep_status
 from sigprop.sweeps._sweep_store import (

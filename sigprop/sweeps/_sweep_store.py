@@ -24,9 +24,11 @@ import xarray as xr
 import zarr
 
 from sigprop.storage import is_empty_folder, move_into_place, partial_name, provenance
+from sigprop.sweeps._environment import environment
 from sigprop.sweeps._own_observables import Absent
 from sigprop.sweeps._ratios import PARTS, of_networks
-from sigprop.sweeps._sweep import AXES, Sweep, environment, from_fields
+from sigprop.sweeps._sweep import AXES, Sweep
+from sigprop.sweeps._sweep_files import from_fields
 from sigprop.sweeps._sweep_status import SCHEMA, reading
 from theory import Observable
 

@@ -26,7 +26,8 @@ import sigprop
 import theory
 from sigprop import Sweep, contributions, run_sweep
 from sigprop.commands import _cli
-from sigprop.sweeps import _sweep, _sweep_program, _sweep_store
+from sigprop.sweeps import _sweep_program, _sweep_store
+from sigprop.sweeps._environment import environment
 from sigprop.sweeps._sweep_summary import summarised, sweep_theory
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +168,7 @@ for fields in json.loads(sys.argv[1]):
         (tmp_path / "sweep.toml").write_text('description = "deep.toml"\nwidth = 8\nreplicas = 4\n')
         deep = sigprop.read_sweep_file(tmp_path / "sweep.toml")
         assert (deep.values("depth"), deep.kept_layers) == ((3,), (0, 1, 2, 3))
-        where = _sweep.environment(named)
+        where = environment(named)
         addresses = [sweep.addresses(where) for sweep in (named, layer, deep)]
         assert np.array_equal(addresses[0], addresses[1])
         assert np.array_equal(addresses[0][1], addresses[2][0])
@@ -210,7 +211,7 @@ for fields in json.loads(sys.argv[1]):
         file = tmp_path / "own.py"
         file.write_text("def mine(z):\n    return z\n")
         sweep = Sweep(activation=f"{file}:mine", depth=2, width=8)
-        where = _sweep.environment(sweep)
+        where = environment(sweep)
         before = sweep.addresses(where)
         moved = tmp_path / "other.py"
         moved.write_bytes(file.read_bytes())
@@ -260,7 +261,7 @@ for fields in json.loads(sys.argv[1]):
                 sigprop.read_sweep_file(file)
 
     def test_address_holds_everything_that_decides(self):
-        here = _sweep.environment(SMALL)
+        here = environment(SMALL)
         address = lambda sweep, where=here: sweep.addresses(where)[0].tobytes()
         one = dataclasses.replace(SMALL, weight_variance=2.0, bias_variance=0.1)
         others = [
@@ -460,7 +461,7 @@ class TestRefusals:
 
     def test_store_of_another_version(self, whole, path, monkeypatch):
         shutil.copytree(whole, path)
-        here = _sweep.environment(SMALL)
+        here = environment(SMALL)
         monkeypatch.setattr(_sweep_store, "environment", lambda s: {**here, "jax": "9.9.9"})
         message = rf"`path`: .* got results of jax {jax.__version__} \(now 9.9.9\)"
         with pytest.raises(ValueError, match=message):

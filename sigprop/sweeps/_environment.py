@@ -1,0 +1,41 @@
+"""What the bits of a sweep depend on beside its fields."""
+
+import hashlib
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from sigprop.sweeps._sweep import Sweep
+from sigprop.sweeps._sweep_status import SCHEMA
+
+
+def environment(sweep: Sweep) -> dict[str, Any]:
+    """What decides the bits of a result beside the fields: versions, device, configuration, and
+    the content of a data set."""
+    import jax
+
+    from theory.numerics import plain_options
+
+    content = sweep.inputs
+    if content != "gram":
+        signals = np.asarray(sweep.signals(1.0, 0.0))
+        content = hashlib.sha256(signals.tobytes()).hexdigest()
+    config: Any = jax.config
+    return {
+        "schema": SCHEMA,
+        "sigprop": version("sigprop"),
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "platform": jax.default_backend(),
+        "device": jax.local_devices()[0].device_kind,
+        "machine": platform.machine(),
+        "x64": bool(config.jax_enable_x64),
+        "matmul_precision": str(config.jax_default_matmul_precision or "default"),
+        "random": str(config.jax_default_prng_impl),
+        "random_partitionable": bool(config.jax_threefry_partitionable),
+        "compiler": plain_options(),
+        "networks_at_once": sweep.at_once(),
+        "inputs": content,
+    }

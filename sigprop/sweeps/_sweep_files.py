@@ -1,0 +1,70 @@
+"""Sweeps from files and from what was written down, and the union of several."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from sigprop.storage import build, read_toml
+from sigprop.sweeps._own_observables import read
+from sigprop.sweeps._sweep import AXES, Sweep
+from sigprop.sweeps._values import COUNTS, FLOATS
+from theory.description import from_dict
+
+
+def read_sweep_file(path: str | PathLike[str]) -> Sweep:
+    """A sweep from a TOML file, whose names are the fields of `Sweep`.
+
+    `description` is the name of a file, from the folder of this one, or a table.
+
+    Raises
+    ------
+    ValueError
+        Names what cannot be read, an unknown field, or one out of range.
+    """
+    content = read_toml(path)
+    folder = Path(path).parent
+    try:
+        given = content.get("description")
+        if isinstance(given, str):
+            content["description"] = str(folder / given)
+        elif given is not None:
+            content["description"] = from_dict(given, folder=folder)
+        return build(Sweep, content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_fields(values: Mapping[str, Any]) -> Sweep:
+    """The sweep whose `Sweep.fields` these are."""
+    observables = [o if isinstance(o, str) else read(o) for o in values["observables"]]
+    return build(Sweep, {**values, "observables": observables})
+
+
+def union(sweeps: Sequence[Sweep]) -> Sweep:
+    """The smallest sweep that holds all of these.
+
+    Raises
+    ------
+    ValueError
+        If they differ in more than axes and replicas.
+    """
+    first, *rest = sweeps
+    changes: dict[str, Any] = {"replicas": max(s.replicas for s in sweeps)}
+    for name in AXES:
+        together = list(dict.fromkeys(v for s in sweeps for v in s.values(name)))
+        if name in FLOATS or name in COUNTS:
+            together.sort()
+        if any(getattr(s, name) != getattr(first, name) for s in rest):
+            changes[name] = tuple(together)
+    for field in dataclasses.fields(Sweep):
+        if field.name in AXES or field.name == "replicas":
+            continue
+        for other in rest:
+            one, two = getattr(first, field.name), getattr(other, field.name)
+            if one != two:
+                raise ValueError(
+                    f"`{field.name}`: must be the same in all sweeps; got {one}, {two}"
+                )
+    return dataclasses.replace(first, **changes)

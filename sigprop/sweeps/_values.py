@@ -1,0 +1,64 @@
+"""The values of a field of a sweep: one, or several that are an axis."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+VARIANCES = ("weight_variance", "bias_variance")
+FLOATS = (*VARIANCES, "input_length", "input_correlation")
+COUNTS = ("depth", "width")
+SHORTHAND = {
+    "activation": "tanh",
+    "weights": "gaussian",
+    "residual": False,
+    "depth": 50,
+    "weight_variance": 1.0,
+    "bias_variance": 0.0,
+}
+"""What these fields are where nothing else is said, and no `description` is given."""
+
+
+def read_values(name: str, value: Any) -> Any:
+    """The value of a field, or a tuple of them where there are several."""
+    if value is None and name in SHORTHAND:
+        return None
+    real = name in FLOATS or name == "leaves"
+    numeric = real or name in COUNTS
+    kind = float if real else int
+    if numeric and isinstance(value, str):
+        value = _range(name, value)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple, range)):
+        return tuple(_one(name, kind if numeric else None, item) for item in value)
+    return _one(name, kind if numeric else None, value)
+
+
+def _one(name: str, kind: Any, value: Any) -> Any:
+    if kind is None:
+        wanted = bool if name == "residual" else str
+        if type(value) is not wanted:
+            what = "true or false" if wanted is bool else "a text"
+            raise ValueError(f"`{name}`: must be {what}, or a list of them; got {value!r}")
+        return value
+    try:
+        number = kind(value)
+        good = math.isfinite(number) and number == value and not isinstance(value, bool)
+    except (TypeError, ValueError, OverflowError):
+        good, number = False, None
+    if not good:
+        what = "finite numbers" if kind is float else "whole numbers"
+        raise ValueError(f"`{name}`: must be {what}; got {value!r}")
+    return number
+
+
+def _range(name: str, text: str) -> list[Any]:
+    try:
+        start, stop, count = text.split(":")
+        values = np.linspace(float(start), float(stop), int(count))
+    except ValueError:
+        raise ValueError(f"`{name}`: must be numbers or start:stop:count; got {text}") from None
+    if name in COUNTS:
+        return [int(v) for v in np.unique(values.round())] if np.all(np.isfinite(values)) else [0]
+    return values.tolist()
