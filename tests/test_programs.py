@@ -18,7 +18,7 @@ BUDGET = {
     "critical_line": (5, 100),
     "stationary_state": (1, 30),
     "propagate": (5, 120),
-    "length_correction": (3, 4600),
+    "length_correction": (3, 4650),
     "singular_value_quantiles": (10, 300),
     "phase_diagram": (6, 41000),
 }

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 FILES = (
     "theory/test_directly.py",
@@ -15,6 +17,7 @@ FILES = (
 CHECKS = "--jaxtyping-packages=theory,sigprop,beartype.beartype"
 
 
+@pytest.mark.slow
 def test_annotations_hold():
     paths = [f"tests/{name}" for name in FILES]
     command = [sys.executable, "-m", "pytest", "-x", CHECKS, *paths]

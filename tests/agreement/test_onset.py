@@ -56,9 +56,8 @@ def lengths(k, algebra, width, x, replicas):
     return alpha * size * q
 
 
-@pytest.mark.parametrize(
-    ("k", "algebra"), [(1, "real"), pytest.param(2, "complex", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "algebra"), [(1, "real"), (2, "complex")])
 def test_finite_networks_follow_the_gamma_law(k, algebra):
     """Extrapolated in 1/N: mean and variance of α N q are both N t − 1."""
     x = 6.0

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import sigprop
 import theory
 
 
+@pytest.mark.slow
 def test_the_mean_length_of_narrow_tanh_networks_is_shifted_as_predicted():
     """Not by nothing, and by what theory says."""
     width, replicas, depth = 100, 10000, 15

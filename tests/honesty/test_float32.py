@@ -18,7 +18,8 @@ from tests.honesty.float32_walk import ANSWERED, REFUSED, erf_lengths
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_ERRORS = {
-    "autocorrelation correlation growth length overlap participation_ratio step_growth",  # read moments
+    "autocorrelation correlation growth length overlap participation_ratio",  # read moments
+    "step_growth",
     "describe generators plane_generator symmetry given_moments signal_moments",  # exact
     "activation affine componentwise feedforward layer radial recurrent repeat",  # descriptions
     "from_dict hidden_layer load_network save_network to_dict",

@@ -100,7 +100,7 @@ def campaign(cases, names=tuple(CASES), seed=0):
 
 @pytest.mark.parametrize(
     ("cases", "names"),
-    [(20, ["hinge"]), pytest.param(10_000, list(CASES), marks=pytest.mark.slow)],
+    [(10, ["hinge"]), pytest.param(10_000, list(CASES), marks=pytest.mark.slow)],
 )
 def test_the_right_one_of_several_fixed_points_is_reached(cases, names):
     campaign(cases, names).check(most_unknown=0.05)

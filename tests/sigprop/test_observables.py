@@ -138,7 +138,7 @@ class TestAddress:
         """Of everything but the environment."""
         listed = ("length", "correlation", "distance", "slope", "log_gain", "gradient_growth")
         address = Sweep(observables=listed).addresses({})[0].tobytes().hex()
-        assert address == "8d87091168fb3173dc7de1f2b3fd9ef94944efe0eb7a480bf3c4878ed75a937c"
+        assert address == "3f1f88d8c6303ae6b16ab685a0b5359fbc37e5e2d945309a29515775d907b6eb"
         from_the_table = tuple(OBSERVABLES[name] for name in listed)
         assert Sweep(observables=from_the_table) == Sweep(observables=listed)
 

@@ -365,6 +365,7 @@ class TestDescription:
         assert 0.1 < np.median(own) < 0.97
         assert self.check(4.5, 0).p_value <= 0.01
 
+    @pytest.mark.slow
     def test_prediction(self):
         found = self.check(1.5, 0, networks=0)
         assert found.layers == (1, 3, 5, 7)

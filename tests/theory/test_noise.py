@@ -94,6 +94,7 @@ def test_no_noise_is_none():
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_compiled_sweep_is_the_points_of_it():
     variances = jnp.array([0.0, 0.05, 0.5])
     swept = jax.jit(jax.vmap(lambda v: theory.predict(turn(TANH, 1.5, 0.05, v)).separation.value))
