@@ -98,10 +98,10 @@ def predict(network: Network, start: float, json: bool) -> int:
     for name, e in estimates.items():
         value, error = f"{float(e.value):.12g}", f"{float(e.error):.1e}"
         rows.add_row(name.replace("_", " "), value, error, as_json(e)["status"])
-    words = []
+    words = ["of the layer that it repeats, and of no other"] if network.whole else []
     if symmetric:
         kind = "pseudo-Goldstone" if found["explicitly_broken"] else "Goldstone"
-        words = [f"symmetry {found['symmetry']}, {found['goldstone_modes']} {kind} modes"]
+        words += [f"symmetry {found['symmetry']}, {found['goldstone_modes']} {kind} modes"]
     out.show(rows, *words)
     return 0
 
@@ -405,8 +405,10 @@ def verdict_tables(comparison: "Comparison", network: Network) -> list[Any]:
             verdict_word(cells.verdict(comparison.threshold)),
         )
     power = out.table("the same check with one variance 3 % wrong", "", "largest |z|", "rejected")
-    for leaf in comparison.power:
-        name = leaf_name(leaf.leaf)
+    names = [leaf_name(leaf.leaf) for leaf in comparison.power]
+    for name, leaf in zip(names, comparison.power, strict=True):
+        if names.count(name) > 1:
+            name = f"{name}, {leaf.leaf.lstrip('.')}"
         power.add_row(name, f"{leaf.largest_z:.1f}", "yes" if leaf.rejected else "no")
     return [verdict, power, weight_matrices(comparison), summary(comparison)]
 

@@ -89,6 +89,13 @@ class Structure:
         return components(self._loaded) > 1
 
     @property
+    def whole(self) -> bool:
+        """Whether a file holds a whole network, of which one layer is taken."""
+        from theory.description import repeats_layers
+
+        return self._loaded is not None and repeats_layers(self._loaded)
+
+    @property
     def kind(self) -> str:
         """The activation and structure in words."""
         if self.network is not None:
@@ -199,13 +206,13 @@ class Network(Structure):
 
     def deep(self, depth: int | None) -> "Part":
         """The whole network, for `sigprop.compare`; one of a file may have a depth of its own."""
-        from theory.description import deep_network, is_deep
+        from theory.description import deep_network, repeats_layers
 
         if depth is None:
             if self._loaded is None:
                 raise BadInput("--depth: must be given; got none")
             return self._loaded
-        if self._loaded is not None and is_deep(self._loaded):
+        if self._loaded is not None and repeats_layers(self._loaded):
             raise BadInput(f"--depth: must not be given with a whole network; got {depth}")
         with checked():
             return deep_network(self.layer, depth)

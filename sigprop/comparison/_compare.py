@@ -18,8 +18,15 @@ from jaxtyping import Array, Float
 
 import theory
 from sigprop.comparison._scores import Limit, fit_of, judgeable, limit_of, next_order, score
-from sigprop.networks import Ensemble, Sample, check_explicit, check_seed, sample_ensembles
-from theory import Moments, Observable, Part, PreActivation
+from sigprop.networks import (
+    Ensemble,
+    Sample,
+    check_explicit,
+    check_seed,
+    outer_depth,
+    sample_ensembles,
+)
+from theory import Moments, Observable, Part, PreActivation, propagate
 from theory.description import check_part, time_steps
 from theory.mean_field import chosen_observables
 from theory.numerics import as_signals, check_count, check_flag, compiled, light_options, shown
@@ -437,19 +444,35 @@ def compare(
             f"got {len(counts)}"
         )
     exact = jnp.asarray(inputs, float)
+    gradients = gradients and any(record.gradients for record in records)
+    if gradients:
+        _check_gradients(network, exact)
     ensembles = sample_ensembles(
         network,
         inputs,
         widths=widths,
         replicas=counts,
         seed=seed,
-        gradients=gradients and any(record.gradients for record in records),
+        gradients=gradients,
         explicit_weights=explicit_weights,
         progress=lambda width: _named(progress, f"width {width}"),
         beside=[(_propagation(), (network, exact))],
     )
     expected = _propagation()(network, exact)
     return judge(network, exact, expected, ensembles, records)
+
+
+def _check_gradients(network: Part, inputs: Any) -> None:
+    """Raise a `ValueError` if there are layers between which gradients are not measured."""
+    if time_steps(network) > 1:
+        return
+    layers = jax.eval_shape(lambda x: propagate(network, x).value.log_gain, inputs).shape[0] - 1
+    if layers != outer_depth(network):
+        raise ValueError(
+            "`gradients`: must be False for a network with layers outside of its one Repeat, "
+            f"between which they are not measured; got True for {layers} layers, "
+            f"{outer_depth(network)} of them in the Repeat"
+        )
 
 
 def _counts(name: str, values: Any, lowest: int) -> tuple[int, ...]:

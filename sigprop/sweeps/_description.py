@@ -25,18 +25,21 @@ def written(given: Any) -> str:
     try:
         return json.dumps(theory.to_dict(part), sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("`network`", "`description`")) from error
+        text = str(error).replace("`network`", "`description`")
+        if not text.startswith("`description`"):
+            text = f"`description`: {text}"
+        raise type(error)(text) from error
 
 
 def built(text: str, numbers: Mapping[str, Any], depth: int | None) -> "Part":
     """The network with these numbers in it: as it is, or `depth` of a layer."""
     import theory
-    from theory.description import deep_network, is_deep, with_numbers
+    from theory.description import deep_network, repeats_layers, with_numbers
 
     part = theory.from_dict(with_numbers(json.loads(text), numbers))
     if depth is None:
         return part
-    if is_deep(part):
+    if repeats_layers(part):
         raise ValueError(f"`depth`: must not be given with a whole network; got {depth}")
     return deep_network(part, depth)
 

@@ -146,6 +146,10 @@ class Sweep:
                 put(name, value if getattr(self, name) is None else getattr(self, name))
         for name in AXES:
             put(name, read_values(name, getattr(self, name)))
+        if self.weights is not None:
+            # One word for one law: results are found by it.
+            words = tuple(weight_family(word).word for word in self.values("weights"))
+            put("weights", words if self.is_axis("weights") else words[0])
         leaves: Any = self.leaves.items() if isinstance(self.leaves, Mapping) else self.leaves
         try:
             pairs = [(str(path), value) for path, value in leaves]
@@ -207,8 +211,11 @@ class Sweep:
     def _check_leaves(self) -> None:
         """That the numbers which vary are there."""
         if self.description is not None:
-            for name in self.numbers:
-                _description.places(self.description, name)
+            places = [_description.places(self.description, name) for name in self.numbers]
+            several = [path for paths in places for path in paths]
+            for path in several:
+                if several.count(path) > 1:
+                    raise ValueError(f"`leaves`: must not name what another field sets; got {path}")
         elif self.leaves:
             raise ValueError("`leaves`: must be given with a description; got none")
 
@@ -410,7 +417,10 @@ class Sweep:
         content = {name: value for name, value in self.fields().items() if name not in apart}
         content["environment"] = dict(environment)
         common = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        import jax.numpy as jnp
+
         kinds: dict[tuple, Any] = {}
+        real = np.dtype(jnp.result_type(float))
         found = np.empty((self.points, 32), np.uint8)
         for index in range(self.points):
             point = self.point(index)
@@ -418,7 +428,9 @@ class Sweep:
             if structure not in kinds:
                 kinds[structure] = self._numbered(point)
             network, numbers, places = kinds[structure]
-            numbers |= {path: point[name] for name, paths in places.items() for path in paths}
+            for name, paths in places.items():
+                # As the description holds them, in the working precision and without signs of 0.
+                numbers |= dict.fromkeys(paths, float(np.asarray(point[name], real)) + 0.0)
             rest = {name: point[name] for name in ("width", "input_length", "input_correlation")}
             one = common.copy()
             one.update(json.dumps([network, numbers, rest], sort_keys=True).encode())

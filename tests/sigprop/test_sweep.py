@@ -116,6 +116,7 @@ class TestDescription:
             ({"replicas": 0}, "`replicas`: must be a whole number >= 1"),
             ({"seed": -1}, "`seed`: must be a whole number >= 0"),
             ({"symmetry": "O(0)"}, "`symmetry`: must be O"),
+            ({"weights": ("sparse:0.1", "sparse:0.10")}, "`weights`: must hold different values"),
             ({"inputs": "digits", "input_correlation": (0.1, 0.2)}, "`input_correlation`"),
             ({"weight_variance": "0:1:2000", "bias_variance": "0:1:2000"}, "`sweep`: must have"),
         ],
@@ -181,6 +182,36 @@ for fields in json.loads(sys.argv[1]):
         one, two = (sigprop.read_sweep(tmp_path / f"{name}.zarr") for name in ("one", "two"))
         assert np.array_equal(one["length"].values[1], two["length"].values)
 
+    def test_one_address_in_single_precision(self):
+        tanh = theory.activation("tanh")
+        with jax.enable_x64(False):
+            rest = {"depth": 2, "width": 8, "replicas": 2}
+            doors = (
+                Sweep(activation="tanh", weight_variance=1.3, bias_variance=0.0, **rest),
+                Sweep(description=theory.layer(tanh, 1.3, 0.0), **rest),
+                Sweep(description=theory.layer(tanh, 1.0), weight_variance=1.3, **rest),
+                Sweep(description=theory.layer(tanh, 1.3), bias_variance=-0.0, **rest),
+            )
+            assert len({door.addresses({}).tobytes() for door in doors}) == 1
+
+    def test_whole_networks_are_not_repeated(self):
+        deep = theory.feedforward(theory.activation("tanh"), 1.5, depth=2)
+        for network in (
+            theory.Chain((theory.Normalise("rms"), *deep.parts)),
+            theory.Chain(
+                (
+                    theory.affine(1.0),
+                    *theory.layer(theory.activation("tanh"), 1.5).parts,
+                    *deep.parts,
+                )
+            ),
+        ):
+            with pytest.raises(ValueError, match=r"^`depth`: must not be given with a whole"):
+                Sweep(description=network, depth=5)
+            assert Sweep(description=network).depth is None
+            layer = theory.hidden_layer(network)
+            assert jax.tree.structure(layer) == jax.tree.structure(theory.hidden_layer(deep))
+
     def test_any_number_may_be_an_axis(self, tmp_path):
         leaky = theory.activation("leaky_relu", negative_slope=0.5)
         norm = theory.Chain((theory.Normalise("rms"), theory.layer(leaky, 1.0, 0.1)))
@@ -240,6 +271,10 @@ for fields in json.loads(sys.argv[1]):
             ({"leaves": {"parts[1].bias_variance": "x"}}, "`leaves`: must be numbers or start"),
             ({"depth": 0}, "`depth`: must be whole numbers of at least 1; got 0"),
             ({"weight_variance": -1.0}, "`weight_variance`: must be finite and at least 0"),
+            (
+                {"weight_variance": 1.0, "leaves": {"parts[1].weights.variance": 1.5}},
+                "`leaves`: must not name what another field sets; got parts",
+            ),
         ],
     )
     def test_bad_descriptions(self, fields, message):

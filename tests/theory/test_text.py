@@ -1,10 +1,12 @@
 """Descriptions as dictionaries and TOML files: the same network comes back, bit for bit."""
 
+import dataclasses
 import re
 import textwrap
 import tomllib
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +176,33 @@ def test_own_functions_without_a_file_are_refused():
         to_dict(named)
 
 
+def test_what_is_no_longer_what_its_file_makes_is_refused(functions):
+    functions.write_text(
+        functions.read_text()
+        + """
+import equinox as eqx
+import jax
+
+class Bent(eqx.Module):
+    upper: jax.Array
+
+    def __call__(self, z):
+        return jnp.where(z > 0, self.upper * z, z)
+
+BENT = theory.componentwise(Bent(jnp.asarray(0.2)), kinks=[0.0], scale=1e9)
+"""
+    )
+    network = theory.layer(theory.activation(f"{functions}:BENT"), 1.5)
+    assert_same(from_dict(to_dict(network)), network)
+    other = eqx.tree_at(lambda p: p.parts[0].activation.fn.upper, network, jnp.asarray(0.9))
+    kinked = dataclasses.replace(network.parts[0].activation, kinks=(0.5,))
+    for changed in (other, theory.layer(kinked, 1.5)):
+        with pytest.raises(
+            ValueError, match=r"^`activation`: must be what .*functions.py:BENT mak"
+        ):
+            to_dict(changed)
+
+
 def test_traced_numbers_are_refused():
     with pytest.raises(ValueError, match=r"^`network`: must hold known numbers"):
         jax.jit(lambda v: to_dict(theory.layer(TANH, v)) and v)(1.0)
@@ -232,6 +261,11 @@ def deep_table(levels):
             {"node": "repeat", "depth": 2, "body": {**LAYER, "weight_variance": [1, "2"]}},
             "`body.weight_variance`: must hold real numbers; got '2'",
         ),
+        (
+            {"node": "repeat", "depth": 2, "body": {**LAYER, "activation": ["tanh", "relu"]}},
+            "`body`: only numbers may differ between layers",
+        ),
+        ({**LAYER, "format": True}, "`format`: must be 1; got True"),
         (deep_table(60), "`table`: must hold at most 50 tables and lists in one another"),
     ],
 )
@@ -260,7 +294,7 @@ def test_files_of_functions_are_checked(functions, name, message):
     "text, message",
     [
         ("node = ", ": must be a readable TOML file; got Invalid value"),
-        ("format = 2\nnode = 'affine'", ": `format` must be 1; got 2"),
+        ("format = 2\nnode = 'affine'", ": `format`: must be 1; got 2"),
         ("a = " + "[" * 5000, ": must be a readable TOML file; got"),
         ("node = 'pointwise'\nactivation = 1", ": `activation`: must be a name or a table"),
     ],
@@ -273,6 +307,15 @@ def test_files_of_networks_are_checked(text, message, tmp_path):
     assert str(caught.value).startswith(f"{path}{message}")
     with pytest.raises(ValueError, match=r"absent.toml: must be a readable TOML file; got No such"):
         load_network(tmp_path / "absent.toml")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    for name in ("folder.toml", "absent/network.toml"):
+        with pytest.raises(ValueError, match=rf"^`path`: must be writable; got .*{name}"):
+            save_network(NETWORKS["layer"], tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.toml"]
+    save_network(theory.affine(jnp.array([1.0, 2.0])), tmp_path / "schedule.toml")
 
 
 def test_writing_keeps_what_was_there_until_it_is_done(tmp_path):

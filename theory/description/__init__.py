@@ -40,7 +40,13 @@ from theory.description._directly import directly, directly_if, is_simple, on_nu
 from theory.description._files import defined_in, in_file
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
-from theory.description._layers import deep_network, hidden_layer, is_deep, with_variances
+from theory.description._layers import (
+    deep_network,
+    hidden_layer,
+    is_deep,
+    repeats_layers,
+    with_variances,
+)
 from theory.description._linear import gain, is_linear, is_piecewise_linear
 from theory.description._sequences import check_sequences, time_steps
 from theory.description._survey import Survey
@@ -127,6 +133,7 @@ __all__ = [
     "read_activation",
     "recurrent",
     "repeat",
+    "repeats_layers",
     "save_network",
     "starts_nonlinear",
     "time_steps",

@@ -1,7 +1,10 @@
 """Nonlinearities: a function together with what the Gaussian integrals must know of it."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,6 +17,7 @@ from jaxtyping import Float
 
 from theory.description import _functions as functions
 from theory.description._closed_forms import ClosedForm, ErfForm, PiecewiseLinearForm, SinForm
+from theory.description._files import defined_in, in_file
 from theory.description._jumps import may_jump, steps_at
 from theory.numerics import Array, as_kinks, shown, with_slope
 
@@ -266,7 +270,7 @@ def _componentwise(
     return Componentwise(module, places, float(scale), parity, name, jumps=jumps)
 
 
-def activation(name: str, **parameters: Any) -> Componentwise:
+def activation(name: str, **parameters: Any) -> Any:
     """Look up an activation by name.
 
     ============  ==========================================  ==========================
@@ -291,7 +295,8 @@ def activation(name: str, **parameters: Any) -> Componentwise:
     Parameters
     ----------
     name
-        One of `ACTIVATION_NAMES`.
+        One of `ACTIVATION_NAMES`; or "FILE.py:NAME", a function or an activation of your own. The
+        file is run, and `save_network` can name it.
     parameters
         Scalars; they become array leaves, so that they can be swept and differentiated.
 
@@ -313,6 +318,10 @@ def activation(name: str, **parameters: Any) -> Componentwise:
     Hendrycks and Gimpel (2016), Gaussian error linear units, section 2 (gelu, both forms).
     Klambauer et al. (2017), Self-normalizing neural networks, eq. 2 and section 2 (selu).
     """
+    if in_file(name):
+        for key in parameters:
+            raise ValueError(f"`{key}`: a function in a file has no parameters here")
+        return activation_in_file(name)
     if not isinstance(name, str) or name not in _TABLE:
         names = ", ".join(ACTIVATION_NAMES)
         raise ValueError(f"`name`: must be one of {names}; got {shown(name)}")
@@ -326,6 +335,20 @@ def activation(name: str, **parameters: Any) -> Componentwise:
     return Componentwise(
         fn, row.kinks, row.scale, row.parity, name, row.closed_form_of, features_known=True
     )
+
+
+def activation_in_file(target: str, folder: str | PathLike[str] = ".") -> Activation:
+    """The activation, or function, that "FILE.py:NAME" names; relative files start in `folder`."""
+    try:
+        found = defined_in(target, folder)
+    except ValueError as error:
+        raise ValueError(f"`name`: {error}") from error
+    if not isinstance(found, Componentwise | Radial):
+        if not callable(found):
+            raise ValueError(f"`name`: must name a function or an activation; got {shown(found)}")
+        found = _componentwise("name", found, (), 1.0, None, None)
+    file, _, name = target.rpartition(":")
+    return dataclasses.replace(found, source=f"{Path(folder, file).resolve()}:{name}")
 
 
 def radial(

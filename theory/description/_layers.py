@@ -29,6 +29,12 @@ def is_deep(part: Part) -> bool:
     return isinstance(part, Repeat | Recurrent)
 
 
+def repeats_layers(part: Part) -> bool:
+    """Whether a `Repeat` or a `Recurrent` stands at the outermost level of a description."""
+    parts = part.parts if isinstance(part, Chain) else (part,)
+    return any(isinstance(member, Repeat | Recurrent) for member in parts)
+
+
 def hidden_layer(network: Part) -> Part:
     """The layer that a deep network repeats, for `predict` and all else that asks for one layer.
 
@@ -47,7 +53,7 @@ def hidden_layer(network: Part) -> Part:
     1.0
     """
     check_part("network", network)
-    if not is_deep(network):
+    if not repeats_layers(network):
         return network
     parts = network.parts if isinstance(network, Chain) else (network,)
     repeats = [part for part in parts if isinstance(part, Repeat)]

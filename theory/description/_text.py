@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import secrets
 import tomllib
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -21,7 +22,7 @@ from theory.description._activations import (
     Componentwise,
     Radial,
     activation,
-    componentwise,
+    activation_in_file,
     parameters_of,
     radial,
 )
@@ -103,7 +104,12 @@ def from_dict(table: Mapping[str, Any], *, folder: str | PathLike[str] = ".") ->
     ``from_dict(to_dict(network))`` is `network`, bit for bit, where its numbers have JAX's
     default floating-point type.
     """
-    return _Reader(Path(folder)).part(plain(table), "")
+    values = plain(table)
+    if isinstance(values, dict):
+        version = values.pop("format", _FORMAT)
+        if isinstance(version, bool) or version != _FORMAT:
+            raise ValueError(f"`format`: must be {_FORMAT}; got {shown(version)}")
+    return _Reader(Path(folder)).part(values, "")
 
 
 def save_network(network: Part, path: str | PathLike[str]) -> None:
@@ -123,9 +129,14 @@ def save_network(network: Part, path: str | PathLike[str]) -> None:
     _make_relative(table, target.resolve().parent)
     text = tomli_w.dumps(table)
     # What was there stays there until all is written.
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
+        raise ValueError(f"`path`: must be writable; got {error.strerror} for {path}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_network(path: str | PathLike[str]) -> Part:
@@ -145,9 +156,6 @@ def load_network(path: str | PathLike[str]) -> Part:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
-    version = table.pop("format", _FORMAT)
-    if version != _FORMAT:
-        raise ValueError(f"{path}: `format` must be {_FORMAT}; got {shown(version)}")
     try:
         return from_dict(table, folder=Path(path).parent)
     except (ValueError, TypeError) as error:
@@ -179,7 +187,8 @@ def _fields_of(node: Any) -> dict[str, Any]:
     found = {}
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
-        if value is not None and value != field.default:
+        is_array = isinstance(value, np.ndarray)
+        if is_array or (value is not None and value != field.default):
             found[field.name] = _of_value(value)
     return found
 
@@ -210,6 +219,7 @@ def _of_layers(node: Repeat) -> Any:
 
 def _of_activation(phi: Activation) -> Any:
     if phi.source is not None:
+        _check_unchanged(phi)
         return {"file": phi.source}
     fn, kind = (phi.profile, "radial") if isinstance(phi, Radial) else (phi.fn, "name")
     found: dict[str, Any] = {kind: phi.name}
@@ -218,10 +228,23 @@ def _of_activation(phi: Activation) -> Any:
     made = _on_host(_Reader(Path()).activation(found, "")) if phi.features_known else None
     if jax.tree.structure(made) != jax.tree.structure(phi):
         raise ValueError(
-            "`activation`: must be one of theory.activation's, or read from FILE.py:NAME, to be "
-            f"written down; got a function of its own, {phi.name}"
+            "`activation`: must be one of theory.activation's, or read from a file by "
+            f'theory.activation("FILE.py:NAME"), to be written down; got a function of its own, '
+            f"{phi.name}"
         )
     return phi.name if kind == "name" and not names else found
+
+
+def _check_unchanged(phi: Activation) -> None:
+    """Raise a `ValueError` unless an activation is what its file makes."""
+    made = _on_host(activation_in_file(str(phi.source)))
+    same = jax.tree.structure(made) == jax.tree.structure(phi)
+    pairs = zip(jax.tree.leaves(made), jax.tree.leaves(phi), strict=False)
+    if not (same and all(np.array_equal(one, other) for one, other in pairs)):
+        raise ValueError(
+            f"`activation`: must be what {phi.source} makes, to be written down; got other "
+            "parameters, or a file that has changed"
+        )
 
 
 def _make_relative(value: Any, folder: Path) -> None:
@@ -295,6 +318,9 @@ class _Reader:
         if not several:
             return repeat(self.part(body, where), depth)
         layers = [self.part(at_layer(body, i), where) for i in range(depth)]
+        kinds = {jax.tree.structure(layer) for layer in layers}
+        if len(kinds) > 1:
+            raise ValueError(f"`{where}`: only numbers may differ between layers; got other kinds")
         return Repeat(jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), depth)
 
     def activation(self, value: Any, path: str) -> Activation:
@@ -324,16 +350,7 @@ class _Reader:
         return self.of_file(name, join(path, "file"))
 
     def of_file(self, target: str, path: str) -> Activation:
-        found = _named(path, defined_in, target, self.folder)
-        if not isinstance(found, Componentwise | Radial):
-            if not callable(found):
-                raise ValueError(
-                    f"`{path}`: must name a function or an activation; got {shown(found)}"
-                )
-            found = _named(path, componentwise, found, fields={"fn": ""})
-        file, _, name = target.rpartition(":")
-        source = f"{Path(self.folder, file).resolve()}:{name}"
-        return dataclasses.replace(found, source=source)
+        return _named(path, activation_in_file, target, self.folder, fields={"name": ""})
 
 
 def _check_fields(make: Any, values: Mapping[str, Any], path: str, key: str, name: str) -> None:

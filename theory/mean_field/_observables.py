@@ -78,6 +78,9 @@ class Observable:
             word = getattr(self, field)
             if not (isinstance(word, str) and word.isidentifier()):
                 raise ValueError(f"`{field}`: must be a word of letters, digits and _; got {word}")
+        first: Any = self.first_layer
+        if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+            raise ValueError(f"`first_layer`: must be a whole number >= 0; got {shown(first)}")
         if not callable(self.of):
             raise ValueError(f"`of`: must be a function of Moments; got {shown(self.of)}")
 
