@@ -270,3 +270,12 @@ class TestCommands:
         argv = "compare --activation erf --weight-variance 1 --bias-variance 0 --depth 2"
         assert _cli.main([*argv.split(), "--observables", "length,entropy"]) == 2
         assert "--observables: must be some of length" in capsys.readouterr().err
+
+
+def test_gradients_of_layers_outside_of_a_repeat_are_refused_before_anything_is_drawn():
+    tanh = theory.activation("tanh")
+    deep = theory.feedforward(tanh, 1.5, depth=2)
+    longer = theory.Chain((*deep.parts, theory.layer(tanh, 1.5)))
+    inputs = jnp.ones((2, 8, 1))
+    with pytest.raises(ValueError, match=r"^`gradients`: must be False for a network with layers"):
+        sigprop.compare(longer, inputs, widths=(8, 16, 32), replicas=10**6)
