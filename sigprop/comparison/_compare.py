@@ -444,6 +444,8 @@ def compare(
             f"got {len(counts)}"
         )
     exact = jnp.asarray(inputs, float)
+    for record in records:
+        record.check(len(exact), exact.shape[-1])
     gradients = gradients and any(record.gradients for record in records)
     if gradients:
         _check_gradients(network, exact)

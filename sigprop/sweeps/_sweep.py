@@ -205,6 +205,8 @@ class Sweep:
                     f"`observables`: must have other names than fields; got {own.name}"
                 )
             written(own)
+            if not isinstance(own.of, Absent):
+                own.check(self.inputs_at_once, self.components)
             if own.ratio_of_means and not isinstance(own.of, Absent):
                 check_ratio(own, self.inputs_at_once, self.components)
 

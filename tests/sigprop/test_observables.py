@@ -279,3 +279,23 @@ def test_gradients_of_layers_outside_of_a_repeat_are_refused_before_anything_is_
     inputs = jnp.ones((2, 8, 1))
     with pytest.raises(ValueError, match=r"^`gradients`: must be False for a network with layers"):
         sigprop.compare(longer, inputs, widths=(8, 16, 32), replicas=10**6)
+
+
+WRONG = {
+    "inputs": lambda m: theory.length(m),
+    "input": lambda m: theory.length(m)[:, 0],
+    "pair": lambda m: theory.length(m),
+    "mode": lambda m: theory.length(m)[:, 0],
+}
+
+
+@pytest.mark.parametrize("axis", WRONG)
+def test_another_layout_than_the_axis_says_is_refused(axis):
+    network = theory.feedforward(theory.activation("tanh"), 1.5, depth=2)
+    own = Observable("own", "o", WRONG[axis], axis=axis)
+    with pytest.raises(ValueError, match=r"^`observables`: own must give \[layers"):
+        sigprop.compare(
+            network, jnp.ones((3, 8, 1)), widths=(8, 16, 32), replicas=10**6, observables=(own,)
+        )
+    with pytest.raises(ValueError, match=r"^`first_layer`: must be a whole number >= 0; got -1"):
+        Observable("own", "o", WRONG[axis], first_layer=-1)

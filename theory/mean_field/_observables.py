@@ -109,16 +109,32 @@ class Observable:
             return found[:, None]
         return pairs(found) if self.axis == "pair" else found
 
+    def check(self, inputs: int, components: int = 1) -> None:
+        """Raise a `ValueError` unless `of` gives what `axis` says, for so many inputs."""
+        made: Any = _shape(self.of, self.first_layer + 3, inputs, components)
+        shape = getattr(made, "shape", None)
+        wanted = {"input": (inputs,), "pair": (inputs, inputs), "inputs": ()}.get(self.axis)
+        if shape is None or (len(shape) != 2 if wanted is None else shape[1:] != wanted):
+            lengths = ["layers", *map(str, wanted if wanted is not None else ("values",))]
+            raise ValueError(
+                f"`observables`: {self.name} must give [{', '.join(lengths)}] for {inputs} inputs, "
+                f"as its axis is {self.axis!r}; got {shown(made) if shape is None else list(shape)}"
+            )
+
     def cells(self, inputs: int, components: int = 1) -> int:
         """How many numbers a layer has."""
         known = {"input": inputs, "pair": inputs * (inputs - 1) // 2, "inputs": 1}
         if self.axis in known:
             return known[self.axis]
-        real = jnp.result_type(float)
-        gain = jax.ShapeDtypeStruct((self.first_layer + 3, inputs), real)
-        table = jax.ShapeDtypeStruct((*gain.shape, inputs, components, components), real)
-        values = lambda table, gain: self.values(Moments(table, table, table, gain))
-        return jax.eval_shape(values, table, gain).shape[1]
+        return _shape(self.values, self.first_layer + 3, inputs, components).shape[1]
+
+
+def _shape(of: Callable[[Moments], Any], layers: int, inputs: int, components: int) -> Any:
+    """The shape of what a function of moments gives."""
+    real = jnp.result_type(float)
+    gain = jax.ShapeDtypeStruct((layers, inputs), real)
+    table = jax.ShapeDtypeStruct((layers, inputs, inputs, components, components), real)
+    return jax.eval_shape(lambda *parts: of(Moments(*parts)), table, table, table, gain)
 
 
 def pairs(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch pairs"]:
