@@ -2,8 +2,7 @@
 `demo`, `probe`, `train` and `continuity`.
 
 What a command does stands in `_commands` and `_demo`, imported only when it
-runs, so that help and mistakes need not wait for JAX. `plan` names all observables in its help
-and is imported as a whole when it is asked for.
+runs, so that help and mistakes need not wait for JAX.
 """
 
 import sys

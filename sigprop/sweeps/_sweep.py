@@ -159,7 +159,7 @@ class Sweep:
         names = [
             o.name if o.name in OBSERVABLES else o for o in chosen_observables(self.observables)
         ]
-        object.__setattr__(self, "observables", tuple(names))
+        put("observables", tuple(names))
         self._check()
 
     def _check(self) -> None:
