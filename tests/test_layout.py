@@ -106,6 +106,12 @@ def test_packages_hold_nothing_but_rooms():
         assert inside - {"__init__.py", "__main__.py"} == set(rooms)
 
 
+def test_tests_stand_in_the_rooms_that_they_test():
+    for package, rooms in ROOMS.items():
+        folders = {p.split("/")[2] for p in MODULES if re.match(rf"tests/{package}/.*/", p)}
+        assert folders == set(rooms) - {"numerics", "figures"}
+
+
 def test_nothing_but_theory_uses_its_private_modules():
     for path in (p for p in MODULES if not p.startswith(("theory/", "tests/"))):
         assert not [s for s in sources(path) if s.startswith("theory.") and "._" in s], path

@@ -104,7 +104,7 @@ def test_builders_may_be_named():
 
 
 def test_the_file_of_the_documentation_is_read():
-    text = (Path(__file__).parents[2] / "docs" / "description.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "description.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     phi = theory.activation("leaky_relu", negative_slope=0.2)
     network = theory.feedforward(phi, 1.9, 0.05, depth=30)

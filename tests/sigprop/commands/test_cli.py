@@ -24,7 +24,7 @@ from sigprop.figures import _plots
 from sigprop.sweeps._sweep_store import create_store
 from theory import Phase, Stability, Status
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # erf has closed forms, which compile fastest.
 POINT = ["--activation", "erf", "--weight-variance", "2", "--bias-variance", "0.1"]
 # Shapes that the tests share, so that each is compiled once.

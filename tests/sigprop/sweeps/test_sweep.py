@@ -30,7 +30,7 @@ from sigprop.sweeps import _sweep_program, _sweep_store
 from sigprop.sweeps._environment import environment
 from sigprop.sweeps._sweep_summary import summarised, sweep_theory
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # erf has closed forms, which compile fastest; chunks of one size share one program.
 SMALL = Sweep(
     activation="erf",
