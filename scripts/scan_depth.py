@@ -16,6 +16,7 @@ import jax
 from jax.sharding import AxisType
 
 import sigprop
+from theory.numerics import Progress
 
 STUDY = Path(__file__).parent / "studies" / "depth.toml"
 
@@ -57,25 +58,23 @@ def main(argv: list[str] | None = None) -> sigprop.SweepRun:
         output,
         mesh=mesh,
         shard=(number, parts),
-        progress=Report(),
+        progress=Lines(),
     )
     print(f"process {jax.process_index()}: {run}")
     return run
 
 
-class Report:
-    """A line on stderr every half minute."""
+class Lines:
+    """A line on stderr at first, every half minute, and at last."""
 
     def __init__(self) -> None:
         self.last = -float("inf")
 
-    def __call__(self, p: sigprop.SweepProgress) -> None:
-        if p.done == 0:
-            print(f"{p.total} networks, {p.memory / 1e6:.0f} MB", file=sys.stderr, flush=True)
-        elif p.done == p.total or time.monotonic() > self.last + 30:
+    def __call__(self, progress: Progress) -> None:
+        ends = progress.done in (0, progress.total)
+        if ends or time.monotonic() > self.last + 30:
             self.last = time.monotonic()
-            line = f"{p.done} of {p.total} networks, {p.remaining:.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+            print(progress, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What the commands `predict`, `phase-diagram` and `compare` do."""
 
 import importlib
-import math
 import os
 import threading
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from sigprop.comparison import Comparison
     from theory import CriticalLine, Estimate, Part, Prediction
+    from theory.numerics import Progress, Report
 
 ESTIMATES = (
     "length",
@@ -176,7 +176,7 @@ def diagram(
     *,
     symmetric: bool = False,
     start: float = 1.0,
-    progress: out.Progress,
+    progress: "Report",
 ) -> "tuple[xr.Dataset, CriticalLine | None]":
     """A phase diagram over the two variances of a layer, and its edge of chaos if that is known."""
     import jax
@@ -184,12 +184,11 @@ def diagram(
     import theory
     from theory.description import components, with_variances
 
-    def advance(done: int, total: int) -> None:
-        if done == 0:
+    def advance(now: "Progress") -> None:
+        if now.done == 0:
             threading.Thread(target=_import_writers).start()
-        progress("phase diagram", done, total)
+        progress(now)
 
-    progress("phase diagram", 0, math.prod(len(values) for values in axes.values()))
     build = jax.tree_util.Partial(with_variances, layer)
     compute = theory.sector_diagram if symmetric else theory.phase_diagram
     with checked(build="network", body="network"):
@@ -288,14 +287,12 @@ def exit_code(*comparisons: "Comparison") -> int:
     return 3 if Verdict.NOT_JUDGED in found else 0
 
 
-def simulate(described: Any, signals: Any, run: Run, progress: out.Progress) -> "Comparison":
-    """Run `sigprop.compare` with progress bars."""
+def simulate(described: Any, signals: Any, run: Run, progress: "Report") -> "Comparison":
+    """Run `sigprop.compare`."""
     import sigprop
     from sigprop.networks import outer_depth
 
     replicas = run.replicas * (len(run.widths) if len(run.replicas) == 1 else 1)
-    for width, count in zip(run.widths, replicas, strict=True):
-        progress(f"width {width}", 0, count)
     return sigprop.compare(
         described,
         signals,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from sigprop.comparison import Comparison
+    from theory.numerics import Progress, Report
 
 NETWORKS = {
     "ordered": Network(activation="tanh", weight_variance=1.5, bias_variance=0.05),
@@ -57,8 +58,8 @@ def demo(
         outcomes = {}
         for name, network in networks.items():
 
-            def advance(what: str, done: int, total: int, name: str = name) -> None:
-                progress(f"{name}, {what}", done, total)
+            def advance(now: "Progress", name: str = name) -> None:
+                progress(now._replace(what=f"{name}, {now.what}"))
 
             described, signals = network.deep(depth), INPUTS.load(run)
             outcomes[name] = simulate(described, signals, run, advance)
@@ -73,7 +74,7 @@ def demo(
 
 
 def _draw_diagram(
-    networks: Mapping[str, Network], folder: Path, points: int, progress: out.Progress
+    networks: Mapping[str, Network], folder: Path, points: int, progress: "Report"
 ) -> "tuple[xr.Dataset, list[str]]":
     """A phase diagram whose points include the networks."""
     from sigprop.storage import provenance

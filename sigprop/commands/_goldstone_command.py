@@ -49,7 +49,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
             seed=run.seed,
             dtype=run.dtype,
             explicit_weights=run.explicit_weights,
-            progress=lambda done, total: progress("networks", done, total),
+            progress=progress,
         )
     asked = {**network.as_parameters(), "depth": depth, **asdict(run)}
     origin = provenance(command="goldstone", **asked)

@@ -7,11 +7,12 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,12 +20,15 @@ from rich.table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from theory.numerics import Progress, Report
+
 SUFFIXES = (".png", ".pdf")
 """The formats of every figure."""
 DPI = 300
 """Pixels per inch of PNG files."""
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with (what, done, in all)."""
+_SILENT = 2.0
+_EVERY = 30.0
+"""Seconds before the first line of progress, and between two, where there is no terminal."""
 
 
 class BadInput(ValueError):
@@ -151,23 +155,46 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator[Progress]:
-    """A function that draws progress bars on stderr.
+def progress_bars(quiet: bool) -> Iterator["Report"]:
+    """What a `progress` argument takes, drawing on stderr: bars on a terminal, else lines.
 
-    Nothing is drawn if `quiet`, or where stderr is not a terminal.
+    Nothing is drawn if `quiet`.
     """
-    if quiet or not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    if quiet:
+        yield lambda p: None
+    elif sys.stderr.isatty():
+        with _bars() as update:
+            yield update
+    else:
+        yield _lines()
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bars:
+
+def _lines() -> "Report":
+    """A line now and then, for logs; what takes little time is silent."""
+    due = time.monotonic() + _SILENT
+
+    def line(p: "Progress") -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _EVERY
+            print(f"sigprop: {p}", file=sys.stderr, flush=True)
+
+    return line
+
+
+@contextmanager
+def _bars() -> Iterator["Report"]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    left = TextColumn("{task.fields[left]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+        def update(p: "Progress") -> None:
+            if p.what not in tasks:
+                tasks[p.what] = bars.add_task(p.what, total=p.total, left="")
+            left = str(p).rpartition(", ")[2] if 0 < p.done < p.total else ""
+            bars.update(tasks[p.what], completed=p.done, total=p.total, left=left)
 
         yield update

@@ -1,7 +1,6 @@
 """What `sigprop plan` does."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from sigprop.commands import _output as out
 from sigprop.commands._commands import set_up
 from sigprop.commands._network import Network
 from sigprop.commands._output import checked
-from sigprop.commands._sweep_command import clock, watching
 
 
 def plan_networks(
@@ -25,17 +23,15 @@ def plan_networks(
     """Plan, and run the plan if wanted."""
     set_up()
     import sigprop
+    from theory.numerics import clock
 
-    quiet = json or not sys.stderr.isatty()
-    say = None if quiet else lambda what: print(f"plan: {what}", file=sys.stderr, flush=True)
-    with checked(observables="observable", path="output"):
+    with checked(observables="observable", path="output"), out.progress_bars(json) as progress:
         sweep = sigprop.Sweep(**network.fields(), **fields, observables=(observable,))
-        planned = sigprop.plan(sweep, observable, error, width=width, progress=say)
+        planned = sigprop.plan(sweep, observable, error, width=width, progress=progress)
         found = None
         if run:
             store = Path("runs") / "plan.zarr" if output is None else output
-            with watching(json) as watch:
-                done = sigprop.run_sweep(planned.sweep, store, progress=watch)
+            done = sigprop.run_sweep(planned.sweep, store, progress=progress)
             found = sigprop.outcome(planned, done, store)
     if json:
         words = planned._asdict() | {"pilot": planned.pilot._asdict()}

@@ -72,7 +72,6 @@ def _compare(
         check_count("replicas", replicas, 2)
     folder = out.output_folder(output, "spectrum", ["spectrum"], ["spectrum"])
     with out.progress_bars(json) as progress, checked():
-        progress("networks", 0, replicas)
         predicted = predict_spectrum(network.layer, depth, start)
         dataset = spectrum_study(
             predicted,
@@ -80,7 +79,7 @@ def _compare(
             replicas=replicas,
             seed=run.seed,
             dtype=run.dtype,
-            progress=lambda done, total: progress("networks", done, total),
+            progress=progress,
         )
     asked = {**asked, "width": width, "replicas": replicas, "seed": run.seed, "dtype": run.dtype}
     origin = provenance(command="spectrum", **asked)

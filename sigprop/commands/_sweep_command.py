@@ -1,9 +1,5 @@
 """What `sigprop sweep run`, `status`, `merge` and `show` do."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,9 +41,9 @@ def run(
     store = Path("runs") / f"{path.stem}.zarr" if output is None else output
     if parts > 1:
         store = store.with_suffix(f".{number}-of-{parts}.zarr")
-    with checked(path="output"), watching(json) as watch:
+    with checked(path="output"), out.progress_bars(json) as progress:
         done = sigprop.run_sweep(
-            sweep, store, mesh=mesh_of(devices), shard=(number, parts), progress=watch
+            sweep, store, mesh=mesh_of(devices), shard=(number, parts), progress=progress
         )
     found = {"output": str(store), **done._asdict()}
     if json:
@@ -59,6 +55,8 @@ def run(
 
 def summary_line(done: Any) -> str:
     """A run in one line."""
+    from theory.numerics import clock
+
     words = f"{done.computed} networks computed, {done.reused} were there"
     if done.elsewhere:
         words += f", {done.elsewhere} are left to others"
@@ -89,63 +87,6 @@ def mesh_of(devices: int | None) -> Any:
     chosen = here[:devices]
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((len(chosen),), ("devices",), devices=chosen, axis_types=auto)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds != seconds:
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.{0 if size >= 1e7 else 1}f} MB"
-
-
-@contextmanager
-def watching(quiet: bool) -> Iterator[Callable[[Any], None]]:
-    """Show the progress of a sweep on stderr: a bar on a terminal, else a line now and then."""
-    if quiet:
-        yield lambda p: None
-        return
-    said = {"at": -float("inf")}
-
-    def line(p: Any) -> None:
-        now = time.monotonic()
-        if p.done == 0:
-            text = f"{p.total} networks to compute; memory {_megabytes(p.memory)}"
-        else:
-            text = f"{p.done} of {p.total} networks; {clock(p.remaining)} left"
-        if p.done in (0, p.total) or now - said["at"] > _EVERY:
-            said["at"] = now
-            print(f"sweep: {text}", file=sys.stderr, flush=True)
-
-    if not sys.stderr.isatty():
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("networks"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("networks", total=None, left="compiling")
-
-        def update(p: Any) -> None:
-            if p.done == 0:
-                bars.console.print(f"memory {_megabytes(p.memory)}", highlight=False)
-            left = f"{clock(p.remaining)} left" if p.done else "started"
-            bars.update(task, completed=p.done, total=p.total, left=left)
-
-        yield update
 
 
 def status(store: Path, json: bool) -> int:

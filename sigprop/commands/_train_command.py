@@ -41,8 +41,8 @@ def train_study(
         if only_show:
             found = study_dataset(study, folder)
         else:
-            with out.progress_bars(json) as bars, _named(path, instead):
-                found = train(study, folder, progress=lambda *steps: bars("steps", *steps))
+            with out.progress_bars(json) as progress, _named(path, instead):
+                found = train(study, folder, progress=progress)
         store = folder / "study.zarr"
         write_dataset(found, store, provenance=provenance(study=study))
     figure = study_figure(study, found)

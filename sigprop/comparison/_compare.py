@@ -29,7 +29,15 @@ from sigprop.networks import (
 from theory import Moments, Observable, Part, PreActivation, propagate
 from theory.description import check_part, time_steps
 from theory.mean_field import chosen_observables
-from theory.numerics import as_signals, check_count, check_flag, compiled, light_options, shown
+from theory.numerics import (
+    Report,
+    as_signals,
+    check_count,
+    check_flag,
+    compiled,
+    light_options,
+    shown,
+)
 
 FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""
@@ -380,7 +388,7 @@ def compare(
     observables: Sequence[str | Observable] = _COMPARED,
     gradients: bool = True,
     explicit_weights: bool | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Report | None = None,
 ) -> Comparison:
     """Simulate a description at several widths and hold the result against theory.
 
@@ -406,7 +414,7 @@ def compare(
         See `sample_ensemble`; without, many more networks can be afforded. The choice is made
         for each width; `Comparison.explicit_weights` says which.
     progress
-        Called with (what, done, in all).
+        As in `sample_ensemble`.
 
     Returns
     -------
@@ -457,7 +465,7 @@ def compare(
         seed=seed,
         gradients=gradients,
         explicit_weights=explicit_weights,
-        progress=lambda width: _named(progress, f"width {width}"),
+        progress=progress,
         beside=[(_propagation(), (network, exact))],
     )
     expected = _propagation()(network, exact)
@@ -484,12 +492,6 @@ def _counts(name: str, values: Any, lowest: int) -> tuple[int, ...]:
     for value in values:
         check_count(name, value, lowest)
     return values
-
-
-def _named(
-    progress: Callable[[str, int, int], None] | None, name: str
-) -> Callable[[int, int], None] | None:
-    return None if progress is None else (lambda done, total: progress(name, done, total))
 
 
 def judge(

@@ -14,7 +14,6 @@ import theory
 from sigprop.jacobians import certify, sample_exponents
 from sigprop.networks import (
     DrawnNetwork,
-    Progress,
     default_block,
     draws_matrices,
     in_blocks,
@@ -23,7 +22,7 @@ from sigprop.networks import (
 )
 from theory import Part, Radial
 from theory.description import AlgebraName
-from theory.numerics import check_count, compiled, cores, plain_options
+from theory.numerics import Progress, Report, check_count, compiled, cores, counter, plain_options
 
 ANGLE = 0.8
 """Radians between the two inputs of a pair."""
@@ -112,7 +111,7 @@ def goldstone_study(
     dtype: Any = "float32",
     weight_variances: Any = None,
     explicit_weights: bool | None = False,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> xr.Dataset:
     """Order parameter, multipliers, two pairs of inputs through depth, and one certificate.
 
@@ -135,7 +134,7 @@ def goldstone_study(
         As in `sample_ensemble`; by default none are drawn. The certificate needs them, and is
         that of a network of at most 1024 units.
     progress
-        Called with (draws done, draws in all).
+        As in `sample_ensemble`; counts draws, of networks of every variance and pair.
 
     Returns
     -------
@@ -183,10 +182,11 @@ def goldstone_study(
     at = np.unique(np.linspace(0, len(weight_variances) - 1, _SAMPLED).round().astype(int))
     total = replicas * (len(at) + len(PAIRS))
     done = [0]
+    count = counter(progress, "networks", total)
+    count(0)
 
-    def advance(now: int, _: int) -> None:
-        if progress is not None:
-            progress(done[0] + now, total)
+    def advance(one: Progress) -> None:
+        count(done[0] + one.done)
 
     def finished() -> None:
         done[0] += replicas

@@ -10,10 +10,9 @@ import xarray as xr
 
 import theory
 from sigprop.jacobians import sample_jacobians
-from sigprop.networks import Progress
 from theory import Estimate, JacobianFactors, Part, Spectrum, Status
 from theory.description import components
-from theory.numerics import check_count, replace_where
+from theory.numerics import Report, check_count, replace_where
 
 FRACTIONS = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Of the exponents of infinite depth."""
@@ -97,7 +96,7 @@ def spectrum_study(
     replicas: int,
     seed: int = 0,
     dtype: Any = "float64",
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> xr.Dataset:
     """Theory's distribution of singular values beside that of finite networks.
 
@@ -112,7 +111,7 @@ def spectrum_study(
     dtype
         Of the simulation.
     progress
-        Called with (networks done, networks in all).
+        As in `sample_ensemble`.
 
     Returns
     -------

@@ -33,8 +33,7 @@ from sigprop.experiments._results import (
 from sigprop.experiments._study import Architecture, Member, Study
 from sigprop.experiments._transformer import Transformer
 from sigprop.storage import provenance, write_dataset
-
-Progress = Callable[[int, int], None]
+from theory.numerics import Report, counter
 
 
 @runtime_checkable
@@ -267,7 +266,7 @@ def train(
     *,
     members_at_once: int | None = None,
     checkpoint_seconds: float = 10.0,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> xr.Dataset:
     """Train every network of a study, or what of it is missing in a folder.
 
@@ -286,7 +285,7 @@ def train(
         A checkpoint is written at the end of an epoch if the last one is at least this old: writing
         one takes a tenth of a second, as long as many an epoch.
     progress
-        Called with (steps done, steps in all).
+        Called with a `theory.numerics.Progress` of steps.
 
     Returns
     -------
@@ -310,12 +309,13 @@ def train(
         own = [m for m in study.members if m.architecture == architecture]
         chunks += [own[i : i + size] for i in range(0, len(own), size)]
     total, done = len(study.members) * stops[-1], 0
+    count = counter(progress, "steps", total)
+    count(0)
 
     def note(steps: int) -> None:
         nonlocal done
         done += steps
-        if progress is not None:
-            progress(done, total)
+        count(done)
 
     def run(chunk: list[Member]) -> None:
         if all(is_ready(folder, member) for member in chunk):

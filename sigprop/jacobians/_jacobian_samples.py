@@ -4,9 +4,9 @@ import jax
 from jaxtyping import Array, Float
 
 from sigprop.jacobians._jacobian import JacobianSample, sample_jacobian
-from sigprop.networks import Progress, check_precision, check_seed, in_blocks
+from sigprop.networks import check_precision, check_seed, in_blocks
 from theory.description import Part, check_part
-from theory.numerics import as_signals, cast, check_count, compiled, light_options
+from theory.numerics import Report, as_signals, cast, check_count, compiled, light_options
 
 
 def _jacobian_block(network, inputs, key, indices, width, precision):
@@ -26,7 +26,7 @@ def sample_jacobians(
     replicas: int,
     seed: int = 0,
     precision: str = "highest",
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> JacobianSample:
     """Log singular values of the input-output Jacobians of `replicas` networks.
 

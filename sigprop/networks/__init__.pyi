@@ -4,7 +4,6 @@ from ._coherence import network_coherence, sample_coherence
 from ._digits import subnormal, underflown_slopes
 from ._ensemble import (
     Ensemble,
-    Progress,
     default_block,
     in_blocks,
     sample_ensemble,
@@ -55,7 +54,6 @@ __all__ = [
     "Ensemble",
     "FiniteNetwork",
     "MOST_WITH_MATRICES",
-    "Progress",
     "Sample",
     "Signals",
     "alone",

@@ -7,12 +7,20 @@ from jaxtyping import Array, Float, Key
 
 from sigprop.networks._along import Along
 from sigprop.networks._arguments import check_seed
-from sigprop.networks._ensemble import Progress, default_block, in_blocks
+from sigprop.networks._ensemble import default_block, in_blocks
 from sigprop.networks._lapack import eigh
 from sigprop.networks._network import FiniteNetwork, Signals, start_at
 from theory import Part, along_depth, interpret
 from theory.gradients import check_gram, turns_of
-from theory.numerics import as_real, as_signals, cast, check_count, largest_exponent, times_power
+from theory.numerics import (
+    Report,
+    as_real,
+    as_signals,
+    cast,
+    check_count,
+    largest_exponent,
+    times_power,
+)
 
 
 class _Probed(Along[Signals]):
@@ -95,7 +103,7 @@ def sample_coherence(
     seed: int = 0,
     loss_gram: Float[Array, "n n"] | None = None,
     explicit_weights: bool = True,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> Float[Array, "networks layers layers"]:
     """Cosines of the gradients of all pairs of layers, of independent networks of one width.
 

@@ -19,16 +19,16 @@ from theory import Part
 from theory.description import check_part
 from theory.mean_field import check_finite
 from theory.numerics import (
+    Report,
     cast,
     check_count,
     check_flag,
     compile_side_by_side,
     compiled,
     cores,
+    counter,
     plain_options,
 )
-
-Progress = Callable[[int, int], None]
 
 
 class Ensemble(eqx.Module):
@@ -65,8 +65,10 @@ def _sample_block(network, inputs, key, indices, width, gradients, explicit_weig
     return jax.lax.map(one, indices)
 
 
-def in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress | None) -> Any:
-    """Run `block_fn(indices)` over all replicas and join the results.
+def in_blocks(
+    block_fn: Callable, replicas: int, block: int, progress: Report | None, what: str = "networks"
+) -> Any:
+    """Run `block_fn(indices)` over all replicas and join the results; `what` is reported.
 
     Blocks have one shape, so that one compilation serves all. On a CPU, a block runs on every
     core: one network keeps only one core busy. LAPACK, whose own threads would wait for each
@@ -74,8 +76,9 @@ def in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress 
     """
     block = min(block, replicas)
     starts = range(0, replicas, block)
-    done = 0
     pieces: list[Any] = []
+    count = counter(progress, what, replicas)
+    count(0)
 
     def run(start):
         return jax.tree.map(np.asarray, block_fn(jnp.arange(start, start + block)))
@@ -84,9 +87,7 @@ def in_blocks(block_fn: Callable, replicas: int, block: int, progress: Progress 
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         for start, piece in zip(starts, pool.map(run, starts), strict=True):
             pieces.append(piece)
-            done = min(start + block, replicas)
-            if progress is not None:
-                progress(done, replicas)
+            count(min(start + block, replicas))
     return jax.tree.map(lambda *xs: jnp.asarray(np.concatenate(xs)[:replicas]), *pieces)
 
 
@@ -106,7 +107,7 @@ def sample_ensemble(
     explicit_weights: bool | None = None,
     block: int | None = None,
     precision: str = "highest",
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> Ensemble:
     """Measure `replicas` independent networks of one width.
 
@@ -130,7 +131,7 @@ def sample_ensemble(
     block
         Networks per compiled call. It changes no bit of the result.
     progress
-        Called with (networks done, networks in all).
+        Called with a `theory.numerics.Progress` before the first block and after each.
 
     Returns
     -------
@@ -156,17 +157,17 @@ def sample_ensembles(
     seed: int,
     gradients: bool,
     explicit_weights: bool | None,
-    progress: Callable[[int], Progress | None],
+    progress: Report | None,
     beside: Iterable[tuple[Any, tuple]] = (),
 ) -> list[Ensemble]:
     """`sample_ensemble` of several widths, whose programs are compiled side by side, and with
-    them what else the caller needs. `progress` is asked for one of each width."""
+    them what else the caller needs."""
     plans = [
         _planned(network, inputs, width, count, seed, gradients, explicit_weights, None, "highest")
         for width, count in zip(widths, replicas, strict=True)
     ]
     compile_side_by_side([*beside, *(plan.program for plan in plans)])
-    return [plan.drawn(progress(plan.width)) for plan in plans]
+    return [plan.drawn(progress) for plan in plans]
 
 
 class _Planned(NamedTuple):
@@ -193,12 +194,14 @@ class _Planned(NamedTuple):
     def program(self) -> tuple[Any, tuple]:
         return self.call(jnp.arange(self.block))
 
-    def drawn(self, progress: Progress | None) -> Ensemble:
+    def drawn(self, progress: Report | None) -> Ensemble:
         def run(rows):
             sample, given = self.call(rows)
             return sample(*given)
 
-        samples = in_blocks(run, self.replicas, self.block, progress)
+        samples = in_blocks(
+            run, self.replicas, self.block, progress, f"networks of width {self.width}"
+        )
         return Ensemble(samples, self.width, self.seed, self.explicit_weights)
 
 

@@ -2,7 +2,6 @@ from ._plan import Outcome, Pilot, Plan, outcome, plan
 from ._sweep import AXES, Sweep
 from ._sweep_files import read_sweep_file
 from ._sweep_run import (
-    SweepProgress,
     SweepRun,
     merge_sweeps,
     read_sweep,
@@ -18,7 +17,6 @@ __all__ = [
     "Pilot",
     "Plan",
     "Sweep",
-    "SweepProgress",
     "SweepRun",
     "SweepStatus",
     "dataset_of",

@@ -24,6 +24,7 @@ from sigprop.sweeps._sweep_run import AUTO, SHARE, SweepRun
 from sigprop.sweeps._sweep_summary import summarise_sweep, sweep_theory
 from theory import Observable
 from theory.mean_field import chosen_observables
+from theory.numerics import Report, counter
 
 MOST_WIDTH = 2**20
 """Of the networks that a plan may choose."""
@@ -108,7 +109,7 @@ def plan(
     error: float,
     *,
     width: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Report | None = None,
 ) -> Plan:
     """Choose width and replicas for a wanted error of an observable in the last layer.
 
@@ -130,7 +131,7 @@ def plan(
     width
         Use this width; then the bias is what it is, and `Plan.reached` may be False.
     progress
-        Called with what is being done.
+        Called with a `theory.numerics.Progress` before each part of the pilot.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def plan(
     `Pilot.variance_spread` and `Pilot.chi_square` say by how much they fail. Times are those of
     the load during the calibration.
     """
-    say = progress or (lambda what: None)
+    say = lambda what: counter(progress, f"plan: {what}", 1)(0)
     if sweep.axes:
         raise ValueError(f"`sweep`: must be one point; got axes {', '.join(sweep.axes)}")
     if needs_matrices(sweep.network(sweep.point(0))):

@@ -2,12 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,26 +29,11 @@ from sigprop.sweeps._sweep_store import (
     prepare,
     writing,
 )
-from theory.numerics import check_kind
+from theory.numerics import Report, check_kind, counter
 
 _MOST_WORKERS = 16
 SHARE = 0.8
 """Of the memory that is there."""
-
-
-class SweepProgress(NamedTuple):
-    """How far a run is."""
-
-    done: int
-    """Networks of this run that are written."""
-    total: int
-    """Networks that this run is to compute."""
-    seconds: float
-    """Since the first was started."""
-    remaining: float
-    """Seconds, by the work done and left; NaN at first."""
-    memory: int
-    """Bytes that the run needs beside what JAX itself does."""
 
 
 class SweepRun(NamedTuple):
@@ -72,9 +57,6 @@ class SweepRun(NamedTuple):
     """Inside the compiled programs, summed over the workers."""
 
 
-Progress: TypeAlias = Callable[[SweepProgress], None]
-
-
 def run_sweep(
     sweep: Sweep,
     path: str | PathLike[str],
@@ -83,7 +65,7 @@ def run_sweep(
     shard: tuple[int, int] = (0, 1),
     chunk: int | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> SweepRun:
     """Measure what is missing of a sweep, and keep it in a Zarr store.
 
@@ -107,7 +89,9 @@ def run_sweep(
         Chunks in work at a time: by default one for each core of a CPU, and 2 elsewhere, so
         that one is written while the next is computed; fewer where the memory does not suffice.
     progress
-        Called with `SweepProgress`: once before anything is computed, and after every chunk.
+        Called with a `theory.numerics.Progress` before anything is computed, and after every
+        chunk: the networks of this run that are written, and the time that is left by the work
+        done and left. It names the memory that the run needs beside what JAX itself does.
 
     Returns
     -------
@@ -198,6 +182,10 @@ def together() -> Iterator[None]:
         )
 
 
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.{0 if size >= 1e7 else 1}f} MB"
+
+
 class _Run:
     """One call of `run_sweep` in one process."""
 
@@ -229,14 +217,8 @@ class _Run:
         compiling = time.perf_counter() - start
         left = sum(float(self.work[points].sum()) for points in missing.values())
         start, done, finished = time.perf_counter(), 0, 0.0
-
-        def tell() -> None:
-            seconds = time.perf_counter() - start
-            remaining = seconds * (left - finished) / finished if finished else float("nan")
-            if self.progress is not None:
-                self.progress(SweepProgress(done, total, seconds, remaining, memory))
-
-        tell()
+        count = counter(self.progress, f"networks ({_megabytes(memory)} of memory)", total)
+        count(0)
         with ThreadPoolExecutor(workers) as pool:
             waiting = iter(batches)
             running: dict[Future, list[int]] = {}
@@ -251,7 +233,7 @@ class _Run:
                         future.result()
                         done += sum(len(missing[chunk]) for chunk in batch)
                         finished += sum(float(self.work[missing[chunk]].sum()) for chunk in batch)
-                        tell()
+                        count(done, 1.0 if done == total else finished / left)
             finally:
                 pool.shutdown(cancel_futures=True)
         return SweepRun(

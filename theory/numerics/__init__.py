@@ -50,6 +50,7 @@ from theory.numerics._compiled import (
 from theory.numerics._nodes import elementwise, known_of, with_slope
 from theory.numerics._powers import INTEGERS, exponent, largest_exponent, norm, times_power
 from theory.numerics._precision import as_signals, cast, needs_float64, widest
+from theory.numerics._progress import Progress, Report, clock, counter
 from theory.numerics._roots import (
     bracketed_root,
     cubic,
@@ -64,6 +65,8 @@ __all__ = [
     "Array",
     "Estimate",
     "INTEGERS",
+    "Progress",
+    "Report",
     "Status",
     "as_estimate",
     "as_kinks",
@@ -83,10 +86,12 @@ __all__ = [
     "check_positive",
     "check_variance",
     "choose",
+    "clock",
     "compile_side_by_side",
     "compiled",
     "complex_of",
     "cores",
+    "counter",
     "cubic",
     "each",
     "elementwise",

@@ -17,6 +17,7 @@ import numpy as np
 from theory.description import Part, Pointwise, components
 from theory.numerics import (
     Estimate,
+    Report,
     Status,
     as_real,
     check_flag,
@@ -24,6 +25,7 @@ from theory.numerics import (
     check_positive,
     compiled,
     cores,
+    counter,
     hasty_options,
     light_options,
     needs_float64,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 else:
     xr = lazy_loader.load("xarray")  # a second that single predictions need not wait for
 
+_WHAT = "points of the diagram"
 _BLOCK = 512
 """Points per compiled call, of which one runs on each core."""
 _ORDERS = ((10.0, 32), (1e2, 40), (1e4, 48), (np.inf, 64))
@@ -97,7 +100,7 @@ def phase_diagram(
     start: float = 1.0,
     tolerance: float = 1e-10,
     correlations: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report | None = None,
 ) -> "xr.Dataset":
     """Mean-field predictions over the grid of two (or one, or more) parameters.
 
@@ -118,8 +121,8 @@ def phase_diagram(
         False leaves out c* and ξ_c and all their integrals over two variables: phase, q*, χ,
         λ and ξ_q then take a twentieth of the time.
     progress
-        Called with (points done, points in all): with 0 while programs compile, which leaves
-        a processor to other threads.
+        Called with a `theory.numerics.Progress` of points: with 0 while programs compile, which
+        leaves a processor to other threads.
 
     Returns
     -------
@@ -172,7 +175,7 @@ def sector_diagram(
     *,
     start: float = 1.0,
     tolerance: float = 1e-10,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report | None = None,
 ) -> "xr.Dataset":
     """Order parameter and multipliers by sector of equivariant networks, over a grid.
 
@@ -240,7 +243,7 @@ def _grid(
     check_positive("start", start)
     check_positive("tolerance", tolerance)
     if progress is not None:
-        check_kind("progress", progress, Callable, "a function of (points done, points in all)")
+        check_kind("progress", progress, Callable, "a function of a `theory.numerics.Progress`")
     grids = {}
     for name, values in axes.items():
         grid = np.asarray(as_real(name, values), dtype=float)
@@ -285,14 +288,14 @@ def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> 
     block = min(_BLOCK, size)
     starts = range(0, size, block)
     one = lambda first: jax.tree.map(np.asarray, run(_block_of(flat, first, block)))
-    if progress is not None:
-        progress(0, size)
+    count = counter(progress, _WHAT, size)
+    count(0)
     pieces = [one(starts[0])]
+    count(min(block, size))
     with ThreadPoolExecutor(cores()) as pool:
         for piece in pool.map(one, starts[1:]):
             pieces.append(piece)
-            if progress is not None:
-                progress(min(len(pieces) * block, size), size)
+            count(min(len(pieces) * block, size))
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
 
 
@@ -323,8 +326,8 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         one, nowhere = points(starts[0]), _nowhere(block)
         ahead = pool.submit(complete_from.lower(build, one, nowhere, tolerance, likely).compile)
         first = pool.submit(find.lower(build, one, start, tolerance).compile)
-        if progress is not None:
-            progress(0, size)
+        count = counter(progress, _WHAT, size)
+        count(0)
         importlib.import_module("xarray")  # which takes a second
         first.result()
         reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
@@ -333,10 +336,10 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         order = max(order, _KINKED if kinked else 0)
         ahead.result()
         pieces = [finish(starts[0], reached[0], order)]
+        count(min(block, size))
         for piece in pool.map(functools.partial(finish, order=order), starts[1:], reached[1:]):
             pieces.append(piece)
-            if progress is not None:
-                progress(min(len(pieces) * block, size), size)
+            count(min(len(pieces) * block, size))
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
 
 

@@ -287,7 +287,7 @@ class TestTraining:
         stores = {p: p.stat().st_mtime_ns for p in (folder / "networks").iterdir()}
         wider = dataclasses.replace(STUDY, seeds=(0, 1, 2), architectures=(O2,))
         seen = []
-        more = train(wider, folder, progress=lambda done, total: seen.append((done, total)))
+        more = train(wider, folder, progress=lambda p: seen.append((p.done, p.total)))
         assert all(p.stat().st_mtime_ns == then for p, then in stores.items())
         assert len(list((folder / "networks").iterdir())) == len(stores) + 2
         xr.testing.assert_identical(
@@ -328,7 +328,7 @@ import sys
 from sigprop.experiments import Architecture, Study, train
 study = Study((Architecture("O(2)", 2),), depth=5, features=12, learning_rates=(1e-2,), seeds=(0,),
               epochs=20, batch=64, records=6)
-note = lambda done, total: print(done, flush=True)
+note = lambda p: print(p.done, flush=True)
 train(study, sys.argv[1], checkpoint_seconds=0, progress=note)
 """
 
