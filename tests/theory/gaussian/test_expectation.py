@@ -12,12 +12,8 @@ from mpmath import mp, mpf
 
 import theory
 from theory.description._activations import Componentwise, activation, componentwise
-from theory.gaussian._expectation import (
-    gaussian_expectation,
-    gaussian_pair_expectation,
-    pair_moments,
-    single_moments,
-)
+from theory.gaussian._expectation import gaussian_expectation, gaussian_pair_expectation
+from theory.gaussian._moments import pair_moments, single_moments
 from theory.numerics._status import Status
 
 CONVERGED = 1e-10
