@@ -1,13 +1,7 @@
 """Singular values of Jacobians at infinite width."""
 
 from theory.spectrum._edges import Edges, spectrum_edges
-from theory.spectrum._jacobian import (
-    SAFETY,
-    JacobianFactors,
-    SlopeLaw,
-    constant_slopes,
-    jacobian_factors,
-)
+from theory.spectrum._jacobian import SAFETY, JacobianFactors, jacobian_factors
 from theory.spectrum._jacobian_moments import (
     SpectrumMoments,
     goldstone_gains,
@@ -15,6 +9,7 @@ from theory.spectrum._jacobian_moments import (
     lyapunov_quantiles,
 )
 from theory.spectrum._residual_moments import residual_moments
+from theory.spectrum._slopes import SlopeLaw, constant_slopes
 from theory.spectrum._spectrum import (
     Distribution,
     Spectrum,

@@ -46,7 +46,6 @@ from theory.spectrum._edges import Edges, spectrum_edges
 from theory.spectrum._jacobian import (
     SAFETY,
     JacobianFactors,
-    SlopeLaw,
     check_factors,
     checked,
     jacobian_factors,
@@ -55,6 +54,7 @@ from theory.spectrum._jacobian import (
 )
 from theory.spectrum._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory.spectrum._skip import angle_of_sum, share, softplus
+from theory.spectrum._slopes import SlopeLaw
 
 _CLOSER = 40
 """Steps towards a quantile; the last ones are of Newton's method."""
