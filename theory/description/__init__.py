@@ -1,14 +1,6 @@
 """What a network is: nodes, activations, their builders, and the fold that reads them."""
 
-from theory.description._activations import (
-    ACTIVATION_NAMES,
-    Activation,
-    Componentwise,
-    Radial,
-    activation,
-    componentwise,
-    radial,
-)
+from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._algebra import ALGEBRAS, Algebra, AlgebraName
 from theory.description._architecture import (
     Affine,
@@ -35,6 +27,7 @@ from theory.description._architecture import (
     weight_laws,
 )
 from theory.description._closed_forms import ClosedForm, SinForm
+from theory.description._componentwise import componentwise
 from theory.description._describe import describe
 from theory.description._directly import directly, directly_if, is_simple, on_numpy
 from theory.description._files import defined_in, in_file
@@ -48,16 +41,11 @@ from theory.description._layers import (
     with_variances,
 )
 from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._named_activations import ACTIVATION_NAMES, activation, radial
 from theory.description._sequences import check_sequences, time_steps
 from theory.description._survey import Survey
 from theory.description._table import numbers_of, with_numbers
-from theory.description._text import (
-    from_dict,
-    load_network,
-    read_activation,
-    save_network,
-    to_dict,
-)
+from theory.description._text import from_dict, load_network, read_activation, save_network, to_dict
 from theory.description._turn import check_turn
 from theory.description._weights import (
     GaussianWeights,

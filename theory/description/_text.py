@@ -17,15 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from theory.description._activations import (
-    Activation,
-    Componentwise,
-    Radial,
-    activation,
-    activation_in_file,
-    parameters_of,
-    radial,
-)
+from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._architecture import (
     Part,
     Repeat,
@@ -38,6 +30,12 @@ from theory.description._architecture import (
     repeat,
 )
 from theory.description._files import defined_in, in_file
+from theory.description._named_activations import (
+    activation,
+    activation_in_file,
+    parameters_of,
+    radial,
+)
 from theory.description._table import at_layer, holds_tables, join, lists, plain, together
 from theory.description._weights import WeightFamily
 from theory.numerics import check_count, shown
