@@ -133,7 +133,7 @@ CARRIERS = {
     "theory/mean_field/_moments.py",  # says what it is
     "theory/mean_field/_two_times.py",  # brings tangents of different times to one scale
     "sigprop/networks/_digits.py",  # looks whether it is finite
-    "sigprop/networks/_network.py",  # blanks it where digits are lost
+    "sigprop/networks/_sample.py",  # blanks it where digits are lost
     "theory/gradients/_coherence.py",  # carries a backward signal of a scale of its own
 }
 

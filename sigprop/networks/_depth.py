@@ -1,0 +1,32 @@
+"""How many layers a description repeats."""
+
+from theory import Part, Survey, interpret
+from theory.description import check_part
+
+
+class _OuterDepth(Survey[int]):
+    """The number of turns of the outermost `Repeat`."""
+
+    def add(self, skip, branch):
+        return skip, None
+
+    def through_time(self, turn, state, steps):
+        return steps, None
+
+    def loop(self, turn, state, layers, depth):
+        return depth, None
+
+
+def outer_depth(network: Part) -> int:
+    """How often the outermost `Repeat` of a network turns, or the steps of its `Recurrent`.
+
+    Raises
+    ------
+    ValueError
+        If the network repeats nothing.
+    """
+    check_part("network", network)
+    depth, _ = interpret(network, _OuterDepth(), 0)
+    if depth == 0:
+        raise ValueError("`network`: must hold a Repeat at its outermost level; got none")
+    return depth
