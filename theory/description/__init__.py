@@ -2,30 +2,7 @@
 
 from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._algebra import ALGEBRAS, Algebra, AlgebraName
-from theory.description._architecture import (
-    Affine,
-    Chain,
-    Noise,
-    Normalise,
-    Part,
-    Pointwise,
-    Recurrent,
-    Repeat,
-    Residual,
-    WeightLaw,
-    affine,
-    check_activation,
-    check_no_noise,
-    check_part,
-    check_read_in,
-    components,
-    feedforward,
-    layer,
-    recurrent,
-    repeat,
-    starts_nonlinear,
-    weight_laws,
-)
+from theory.description._builders import affine, feedforward, layer, recurrent, repeat
 from theory.description._closed_forms import ClosedForm, SinForm
 from theory.description._componentwise import componentwise
 from theory.description._describe import describe
@@ -42,7 +19,23 @@ from theory.description._layers import (
 )
 from theory.description._linear import gain, is_linear, is_piecewise_linear
 from theory.description._named_activations import ACTIVATION_NAMES, activation, radial
+from theory.description._nodes import (
+    Affine,
+    Chain,
+    Noise,
+    Normalise,
+    Part,
+    Pointwise,
+    Recurrent,
+    Repeat,
+    Residual,
+    WeightLaw,
+    check_activation,
+    check_no_noise,
+    check_part,
+)
 from theory.description._sequences import check_sequences, time_steps
+from theory.description._structure import check_read_in, components, starts_nonlinear, weight_laws
 from theory.description._survey import Survey
 from theory.description._table import numbers_of, with_numbers
 from theory.description._text import from_dict, load_network, read_activation, save_network, to_dict

@@ -8,16 +8,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from theory.description._architecture import (
-    Affine,
-    Chain,
-    Part,
-    Recurrent,
-    Repeat,
-    check_part,
-    read_in,
-    repeat,
-)
+from theory.description._builders import read_in, repeat
+from theory.description._nodes import Affine, Chain, Part, Recurrent, Repeat, check_part
 
 
 def is_deep(part: Part) -> bool:

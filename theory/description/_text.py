@@ -18,17 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from theory.description._activations import Activation, Componentwise, Radial
-from theory.description._architecture import (
-    Part,
-    Repeat,
-    WeightLaw,
-    affine,
-    check_part,
-    feedforward,
-    layer,
-    recurrent,
-    repeat,
-)
+from theory.description._builders import affine, feedforward, layer, recurrent, repeat
 from theory.description._files import defined_in, in_file
 from theory.description._named_activations import (
     activation,
@@ -36,6 +26,7 @@ from theory.description._named_activations import (
     parameters_of,
     radial,
 )
+from theory.description._nodes import Part, Repeat, WeightLaw, check_part
 from theory.description._table import at_layer, holds_tables, join, lists, plain, together
 from theory.description._weights import WeightFamily
 from theory.numerics import check_count, shown

@@ -2,8 +2,8 @@
 
 import jax
 
-from theory.description._architecture import Chain, Part, Recurrent, check_part
 from theory.description._layers import is_deep
+from theory.description._nodes import Chain, Part, Recurrent, check_part
 
 
 def check_turn(body: Part) -> None:
