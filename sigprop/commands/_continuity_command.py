@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
 from sigprop.commands._probe_command import find_name, load_names
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import MULTIPLIERS, as_json, set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._network import Network
 from sigprop.commands._output import BadInput, checked
+from sigprop.commands._predict_command import MULTIPLIERS, as_json
 from sigprop.commands._requests import Run
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import as_json, set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._network import Network
 from sigprop.commands._output import checked
+from sigprop.commands._predict_command import as_json
 from sigprop.commands._requests import Run, check_positive
 
 if TYPE_CHECKING:
