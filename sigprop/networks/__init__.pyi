@@ -11,6 +11,7 @@ from ._ensemble import (
     sample_ensemble,
     sample_ensembles,
 )
+from ._finite_network import FiniteNetwork, Signals, start_at
 from ._inputs import (
     digits_inputs,
     gram_inputs,
@@ -35,9 +36,8 @@ from ._lapack import (
     upright,
 )
 from ._limits import MOST_WITH_MATRICES
-from ._network import FiniteNetwork, Signals, start_at
 from ._sample import DrawnNetwork, Sample, sample_network, sampled_inputs
-from ._shared import Blank
+from ._shared_weights import Blank
 from ._units import units_of
 from ._weights import draw_weights, draws_matrices, needs_matrices
 

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int, Key
 from sigprop.networks._arguments import check_explicit, check_key, check_precision
 from sigprop.networks._depth import outer_depth
 from sigprop.networks._digits import gradient_growths, subnormal
+from sigprop.networks._finite_network import FiniteNetwork, Signals, start_at
 from sigprop.networks._lapack import svd
-from sigprop.networks._network import FiniteNetwork, Signals, start_at
 from sigprop.networks._weights import draws_matrices
 from theory import Moments, Part, Status, along_depth, interpret
 from theory.description import check_part, check_sequences, time_steps

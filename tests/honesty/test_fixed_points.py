@@ -13,7 +13,7 @@ from tests.honesty.campaign import Campaign
 from theory import Phase, Status
 from theory.numerics._compiled import hasty_options
 from theory.phases._attractor import attractor
-from theory.phases._phase import at_length, phase_of
+from theory.phases._prediction import at_length, phase_of
 
 L = np.longdouble
 PI = L("3.14159265358979323846264338327950288")

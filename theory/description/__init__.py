@@ -6,8 +6,6 @@ from theory.description._builders import affine, feedforward, layer, recurrent, 
 from theory.description._closed_forms import ClosedForm, SinForm
 from theory.description._componentwise import componentwise
 from theory.description._describe import describe
-from theory.description._directly import directly, directly_if, is_simple, on_numpy
-from theory.description._files import defined_in, in_file
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._layers import (
@@ -17,7 +15,7 @@ from theory.description._layers import (
     repeats_layers,
     with_variances,
 )
-from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._linearity import gain, is_linear, is_piecewise_linear
 from theory.description._named_activations import ACTIVATION_NAMES, activation, radial
 from theory.description._nodes import (
     Affine,
@@ -34,6 +32,8 @@ from theory.description._nodes import (
     check_no_noise,
     check_part,
 )
+from theory.description._on_numpy import directly, directly_if, is_simple, on_numpy
+from theory.description._python_files import defined_in, in_file
 from theory.description._sequences import check_sequences, time_steps
 from theory.description._structure import check_read_in, components, starts_nonlinear, weight_laws
 from theory.description._survey import Survey

@@ -13,11 +13,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from theory.description import _functions as functions
+from theory.description import _nonlinearities as functions
 from theory.description._activations import Activation, Componentwise, Parity, Radial
 from theory.description._closed_forms import ClosedForm, ErfForm, PiecewiseLinearForm, SinForm
 from theory.description._componentwise import as_module, checked_componentwise
-from theory.description._files import defined_in, in_file
+from theory.description._python_files import defined_in, in_file
 from theory.numerics import Array, shown
 
 _UNIFORM = 1e9

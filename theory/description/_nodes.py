@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._algebra import ALGEBRAS, AlgebraName
-from theory.description._linear import is_linear
+from theory.description._linearity import is_linear
 from theory.description._weights import (
     GaussianWeights,
     OrthogonalWeights,

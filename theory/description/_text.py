@@ -19,7 +19,6 @@ from jax.core import Tracer
 
 from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._builders import affine, feedforward, layer, recurrent, repeat
-from theory.description._files import defined_in, in_file
 from theory.description._named_activations import (
     activation,
     activation_in_file,
@@ -27,6 +26,7 @@ from theory.description._named_activations import (
     radial,
 )
 from theory.description._nodes import Part, Repeat, WeightLaw, check_part
+from theory.description._python_files import defined_in, in_file
 from theory.description._table import at_layer, holds_tables, join, lists, plain, together
 from theory.description._weights import WeightFamily
 from theory.numerics import check_count, shown

@@ -29,8 +29,8 @@ from theory.numerics import (
     needs_float64,
 )
 from theory.phases._attractor import Attractor, attractor
-from theory.phases._fixed_point import LengthPoint
-from theory.phases._phase import (
+from theory.phases._one_layer import LengthPoint
+from theory.phases._prediction import (
     Phase,
     Prediction,
     at_length,

@@ -1,6 +1,6 @@
 """The law of the slopes of a layer: of D² over its units.
 
-Notation: as in `_jacobian`.
+Notation: as in `_factors`.
 """
 
 import itertools

@@ -12,7 +12,7 @@ import theory
 from theory import Phase, Status
 from theory.numerics._compiled import hasty_options
 from theory.phases._attractor import attractor
-from theory.phases._phase import at_length, phase_of
+from theory.phases._prediction import at_length, phase_of
 
 hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 

@@ -15,8 +15,8 @@ import theory
 from theory import Status, WeightLaw
 from theory.description._interpret import interpret
 from theory.gaussian._radial_moments import cross_moments, radial_moments, series
-from theory.mean_field._mean_field import MeanField
 from theory.mean_field._moments import PreActivation
+from theory.mean_field._propagation import MeanField
 from theory.phases._attractor import attractor
 from theory.phases._diagram import hasty_options
 from theory.phases._symmetry import commutant_dimensions

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sigprop.networks._digits import fallen, in_range, layer_status, places, vanishes
 from sigprop.networks._random import normal
-from sigprop.networks._shared import Blank, shared_product, turn_round
+from sigprop.networks._shared_weights import Blank, shared_product, turn_round
 from sigprop.networks._weights import product
 from theory import Affine, Moments, Noise, Normalise, Pointwise, Reading, signal_moments
 from theory.description import check_sequences
