@@ -37,7 +37,7 @@ from theory.description._python_files import defined_in, in_file
 from theory.description._sequences import check_sequences, time_steps
 from theory.description._structure import check_read_in, components, starts_nonlinear, weight_laws
 from theory.description._survey import Survey
-from theory.description._table import numbers_of, with_numbers
+from theory.description._table import numbers_of, read_toml, with_numbers
 from theory.description._text import from_dict, load_network, read_activation, save_network, to_dict
 from theory.description._turn import check_turn
 from theory.description._weights import (
@@ -112,6 +112,7 @@ __all__ = [
     "on_numpy",
     "radial",
     "read_activation",
+    "read_toml",
     "recurrent",
     "repeat",
     "repeats_layers",
