@@ -17,8 +17,15 @@ from jaxtyping import Array, Float
 import theory
 from sigprop.comparison._cells import distance_from, fit_cells
 from sigprop.comparison._verdict import FALSE_ALARM, Comparison, Power, largest
-from sigprop.networks import Ensemble, check_explicit, check_seed, outer_depth, sample_ensembles
-from theory import Moments, Observable, Part, PreActivation, propagate
+from sigprop.networks import (
+    Ensemble,
+    check_explicit,
+    check_seed,
+    measured_depth,
+    outer_depth,
+    sample_ensembles,
+)
+from theory import Moments, Observable, Part, PreActivation
 from theory.description import check_part, time_steps
 from theory.mean_field import chosen_observables
 from theory.numerics import as_signals, check_count, check_flag, compiled, light_options, shown
@@ -162,7 +169,7 @@ def _check_gradients(network: Part, inputs: Any) -> None:
     """Raise a `ValueError` if there are layers between which gradients are not measured."""
     if time_steps(network) > 1:
         return
-    layers = jax.eval_shape(lambda x: propagate(network, x).value.log_gain, inputs).shape[0] - 1
+    layers = measured_depth(network, inputs)
     if layers != outer_depth(network):
         raise ValueError(
             "`gradients`: must be False for a network with layers outside of its one Repeat, "

@@ -1,7 +1,7 @@
 from ._along import Along
 from ._arguments import check_explicit, check_key, check_precision, check_seed
 from ._coherence import network_coherence, sample_coherence
-from ._depth import outer_depth
+from ._depth import measured_depth, outer_depth
 from ._digits import subnormal, underflown_slopes
 from ._ensemble import (
     Ensemble,
@@ -66,6 +66,7 @@ __all__ = [
     "gram_inputs",
     "idx_inputs",
     "in_blocks",
+    "measured_depth",
     "needs_matrices",
     "network_coherence",
     "one_thread",

@@ -1,6 +1,10 @@
-"""How many layers a description repeats."""
+"""How many layers a network has, and how many of them are measured."""
 
-from theory import Part, Survey, interpret
+from typing import Any
+
+import jax
+
+from theory import Part, Survey, interpret, propagate
 from theory.description import check_part
 
 
@@ -30,3 +34,12 @@ def outer_depth(network: Part) -> int:
     if depth == 0:
         raise ValueError("`network`: must hold a Repeat at its outermost level; got none")
     return depth
+
+
+def measured_depth(network: Part, inputs: Any) -> int:
+    """How often the layers of a network are measured, less the first.
+
+    `inputs` may be a shape alone, a `jax.ShapeDtypeStruct` [inputs, width_in, components].
+    """
+    log_gain = jax.eval_shape(lambda x: propagate(network, x).value.log_gain, inputs)
+    return log_gain.shape[0] - 1
