@@ -9,9 +9,9 @@ from theory.description._describe import describe
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._layers import (
+    check_turn,
     deep_network,
     hidden_layer,
-    is_deep,
     repeats_layers,
     with_variances,
 )
@@ -39,7 +39,6 @@ from theory.description._structure import check_read_in, components, starts_nonl
 from theory.description._survey import Survey
 from theory.description._table import numbers_of, read_toml, with_numbers
 from theory.description._text import from_dict, load_network, read_activation, save_network, to_dict
-from theory.description._turn import check_turn
 from theory.description._weights import (
     GaussianWeights,
     OrthogonalWeights,
@@ -101,7 +100,6 @@ __all__ = [
     "hidden_layer",
     "in_file",
     "interpret",
-    "is_deep",
     "is_linear",
     "is_new",
     "is_piecewise_linear",
