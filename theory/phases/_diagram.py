@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -287,12 +287,18 @@ def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> 
     one = lambda first: jax.tree.map(np.asarray, run(_block_of(flat, first, block)))
     if progress is not None:
         progress(0, size)
-    pieces = [one(starts[0])]
+    first = one(starts[0])
     with ThreadPoolExecutor(cores()) as pool:
-        for piece in pool.map(one, starts[1:]):
-            pieces.append(piece)
-            if progress is not None:
-                progress(min(len(pieces) * block, size), size)
+        return _joined(first, pool.map(one, starts[1:]), size, progress)
+
+
+def _joined(first: Any, rest: Iterable[Any], size: int, progress: Any) -> Any:
+    """All points from the blocks, which are counted as they come."""
+    pieces = [first]
+    for piece in rest:
+        pieces.append(piece)
+        if progress is not None:
+            progress(min(len(pieces) * min(_BLOCK, size), size), size)
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
 
 
@@ -322,22 +328,19 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         likely = max(_ORDERS[0][1], _KINKED if kinked else 0)
         one, nowhere = points(starts[0]), _nowhere(block)
         ahead = pool.submit(complete_from.lower(build, one, nowhere, tolerance, likely).compile)
-        first = pool.submit(find.lower(build, one, start, tolerance).compile)
+        now = pool.submit(find.lower(build, one, start, tolerance).compile)
         if progress is not None:
             progress(0, size)
         importlib.import_module("xarray")  # which takes a second
-        first.result()
+        now.result()
         reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
         longest = max(map(_longest, reached))
         order = next(order for bound, order in _ORDERS if longest <= bound)
         order = max(order, _KINKED if kinked else 0)
         ahead.result()
-        pieces = [finish(starts[0], reached[0], order)]
-        for piece in pool.map(functools.partial(finish, order=order), starts[1:], reached[1:]):
-            pieces.append(piece)
-            if progress is not None:
-                progress(min(len(pieces) * block, size), size)
-    return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
+        first = finish(starts[0], reached[0], order)
+        rest = pool.map(functools.partial(finish, order=order), starts[1:], reached[1:])
+        return _joined(first, rest, size, progress)
 
 
 def _longest(reached: Attractor) -> float:
