@@ -41,11 +41,8 @@ def compare(
         comparison = simulate(described, signals, run, progress)
     asked = {**network.as_parameters(), "depth": depth, **asdict(run), "inputs": asdict(inputs)}
     files = store_comparison(comparison, folder, "comparison", network, depth, run, inputs)
-    if json:
-        found = comparison_as_json(comparison)
-        out.print_json({**found, "files": files, "parameters": asked})
-    else:
-        out.show(*verdict_tables(comparison, network), f"written to {folder}")
+    tables = lambda: verdict_tables(comparison, network)
+    out.report(comparison_as_json(comparison), files, asked, tables, folder, json)
     return exit_code(comparison)
 
 
@@ -103,9 +100,6 @@ def store_comparison(
         seed=run.seed,
     )
     dataset = sigprop.comparison_dataset(comparison)
-    store = folder / f"{name}.zarr"
-    with checked(path="output"):
-        sigprop.write_dataset(dataset, store, provenance=origin)
     counts = ", ".join(map(str, dict.fromkeys(comparison.replicas)))
     widths = ", ".join(map(str, comparison.widths))
     caption = (
@@ -113,8 +107,8 @@ def store_comparison(
         f"({run.dtype}). The first input or pair is drawn, in deep networks each width at layers "
         "of its own. Error bars: $\\pm 1$ standard error; grey: error bound of the theory."
     )
-    figure = comparison_figure(dataset, caption=caption)
-    return [str(store), *out.save_figure(figure, folder, name)]
+    draw = lambda: comparison_figure(dataset, caption=caption)
+    return out.store(dataset, draw, folder, name, origin)
 
 
 def comparison_as_json(comparison: "Comparison") -> dict[str, Any]:

@@ -54,14 +54,11 @@ def phase_diagram(
         found["symmetry_phases"] = split = count_flags(dataset["symmetry_phase"])
         kinds = (f"{count} {kind}" for kind, count in split.items() if count)
         words += f"; symmetry: {', '.join(kinds)}"
-    if json:
-        out.print_json({**found, "files": files, "parameters": asked})
-        return 0
     columns = [status.replace("_", " ") for status in statuses["length"]]
     rows = out.table(f"{network.kind}: {size} points", "", *columns)
     for name, counts in statuses.items():
         rows.add_row(name.replace("_", " "), *map(str, counts.values()))
-    out.show(rows, f"phases: {words}", f"written to {folder}")
+    out.report(found, files, asked, lambda: [rows, f"phases: {words}"], folder, json)
     return 0
 
 
@@ -113,7 +110,6 @@ def store_diagram(
 ) -> list[str]:
     """Write the data and the figure of a phase diagram; gives back the paths."""
     from sigprop.figures import phase_diagram_figure
-    from sigprop.storage import write_dataset
     from theory import Stability
 
     if line is not None:
@@ -127,11 +123,8 @@ def store_diagram(
             "flag_meanings": " ".join(kind.name.lower() for kind in kinds),
         }
         dataset["critical_stability"] = ("critical_length", np.asarray(line.stability), flags)
-    store = folder / "phase_diagram.zarr"
-    with checked(path="output"):
-        write_dataset(dataset, store, provenance=origin)
-    figure = phase_diagram_figure(dataset, line, points, caption=caption)
-    return [str(store), *out.save_figure(figure, folder, "phase_diagram")]
+    draw = lambda: phase_diagram_figure(dataset, line, points, caption=caption)
+    return out.store(dataset, draw, folder, "phase_diagram", origin)
 
 
 def count_flags(flags: "xr.DataArray") -> dict[str, int]:
