@@ -1,6 +1,5 @@
 """Units with several components: radial moments, the two-input map, symmetry and sectors."""
 
-import functools
 import math
 
 import equinox as eqx
@@ -12,13 +11,13 @@ import pytest
 from scipy import integrate, optimize
 
 import theory
+from tests.compiling import hastily
 from theory import Status, WeightLaw
 from theory.description._interpret import interpret
 from theory.gaussian._radial_moments import cross_moments, radial_moments, series
 from theory.mean_field._moments import PreActivation
 from theory.mean_field._propagation import MeanField
 from theory.phases._attractor import attractor
-from theory.phases._diagram import hasty_options
 from theory.phases._symmetry import commutant_dimensions
 
 TANH = theory.radial("tanh")
@@ -37,7 +36,6 @@ def body(k, weight_variance, bias_variance=0.0, algebra="real", phi=TANH):
 
 
 # What runs once or twice costs more to compile than to run.
-hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 
 
 @hastily
