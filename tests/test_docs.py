@@ -14,7 +14,7 @@ import sigprop
 import sigprop.experiments
 import theory
 from sigprop.commands._cli import app
-from sigprop.commands._commands import prediction_as_json
+from sigprop.commands._predict_command import prediction_as_json
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -129,11 +129,11 @@ def test_factorisations_are_never_batched():
 
 
 CARRIERS = {
-    *(f"theory/mean_field/_{name}.py" for name in ("mean_field", "radial_field", "normalised")),
+    *(f"theory/mean_field/_{name}.py" for name in ("propagation", "radial_field", "normalised")),
     "theory/mean_field/_moments.py",  # says what it is
     "theory/mean_field/_two_times.py",  # brings tangents of different times to one scale
     "sigprop/networks/_digits.py",  # looks whether it is finite
-    "sigprop/networks/_network.py",  # blanks it where digits are lost
+    "sigprop/networks/_sample.py",  # blanks it where digits are lost
     "theory/gradients/_coherence.py",  # carries a backward signal of a scale of its own
 }
 

@@ -29,7 +29,7 @@ def test_wrong_shapes_are_noticed():
     """The checks are on: without them this would come to an end of another kind."""
     code = (
         "import jaxtyping; jaxtyping.install_import_hook(['theory'], 'beartype.beartype'); "
-        "import numpy as np; from theory.mean_field._mean_field import input_state; "
+        "import numpy as np; from theory.mean_field._propagation import input_state; "
         "input_state(np.ones(3))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import sigprop
 import theory
-from sigprop.figures._plots import styled, write_caption
+from sigprop.figures._style import styled, write_caption
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73")
 MARKERS = "os^v"

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sigprop.alignment._alignment_null import cosine_null
-from sigprop.figures._plots import styled, write_caption
+from sigprop.figures._style import styled, write_caption
 
 DATA = Path(__file__).parent.parent / "data" / "continuity.json"
 STYLE = {

@@ -12,7 +12,7 @@ from ._continuity import (
     spectra,
 )
 from ._gauge import Drift, frame_drift, turned_weights
-from ._singular import LeadingVectors, leading_vectors
+from ._singular_vectors import LeadingVectors, leading_vectors
 from ._weight_sequences import weight_sequences
 
 __all__ = [

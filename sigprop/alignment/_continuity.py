@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sigprop.alignment._singular import LeadingVectors, leading_vectors
+from sigprop.alignment._singular_vectors import LeadingVectors, leading_vectors
 from sigprop.networks import svd
 from theory import Estimate, Status
 

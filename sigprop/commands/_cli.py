@@ -1,8 +1,8 @@
 """The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone`, `spectrum`,
 `demo`, `probe`, `train` and `continuity`.
 
-What a command does stands in `_commands` and `_demo`, imported only when it
-runs, so that help and mistakes need not wait for JAX.
+What a command does stands in a module of its own, imported only when it runs, so that help and
+mistakes need not wait for JAX.
 """
 
 import sys
@@ -83,9 +83,9 @@ def predict(
     relative shear (symmetric_traceless).
     """
     network.check()
-    from sigprop.commands import _commands
+    from sigprop.commands import _predict_command
 
-    return _commands.predict(network, start_length, json)
+    return _predict_command.predict(network, start_length, json)
 
 
 _RANGE = "start:stop:count, or numbers with commas between."
@@ -108,10 +108,10 @@ def phase_diagram(
     and the multipliers by sector take the place of c* and its scales.
     """
     network.check()
-    from sigprop.commands import _commands
+    from sigprop.commands import _phase_diagram_command
 
     axes = {"weight_variance": weight_variance, "bias_variance": bias_variance}
-    return _commands.phase_diagram(network, axes, start_length, output, json)
+    return _phase_diagram_command.phase_diagram(network, axes, start_length, output, json)
 
 
 @app.command
@@ -175,7 +175,7 @@ def compare(
     comparison.png, .pdf and .zarr.
     """
     network.check()
-    from sigprop.commands import _commands
+    from sigprop.commands import _compare_command
     from sigprop.commands._requests import (
         MOST_REPLICAS,
         MOST_UNITS,
@@ -196,7 +196,7 @@ def compare(
         tuple(name.strip() for name in observables.split(",")),
     )
     source = Inputs(inputs, input_count, input_length, input_correlation)
-    return _commands.compare(network, depth, run, source, output, json)
+    return _compare_command.compare(network, depth, run, source, output, json)
 
 
 @app.command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
 from sigprop.commands._probe_command import find_name, load_names
 
@@ -30,7 +30,7 @@ def show_continuity(
     """Align the layers of a checkpoint or a model."""
     set_up()
     from sigprop.alignment import continuity, layer_remarks, weight_sequences
-    from sigprop.storage import provenance, write_dataset
+    from sigprop.storage import provenance
 
     if rank < 1:
         raise BadInput(f"--rank: must be at least 1; got {rank}")
@@ -52,18 +52,11 @@ def show_continuity(
     rows = [_row(name, each) for name, each in found.items()]
     remarks = [f"{n}: {line}" for n, each in found.items() for line in layer_remarks(each)]
     asked = {"target": target, "names": names, "rank": rank, "tolerance": tolerance}
-    dataset = continuity_dataset(found)
-    store = folder / "continuity.zarr"
-    with checked(path="output"):
-        write_dataset(dataset, store, provenance=provenance(command="continuity", **asked))
-    files = [str(store), *out.save_figure(continuity_figure(found), folder, "continuity")]
-    if json:
-        whole = {row["name"]: row | {"maps": _maps(found[row["name"]])} for row in rows}
-        out.print_json(
-            {"sequences": whole, "remarks": remarks, "files": files, "parameters": asked}
-        )
-    else:
-        out.show(_table(rows), *remarks, f"written to {folder}")
+    dataset, origin = continuity_dataset(found), provenance(command="continuity", **asked)
+    files = out.store(dataset, lambda: continuity_figure(found), folder, "continuity", origin)
+    whole = {row["name"]: row | {"maps": _maps(found[row["name"]])} for row in rows}
+    answer = {"sequences": whole, "remarks": remarks}
+    out.report(answer, files, asked, lambda: [_table(rows), *remarks], folder, json)
     return 0
 
 

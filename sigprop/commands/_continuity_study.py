@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sigprop.alignment import cosine_null
 from sigprop.commands import _output as out
-from sigprop.commands._commands import set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
 from sigprop.commands._projections_study import projection_figure, projection_rows, projection_table
 from sigprop.commands._train_command import COLOURS, MARKERS, over_seeds

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import (
-    ESTIMATES,
+from sigprop.commands._compare_command import (
     comparison_as_json,
-    diagram,
     exit_code,
     leaf_name,
-    set_up,
     simulate,
     store_comparison,
-    store_diagram,
     verdict_word,
 )
+from sigprop.commands._jax import set_up
 from sigprop.commands._network import Network
+from sigprop.commands._phase_diagram_command import diagram, store_diagram
+from sigprop.commands._predict_command import ESTIMATES
 from sigprop.commands._requests import Inputs, Run
 
 if TYPE_CHECKING:

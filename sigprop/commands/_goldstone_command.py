@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import MULTIPLIERS, as_json, set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._network import Network
 from sigprop.commands._output import BadInput, checked
+from sigprop.commands._predict_command import MULTIPLIERS, as_json
 from sigprop.commands._requests import Run
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
     set_up()
     from sigprop.comparison import LONG, NARROW, goldstone_study
     from sigprop.figures import goldstone_figure
-    from sigprop.storage import provenance, write_dataset
+    from sigprop.storage import provenance
     from theory import Affine, Chain, Pointwise, Radial
 
     match network.layer:
@@ -53,9 +54,6 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
         )
     asked = {**network.as_parameters(), "depth": depth, **asdict(run)}
     origin = provenance(command="goldstone", **asked)
-    store = folder / "goldstone.zarr"
-    with checked(path="output"):
-        write_dataset(dataset, store, provenance=origin)
     caption = (
         f"{network.caption}. Lines: mean-field theory; points: mean over {replicas} networks of "
         f"{width} units, {depth} layers ({run.dtype}), $\\pm 1$ standard error, which differ "
@@ -64,13 +62,11 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
         "(d, e) two inputs, one turned by 0.8 rad; angles where the overlap is resolved. (f) one "
         "network."
     )
-    figure = goldstone_figure(dataset, caption=caption)
-    files = [str(store), *out.save_figure(figure, folder, "goldstone")]
+    draw = lambda: goldstone_figure(dataset, caption=caption)
+    files = out.store(dataset, draw, folder, "goldstone", origin)
     found = goldstone_as_json(dataset, network.layer, float(law.variance))
-    if json:
-        out.print_json({**found, "files": files, "parameters": asked})
-    else:
-        out.show(*_goldstone_tables(dataset, found, network), f"written to {folder}")
+    tables = lambda: _goldstone_tables(dataset, found, network)
+    out.report(found, files, asked, tables, folder, json)
     return 0
 
 

@@ -8,7 +8,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
     from theory.numerics import Progress, Report
@@ -113,6 +114,22 @@ def save_figure(figure: "Figure", folder: Path, name: str) -> list[str]:
     return paths
 
 
+def store(
+    dataset: "xr.Dataset",
+    draw: Callable[[], "Figure"],
+    folder: Path,
+    name: str,
+    origin: Mapping[str, Any],
+) -> list[str]:
+    """Write the data, and then the figure, of a command; gives back the paths."""
+    from sigprop.storage import write_dataset
+
+    path = folder / f"{name}.zarr"
+    with checked(path="output"):
+        write_dataset(dataset, path, provenance=origin)
+    return [str(path), *save_figure(draw(), folder, name)]
+
+
 def number(value: Any) -> float | None:
     """A number for strict JSON: null where it is infinite or not a number."""
     value = float(value)
@@ -146,6 +163,21 @@ def show(*items: Any) -> None:
         console = Console(highlight=False, width=100)
     for item in items:
         console.print(item, markup=False, soft_wrap=isinstance(item, str))
+
+
+def report(
+    found: Mapping[str, Any],
+    files: list[str],
+    asked: Mapping[str, Any],
+    shown: Callable[[], list[Any]],
+    folder: Path,
+    json: bool,
+) -> None:
+    """Say what was found and where it was written: as JSON, or in tables and lines."""
+    if json:
+        print_json({**found, "files": files, "parameters": asked})
+    else:
+        show(*shown(), f"written to {folder}")
 
 
 def note(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def probe_network(
     import jax
 
     import sigprop
-    from sigprop.storage import provenance, write_dataset
+    from sigprop.storage import provenance
 
     if not 0 <= seed < 2**32:
         raise BadInput(f"--seed: must be from 0 to {2**32 - 1}; got {seed}")
@@ -66,15 +66,10 @@ def probe_network(
         "dtype": dtype,
         "seed": seed,
     }
-    store = folder / "probe.zarr"
-    with checked(path="output"):
-        write_dataset(dataset, store, provenance=provenance(command="probe", **asked))
-    figure = probe_figure(dataset)
-    files = [str(store), *out.save_figure(figure, folder, "probe")]
-    if json:
-        out.print_json({**probe_as_json(found), "files": files, "parameters": asked})
-    else:
-        out.show(*_tables(found, target), *found.notes, f"written to {folder}")
+    origin = provenance(command="probe", **asked)
+    files = out.store(dataset, lambda: probe_figure(dataset), folder, "probe", origin)
+    tables = lambda: [*_tables(found, target), *found.notes]
+    out.report(probe_as_json(found), files, asked, tables, folder, json)
     return 0
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import as_json, set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._network import Network
 from sigprop.commands._output import checked
+from sigprop.commands._predict_command import as_json
 from sigprop.commands._requests import Run, check_positive
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _compare(
     """Predict, measure, draw and store."""
     from sigprop.comparison import predict_spectrum, spectrum_study
     from sigprop.figures import spectrum_figure
-    from sigprop.storage import provenance, write_dataset
+    from sigprop.storage import provenance
     from theory.numerics import check_count
 
     (width,), (replicas,) = run.widths, run.replicas
@@ -83,22 +84,17 @@ def _compare(
         )
     asked = {**asked, "width": width, "replicas": replicas, "seed": run.seed, "dtype": run.dtype}
     origin = provenance(command="spectrum", **asked)
-    store = folder / "spectrum.zarr"
-    with checked(path="output"):
-        write_dataset(dataset, store, provenance=origin)
     caption = (
         f"{network.caption}; {depth} layers, whose pre-activations begin with length "
         f"{predicted.length:.4g}. Theory: $N\\to\\infty$. Networks: {replicas} of {width} units "
         f"({run.dtype}), error bars: $\\pm 1$ standard error over networks. (a, b) densities of "
         "all singular values, zeros among them; $s_+$ is theory's upper edge."
     )
-    figure = spectrum_figure(dataset, caption=caption)
-    files = [str(store), *out.save_figure(figure, folder, "spectrum")]
+    draw = lambda: spectrum_figure(dataset, caption=caption)
+    files = out.store(dataset, draw, folder, "spectrum", origin)
     found = {**spectrum_as_json(predicted, network), "sampled": sampled_as_json(dataset)}
-    if json:
-        out.print_json({**found, "files": files, "parameters": asked})
-    else:
-        out.show(*_tables(found, network, depth, run), f"written to {folder}")
+    tables = lambda: _tables(found, network, depth, run)
+    out.report(found, files, asked, tables, folder, json)
     return 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
 
 _EVERY = 30.0

@@ -13,7 +13,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sigprop.commands import _output as out
-from sigprop.commands._commands import set_up
+from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
 from sigprop.experiments import REASONS, Study, read_study, study_dataset, train
 from sigprop.figures import styled, write_caption

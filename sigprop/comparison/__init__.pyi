@@ -1,16 +1,9 @@
-from ._compare import (
-    Cells,
-    Comparison,
-    Power,
-    Verdict,
-    compare,
-    comparison_dataset,
-    contributions,
-    extrapolate,
-    judge,
-)
+from ._cells import contributions
+from ._compare import compare, judge
 from ._goldstone_study import LONG, NARROW, goldstone_study
+from ._scores import extrapolate
 from ._spectrum_study import FRACTIONS, SpectrumPrediction, predict_spectrum, spectrum_study
+from ._verdict import Cells, Comparison, Power, Verdict, comparison_dataset
 
 __all__ = [
     "Cells",

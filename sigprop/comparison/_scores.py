@@ -177,3 +177,34 @@ def _as_student(z: float, freedom: float) -> float:
     """The t of Student's law that is as surprising as z."""
     scaled = z * (8 * freedom + 3) / (8 * freedom + 1)
     return float(np.sqrt(freedom * np.expm1(scaled**2 / freedom)))
+
+
+def extrapolate(
+    widths: Sequence[int], mean: np.ndarray, standard_error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted least squares of y_N = y + b/N (+ c/N² from four widths on).
+
+    Parameters
+    ----------
+    widths
+        At least three.
+    mean, standard_error
+        Shape [widths, ...].
+
+    Returns
+    -------
+    intercept, its standard error, and χ² of the fit, each of shape [...].
+    """
+    scaled = min(widths) / np.asarray(widths, float)
+    degree = 2 if len(widths) >= 4 else 1
+    design = scaled[:, None] ** np.arange(degree + 1)
+    # A cell that does not fluctuate at all (a conserved number) is known exactly.
+    tiny = np.finfo(float).eps * np.maximum(np.abs(mean), 1e-100)
+    weight = 1 / np.maximum(standard_error, tiny) ** 2
+    normal = np.einsum("wi,w...,wj->...ij", design, weight, design)
+    right = np.einsum("wi,w...,w...->...i", design, weight, mean)
+    coefficients = np.linalg.solve(normal, right[..., None])[..., 0]
+    error = np.sqrt(np.linalg.inv(normal)[..., 0, 0])
+    residual = mean - np.einsum("wi,...i->w...", design, coefficients)
+    chi_square = np.sum(weight * residual**2, axis=0)
+    return coefficients[..., 0], np.asarray(error), np.asarray(chi_square)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta
 
-from sigprop.storage import Count, build, check_fields, read_toml
+from sigprop.storage import Count, build, check_fields
+from theory.description import read_toml
 
 if TYPE_CHECKING:
     from theory import Activation, Part, WeightLaw

@@ -1,14 +1,8 @@
+from ._comparison_figure import comparison_figure
 from ._goldstone_figure import goldstone_figure
-from ._plots import (
-    BLUE,
-    VERMILLION,
-    WIDTH,
-    comparison_figure,
-    phase_diagram_figure,
-    styled,
-    write_caption,
-)
+from ._phase_diagram_figure import phase_diagram_figure
 from ._spectrum_figure import spectrum_figure
+from ._style import BLUE, VERMILLION, WIDTH, styled, write_caption
 from ._sweep_figure import caption_of, choose, series_of, sweep_figure
 
 __all__ = [

@@ -7,16 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sigprop.figures._plots import (
-    BLACK,
-    BLUE,
-    GREEN,
-    LABELS,
-    VERMILLION,
-    WIDTH,
-    styled,
-    write_caption,
-)
+from sigprop.figures._phase_diagram_figure import LABELS
+from sigprop.figures._style import BLACK, BLUE, GREEN, VERMILLION, WIDTH, styled, write_caption
 
 SECTORS = (
     ("trace", VERMILLION, "-", r"distance, $\chi$"),

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sigprop.figures._plots import BLACK, BLUE, VERMILLION, WIDTH, styled, write_caption
+from sigprop.figures._style import BLACK, BLUE, VERMILLION, WIDTH, styled, write_caption
 
 _BARS = "#A6CBE3"
 

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from sigprop.figures._plots import BLACK, styled, write_caption
+from sigprop.figures._style import BLACK, styled, write_caption
 from sigprop.sweeps import Sweep, sweep_theory
 
 AXIS_LABELS = {

@@ -2,13 +2,9 @@ from ._exponents import Exponents, alignment, block_averages, sample_exponents
 from ._goldstone import Certificate, backward_charges, certify
 from ._jacobian import JacobianSample, sample_jacobian
 from ._jacobian_samples import sample_jacobians
-from ._matrix_free import (
-    LeadingValues,
-    SpectrumEstimate,
-    estimate_spectrum,
-    leading_singular_values,
-)
+from ._leading_values import LeadingValues, leading_singular_values
 from ._product import ProductSpectrum, product_log_singular_values, spectrum_of_product
+from ._spectrum_estimate import SpectrumEstimate, estimate_spectrum
 
 __all__ = [
     "Certificate",

@@ -1,6 +1,7 @@
 from ._along import Along
 from ._arguments import check_explicit, check_key, check_precision, check_seed
 from ._coherence import network_coherence, sample_coherence
+from ._depth import measured_depth, outer_depth
 from ._digits import subnormal, underflown_slopes
 from ._ensemble import (
     Ensemble,
@@ -9,6 +10,7 @@ from ._ensemble import (
     sample_ensemble,
     sample_ensembles,
 )
+from ._finite_network import FiniteNetwork, Signals, start_at
 from ._inputs import (
     digits_inputs,
     gram_inputs,
@@ -33,17 +35,8 @@ from ._lapack import (
     upright,
 )
 from ._limits import MOST_WITH_MATRICES
-from ._network import (
-    DrawnNetwork,
-    FiniteNetwork,
-    Sample,
-    Signals,
-    outer_depth,
-    sample_network,
-    sampled_inputs,
-    start_at,
-)
-from ._shared import Blank
+from ._sample import DrawnNetwork, Sample, sample_network, sampled_inputs
+from ._shared_weights import Blank
 from ._units import units_of
 from ._weights import draw_weights, draws_matrices, needs_matrices
 
@@ -71,6 +64,7 @@ __all__ = [
     "gram_inputs",
     "idx_inputs",
     "in_blocks",
+    "measured_depth",
     "needs_matrices",
     "network_coherence",
     "one_thread",

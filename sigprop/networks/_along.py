@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from sigprop.networks._network import Carried, FiniteNetwork
+from sigprop.networks._finite_network import Carried, FiniteNetwork
 from theory import Affine, Noise, Normalise, Pointwise, Reading
 
 

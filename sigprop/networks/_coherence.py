@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Key
 from sigprop.networks._along import Along
 from sigprop.networks._arguments import check_seed
 from sigprop.networks._ensemble import default_block, in_blocks
+from sigprop.networks._finite_network import FiniteNetwork, Signals, start_at
 from sigprop.networks._lapack import eigh
-from sigprop.networks._network import FiniteNetwork, Signals, start_at
 from theory import Part, along_depth, interpret
 from theory.gradients import check_gram, turns_of
 from theory.numerics import (

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sigprop.networks._arguments import check_explicit, check_precision, check_seed
+from sigprop.networks._depth import outer_depth
 from sigprop.networks._lapack import one_thread
 from sigprop.networks._limits import MOST_WITH_MATRICES
-from sigprop.networks._network import Sample, outer_depth, sample_network, sampled_inputs
+from sigprop.networks._sample import Sample, sample_network, sampled_inputs
 from sigprop.networks._weights import draws_matrices
 from theory import Part
 from theory.description import check_part

@@ -1,4 +1,4 @@
-"""Data sets in Zarr with their origin, and files of configuration."""
+"""Data sets in Zarr with their origin, and tables of configuration."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-from ._configuration import Count, build, check_fields, read_toml
+from ._configuration import Count, build, check_fields
 from ._store import (
     is_empty_folder,
     move_into_place,
@@ -17,6 +17,5 @@ __all__ = [
     "partial_name",
     "provenance",
     "read_dataset",
-    "read_toml",
     "write_dataset",
 ]

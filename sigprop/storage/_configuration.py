@@ -1,12 +1,9 @@
-"""Files of configuration: TOML whose names are the fields of a dataclass, checked by its types."""
+"""Tables of configuration whose names are the fields of a dataclass, checked by its types."""
 
 import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -27,15 +24,6 @@ _WORDS = {
 }
 _EXPECTED = re.compile(r"Expected (?P<what>.+?)(?:, got .+?)?(?: - at `\$(?P<place>.*)`)?$")
 _INVALID = re.compile(r"Invalid enum value .+?(?: - at `\$(?P<place>.*)`)?$")
-
-
-def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
-    """The tables and values of a file, or a `ValueError` in one line."""
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
 
 
 def build(kind: Callable[..., Described], values: Mapping[str, Any]) -> Described:

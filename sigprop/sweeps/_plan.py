@@ -24,7 +24,7 @@ from sigprop.sweeps._sweep_run import AUTO, SHARE, SweepRun
 from sigprop.sweeps._sweep_summary import summarise_sweep, sweep_theory
 from theory import Observable
 from theory.mean_field import chosen_observables
-from theory.numerics import Report, counter
+from theory.numerics import Report, cores, counter
 
 MOST_WIDTH = 2**20
 """Of the networks that a plan may choose."""
@@ -237,7 +237,7 @@ def outcome(plan: Plan, run: SweepRun, path: Any) -> Outcome:
 
 
 def _workers() -> int:
-    return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    return cores() if jax.default_backend() == "cpu" else 1
 
 
 def _engine(sweep: Sweep, most: int) -> Engine:

@@ -250,17 +250,15 @@ class Sweep:
 
     @cached_property
     def _own_depth(self) -> int:
-        """How often the layers of a whole network are measured, less the first."""
         import jax
         import jax.numpy as jnp
 
-        import theory
+        from sigprop.networks import measured_depth
 
         part = _description.built(self.description, {}, None)
         shape = (self.inputs_at_once, self.input_width, self.components)
         signals = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
-        moments = jax.eval_shape(lambda x: theory.propagate(part, x).value.log_gain, signals)
-        return moments.shape[0] - 1
+        return measured_depth(part, signals)
 
     @property
     def axis_names(self) -> tuple[str, ...]:

@@ -6,11 +6,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sigprop.storage import build, read_toml
+from sigprop.storage import build
 from sigprop.sweeps._own_observables import read
 from sigprop.sweeps._sweep import AXES, Sweep
 from sigprop.sweeps._values import COUNTS, FLOATS
-from theory.description import from_dict
+from theory.description import from_dict, read_toml
 
 
 def read_sweep_file(path: str | PathLike[str]) -> Sweep:

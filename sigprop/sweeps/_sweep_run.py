@@ -29,7 +29,7 @@ from sigprop.sweeps._sweep_store import (
     prepare,
     writing,
 )
-from theory.numerics import Report, check_kind, counter
+from theory.numerics import Report, check_kind, cores, counter
 
 _MOST_WORKERS = 16
 SHARE = 0.8
@@ -271,7 +271,7 @@ class _Run:
         if device.platform == "cpu":
             each = largest * self.mesh.size + host
             room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            wanted = max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) // self.mesh.size))
+            wanted = max(1, min(_MOST_WORKERS, cores() // self.mesh.size))
         else:
             each = largest
             stats = device.memory_stats() or {}

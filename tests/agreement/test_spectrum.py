@@ -4,10 +4,8 @@ Networks are the independent samples: the singular values of one network repel e
 move together with its length.
 """
 
-import functools
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,13 +14,12 @@ import scipy.stats
 
 import sigprop
 import theory
-from theory.phases._diagram import hasty_options
+from tests.compiling import hastily
 
 TANH = theory.activation("tanh")
 # χ = 1 at σ_b² = 0.05, from arbitrary precision.
 CRITICAL, BIAS, LENGTH = 1.76095463960674, 0.05, 0.570047881640764
 
-hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 quantiles = theory.singular_value_quantiles
 distribution = theory.singular_value_distribution
 

@@ -1,19 +1,16 @@
 """Lengths, slopes, multipliers, depth scales and phases against exact maps, iterated."""
 
-import functools
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import theory
+from tests.compiling import hastily
 from tests.honesty.campaign import Campaign
 from theory import Phase, Status
-from theory.numerics._compiled import hasty_options
 from theory.phases._attractor import attractor
-from theory.phases._phase import at_length, phase_of
+from theory.phases._prediction import at_length, phase_of
 
 L = np.longdouble
 PI = L("3.14159265358979323846264338327950288")
@@ -92,7 +89,7 @@ def _variances(case, count, rng):
     return w, b
 
 
-@functools.partial(eqx.filter_jit, compiler_options=hasty_options())
+@hastily
 def _found(activation, k, w, b):
     def one(w, b):
         reached = attractor(theory.layer(activation, w, b, components=k))

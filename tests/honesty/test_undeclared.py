@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 import theory
 from tests.honesty.campaign import Campaign
-from theory.gaussian._expectation import pair_moments, single_moments
+from theory.gaussian._moments import pair_moments, single_moments
 
 
 def bent(z, k, below, step):

@@ -1,16 +1,23 @@
 """What a network is: nodes, activations, their builders, and the fold that reads them."""
 
-from theory.description._activations import (
-    ACTIVATION_NAMES,
-    Activation,
-    Componentwise,
-    Radial,
-    activation,
-    componentwise,
-    radial,
-)
+from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._algebra import ALGEBRAS, Algebra, AlgebraName
-from theory.description._architecture import (
+from theory.description._builders import affine, feedforward, layer, recurrent, repeat
+from theory.description._closed_forms import ClosedForm, SinForm
+from theory.description._componentwise import componentwise
+from theory.description._describe import describe
+from theory.description._interpret import Reading, Stacked, along_depth, interpret
+from theory.description._jumps import check_no_jump, found_jumps, is_new
+from theory.description._layers import (
+    check_turn,
+    deep_network,
+    hidden_layer,
+    repeats_layers,
+    with_variances,
+)
+from theory.description._linearity import gain, is_linear, is_piecewise_linear
+from theory.description._named_activations import ACTIVATION_NAMES, activation, radial
+from theory.description._nodes import (
     Affine,
     Chain,
     Noise,
@@ -21,44 +28,17 @@ from theory.description._architecture import (
     Repeat,
     Residual,
     WeightLaw,
-    affine,
     check_activation,
     check_no_noise,
     check_part,
-    check_read_in,
-    components,
-    feedforward,
-    layer,
-    recurrent,
-    repeat,
-    starts_nonlinear,
-    weight_laws,
 )
-from theory.description._closed_forms import ClosedForm, SinForm
-from theory.description._describe import describe
-from theory.description._directly import directly, directly_if, is_simple, on_numpy
-from theory.description._files import defined_in, in_file
-from theory.description._interpret import Reading, Stacked, along_depth, interpret
-from theory.description._jumps import check_no_jump, found_jumps, is_new
-from theory.description._layers import (
-    deep_network,
-    hidden_layer,
-    is_deep,
-    repeats_layers,
-    with_variances,
-)
-from theory.description._linear import gain, is_linear, is_piecewise_linear
+from theory.description._on_numpy import directly, directly_if, is_simple, on_numpy
+from theory.description._python_files import defined_in, in_file
 from theory.description._sequences import check_sequences, time_steps
+from theory.description._structure import check_read_in, components, starts_nonlinear, weight_laws
 from theory.description._survey import Survey
-from theory.description._table import numbers_of, with_numbers
-from theory.description._text import (
-    from_dict,
-    load_network,
-    read_activation,
-    save_network,
-    to_dict,
-)
-from theory.description._turn import check_turn
+from theory.description._table import numbers_of, read_toml, with_numbers
+from theory.description._text import from_dict, load_network, read_activation, save_network, to_dict
 from theory.description._weights import (
     GaussianWeights,
     OrthogonalWeights,
@@ -120,7 +100,6 @@ __all__ = [
     "hidden_layer",
     "in_file",
     "interpret",
-    "is_deep",
     "is_linear",
     "is_new",
     "is_piecewise_linear",
@@ -131,6 +110,7 @@ __all__ = [
     "on_numpy",
     "radial",
     "read_activation",
+    "read_toml",
     "recurrent",
     "repeat",
     "repeats_layers",

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from theory.description._activations import Activation, Radial
-from theory.description._architecture import (
+from theory.description._interpret import Reading, interpret
+from theory.description._nodes import (
     Affine,
     Noise,
     Normalise,
@@ -17,9 +18,8 @@ from theory.description._architecture import (
     Pointwise,
     WeightLaw,
     check_part,
-    components,
 )
-from theory.description._interpret import Reading, interpret
+from theory.description._structure import components
 from theory.numerics import check_flag
 
 

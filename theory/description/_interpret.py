@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory.description._architecture import (
+from theory.description._nodes import (
     Affine,
     Chain,
     Noise,

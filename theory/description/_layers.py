@@ -8,31 +8,42 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from theory.description._architecture import (
-    Affine,
-    Chain,
-    Part,
-    Recurrent,
-    Repeat,
-    check_part,
-    read_in,
-    repeat,
-)
-
-
-def is_deep(part: Part) -> bool:
-    """Whether a description is a whole network, as builders make it: an `Affine` for its inputs
-    and a `Repeat` or a `Recurrent`; or one of these alone."""
-    if isinstance(part, Chain) and len(part.parts) > 1:
-        first, second = part.parts[:2]
-        return isinstance(first, Affine) and isinstance(second, Repeat | Recurrent)
-    return isinstance(part, Repeat | Recurrent)
+from theory.description._builders import read_in, repeat
+from theory.description._nodes import Affine, Chain, Part, Recurrent, Repeat, check_part
 
 
 def repeats_layers(part: Part) -> bool:
     """Whether a `Repeat` or a `Recurrent` stands at the outermost level of a description."""
     parts = part.parts if isinstance(part, Chain) else (part,)
     return any(isinstance(member, Repeat | Recurrent) for member in parts)
+
+
+def check_turn(body: Part) -> None:
+    """Raise an error unless a description may be one turn, repeated without end.
+
+    Raises
+    ------
+    ValueError
+        If it is a whole network, as `feedforward` makes it: its first affine map is meant for
+        inputs, and would act on pre-activations.
+    TypeError
+        If it is no part, or holds a `Recurrent`.
+    """
+    check_part("body", body)
+    is_recurrent = lambda node: isinstance(node, Recurrent)
+    if any(map(is_recurrent, jax.tree.leaves(body, is_leaf=is_recurrent))):
+        raise TypeError(
+            "`body`: must be one turn without a Recurrent; that of a recurrent network is the "
+            "Recurrent's own `body` (theory.stationary_state)"
+        )
+    match body:
+        case Chain(parts=(Affine(), Repeat(), *_)):
+            raise ValueError(
+                "`body`: must be one layer, such as theory.layer; got a whole network, whose first "
+                "Affine is for its inputs (theory.hidden_layer gives its layer)"
+            )
+        case _:
+            pass
 
 
 def hidden_layer(network: Part) -> Part:

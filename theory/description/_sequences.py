@@ -2,7 +2,7 @@
 
 import jax
 
-from theory.description._architecture import Part, Recurrent
+from theory.description._nodes import Part, Recurrent
 
 
 def check_sequences(inputs: int, steps: int) -> int:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from theory.description._architecture import Affine, Noise, Normalise, Pointwise
 from theory.description._interpret import Reading, State
+from theory.description._nodes import Affine, Noise, Normalise, Pointwise
 
 
 class Survey(Reading[State]):

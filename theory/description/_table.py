@@ -3,7 +3,10 @@
 A path says where in a table something stands: "parts[1].body.weights.variance".
 """
 
+import tomllib
 from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +15,15 @@ from jax.core import Tracer
 
 _DEEPEST = 50
 """Tables inside of one another."""
+
+
+def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
+    """The tables and values of a file, or a `ValueError` in one line."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
 
 
 def plain(value: Any, level: int = 0) -> Any:

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import os
 import secrets
-import tomllib
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -17,28 +16,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from theory.description._activations import (
-    Activation,
-    Componentwise,
-    Radial,
+from theory.description._activations import Activation, Componentwise, Radial
+from theory.description._builders import affine, feedforward, layer, recurrent, repeat
+from theory.description._named_activations import (
     activation,
     activation_in_file,
     parameters_of,
     radial,
 )
-from theory.description._architecture import (
-    Part,
-    Repeat,
-    WeightLaw,
-    affine,
-    check_part,
-    feedforward,
-    layer,
-    recurrent,
-    repeat,
+from theory.description._nodes import Part, Repeat, WeightLaw, check_part
+from theory.description._python_files import defined_in, in_file
+from theory.description._table import (
+    at_layer,
+    holds_tables,
+    join,
+    lists,
+    plain,
+    read_toml,
+    together,
 )
-from theory.description._files import defined_in, in_file
-from theory.description._table import at_layer, holds_tables, join, lists, plain, together
 from theory.description._weights import WeightFamily
 from theory.numerics import check_count, shown
 
@@ -151,11 +147,7 @@ def load_network(path: str | PathLike[str]) -> Part:
         found = _named("network", defined_in, str(path))
         check_part(str(path), found)
         return found
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
+    table = read_toml(path)
     try:
         return from_dict(table, folder=Path(path).parent)
     except (ValueError, TypeError) as error:

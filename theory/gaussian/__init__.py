@@ -1,13 +1,6 @@
 """Expectations over one and two Gaussian units, with errors."""
 
-from theory.gaussian._expectation import (
-    gaussian_expectation,
-    gaussian_pair_expectation,
-    pair_moments,
-    single_moments,
-    slope_rate,
-    square_rate,
-)
+from theory.gaussian._expectation import gaussian_expectation, gaussian_pair_expectation
 from theory.gaussian._moment_integrals import (
     Tree,
     epsilon,
@@ -17,6 +10,7 @@ from theory.gaussian._moment_integrals import (
     grading,
     least,
 )
+from theory.gaussian._moments import pair_moments, single_moments, slope_rate, square_rate
 from theory.gaussian._quadrature import Resolution, half_line
 from theory.gaussian._radial_moments import (
     RadialMoments,

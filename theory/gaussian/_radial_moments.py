@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from theory.description import Radial, found_jumps, is_new
-from theory.gaussian._expectation import closer_look, judged
+from theory.gaussian._errors import closer_look, judged
 from theory.gaussian._growth import grows_too_fast
 from theory.gaussian._moment_integrals import (
     BEYOND,

@@ -1,6 +1,5 @@
 """Second moments of inputs, carried through depth and time."""
 
-from theory.mean_field._mean_field import MeanField, depth_of, input_state, propagate
 from theory.mean_field._moments import (
     Moments,
     PostActivation,
@@ -25,6 +24,7 @@ from theory.mean_field._observables import (
     chosen_observables,
     pairs,
 )
+from theory.mean_field._propagation import MeanField, depth_of, input_state, propagate
 from theory.mean_field._two_times import autocorrelation, step_growth
 
 __all__ = [

@@ -47,7 +47,7 @@ from theory.numerics._compiled import (
     plain_options,
     structure,
 )
-from theory.numerics._nodes import elementwise, known_of, with_slope
+from theory.numerics._elementwise import elementwise, known_of, with_slope
 from theory.numerics._powers import INTEGERS, exponent, largest_exponent, norm, times_power
 from theory.numerics._precision import as_signals, cast, needs_float64, widest
 from theory.numerics._progress import Progress, Report, clock, counter

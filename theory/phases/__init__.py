@@ -10,7 +10,7 @@ from theory.phases._critical import (
 from theory.phases._diagram import phase_diagram, sector_diagram
 from theory.phases._length_cycle import LengthCycle, length_cycle
 from theory.phases._length_point import FixedPoints, Stability, fixed_points
-from theory.phases._phase import Phase, Prediction, predict
+from theory.phases._prediction import Phase, Prediction, predict
 from theory.phases._stationary import StationaryState, stationary_state
 from theory.phases._symmetry import (
     Sectors,

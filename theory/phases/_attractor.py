@@ -21,9 +21,9 @@ from theory.numerics import (
     while_loop,
     xp,
 )
-from theory.phases._fixed_point import LengthPoint
 from theory.phases._length_grid import LengthGrid, length_grid, log_growth
 from theory.phases._length_point import Reach, bracket_of, point_at, root_at, runs_away, zero_point
+from theory.phases._one_layer import LengthPoint
 
 _STEPS = 2000
 """Turns after which a length that has not come to rest is given up."""

@@ -38,7 +38,7 @@ from theory.numerics import (
     traced,
     xp,
 )
-from theory.phases._fixed_point import SHORTEST, LengthPoint, Turn, one_turn
+from theory.phases._one_layer import SHORTEST, LengthPoint, Turn, one_turn
 
 _NEAR = 0.05
 """Errors of log x beyond which the root itself is solved for at the end of the error of r."""

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,8 @@ from theory.numerics import (
     needs_float64,
 )
 from theory.phases._attractor import Attractor, attractor
-from theory.phases._fixed_point import LengthPoint
-from theory.phases._phase import (
+from theory.phases._one_layer import LengthPoint
+from theory.phases._prediction import (
     Phase,
     Prediction,
     at_length,
@@ -290,12 +291,17 @@ def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> 
     one = lambda first: jax.tree.map(np.asarray, run(_block_of(flat, first, block)))
     count = counter(progress, _WHAT, size)
     count(0)
-    pieces = [one(starts[0])]
-    count(min(block, size))
+    first = one(starts[0])
     with ThreadPoolExecutor(cores()) as pool:
-        for piece in pool.map(one, starts[1:]):
-            pieces.append(piece)
-            count(min(len(pieces) * block, size))
+        return _joined(first, pool.map(one, starts[1:]), size, count)
+
+
+def _joined(first: Any, rest: Iterable[Any], size: int, count: Callable[..., None]) -> Any:
+    """All points from the blocks, which are counted as they come."""
+    pieces = []
+    for piece in itertools.chain([first], rest):
+        pieces.append(piece)
+        count(min(len(pieces) * min(_BLOCK, size), size))
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
 
 
@@ -325,22 +331,19 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         likely = max(_ORDERS[0][1], _KINKED if kinked else 0)
         one, nowhere = points(starts[0]), _nowhere(block)
         ahead = pool.submit(complete_from.lower(build, one, nowhere, tolerance, likely).compile)
-        first = pool.submit(find.lower(build, one, start, tolerance).compile)
+        now = pool.submit(find.lower(build, one, start, tolerance).compile)
         count = counter(progress, _WHAT, size)
         count(0)
         importlib.import_module("xarray")  # which takes a second
-        first.result()
+        now.result()
         reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
         longest = max(map(_longest, reached))
         order = next(order for bound, order in _ORDERS if longest <= bound)
         order = max(order, _KINKED if kinked else 0)
         ahead.result()
-        pieces = [finish(starts[0], reached[0], order)]
-        count(min(block, size))
-        for piece in pool.map(functools.partial(finish, order=order), starts[1:], reached[1:]):
-            pieces.append(piece)
-            count(min(len(pieces) * block, size))
-    return jax.tree.map(lambda *xs: np.concatenate(xs)[:size], *pieces)
+        first = finish(starts[0], reached[0], order)
+        rest = pool.map(functools.partial(finish, order=order), starts[1:], reached[1:])
+        return _joined(first, rest, size, count)
 
 
 def _longest(reached: Attractor) -> float:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from theory.description import Part
 from theory.gaussian import frozen
 from theory.numerics import Array, barrier, bracketed_root, traced, xp
-from theory.phases._fixed_point import SHORTEST, Turn, one_turn, turn_alone
+from theory.phases._one_layer import SHORTEST, Turn, one_turn, turn_alone
 
 LONGEST = 1e30
 """The longest length up to which fixed points are looked for, from `SHORTEST` on."""

@@ -28,7 +28,6 @@ from theory.numerics import (
     root_between_nodes,
     xp,
 )
-from theory.phases._fixed_point import LengthPoint
 from theory.phases._length_grid import (
     LengthGrid,
     along_length,
@@ -36,6 +35,7 @@ from theory.phases._length_grid import (
     length_grid,
     log_growth,
 )
+from theory.phases._one_layer import LengthPoint
 
 _SLOTS = 4
 _TAIL = float(np.log(1e5))

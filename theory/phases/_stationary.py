@@ -20,7 +20,7 @@ from theory.numerics import (
 )
 from theory.phases._attractor import attractor
 from theory.phases._correlation import stable_correlation
-from theory.phases._phase import is_allowed, phase_of, settled
+from theory.phases._prediction import is_allowed, phase_of, settled
 
 
 class StationaryState(eqx.Module):

@@ -54,8 +54,8 @@ from theory.numerics import (
     traced,
     xp,
 )
-from theory.phases._fixed_point import SHORTEST
-from theory.phases._phase import depth_scale
+from theory.phases._one_layer import SHORTEST
+from theory.phases._prediction import depth_scale
 
 
 class Symmetry(NamedTuple):

@@ -1,13 +1,7 @@
 """Singular values of Jacobians at infinite width."""
 
 from theory.spectrum._edges import Edges, spectrum_edges
-from theory.spectrum._jacobian import (
-    SAFETY,
-    JacobianFactors,
-    SlopeLaw,
-    constant_slopes,
-    jacobian_factors,
-)
+from theory.spectrum._factors import SAFETY, JacobianFactors, jacobian_factors
 from theory.spectrum._jacobian_moments import (
     SpectrumMoments,
     goldstone_gains,
@@ -15,7 +9,7 @@ from theory.spectrum._jacobian_moments import (
     lyapunov_quantiles,
 )
 from theory.spectrum._residual_moments import residual_moments
-from theory.spectrum._spectrum import (
+from theory.spectrum._singular_values import (
     Distribution,
     Spectrum,
     jacobian_spectrum,
@@ -23,6 +17,7 @@ from theory.spectrum._spectrum import (
     singular_value_quantiles,
     spectrum_summary,
 )
+from theory.spectrum._slopes import SlopeLaw, constant_slopes
 
 __all__ = [
     "Distribution",

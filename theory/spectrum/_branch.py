@@ -27,8 +27,9 @@ from jaxtyping import Bool, Complex, Float
 
 from theory.gaussian import epsilon
 from theory.numerics import Array, complex_of, repeated, running_max, scan, traced, xp
-from theory.spectrum._jacobian import JacobianFactors, SlopeLaw
+from theory.spectrum._factors import JacobianFactors
 from theory.spectrum._skip import log_lambda_of_sum, log_square, share, softplus, summed
+from theory.spectrum._slopes import SlopeLaw
 
 _TABLE = 256
 """Points on the negative axis."""

@@ -35,8 +35,9 @@ from theory.spectrum._branch import (
     look,
     respond,
 )
-from theory.spectrum._jacobian import SAFETY, JacobianFactors, SlopeLaw, by_both, check_factors
+from theory.spectrum._factors import SAFETY, JacobianFactors, by_both, check_factors
 from theory.spectrum._skip import log_square, real_partner, share, summed
+from theory.spectrum._slopes import SlopeLaw
 
 
 class Edge(eqx.Module):

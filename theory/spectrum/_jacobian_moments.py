@@ -32,7 +32,7 @@ from theory.numerics import (
 )
 from theory.phases import generators, symmetry
 from theory.spectrum._branch import log_lambda, negative_solution
-from theory.spectrum._jacobian import (
+from theory.spectrum._factors import (
     SAFETY,
     JacobianFactors,
     begins_with_pointwise,

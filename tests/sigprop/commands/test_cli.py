@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import sigprop
@@ -20,7 +21,7 @@ from sigprop.commands import _cli, _output
 from sigprop.commands._demo import demo
 from sigprop.commands._network import Network
 from sigprop.commands._requests import Run, axis_values
-from sigprop.figures import _plots
+from sigprop.figures import _phase_diagram_figure, comparison_figure, phase_diagram_figure
 from sigprop.sweeps._sweep_store import create_store
 from theory import Phase, Stability, Status
 
@@ -541,7 +542,7 @@ def test_output_folder_is_checked_and_left_alone(tmp_path):
 
 
 def test_killed_figure_leaves_nothing(tmp_path, monkeypatch):
-    figure = _plots.Figure()
+    figure = Figure()
 
     def killed(path, **options):
         Path(path).write_bytes(b"half")
@@ -622,7 +623,7 @@ class TestCompare:
     def test_figure_shows_every_series(self, command):
         command(*COMPARE, "--output", "here", "--json")
         data = sigprop.read_dataset("here/comparison.zarr")
-        figure = _plots.comparison_figure(data, caption="a caption")
+        figure = comparison_figure(data, caption="a caption")
         panel = figure.axes[0]
         series = {bars.get_label(): bars for bars in panel.containers}
         assert set(series) == {"$N=8$", "$N=16$", "$N=32$", r"$N\to\infty$"}
@@ -763,7 +764,7 @@ def made_up_diagram():
 class TestPhaseDiagramFigure:
     def test_values_and_gaps(self):
         data = made_up_diagram()
-        figure = _plots.phase_diagram_figure(data, points=[(1.0, 0.1, "here")], caption="a caption")
+        figure = phase_diagram_figure(data, points=[(1.0, 0.1, "here")], caption="a caption")
         panel = next(a for a in figure.axes if "length" in a.get_title("left"))
         (mesh,) = [c for c in panel.collections if isinstance(c, QuadMesh)]
         shown = np.ma.filled(mesh.get_array(), np.nan).reshape(2, 3).T
@@ -793,7 +794,7 @@ class TestPhaseDiagramFigure:
             estimate([1.5, 1.2, 0.9, 0.8]),
             jnp.asarray(kinds, jnp.int8),
         )
-        figure = _plots.phase_diagram_figure(data, line)
+        figure = phase_diagram_figure(data, line)
         panel = next(a for a in figure.axes if "slope" in a.get_title("left"))
         (mesh,) = [c for c in panel.collections if isinstance(c, QuadMesh)]
         shown = np.ma.filled(mesh.get_array(), np.nan).reshape(2, 3).T
@@ -811,15 +812,15 @@ class TestPhaseDiagramFigure:
         data = made_up_diagram()
         for name in ("length", "depth_scale_correlation", "depth_scale_length"):
             data[name][:] = value
-        _output.save_figure(_plots.phase_diagram_figure(data), tmp_path, "figure")
+        _output.save_figure(phase_diagram_figure(data), tmp_path, "figure")
         assert_figure(tmp_path / "figure.png")
 
     def test_one_axis_is_refused(self):
         data = made_up_diagram().isel(bias_variance=[0])
         with pytest.raises(ValueError, match="two axes of two points"):
-            _plots.phase_diagram_figure(data)
+            phase_diagram_figure(data)
 
 
 def test_every_phase_and_status_has_a_look():
-    assert set(_plots._PHASES) == set(Phase)
-    assert set(_plots._MISSING) == set(Status) - {Status.OK, Status.INACCURATE}
+    assert set(_phase_diagram_figure._PHASES) == set(Phase)
+    assert set(_phase_diagram_figure._MISSING) == set(Status) - {Status.OK, Status.INACCURATE}

@@ -60,7 +60,7 @@ class TestHeldWeights:
     @pytest.mark.parametrize("name", CASES)
     def test_the_network_that_the_sampler_draws(self, name):
         network = CASES[name]()
-        k = theory.description._architecture.components(network)
+        k = theory.description.components(network)
         x = jax.random.normal(jax.random.key(1), (3, 5, k))
         drawn = sigprop.DrawnNetwork(network, KEY, 6)
         how = {"fan_in": 5, "width": 6, "components": k, "dtype": x.dtype}

@@ -7,7 +7,7 @@ import pytest
 
 import sigprop
 import theory
-from sigprop.comparison._compare import _inaccurate
+from sigprop.comparison._cells import _inaccurate
 from sigprop.networks._digits import fallen, gradient_growths, vanishes
 from theory import Status
 

@@ -10,7 +10,7 @@ import scipy.stats
 import sigprop
 import theory
 from sigprop import FiniteNetwork, Signals, sample_network
-from sigprop.networks._network import _orthogonal_tangent
+from sigprop.networks._sample import _orthogonal_tangent
 from sigprop.networks._weights import draw_weights, product
 from theory import Chain, Pointwise, WeightLaw, interpret
 

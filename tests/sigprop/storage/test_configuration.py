@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from msgspec import Meta
 
-from sigprop.storage import build, check_fields, read_toml
+from sigprop.storage import build, check_fields
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,3 @@ def test_what_is_wrong_is_named(values, message):
     with pytest.raises(ValueError, match=r"^`") as caught:
         build(Record, values)
     assert str(caught.value).startswith(message)
-
-
-def test_files_that_cannot_be_read_are_one_line(tmp_path):
-    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
-    for name in ("deep.toml", "absent.toml"):
-        with pytest.raises(
-            ValueError, match=rf"{name}: must be a readable TOML file; got"
-        ) as caught:
-            read_toml(tmp_path / name)
-        assert "\n" not in str(caught.value)

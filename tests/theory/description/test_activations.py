@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from theory.description._activations import ACTIVATION_NAMES, activation, componentwise
-from theory.description._functions import LeakyRelu
+from theory.description._componentwise import componentwise
+from theory.description._named_activations import ACTIVATION_NAMES, activation
+from theory.description._nonlinearities import LeakyRelu
 
 # what a user without a run-time type checker calls
 unchecked_activation, unchecked_componentwise = map(inspect.unwrap, (activation, componentwise))

@@ -10,7 +10,7 @@ import pytest
 
 import theory
 from theory import Phase, Status
-from theory.gaussian._expectation import pair_moments, single_moments
+from theory.gaussian._moments import pair_moments, single_moments
 from theory.gaussian._radial_moments import radial_moments
 
 

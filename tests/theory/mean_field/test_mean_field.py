@@ -1,7 +1,5 @@
 """Moments through depth: exact laws, published rates, and honest errors."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,15 +8,14 @@ import numpy as np
 import pytest
 
 import theory
+from tests.compiling import hastily
 from theory import along_depth, given_moments
 from theory.mean_field._moments import log_tangent
-from theory.numerics._compiled import hasty_options
 
 TANH = theory.activation("tanh")
 RELU = theory.activation("relu")
 propagate = eqx.filter_jit(theory.propagate)
 # What runs once or twice costs more to compile than to run.
-hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 
 
 def moments(gram):

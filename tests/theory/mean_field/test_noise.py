@@ -110,7 +110,7 @@ LEAVES = range(len(jax.tree.leaves(NETWORK)))
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_no_variance_is_taken_on_trust(leaf, bad):
     """Of any node, where it is traced and cannot be refused."""
-    from theory.phases._phase import is_allowed
+    from theory.phases._prediction import is_allowed
 
     leaves, structure = jax.tree.flatten(NETWORK)
     assert is_allowed(NETWORK)

@@ -9,7 +9,7 @@ import pytest
 
 import sigprop
 import theory
-from theory.description._linear import is_linear
+from theory.description._linearity import is_linear
 
 ERF = theory.activation("erf")
 HALF = theory.componentwise(lambda z: z / jnp.sqrt(2.0), parity="odd")

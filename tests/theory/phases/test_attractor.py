@@ -1,20 +1,15 @@
 """Where lengths go: far, near critical, round and round; and the derivatives of all that."""
 
-import functools
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import theory
+from tests.compiling import hastily
 from theory import Phase, Status
-from theory.numerics._compiled import hasty_options
 from theory.phases._attractor import attractor
-from theory.phases._phase import at_length, phase_of
-
-hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
+from theory.phases._prediction import at_length, phase_of
 
 
 @hastily

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import theory
-from theory.description._directly import on_numpy
-from theory.mean_field import _mean_field
-from theory.phases import _critical, _length_point, _phase, _symmetry
-from theory.spectrum import _edges, _jacobian_moments, _spectrum
+from theory.description._on_numpy import on_numpy
+from theory.mean_field import _propagation
+from theory.phases import _critical, _length_point, _prediction, _symmetry
+from theory.spectrum import _edges, _jacobian_moments, _singular_values
 
 TANH, ERF = theory.activation("tanh"), theory.activation("erf")
 slow = pytest.mark.slow
@@ -81,7 +81,7 @@ def is_estimate(node):
 )
 def test_predictions(name):
     body = BODIES[name]
-    assert_same(theory.predict(body), _phase._predict.program(body, 1.0, 1e-10, 64))
+    assert_same(theory.predict(body), _prediction._predict.program(body, 1.0, 1e-10, 64))
 
 
 @pytest.mark.slow
@@ -140,12 +140,15 @@ def test_spectra(name):
     quantiles, law = theory.singular_value_quantiles, theory.singular_value_distribution
     fractions = jnp.linspace(0.05, 0.95, 7)
     assert_same(
-        quantiles(factors, fractions), _spectrum._quantiles.program(factors, fractions, 1e-6)
+        quantiles(factors, fractions), _singular_values._quantiles.program(factors, fractions, 1e-6)
     )
     if name in QUICK_NETWORKS:
         return
     points = jnp.linspace(-4.0, 2.0, 30)
-    here, there = law(factors, points), _spectrum._distribution.program(factors, points, 1e-6)
+    here, there = (
+        law(factors, points),
+        _singular_values._distribution.program(factors, points, 1e-6),
+    )
     assert_same(here.cumulative, there.cumulative)
     if name != "one layer":  # which has no density that is known
         assert_same(here.density, there.density)
@@ -195,7 +198,7 @@ def test_propagation(network, dtype, monkeypatch):
     x = jax.random.normal(jax.random.key(0), (3, 6, 1)).astype(dtype)
     network = jax.tree.map(lambda leaf: leaf.astype(dtype), network)
     here = theory.propagate(network, x)
-    monkeypatch.setattr(_mean_field, "_FEW", -1)
+    monkeypatch.setattr(_propagation, "_FEW", -1)
     there = theory.propagate(network, x)
     eps = float(jnp.finfo(dtype).eps)
     for a, b in zip(jax.tree.leaves(here.value), jax.tree.leaves(there.value), strict=True):
@@ -207,9 +210,9 @@ def test_a_loop_is_compiled_once_it_has_cost_as_much(monkeypatch):
     """However often a structure is asked for, with other variances and inputs."""
     here = []
     counted = lambda fn, *args: here.append(fn) or on_numpy(fn, *args)
-    monkeypatch.setattr(_mean_field, "on_numpy", counted)
-    monkeypatch.setattr(_mean_field, "_FEW", 3 * 4)
-    monkeypatch.setattr(_mean_field, "_seen", collections.Counter())
+    monkeypatch.setattr(_propagation, "on_numpy", counted)
+    monkeypatch.setattr(_propagation, "_FEW", 3 * 4)
+    monkeypatch.setattr(_propagation, "_seen", collections.Counter())
     for i in range(5):
         network = theory.feedforward(theory.activation("erf"), 1.5 + i, 0.05, depth=4)
         found = theory.propagate(network, jnp.full((1, 6, 1), 1.0 + i))

@@ -1,7 +1,5 @@
 """Fixed points: the published numbers, all branches, and their derivatives."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,8 @@ import numpy as np
 import pytest
 
 import theory
+from tests.compiling import hastily
 from theory import Stability, Status
-from theory.numerics._compiled import hasty_options
 
 # weight_variance, bias_variance, q*, χ: two independent arbitrary-precision computations.
 FIXED_POINTS = [
@@ -29,7 +27,6 @@ FIXED_POINTS = [
 
 
 # What runs once or twice costs more to compile than to run.
-hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 
 
 def body(name, weight_variance, bias_variance):

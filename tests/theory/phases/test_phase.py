@@ -1,15 +1,14 @@
 """Phases, critical lines and diagrams: published points, honest statuses, no lost points."""
 
-import functools
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import theory
+from tests.compiling import hastily
 from theory import Phase, Stability, Status
 from theory.numerics import _compiled
 from theory.numerics._compiled import hasty_options
@@ -265,7 +264,7 @@ def test_an_undeclared_kink_is_not_passed_off_as_a_fixed_point():
     def bent(z):
         return jnp.where(z > 0.7, 2 * z - 0.7, z)
 
-    @functools.partial(eqx.filter_jit, compiler_options=hasty_options())
+    @hastily
     def length(phi):
         return theory.predict(theory.layer(phi, 0.5, 0.1)).length
 

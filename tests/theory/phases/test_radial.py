@@ -1,6 +1,5 @@
 """Units with several components: radial moments, the two-input map, symmetry and sectors."""
 
-import functools
 import math
 
 import equinox as eqx
@@ -12,13 +11,13 @@ import pytest
 from scipy import integrate, optimize
 
 import theory
+from tests.compiling import hastily
 from theory import Status, WeightLaw
 from theory.description._interpret import interpret
 from theory.gaussian._radial_moments import cross_moments, radial_moments, series
-from theory.mean_field._mean_field import MeanField
 from theory.mean_field._moments import PreActivation
+from theory.mean_field._propagation import MeanField
 from theory.phases._attractor import attractor
-from theory.phases._diagram import hasty_options
 from theory.phases._symmetry import commutant_dimensions
 
 TANH = theory.radial("tanh")
@@ -37,7 +36,6 @@ def body(k, weight_variance, bias_variance=0.0, algebra="real", phi=TANH):
 
 
 # What runs once or twice costs more to compile than to run.
-hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 
 
 @hastily
@@ -185,7 +183,7 @@ def test_for_one_component_the_series_is_mehlers(name, q):
     a = series(phi, jnp.asarray(q), 1, terms=128)
     for x in (1e-6, 0.1, 0.8, 1.3):
         moved = cross_moments(a, a, jnp.array([[x]]))
-        scalar = theory.gaussian._expectation.pair_moments(odd, q, q, x, equal_lengths=True)[0]
+        scalar = theory.gaussian.pair_moments(odd, q, q, x, equal_lengths=True)[0]
         np.testing.assert_allclose(moved.product[0, 0], scalar.product, rtol=1e-10, atol=1e-13)
         np.testing.assert_allclose(moved.lost[0, 0], scalar.distance, rtol=1e-9)
 

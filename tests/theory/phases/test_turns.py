@@ -8,7 +8,7 @@ import pytest
 
 import theory
 from theory import Phase
-from theory.phases._fixed_point import one_turn
+from theory.phases._one_layer import one_turn
 
 ERF = theory.activation("erf")
 LAYERS = [(0.8, 0.05), (1.2, 0.1)]

@@ -1,9 +1,7 @@
 """Spectra of Jacobians at infinite width, against closed forms and finite networks."""
 
-import functools
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +12,11 @@ from scipy.special import binom, erf
 
 import sigprop
 import theory
+from tests.compiling import hastily
 from theory import Chain, Pointwise, Residual, Status, repeat
-from theory.phases._diagram import hasty_options
 from theory.spectrum._branch import log_lambda, look, negative_axis, nu_of, solve
 
 # What runs once or twice costs more to compile than to run.
-hastily = functools.partial(eqx.filter_jit, compiler_options=hasty_options())
 distribution = theory.singular_value_distribution
 quantiles = theory.singular_value_quantiles
 spectrum_edges = theory.spectrum_edges

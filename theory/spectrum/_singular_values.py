@@ -1,7 +1,7 @@
 """Singular values of the input-output Jacobian at infinite width.
 
 Notation: s_i the singular values of J, λ = s_i² the eigenvalues of JJᵀ, x = log λ. See
-`_jacobian` for the factors and `_branch` for the equation that is solved.
+`_factors` for the factors and `_branch` for the equation that is solved.
 """
 
 import math
@@ -43,10 +43,9 @@ from theory.spectrum._branch import (
     wide,
 )
 from theory.spectrum._edges import Edges, spectrum_edges
-from theory.spectrum._jacobian import (
+from theory.spectrum._factors import (
     SAFETY,
     JacobianFactors,
-    SlopeLaw,
     check_factors,
     checked,
     jacobian_factors,
@@ -55,6 +54,7 @@ from theory.spectrum._jacobian import (
 )
 from theory.spectrum._jacobian_moments import SpectrumMoments, jacobian_moments
 from theory.spectrum._skip import angle_of_sum, share, softplus
+from theory.spectrum._slopes import SlopeLaw
 
 _CLOSER = 40
 """Steps towards a quantile; the last ones are of Newton's method."""

@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 
 from theory.description._activations import Componentwise, Radial
-from theory.description._architecture import (
-    Affine,
-    Chain,
-    Noise,
-    Normalise,
-    Pointwise,
-    Repeat,
-    Residual,
-)
+from theory.description._nodes import Affine, Chain, Noise, Normalise, Pointwise, Repeat, Residual
 from theory.numerics import hasty_jit, inside_another, on_host, to_jax
 
 

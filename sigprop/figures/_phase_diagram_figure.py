@@ -1,13 +1,8 @@
-"""Figures of phase diagrams and of comparisons, drawn from the data sets that are stored."""
+"""The figure of a phase diagram, drawn from the data set that is stored."""
 
-import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import cycle
-from string import ascii_lowercase
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -17,19 +12,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path as MplPath
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 
-from sigprop.comparison import Comparison, comparison_dataset
-from theory import OBSERVABLES, CriticalLine, Phase, Stability, Status
-
-WIDTH = 7.0
-"""Inches across two columns of a journal."""
-_CAPTION = 132
-"""Characters in a line of a caption of that width."""
-
-# Okabe and Ito's colours, told apart by colour-blind readers.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+from sigprop.figures._style import (
+    BLACK,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    SKY,
+    WIDTH,
+    YELLOW,
+    styled,
+    write_caption,
+)
+from theory import CriticalLine, Phase, Stability, Status
 
 _PHASES = {
     Phase.ORDERED: (SKY, "ordered"),
@@ -63,25 +59,6 @@ _SECTORS = ("length", "order_parameter", "trace", "goldstone", "depth_scale_gold
 _AT_LENGTH = ("slope", "trace", "goldstone")
 """What has a limit for diverging lengths, which belongs to no fixed point."""
 _DIVERGES = ("white", "\\\\\\\\", "the length diverges")
-_MARKERS = "os^vP*X"
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """The look of the figures; wanted while they are drawn and while they are saved."""
-    look: dict[Any, Any] = {
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "axes.labelsize": 8,
-        "legend.fontsize": 7,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "axes.linewidth": 0.6,
-        "hatch.linewidth": 0.4,
-        "pdf.fonttype": 42,
-    }
-    with mpl.rc_context(look):
-        yield
 
 
 def phase_diagram_figure(
@@ -136,38 +113,6 @@ def phase_diagram_figure(
         long = any(len(str(handle.get_label())) > 24 for handle in handles)
         place = "outside upper center"
         figure.legend(handles=handles, loc=place, ncols=4 if long else 6, frameon=False)
-        write_caption(figure, caption)
-    return figure
-
-
-def comparison_figure(comparison: Comparison | xr.Dataset, *, caption: str = "") -> Figure:
-    """Draw theory and simulation layer by layer, and how far apart they are.
-
-    One panel per observable shows its first cell (input 1, inputs 1 and 2); the last panel
-    shows z of every cell.
-    """
-    given = isinstance(comparison, xr.Dataset)
-    dataset = comparison if given else comparison_dataset(comparison)
-    ends = "_theory"
-    names = [str(n).removesuffix(ends) for n in dataset.data_vars if str(n).endswith(ends)]
-    place = {name: i for i, name in enumerate(OBSERVABLES)}  # stores sort by name
-    names.sort(key=lambda name: place.get(name, len(place)))
-    rows = -(-len(names) // 2)
-    with styled():
-        figure = Figure(figsize=(WIDTH, 1.75 * rows + 2.5), layout="constrained")
-        grid = figure.add_gridspec(rows + 1, 2)
-        for i, name in enumerate(names):
-            panel = figure.add_subplot(grid[i // 2, i % 2])
-            _layers_panel(panel, dataset, name)
-            panel.set_ylabel(_label(dataset, name))
-            panel.set_title(f"({ascii_lowercase[i]})", loc="left")
-        panel = figure.add_subplot(grid[rows, :])
-        _z_panel(panel, dataset, names)
-        panel.set_title(
-            f"({ascii_lowercase[len(names)]}) $N\\to\\infty$ against theory", loc="left"
-        )
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
         write_caption(figure, caption)
     return figure
 
@@ -275,7 +220,7 @@ def _lines_and_points(
             up = np.where(own, y, np.nan)
             halo = [withStroke(linewidth=2.2, foreground="white")]
             panel.plot(x, up, style, color=BLACK, linewidth=1.1, path_effects=halo)
-    for (x, y, _), marker in zip(points, _MARKERS, strict=False):
+    for (x, y, _), marker in zip(points, MARKERS, strict=False):
         panel.plot(
             x, y, marker, color="white", markersize=5.5, markeredgecolor=BLACK, clip_on=False
         )
@@ -285,99 +230,8 @@ def _marks(line: CriticalLine | None, points: Sequence[tuple[float, float, str]]
     marks = []
     for label, style, _ in _pieces(line) if line is not None else []:
         marks.append(Line2D([], [], color=BLACK, linestyle=style, linewidth=1.1, label=label))
-    for (_, _, name), marker in zip(points, _MARKERS, strict=False):
+    for (_, _, name), marker in zip(points, MARKERS, strict=False):
         marks.append(
             Line2D([], [], marker=marker, color="white", markeredgecolor=BLACK, label=name)
         )
     return marks
-
-
-def _layers_panel(panel: Axes, dataset: xr.Dataset, name: str) -> None:
-    layer = dataset[f"{name}_layer"].values
-    first = {part: dataset[f"{name}_{part}"].values[..., 0] for part in _PARTS}
-    theory, bound = first["theory"], first["theory_error"]
-    panel.fill_between(layer, theory - bound, theory + bound, color="#AAAAAA", linewidth=0)
-    panel.plot(layer, theory, color=BLACK, linewidth=1, label="theory", zorder=4)
-    widths = dataset["width"].values
-    colours = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(widths)))
-    series = len(widths) + 1
-    style: dict[str, Any] = {"linestyle": "none", "markersize": 2.6, "elinewidth": 0.7}
-    for i, width in enumerate(widths):
-        at, place = _places(layer, i, series)
-        panel.errorbar(
-            place,
-            first["mean"][i][at],
-            first["standard_error"][i][at],
-            marker=_MARKERS[i % len(_MARKERS)],
-            color=colours[i],
-            label=f"$N={width}$",
-            **style,
-        )
-    at, place = _places(layer, len(widths), series)
-    panel.errorbar(
-        place,
-        first["extrapolated"][at],
-        first["extrapolated_standard_error"][at],
-        marker="D",
-        color=VERMILLION,
-        markerfacecolor="white",
-        label=r"$N\to\infty$",
-        zorder=5,
-        **style,
-    )
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("layer $l$")
-
-
-def _label(dataset: xr.Dataset, name: str) -> str:
-    return dataset[f"{name}_theory"].attrs.get("long_name", name)
-
-
-def _places(layer: np.ndarray, i: int, series: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which layers series i of several shows, and where, so that no marker hides another.
-
-    In shallow networks that is all layers, a little to the side; in deep ones each series has
-    layers of its own.
-    """
-    if len(layer) <= 5 * series:
-        at = np.arange(len(layer))
-        return at, layer + 0.6 * ((i + 0.5) / series - 0.5)
-    at = np.arange(0, len(layer), max(1, len(layer) // (14 * series)))[i::series]
-    return at, layer[at]
-
-
-_PARTS = (
-    "theory",
-    "theory_error",
-    "mean",
-    "standard_error",
-    "extrapolated",
-    "extrapolated_standard_error",
-)
-
-
-def _z_panel(panel: Axes, dataset: xr.Dataset, names: Sequence[str]) -> None:
-    threshold = float(dataset.attrs["threshold"])
-    largest = threshold
-    colours = cycle((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK))
-    for name, marker, colour in zip(names, cycle(_MARKERS), colours, strict=False):
-        z = dataset[f"{name}_z"].values
-        layer = np.broadcast_to(dataset[f"{name}_layer"].values[:, None], z.shape)
-        label = _label(dataset, name).partition(" $")[0]
-        panel.plot(layer.ravel(), z.ravel(), marker, markersize=2, color=colour, label=label)
-        largest = max(largest, float(np.max(np.abs(z[np.isfinite(z)]), initial=0)))
-    panel.axhline(0, color=BLACK, linewidth=0.6)
-    for sign in (-1, 1):
-        label = f"threshold $\\pm{threshold:.2f}$" if sign > 0 else None
-        panel.axhline(sign * threshold, color=BLACK, linestyle="--", linewidth=0.8, label=label)
-    panel.set(
-        xlabel="layer $l$", ylabel="$z$ (standard errors)", ylim=(-1.2 * largest, 1.2 * largest)
-    )
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.01, 0.97), "ncols": 5}
-    panel.legend(frameon=False, columnspacing=1.2, handletextpad=0.3, **place)
-
-
-def write_caption(figure: Figure, caption: str) -> None:
-    lines = [textwrap.fill(part, _CAPTION) for part in caption.splitlines()]
-    if lines:
-        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7)

@@ -33,7 +33,11 @@ def with_slope_from(slope: Elementwise) -> Callable[[Elementwise], Elementwise]:
     return decorate
 
 
-@with_slope_from(lambda z: -bump(z) * tanh(0.5 * z))
+def _bump_slope(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return -bump(z) * tanh(0.5 * z)
+
+
+@with_slope_from(_bump_slope)
 def bump(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1/(1 + e⁻ᶻ)(1 + eᶻ), the derivative of the sigmoid."""
     return jax.lax.logistic(z) * jax.lax.logistic(-z)
@@ -45,7 +49,11 @@ def sigmoid(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.lax.logistic(z)
 
 
-@with_slope_from(lambda z: -2 * tanh(z) * sech_square(z))
+def _sech_square_slope(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return -2 * tanh(z) * sech_square(z)
+
+
+@with_slope_from(_sech_square_slope)
 def sech_square(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1/cosh² z, the derivative of tanh."""
     small = jnp.exp(-2 * jnp.abs(z))

@@ -1,4 +1,4 @@
-"""The description of a random network.
+"""The nodes of the description of a random network.
 
 A description is data: an immutable tree of a few node types whose variances are array leaves.
 `theory.description._interpret` reads it.
@@ -16,19 +16,17 @@ from jaxtyping import Float
 
 from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._algebra import ALGEBRAS, AlgebraName
-from theory.description._linear import is_linear
+from theory.description._linearity import is_linear
 from theory.description._weights import (
     GaussianWeights,
     OrthogonalWeights,
     WeightFamily,
-    Weights,
     weight_family,
 )
 from theory.numerics import (
     Array,
     as_real,
     check_count,
-    check_flag,
     check_kind,
     check_variance,
     largest_exponent,
@@ -269,7 +267,7 @@ class Recurrent(eqx.Module):
 
 def _check_end(last: "Part", field: str, what: str, other: str) -> None:
     # What is linear for given lengths leaves that behind an Affine as it is.
-    found = next((leaf for leaf in _backwards(last) if not _only_scales(leaf)), last)
+    found = next((leaf for leaf in _backwards(last) if not only_scales(leaf)), last)
     if not isinstance(found, Affine):
         raise TypeError(
             f"`{field}`: {what} must end in an Affine, whose fresh weights make it independent "
@@ -289,7 +287,7 @@ def _backwards(part: "Part") -> "Iterator[Part]":
             yield part
 
 
-def _only_scales(part: "Part") -> bool:
+def only_scales(part: "Part") -> bool:
     if isinstance(part, Pointwise):
         return is_linear(part.activation)
     return isinstance(part, Normalise)
@@ -318,196 +316,3 @@ def check_activation(activation: Any) -> None:
     """Raise a `TypeError` unless it is an activation."""
     must = "made by theory.activation, theory.componentwise or theory.radial"
     check_kind("activation", activation, Componentwise | Radial, must)
-
-
-def affine(
-    weight_variance: Any,
-    bias_variance: Any = 0.0,
-    *,
-    weights: Weights = "gaussian",
-    components: int = 1,
-    algebra: AlgebraName = "real",
-    width: int | None = None,
-) -> Affine:
-    """An affine layer from its variances.
-
-    Parameters
-    ----------
-    weight_variance, bias_variance
-        σ_w² and σ_b², finite and >= 0; scalars, or one value per layer inside a `Repeat`.
-    weights
-        "gaussian", "orthogonal" (Haar), "sparse:DENSITY", or the law itself, as
-        `SparseWeights(0.1)`.
-    components
-        Real components k of a unit.
-    algebra
-        "real", "complex", "quaternion" or "dense": see `WeightLaw`.
-    width
-        Number of output units, where it is part of the description.
-
-    Raises
-    ------
-    ValueError
-        Names the field and its allowed range.
-    """
-    law = WeightLaw(weight_variance, weights, components, algebra)
-    return Affine(law, bias_variance, width)
-
-
-def repeat(body: Part, depth: int) -> Repeat:
-    """`depth` layers with the law of `body`; each layer draws its own weights."""
-    check_part("body", body)
-    check_count("depth", depth)
-    arrays, structure = eqx.partition(body, eqx.is_array)
-    stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (depth, *leaf.shape)), arrays)
-    return Repeat(eqx.combine(stacked, structure), depth)
-
-
-def layer(
-    activation: Activation,
-    weight_variance: Any,
-    bias_variance: Any = 0.0,
-    *,
-    weights: Weights = "gaussian",
-    components: int = 1,
-    algebra: AlgebraName = "real",
-    residual: bool = False,
-) -> Part:
-    """One turn of a deep network, from pre-activations to pre-activations.
-
-    z ↦ W φ(z) + b, or z ↦ z + W φ(z) + b if `residual`.
-
-    Raises
-    ------
-    ValueError
-        If a variance or the number of components is not possible.
-    TypeError
-        If units of several components have an activation that is not radial.
-    """
-    check_activation(activation)
-    check_flag("residual", residual)
-    law = affine(
-        weight_variance, bias_variance, weights=weights, components=components, algebra=algebra
-    )
-    if components > 1 and not isinstance(activation, Radial):
-        raise TypeError(
-            f"`activation`: units of {components} components need a radial one "
-            f"(theory.radial); got {activation.name}"
-        )
-    body = Chain((Pointwise(activation), law))
-    return Residual(body) if residual else body
-
-
-def feedforward(
-    activation: Activation,
-    weight_variance: Any,
-    bias_variance: Any = 0.0,
-    *,
-    depth: int,
-    weights: Weights = "gaussian",
-    components: int = 1,
-    algebra: AlgebraName = "real",
-    residual: bool = False,
-) -> Chain:
-    """The canonical deep network: one affine layer, then `depth` turns of affine ∘ φ.
-
-    Convention: pre-activations stand at every boundary, which is where the length q is
-    measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b. W_0 is Gaussian where `weights`
-    are sparse, so that z_0 is, whatever the width of the inputs.
-    """
-    how: dict[str, Any] = {"weights": weights, "components": components, "algebra": algebra}
-    first = read_in(affine(weight_variance, bias_variance, **how))
-    body = layer(activation, weight_variance, bias_variance, residual=residual, **how)
-    return Chain((first, repeat(body, depth)))
-
-
-def read_in(hidden: Affine) -> Affine:
-    """The same for inputs: with Gaussian weights where rotations change its law."""
-    law = hidden.weights
-    if law.family.rotation_invariant:
-        return hidden
-    first = WeightLaw(law.variance, GaussianWeights(), law.components, law.algebra)
-    return Affine(first, hidden.bias_variance, hidden.width)
-
-
-def check_read_in(network: Part) -> None:
-    """Raise a `TypeError` if what the first weights make of one input is not Gaussian.
-
-    At a finite width of the input that is so for weights whose law rotations change.
-    """
-    acting = lambda node: isinstance(node, Affine)
-    first = next(filter(acting, jax.tree.leaves(network, is_leaf=acting)), None)
-    if first is not None and not first.weights.family.rotation_invariant:
-        raise TypeError(
-            "`network`: must have Gaussian or orthogonal weights where it meets its inputs, as "
-            "theory.feedforward makes it: of inputs of finite width others make units that are "
-            f"not Gaussian; got {first.weights.family.name} ones"
-        )
-
-
-def recurrent(
-    activation: Activation,
-    weight_variance: Any,
-    bias_variance: Any = 0.0,
-    *,
-    steps: int,
-    input_variance: Any = 1.0,
-    weights: Weights = "gaussian",
-    components: int = 1,
-    algebra: AlgebraName = "real",
-) -> Chain:
-    """The canonical recurrent network: z_1 = U x_1 and z_t = W φ(z_{t−1}) + b + U x_t.
-
-    W, U and b are drawn once and shared over time: the biases are a constant drive. Noise that
-    is fresh at every step is an input. Inputs are sequences of `steps`, one after the other.
-
-    Parameters
-    ----------
-    activation, weight_variance, bias_variance, weights, components, algebra
-        φ, σ_w² and σ_b² of W and b, as in `layer`.
-    steps
-        How many states, z_1 … z_T.
-    input_variance
-        σ_u² of the read-in U, Gaussian: E u² is σ_u² times the length of the input.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As in `layer`, and if `steps` is below 1.
-
-    References
-    ----------
-    Sompolinsky, Crisanti and Sommers 1988; in discrete time Molgedey, Schuchhardt and
-    Schuster 1992.
-    """
-    how: dict[str, Any] = {"components": components, "algebra": algebra}
-    body = layer(activation, weight_variance, bias_variance, weights=weights, **how)
-    return Chain((affine(input_variance, **how), Recurrent(body, steps)))
-
-
-def starts_nonlinear(part: Part) -> bool:
-    """Whether a nonlinearity, and nothing else that mixes units, is what inputs meet first."""
-    match part:
-        case Chain(parts=parts):
-            rest = [member for member in parts if not _only_scales(member)]
-            return bool(rest) and starts_nonlinear(rest[0])
-        case Repeat(body=body):
-            return starts_nonlinear(body)
-        case Residual(branch=branch):
-            return starts_nonlinear(branch)
-        case Pointwise():
-            return not _only_scales(part)
-        case _:
-            return False
-
-
-def weight_laws(part: Part) -> list[WeightLaw]:
-    """The laws of all weights of a network."""
-    is_law = lambda node: isinstance(node, WeightLaw)
-    return [node for node in jax.tree.leaves(part, is_leaf=is_law) if is_law(node)]
-
-
-def components(part: Part) -> int:
-    """The number k of real components of the units of a network."""
-    laws = weight_laws(part)
-    return laws[0].components if laws else 1

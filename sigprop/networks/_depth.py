@@ -1,0 +1,45 @@
+"""How many layers a network has, and how many of them are measured."""
+
+from typing import Any
+
+import jax
+
+from theory import Part, Survey, interpret, propagate
+from theory.description import check_part
+
+
+class _OuterDepth(Survey[int]):
+    """The number of turns of the outermost `Repeat`."""
+
+    def add(self, skip, branch):
+        return skip, None
+
+    def through_time(self, turn, state, steps):
+        return steps, None
+
+    def loop(self, turn, state, layers, depth):
+        return depth, None
+
+
+def outer_depth(network: Part) -> int:
+    """How often the outermost `Repeat` of a network turns, or the steps of its `Recurrent`.
+
+    Raises
+    ------
+    ValueError
+        If the network repeats nothing.
+    """
+    check_part("network", network)
+    depth, _ = interpret(network, _OuterDepth(), 0)
+    if depth == 0:
+        raise ValueError("`network`: must hold a Repeat at its outermost level; got none")
+    return depth
+
+
+def measured_depth(network: Part, inputs: Any) -> int:
+    """How often the layers of a network are measured, less the first.
+
+    `inputs` may be a shape alone, a `jax.ShapeDtypeStruct` [inputs, width_in, components].
+    """
+    log_gain = jax.eval_shape(lambda x: propagate(network, x).value.log_gain, inputs)
+    return log_gain.shape[0] - 1

@@ -1,0 +1,57 @@
+"""What can be told of a description by looking at its nodes."""
+
+import jax
+
+from theory.description._nodes import (
+    Affine,
+    Chain,
+    Part,
+    Pointwise,
+    Repeat,
+    Residual,
+    WeightLaw,
+    only_scales,
+)
+
+
+def check_read_in(network: Part) -> None:
+    """Raise a `TypeError` if what the first weights make of one input is not Gaussian.
+
+    At a finite width of the input that is so for weights whose law rotations change.
+    """
+    acting = lambda node: isinstance(node, Affine)
+    first = next(filter(acting, jax.tree.leaves(network, is_leaf=acting)), None)
+    if first is not None and not first.weights.family.rotation_invariant:
+        raise TypeError(
+            "`network`: must have Gaussian or orthogonal weights where it meets its inputs, as "
+            "theory.feedforward makes it: of inputs of finite width others make units that are "
+            f"not Gaussian; got {first.weights.family.name} ones"
+        )
+
+
+def starts_nonlinear(part: Part) -> bool:
+    """Whether a nonlinearity, and nothing else that mixes units, is what inputs meet first."""
+    match part:
+        case Chain(parts=parts):
+            rest = [member for member in parts if not only_scales(member)]
+            return bool(rest) and starts_nonlinear(rest[0])
+        case Repeat(body=body):
+            return starts_nonlinear(body)
+        case Residual(branch=branch):
+            return starts_nonlinear(branch)
+        case Pointwise():
+            return not only_scales(part)
+        case _:
+            return False
+
+
+def weight_laws(part: Part) -> list[WeightLaw]:
+    """The laws of all weights of a network."""
+    is_law = lambda node: isinstance(node, WeightLaw)
+    return [node for node in jax.tree.leaves(part, is_leaf=is_law) if is_law(node)]
+
+
+def components(part: Part) -> int:
+    """The number k of real components of the units of a network."""
+    laws = weight_laws(part)
+    return laws[0].components if laws else 1
