@@ -89,7 +89,7 @@ class _Streaming(Along[_Columns]):
         state, _ = super().add(skip, branch)
         return state if self.network.in_branch else _factorised(state), None
 
-    def through_time(self, turn, state, steps: int):
+    def through_time(self, step, state, steps: int):
         raise TypeError(
             "`network`: singular values are those of a chain of layers, not of a Recurrent"
         )
@@ -98,7 +98,7 @@ class _Streaming(Along[_Columns]):
 def _reflected(
     z: Float[Array, "n width k"], tangents: Float[Array, "n width k m"]
 ) -> Float[Array, "n width k m"]:
-    """Tangents of every unit in the orthonormal basis that a reflection turns to z, or back."""
+    """Tangents of every unit in the orthonormal basis that a reflection takes to z, or back."""
     first = z[..., :1]
     length = jnp.linalg.norm(z, axis=-1, keepdims=True)
     unit = jnp.where(length > 0, z / jnp.where(length > 0, length, 1), 0)
