@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = (
-    "theory/test_directly.py",
-    "theory/test_two_times.py",
-    "sigprop/test_recurrent.py",
-    "sigprop/test_store.py",
+    "theory/phases/test_on_numpy.py",
+    "theory/mean_field/test_two_times.py",
+    "sigprop/networks/test_recurrent.py",
+    "sigprop/storage/test_store.py",
 )
 CHECKS = "--jaxtyping-packages=theory,sigprop,beartype.beartype"
 
