@@ -52,12 +52,12 @@ def exact_logs(factors):
 def plain(factors):
     """The explicit product, rescaled at every layer, and its singular values."""
 
-    def turn(product, factor):
+    def step(product, factor):
         product = factor @ product
         size = jnp.max(jnp.abs(product))
         return product / size, jnp.log(size)
 
-    product, logs = jax.lax.scan(turn, jnp.eye(factors.shape[1]), factors)
+    product, logs = jax.lax.scan(step, jnp.eye(factors.shape[1]), factors)
     return jnp.log(jnp.linalg.svd(product, compute_uv=False)) + jnp.sum(logs)
 
 

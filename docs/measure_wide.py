@@ -26,11 +26,11 @@ def measure(k, algebra, weight_variance, bias_variance, width, depth, count):
     layer = theory.layer(phi, weight_variance, bias_variance, components=k, algebra=algebra)
     found = theory.predict(layer)
     sectors = theory.sectors(layer, found.length)
-    # x, x turned by an element of the symmetry, and an input of its own
+    # x, x rotated by an element of the symmetry, and an input of its own
     generator = np.asarray(theory.generators(layer))[0]
-    turn = jax.scipy.linalg.expm(ANGLE * jnp.asarray(generator))
+    rotation = jax.scipy.linalg.expm(ANGLE * jnp.asarray(generator))
     x, other = jax.random.normal(jax.random.key(1), (2, 1, 16, k))
-    inputs = jnp.concatenate([x, jnp.einsum("ij,nuj->nui", turn, x), other])
+    inputs = jnp.concatenate([x, jnp.einsum("ij,nuj->nui", rotation, x), other])
     expected = jax.tree.map(lambda m: m[-1], theory.propagate(network, inputs).value)
     small = jnp.float32
     single = jax.tree.map(
@@ -41,10 +41,10 @@ def measure(k, algebra, weight_variance, bias_variance, width, depth, count):
     )
     last = jax.tree.map(lambda m: m[-1].astype(float), sample.moments)
     polar = lambda cross: (lambda u, _, vt: u @ vt)(*np.linalg.svd(np.asarray(cross)))
-    turned = [polar(m.covariance[1, 0]) for m in (last, expected)]
+    angles = [polar(m.covariance[1, 0]) for m in (last, expected)]
     rows = [("length", float(theory.length(last)[0]), None, float(theory.length(expected)[0]))]
-    off = float(np.max(np.abs(turned[0] - turned[1])))
-    rows.append(("rotation of the turned input, largest deviation", off, None, 0.0))
+    off = float(np.max(np.abs(angles[0] - angles[1])))
+    rows.append(("rotation of the rotated input, largest deviation", off, None, 0.0))
     if bias_variance > 0:
         both = [float(theory.correlation(m)[2, 0]) for m in (last, expected)]
         rows.append(("correlation with an input of its own", both[0], None, both[1]))

@@ -74,11 +74,11 @@ def follow(group: str, size: int, gains: np.ndarray, depth: int, seed: int):
             both = (both.reshape(len(gains), 2, -1) @ w.T).reshape(len(gains), 2, units, k)
         z, t = both[:, 0].copy(), both[:, 1].copy()
         if len(a):
-            turned = np.einsum("apq,guq->gaup", a, z).reshape(len(gains), len(a), -1)
-            values, vectors = np.linalg.eigh(turned @ turned.transpose(0, 2, 1))
+            rotated = np.einsum("apq,guq->gaup", a, z).reshape(len(gains), len(a), -1)
+            values, vectors = np.linalg.eigh(rotated @ rotated.transpose(0, 2, 1))
             there = values > 1e-12 * values[:, -1:]
             scale = np.where(there, 1 / np.sqrt(np.where(there, values, 1)), 0)
-            frame = np.einsum("gab,gax,gb->gbx", vectors, turned, scale)
+            frame = np.einsum("gab,gax,gb->gbx", vectors, rotated, scale)
             flat = t.reshape(len(gains), -1)
             for _ in range(2):
                 flat = flat - np.einsum("gbx,gb->gx", frame, np.einsum("gbx,gx->gb", frame, flat))

@@ -19,14 +19,14 @@ def main(folder: str = "runs/phase-diagram", activation: str = "tanh", points: i
     phi = theory.activation(activation)
 
     # One function of two numbers describes the network at every point of the plane.
-    def one_turn(weight_variance, bias_variance):
+    def one_layer(weight_variance, bias_variance):
         return theory.layer(phi, weight_variance, bias_variance)
 
     axes = {
         "weight_variance": np.linspace(0.5, 4.0, points),
         "bias_variance": np.linspace(0.005, 0.5, points),
     }
-    plane = theory.phase_diagram(one_turn, axes)
+    plane = theory.phase_diagram(one_layer, axes)
 
     # On the edge of chaos, χ = 1, both variances are functions of the length.
     edge = theory.critical_line(phi, np.geomspace(1e-4, 10.0, 200))

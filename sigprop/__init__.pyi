@@ -14,9 +14,9 @@ from .alignment import (
     mean_alignment,
     neighbours,
     overlap_null,
+    rotate_weights,
     rotation_drift,
     spectra,
-    turned_weights,
 )
 from .comparison import (
     Cells,
@@ -147,6 +147,7 @@ __all__ = [
     "read_idx",
     "read_sweep",
     "read_sweep_file",
+    "rotate_weights",
     "rotation_drift",
     "run_sweep",
     "sample_coherence",
@@ -158,6 +159,5 @@ __all__ = [
     "spectra",
     "summarise_sweep",
     "sweep_status",
-    "turned_weights",
     "write_dataset",
 ]

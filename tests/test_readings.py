@@ -45,7 +45,7 @@ ALL = [kind for kind in readings() if kind not in (Along, Survey)]
 
 def test_the_bases_are_these():
     names = lambda base: [kind.__name__ for kind in ALL if base_of(kind) is base]
-    assert names(Along) == ["_Following", "_Probed", "_Referenced", "_Streaming", "_Turned"]
+    assert names(Along) == ["_Following", "_Probed", "_Referenced", "_Rotated", "_Streaming"]
     assert names(Survey) == ["Blank", "_Allowed", "_Biased", "_Drawing", "_Fresh", "_OuterDepth"]
     assert names(Reading) == [
         "FiniteNetwork",
@@ -79,8 +79,8 @@ def test_a_survey_passes_every_node_by():
         pass
 
     tanh = theory.activation("tanh")
-    turn = Chain((Normalise(), Pointwise(tanh), theory.affine(1.5)))
-    body = Chain((turn, Residual(turn)))
+    body = Chain((Normalise(), Pointwise(tanh), theory.affine(1.5)))
+    body = Chain((body, Residual(body)))
     recurrent = theory.recurrent(tanh, 1.5, steps=3)
     network = Chain((theory.affine(1.0), theory.repeat(body, 4), recurrent))
     state, notes = theory.interpret(network, Nothing(), jnp.asarray(7.0))

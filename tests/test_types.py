@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = (
-    "theory/phases/test_directly.py",
+    "theory/phases/test_on_numpy.py",
     "theory/mean_field/test_two_times.py",
     "sigprop/networks/test_recurrent.py",
     "sigprop/storage/test_store.py",

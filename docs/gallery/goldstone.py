@@ -18,17 +18,17 @@ BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
 def phase(cross):
     """The angle of the rotation in cross-covariances [..., 2, 2]."""
-    turn, along = cross[..., 1, 0] - cross[..., 0, 1], cross[..., 0, 0] + cross[..., 1, 1]
-    return -np.arctan2(turn, along)
+    across, along = cross[..., 1, 0] - cross[..., 0, 1], cross[..., 0, 0] + cross[..., 1, 1]
+    return -np.arctan2(across, along)
 
 
 def phase_with_error(cross):
     """The angle of the mean over networks [networks, layers, 2, 2], and its standard error."""
     mean = cross.mean(axis=0)
-    turn, along = (
+    across, along = (
         np.stack([c[..., 1, 0] - c[..., 0, 1], c[..., 0, 0] + c[..., 1, 1]]) for c in (cross, mean)
     )
-    change = (along[1] * turn[0] - along[0] * turn[1]) / np.sum(along**2, axis=0)
+    change = (along[1] * across[0] - along[0] * across[1]) / np.sum(along**2, axis=0)
     return phase(mean), change.std(axis=0, ddof=1) / np.sqrt(len(cross))
 
 
@@ -82,8 +82,8 @@ def multipliers(panel):
 def through_depth(panels, width, replicas, depth):
     """Size and angle of the cross-covariance of two inputs, U(1), with and without bias."""
     angle = 0.8
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    x = sigprop.pair_inputs(jax.random.key(1), 0.9 * turn, 16)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    x = sigprop.pair_inputs(jax.random.key(1), 0.9 * rotation, 16)
     for bias, colour, marker in ((0.0, BLUE, "o"), (0.045, VERMILLION, "s")):
         network = theory.feedforward(TANH, 2.25, bias, components=2, algebra="complex", depth=depth)
         exact = theory.propagate(network, x).value

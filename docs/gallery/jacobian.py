@@ -27,8 +27,8 @@ def sampled(network, length, width, replicas):
 def spectrum(panel, name, weights, width, replicas):
     """Densities of log s per layer at two depths: theory, and networks of one width."""
     variance, bias, length = NETWORKS[name]
-    turn = theory.layer(theory.activation(name), variance, bias, weights=weights)
-    one = theory.jacobian_factors(turn, length)
+    body = theory.layer(theory.activation(name), variance, bias, weights=weights)
+    one = theory.jacobian_factors(body, length)
     for depth, colour in DEPTHS.items():
         factors = one.repeated(depth)
         edges = theory.spectrum_edges(factors)
@@ -39,7 +39,7 @@ def spectrum(panel, name, weights, width, replicas):
         x = top - (top - low) * np.linspace(1, 0, 201) ** 2
         density = theory.singular_value_distribution(factors, jnp.asarray(x)).density
         panel.plot(x, np.asarray(density.value), color=colour, lw=1.2, label=f"$L={depth}$")
-        logs = sampled(theory.repeat(turn, depth), length, width, replicas)
+        logs = sampled(theory.repeat(body, depth), length, width, replicas)
         places = np.linspace(low, max(top, logs.max()), BINS + 1)
         size = places[1] - places[0]
         each = np.stack([np.histogram(row, places)[0] for row in logs]) / (width * size)

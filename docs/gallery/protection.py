@@ -18,17 +18,17 @@ BLACK, BLUE, VERMILLION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
 STYLE = {"ms": 3, "mfc": "white", "elinewidth": 0.7, "linestyle": "none"}
 
 
-def turned(generator, angle):
+def rotation_by(generator, angle):
     """exp(θA) of a plane generator."""
     one = np.eye(len(generator))
     return one + np.sin(angle) * generator + (1 - np.cos(angle)) * generator @ generator
 
 
 def growth(panel, width, replicas, depth):
-    """O(4) without bias: distances from one input to a turned copy and to a generic neighbour."""
+    """O(4) without bias: distances from one input to a rotated copy and to a generic neighbour."""
     network = theory.feedforward(TANH, 2.25, components=4, depth=depth)
     small = 1e-4
-    r = turned(theory.plane_generator(network), small)
+    r = rotation_by(theory.plane_generator(network), small)
     x = sigprop.pair_inputs(jax.random.key(0), np.zeros((4, 4)), 16)
     inputs = jnp.stack([x[0], x[0] @ jnp.asarray(r.T), x[0] + small * x[1]])
     exact = theory.propagate(network, inputs).value
@@ -39,7 +39,7 @@ def growth(panel, width, replicas, depth):
     some = layers[:: depth // 10]
     for other, color, marker, label in (
         (2, VERMILLION, "s", "generic"),
-        (1, BLUE, "o", "turned copy"),
+        (1, BLUE, "o", "rotated copy"),
     ):
         line = np.asarray(theory.distance(exact))[:, 0, other]
         points = np.asarray(theory.distance(drawn))[:, :, 0, other]
@@ -84,7 +84,7 @@ def decay(panel, width, replicas):
             last = 4 + round(1.5 * float(diagram["depth_scale_goldstone"][at]))
             network = theory.feedforward(TANH, weight, b, components=k, algebra=algebra, depth=last)
             generator = theory.plane_generator(network)
-            x = sigprop.pair_inputs(jax.random.key(1), turned(generator, 0.02).T, 16)
+            x = sigprop.pair_inputs(jax.random.key(1), rotation_by(generator, 0.02).T, 16)
             cross = sigprop.sample_ensemble(
                 network,
                 np.sqrt((q - b) / weight) * x,

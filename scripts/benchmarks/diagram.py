@@ -17,7 +17,7 @@ WEIGHTS, BIASES = np.linspace(0.5, 4.0, 64), np.linspace(1e-3, 0.5, 64)
 
 
 def build(weight_variance, bias_variance):
-    """One turn of a tanh network."""
+    """One layer of a tanh network."""
     return theory.layer(TANH, weight_variance, bias_variance)
 
 

@@ -21,12 +21,12 @@ POOL = ThreadPoolExecutor(2)
 def plain_values(factors):
     """The floor: the explicit product, rescaled at every layer, and one SVD."""
 
-    def turn(product, factor):
+    def step(product, factor):
         product = jnp.matmul(factor, product, precision="highest")
         size = jnp.max(jnp.abs(product))
         return product / size, jnp.log(size)
 
-    product, logs = jax.lax.scan(turn, jnp.eye(factors.shape[1], dtype=factors.dtype), factors)
+    product, logs = jax.lax.scan(step, jnp.eye(factors.shape[1], dtype=factors.dtype), factors)
     return jnp.log(jnp.linalg.svd(product, compute_uv=False)) + jnp.sum(logs)
 
 
@@ -37,7 +37,7 @@ def forward_stages(block):
     def by(factorise, factors):
         layers, n, _ = factors.shape
 
-        def turn(state, some):
+        def step(state, some):
             frame, logs, mix = state
             for factor in some:
                 frame = jnp.matmul(factor, frame, precision="highest")
@@ -49,7 +49,7 @@ def forward_stages(block):
 
         eye = jnp.eye(n, dtype=factors.dtype)
         some = factors.reshape(layers // block, block, n, n)
-        return jax.lax.scan(turn, (eye, jnp.zeros(n, factors.dtype), eye), some)[0]
+        return jax.lax.scan(step, (eye, jnp.zeros(n, factors.dtype), eye), some)[0]
 
     def by_lu(product):
         packed, _, order = jax.lax.linalg.lu(product)
@@ -65,7 +65,7 @@ def forward_stages(block):
 def tanh_layers(width, depth, sigma, bias, weights, key):
     """W D of a tanh network along one trajectory."""
 
-    def turn(z, key):
+    def step(z, key):
         w = jax.random.normal(key, (width, width)) / math.sqrt(width)
         if weights == "orthogonal":
             w = jnp.linalg.qr(w)[0]
@@ -74,7 +74,7 @@ def tanh_layers(width, depth, sigma, bias, weights, key):
         return sigma * w @ jnp.tanh(z) + bias * jax.random.normal(two, (width,)), factor
 
     start = sigma * jax.random.normal(key, (width,))
-    return jax.jit(lambda z: jax.lax.scan(turn, z, jax.random.split(key, depth))[1])(start)
+    return jax.jit(lambda z: jax.lax.scan(step, z, jax.random.split(key, depth))[1])(start)
 
 
 def spectra_rows(repeats):
@@ -132,8 +132,8 @@ def density_rows(repeats):
         ("relu", 2.0, 0.0, 1.0),
         ("tanh", 1.76095463960674, 0.05, 0.570047881640764),
     ):
-        turn = theory.layer(theory.activation(name), variance, bias)
-        one = theory.jacobian_factors(turn, length, order=64)
+        body = theory.layer(theory.activation(name), variance, bias)
+        one = theory.jacobian_factors(body, length, order=64)
 
         @eqx.filter_jit
         def densities(depths, one=one):

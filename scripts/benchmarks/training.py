@@ -104,7 +104,7 @@ def torch_step(depth, features, batch, k, algebra, steps, repeats):
         r = (z * z).sum(1, keepdim=True).clamp_min(1e-37).sqrt()
         return torch.tanh(r) / r * z
 
-    def turn(w, z):
+    def layer(w, z):
         if algebra == "real":
             return (w @ z.reshape(units, -1)).reshape(z.shape)
         top, bottom = torch.cat([w[0], -w[1]], 1), torch.cat([w[1], w[0]], 1)
@@ -114,7 +114,7 @@ def torch_step(depth, features, batch, k, algebra, steps, repeats):
     def step():
         z = first(images).T.reshape(units, k, batch)
         for w in weights:
-            z = phi(turn(w, z))
+            z = phi(layer(w, z))
         loss = torch.nn.functional.cross_entropy(last(z.reshape(features, -1).T), labels)
         optimiser.zero_grad()
         loss.backward()
@@ -140,8 +140,8 @@ def continuity_rows(layers, width, batch, repeats):
     @jax.jit
     def step(weights):
         def loss(weights):
-            turn = lambda h, w: (h + 0.1 * jnp.tanh(jnp.matmul(w, h, precision="highest")), None)
-            return jnp.mean(jax.lax.scan(turn, x, weights)[0] ** 2)
+            layer = lambda h, w: (h + 0.1 * jnp.tanh(jnp.matmul(w, h, precision="highest")), None)
+            return jnp.mean(jax.lax.scan(layer, x, weights)[0] ** 2)
 
         return weights - 1e-3 * jax.grad(loss)(weights)
 

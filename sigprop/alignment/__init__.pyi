@@ -11,7 +11,7 @@ from ._continuity import (
     rotation_drift,
     spectra,
 )
-from ._gauge import Drift, frame_drift, turned_weights
+from ._gauge import Drift, frame_drift, rotate_weights
 from ._singular_vectors import LeadingVectors, leading_vectors
 from ._weight_sequences import weight_sequences
 
@@ -31,8 +31,8 @@ __all__ = [
     "mean_alignment",
     "neighbours",
     "overlap_null",
+    "rotate_weights",
     "rotation_drift",
     "spectra",
-    "turned_weights",
     "weight_sequences",
 ]

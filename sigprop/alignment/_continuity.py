@@ -319,7 +319,7 @@ def _known(value: Array, error: Array, status: Array) -> Estimate:
 def rotation_drift(
     before: Any, after: Any, *, tolerance: float = 1e-2
 ) -> tuple[Estimate, Estimate]:
-    """The angles, in radians, by which v_1 and u_1 of every layer have turned, each shape [L].
+    """The angles, in radians, by which v_1 and u_1 of every layer have rotated, each shape [L].
 
     Directions have no sign: the angle is between 0 and π/2; that of two independent directions
     in d dimensions is close to π/2 − √(2/πd).

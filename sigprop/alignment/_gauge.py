@@ -4,7 +4,7 @@ Notation: W_l the weights of layers l = 1 … L of one width; R_l rotations, A_l
 
 A chain h ↦ φ(W_l h) whose φ commutes with all rotations of a layer (linear, or a radial function
 of the whole layer) is the same function for the weights R_l W_l R_{l−1}ᵀ, with the maps before
-and behind it turned by R_0 and R_L: every layer has a frame of its own. With skip connections
+and behind it rotated by R_0 and R_L: every layer has a frame of its own. With skip connections
 h ↦ h + φ(W_l h) all R_l must be one R. A φ that acts on single components leaves no rotation, and
 one on units of k components those of the units.
 """
@@ -30,7 +30,7 @@ class Drift(NamedTuple):
     """What the iteration left of the residual, relative to the change."""
 
 
-def turned_weights(
+def rotate_weights(
     weights: Float[Array, "layers n n"], rotations: Float[Array, "frames n n"]
 ) -> Float[Array, "layers n n"]:
     """R_l W_l R_{l−1}ᵀ from L + 1 rotations R_0 … R_L, or R W_l Rᵀ from one.
@@ -44,8 +44,8 @@ def turned_weights(
     if len(rotations) not in (1, layers + 1):
         raise ValueError(f"`rotations`: must be 1 or {layers + 1}; got {len(rotations)}")
     every = jnp.broadcast_to(rotations, (layers + 1, *rotations.shape[1:]))
-    turned = jnp.matmul(every[1:], weights, precision="highest")
-    return jnp.matmul(turned, jnp.swapaxes(every[:-1], 1, 2), precision="highest")
+    rotated = jnp.matmul(every[1:], weights, precision="highest")
+    return jnp.matmul(rotated, jnp.swapaxes(every[:-1], 1, 2), precision="highest")
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "steps"))
@@ -62,7 +62,7 @@ def frame_drift(
     gradients on the normal equations. A gradient of a loss is orthogonal to every direction that
     leaves the function as it is, so that gradient flow has none of it at any time; what is found
     of a finite change comes from the size of its steps, from an optimiser such as Adam that is
-    not equivariant under rotations, or from the maps before and behind, which turn too.
+    not equivariant under rotations, or from the maps before and behind, which rotate too.
 
     Parameters
     ----------

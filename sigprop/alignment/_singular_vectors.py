@@ -184,9 +184,9 @@ def _iterated(w: Array, before: Array | None, rank: int, tolerance: float, key: 
         basis = jnp.zeros((steps * block, n), w.dtype).at[:block].set(x)
         basis, _ = jax.lax.fori_loop(1, steps, extend, (basis, x))
         image = times(basis, w.T)
-        _, turn = eigh(times(image, image.T))
-        turn = turn[:, ::-1][:, :block].T
-        right, left = times(turn, basis), times(turn, image)
+        _, rotation = eigh(times(image, image.T))
+        rotation = rotation[:, ::-1][:, :block].T
+        right, left = times(rotation, basis), times(rotation, image)
         values = jnp.linalg.norm(left, axis=1)
         left = left / jnp.where(values > 0, values, 1)[:, None]
         rest = each(lambda row: times(row, w), left) - right * values[:, None]

@@ -59,7 +59,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
         f"{width} units, {depth} layers ({run.dtype}), $\\pm 1$ standard error, which differ "
         f"from infinite width by $O(1/{width})$ per layer besides. (a) at layer "
         f"{depth}. (b) theory. (c) one network of {NARROW} units and {LONG} layers (float64). "
-        "(d, e) two inputs, one turned by 0.8 rad; angles where the overlap is resolved. (f) one "
+        "(d, e) two inputs, one rotated by 0.8 rad; angles where the overlap is resolved. (f) one "
         "network."
     )
     draw = lambda: goldstone_figure(dataset, caption=caption)

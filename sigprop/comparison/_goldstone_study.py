@@ -39,8 +39,8 @@ NARROW, LONG = 32, 2000
 """Units and layers of the network whose exponents are followed."""
 
 
-class Turning(NamedTuple):
-    """A cross-covariance of two inputs in the plane that a generator turns, with errors."""
+class Rotation(NamedTuple):
+    """A cross-covariance of two inputs in the plane that a generator rotates, with errors."""
 
     size: np.ndarray
     size_error: np.ndarray
@@ -49,7 +49,7 @@ class Turning(NamedTuple):
     angle_error: np.ndarray
 
 
-def turning(cross: Float[Any, "*batch k k"], generator: Float[Any, "k k"]) -> np.ndarray:
+def rotation_of(cross: Float[Any, "*batch k k"], generator: Float[Any, "k k"]) -> np.ndarray:
     """tr(A C)/tr P and tr(P C)/tr P, P = −A²: sine and cosine of the relative rotation, times
     the overlap; a last axis of two. A is a plane generator; C = E u vᵀ with v = exp(θA) u has
     the angle θ."""
@@ -59,18 +59,18 @@ def turning(cross: Float[Any, "*batch k k"], generator: Float[Any, "k k"]) -> np
     return np.einsum("...ij,pij->...p", np.asarray(cross, float), both) / np.trace(plane)
 
 
-def _polar(mean: np.ndarray, spread: Callable[[np.ndarray], np.ndarray]) -> Turning:
+def _polar(mean: np.ndarray, spread: Callable[[np.ndarray], np.ndarray]) -> Rotation:
     """Size and angle of [..., 2]; `spread` gives the error of a linear combination of the two."""
     size = np.linalg.norm(mean, axis=-1)
     unit = mean / np.where(size > 0, size, 1)[..., None]
     across = np.stack([unit[..., 1], -unit[..., 0]], axis=-1)
     angle = np.arctan2(mean[..., 0], mean[..., 1])
-    return Turning(size, spread(unit), angle, spread(across) / np.where(size > 0, size, np.inf))
+    return Rotation(size, spread(unit), angle, spread(across) / np.where(size > 0, size, np.inf))
 
 
-def measured_turning(cross: Float[Any, "networks *layers k k"], generator: Any) -> Turning:
+def measured_rotation(cross: Float[Any, "networks *layers k k"], generator: Any) -> Rotation:
     """Of the mean over networks, with its standard errors (to first order)."""
-    each = turning(cross, generator)
+    each = rotation_of(cross, generator)
     centred = each - each.mean(axis=0)
 
     def spread(direction):
@@ -80,12 +80,12 @@ def measured_turning(cross: Float[Any, "networks *layers k k"], generator: Any) 
     return _polar(each.mean(axis=0), spread)
 
 
-def predicted_turning(cross: Any, error: Any, generator: Any) -> Turning:
+def predicted_rotation(cross: Any, error: Any, generator: Any) -> Rotation:
     """Of theory's moments, with bounds from theirs: every entry of `error` bounds the norm of
     the error of its matrix, and A/|A| and P/|P| are orthonormal."""
     a = np.asarray(generator)
     bound = np.max(np.asarray(error), axis=(-2, -1)) / np.linalg.norm(a)
-    return _polar(turning(cross, generator), lambda unit: bound)
+    return _polar(rotation_of(cross, generator), lambda unit: bound)
 
 
 def rotation_scale(length: Any, correlation: Any, bias_variance: float) -> float:
@@ -175,8 +175,8 @@ def goldstone_study(
     layer = jax.tree_util.Partial(theory.layer, activation, bias_variance=bias_variance, **how)
     key = jax.random.key(seed)
     start = max(4 * components, 16)
-    turn = _rotation(generator, ANGLE)
-    x = pair_inputs(jax.random.fold_in(key, 0), turn.T, start)[:1].astype(dtype)
+    rotation = _rotation(generator, ANGLE)
+    x = pair_inputs(jax.random.fold_in(key, 0), rotation.T, start)[:1].astype(dtype)
     narrow = theory.feedforward(activation, weight_variance, bias_variance, depth=LONG, **how)
 
     at = np.unique(np.linspace(0, len(weight_variances) - 1, _SAMPLED).round().astype(int))
@@ -210,7 +210,7 @@ def goldstone_study(
         series: dict[str, list[np.ndarray]] = {}
         last = (np.nan, np.nan)
         for overlap in (1.0, OVERLAP):
-            both = pair_inputs(jax.random.fold_in(key, 2), overlap * turn.T, start)
+            both = pair_inputs(jax.random.fold_in(key, 2), overlap * rotation.T, start)
             found, last = _pair(
                 network, both, generator, width, replicas, seed, dtype, explicit_weights, advance
             )
@@ -268,8 +268,8 @@ def _pair(network, both, generator, width, replicas, seed, dtype, explicit, prog
         progress=progress,
     ).samples.known.moments
     cross = lambda m: np.asarray(m.covariance)[..., 0, 1, :, :]
-    exact = predicted_turning(cross(expected.value), cross(expected.error), generator)
-    drawn = measured_turning(cross(moments), generator)
+    exact = predicted_rotation(cross(expected.value), cross(expected.error), generator)
+    drawn = measured_rotation(cross(moments), generator)
     q = np.asarray(theory.length(expected.value)).mean(axis=-1)
     q = np.where(q > 0, q, np.inf)
     found = {

@@ -51,7 +51,7 @@ def predict_spectrum(layer: Part, depth: int, start: float | None = None) -> Spe
     Parameters
     ----------
     layer
-        One turn, of `theory.layer`, without a residual branch.
+        One layer, of `theory.layer`, without a residual branch.
     depth
         Layers, at least 1.
     start

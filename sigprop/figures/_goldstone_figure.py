@@ -102,8 +102,8 @@ def pair_panels(
     some = np.unique(np.linspace(0, len(layer) - 1, 13).round().astype(int))
     value = lambda name: pair[name].values
     long = value("overlap_mean") > _RESOLVED * value("overlap_standard_error")
-    turned = np.abs(value("rotation_mean")) > 2 * value("rotation_standard_error")
-    for panel, name, seen in ((overlap, "overlap", long), (rotation, "rotation", long & turned)):
+    rotated = np.abs(value("rotation_mean")) > 2 * value("rotation_standard_error")
+    for panel, name, seen in ((overlap, "overlap", long), (rotation, "rotation", long & rotated)):
         exact = np.abs(value(f"{name}_theory"))
         known = value(f"{name}_theory_error") < 0.1 * exact
         panel.plot(layer[known], exact[known], color=color, label=label)

@@ -89,7 +89,7 @@ class _Following(Along[_Frame]):
     def at_boundary(self, state: _Frame) -> _Frame:
         return orthonormalised(state)
 
-    def through_time(self, turn, state: _Frame, steps: int):
+    def through_time(self, step, state: _Frame, steps: int):
         """The states of one sequence; what is given back is the last one."""
         drives = state.values
         if len(drives) != steps:
@@ -100,7 +100,7 @@ class _Following(Along[_Frame]):
             self.network.key, self.network.width, columns, self.network.explicit_weights, False
         )
         unit = jnp.zeros(drives.shape[1:], drives.dtype)
-        shared = turn(blank, unit, unit)[1]
+        shared = step(blank, unit, unit)[1]
 
         def advance(carry, drive):
             previous, shared = carry
@@ -108,7 +108,7 @@ class _Following(Along[_Frame]):
             network = eqx.tree_at(
                 lambda n: n.shared, self.network, shared, is_leaf=lambda x: x is None
             )
-            after, (shared, _) = turn(_Following(network), previous, here)
+            after, (shared, _) = step(_Following(network), previous, here)
             return (self.boundary(after), (shared, None)), previous.log_stretch
 
         first = dataclasses.replace(
@@ -163,7 +163,7 @@ def sample_exponents(
         Number of leading exponents, up to the width_in · k directions of the input less the
         generators of the symmetry, which are followed too.
     discard
-        Layers left out of the averages, while the frame turns towards its flag; a tenth of
+        Layers left out of the averages, while the frame rotates towards its flag; a tenth of
         them by default.
     explicit_weights
         As in `sample_network`; without them the law is the same at a cost of
@@ -223,7 +223,7 @@ def _sampled(
     steps, columns = 1 + len(later), count + len(a)
     weights_key, frame_key = (jax.random.fold_in(key, i) for i in range(2))
     generic = jax.random.normal(frame_key, (1, width_in, k, count), x.dtype)
-    tangents = jnp.concatenate([generic, _turned(a, x)], axis=-1)
+    tangents = jnp.concatenate([generic, _rotated(a, x)], axis=-1)
     start = _Frame(
         x,
         tangents,
@@ -253,18 +253,18 @@ def _sampled(
             f"`discard`: must leave at least {_BLOCKS} layers of the {depth} that the network "
             f"repeats; got {discard}"
         )
-    # A note is made before the boundary of its turn, so that turn l ends at note l + 1.
+    # A note is made before the boundary of its layer, so that layer l ends at note l + 1.
     stretch = jnp.concatenate([stretch[1:], final.log_stretch[None]])[:, :count]
     values, error = block_averages(stretch, discard)
 
     frame = final.tangents.reshape(-1, columns)
-    directions = _turned(a, final.values).reshape(len(frame), len(a))
+    directions = _rotated(a, final.values).reshape(len(frame), len(a))
     power = largest_exponent(directions, 0)
     directions = times_power(directions, -power)
     size = jnp.linalg.norm(directions, axis=0)
     gone = size == 0  # too small for their type
     size = jnp.where(gone, 1, size)
-    before = norm(_turned(a, x).reshape(width_in * k, len(a)), 0)
+    before = norm(_rotated(a, x).reshape(width_in * k, len(a)), 0)
     units = np.sqrt(width_in * k / len(frame)).astype(x.dtype)
     grown = jnp.log(size * units) + math.log(2) * power[0].astype(x.dtype) - jnp.log(before)
     expected = jnp.where(gone, jnp.nan, grown) / depth
@@ -290,7 +290,7 @@ def block_averages(
     return (total[depth] - total[discard]) / (depth - discard), error
 
 
-def _turned(a: Float[Array, "generators k k"], x: Float[Array, "1 width k"]) -> Array:
+def _rotated(a: Float[Array, "generators k k"], x: Float[Array, "1 width k"]) -> Array:
     """A x for every generator, as columns of tangents."""
     return jnp.einsum("gij,nuj->nuig", a, x, precision="highest")
 
@@ -320,10 +320,10 @@ def alignment(frame: Float[Array, "size count"], directions: Float[Array, "size 
         sines = jnp.maximum(eigvalsh(gram), 0)
         return dimension - jnp.sum(sines / (sines + _OUT**2))
 
-    def turn(carry, column):
+    def step(carry, column):
         rest, before = carry
         rest = rest - column[:, None] * jnp.matmul(column, rest, precision="highest")[None]
         after = inside(rest)
         return (rest, after), after - before
 
-    return jax.lax.scan(turn, (basis, inside(basis)), frame.T)[1]
+    return jax.lax.scan(step, (basis, inside(basis)), frame.T)[1]

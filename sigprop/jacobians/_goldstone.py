@@ -93,12 +93,12 @@ def certify(
     nudged = x[None] * (1 + _NUDGE * eps * noise)
     copies = jnp.concatenate([x[None], nudged])
 
-    def turned(generator: Array, z: Array) -> Array:
+    def rotated(generator: Array, z: Array) -> Array:
         return jnp.einsum("ij,nuj->nui", generator, z, precision="highest")
 
     def defect(x: Array, generator: Array) -> tuple[Array, Array, Array]:
-        value, pushed = jax.jvp(fn, (x,), (turned(generator, x),))
-        expected = turned(generator, value)
+        value, pushed = jax.jvp(fn, (x,), (rotated(generator, x),))
+        expected = rotated(generator, value)
         return pushed - expected, pushed, expected
 
     each = jax.lax.map(lambda x: jax.lax.map(lambda g: defect(x, g), a), copies)
@@ -110,7 +110,7 @@ def certify(
     spread = jnp.sqrt(jnp.sum((_norm(centred) / size[None]) ** 2, axis=0) / (_COPIES - 1))
     claim = _SAFETY * spread + _FLOOR * eps
 
-    directions = jax.vmap(lambda g: turned(g, x))(a).astype(jnp.result_type(float))
+    directions = jax.vmap(lambda g: rotated(g, x))(a).astype(jnp.result_type(float))
     start = _norm(directions)
     # Signals that are too small for their type leave nothing to be claimed.
     claim = jnp.where((end > 0) | (start == 0), claim, jnp.inf)
@@ -127,23 +127,23 @@ def certify(
     )
 
 
-class _Turned(Along[Signals]):
-    """A finite network whose units are turned by Σ θ_A A at every boundary, θ = 0."""
+class _Rotated(Along[Signals]):
+    """A finite network whose units are rotated by Σ θ_A A at every boundary, θ = 0."""
 
-    angles: Float[Array, "*turns generators"]
-    generators: Float[Array, "*turns generators k k"]
+    angles: Float[Array, "*depth generators"]
+    generators: Float[Array, "*depth generators k k"]
 
-    def layers(self, depth: int) -> "_Turned":
+    def layers(self, depth: int) -> "_Rotated":
         if self.angles.ndim != 2:
             raise ValueError("`drawn`: charges need a network with one level of `Repeat`")
         return super().layers(depth)
 
     def at_boundary(self, state: Signals) -> Signals:
-        turn = jnp.einsum("g,gij->ij", self.angles, self.generators)
-        turned = jnp.einsum("ij,nuj->nui", turn, state.values, precision="highest")
-        return state.moved(state.values + turned, state.tangents)
+        rotation = jnp.einsum("g,gij->ij", self.angles, self.generators)
+        rotated = jnp.einsum("ij,nuj->nui", rotation, state.values, precision="highest")
+        return state.moved(state.values + rotated, state.tangents)
 
-    def through_time(self, turn, state: Signals, steps: int):
+    def through_time(self, step, state: Signals, steps: int):
         raise TypeError(
             "`drawn`: charges are those of layers with their own weights, not of a Recurrent"
         )
@@ -156,7 +156,7 @@ def backward_charges(
     gradient: Float[Array, "1 width_out k"],
     generators: Float[Any, "generators k k"],
 ) -> Float[Array, "depth generators"]:
-    """Q_A(l) = Σ_units ⟨∂loss/∂z_l, A z_l⟩ behind every turn l of a network's `Repeat`.
+    """Q_A(l) = Σ_units ⟨∂loss/∂z_l, A z_l⟩ behind every layer l of a network's `Repeat`.
 
     An equivariant network conserves it: every layer has the charge of the last, which is
     Σ ⟨gradient, A z_L⟩.
@@ -186,10 +186,10 @@ def backward_charges(
     network = cast(drawn.network, x.dtype)
     depth = outer_depth(network)
     a = jnp.asarray(generators, x.dtype)
-    at_every_turn = jnp.broadcast_to(a, (depth, *a.shape))
+    at_every_layer = jnp.broadcast_to(a, (depth, *a.shape))
 
     def loss(angles):
-        reading = _Turned(drawn.reading, angles, at_every_turn)
+        reading = _Rotated(drawn.reading, angles, at_every_layer)
         final, _ = interpret(network, reading, start_at(x))
         return jnp.sum(gradient * final.values)
 

@@ -181,13 +181,13 @@ def finish(
 
     first, d, lengths, order = _sorted(state.mix.T, d)
     basis, r = qr(first)
-    y, d, _, turn = _sorted(*_swept(r, d))
+    y, d, _, sorting = _sorted(*_swept(r, d))
     y, d, _, _ = _sorted(*_swept(triangle(y), d))
     alive = jnp.arange(len(d)) < len(d) - zeros
     y, d, left, _ = _rotated(y, d, alive, 500 * eps)
 
     # d log s = yᵀ dTᵀ a with y the right singular vector and Tᵀ a = y.
-    y32 = jnp.zeros_like(y).at[turn].set(y).astype(jnp.float32)
+    y32 = jnp.zeros_like(y).at[sorting].set(y).astype(jnp.float32)
     a = solve_upper(r.astype(jnp.float32), y32)
     own = jnp.sqrt(jnp.sum(a**2, axis=0))
     a = a / lengths.astype(jnp.float32)[:, None]
@@ -410,17 +410,17 @@ def _rotated(
 ) -> tuple[Array, Array, Array, Array]:
     """Orthogonal columns from Y e^d by rotations; with the change still to come, and steps.
 
-    Dead columns, which come last, are not turned against each other.
+    Dead columns, which come last, are not rotated against each other.
     """
     eye = jnp.eye(len(d), dtype=y.dtype)
     pairs = (alive[:, None] | alive[None]) & (eye == 0)
     upper = jnp.triu(jnp.ones(eye.shape, bool))
     cap = _cap(y.dtype)
 
-    def turn(carry):
+    def once(carry):
         y, d, _, steps = carry
         g = _dot(y.T, y)
-        # Symmetric to the last bit: close pairs turn by large angles for tiny g.
+        # Symmetric to the last bit: close pairs rotate by large angles for tiny g.
         g = jnp.where(pairs, (g + g.T) / 2, 0.0)
         gap = jnp.clip(d[None] - d[:, None], -cap, cap)
         u = jnp.expm1(2 * gap) / 2
@@ -433,9 +433,9 @@ def _rotated(
         norm = jnp.max(jnp.sum(jnp.abs(half), axis=0))
         half = half * jnp.where(norm > 0.7, 0.7 / norm, 1.0)
         # The Cayley transform is orthogonal in the scaled coordinates, whatever the angles.
-        turned = solve((eye - half).T, y.T).T
-        y, d, _, _ = _sorted(2 * turned - y, d)
+        rotated = solve((eye - half).T, y.T).T
+        y, d, _, _ = _sorted(2 * rotated - y, d)
         return y, d, left, steps + 1
 
     start = (y, d, jnp.asarray(jnp.inf, y.dtype), jnp.asarray(0))
-    return jax.lax.while_loop(lambda c: (c[2] > tolerance) & (c[3] < _STEPS), turn, start)
+    return jax.lax.while_loop(lambda c: (c[2] > tolerance) & (c[3] < _STEPS), once, start)

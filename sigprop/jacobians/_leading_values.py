@@ -109,14 +109,14 @@ def leading_singular_values(
 def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     # From the smaller side, so that all steps are enough to exhaust it.
     plain = operator_of(fn, x, jax.random.fold_in(key, 0))
-    operator = plain.turned()
+    operator = plain.tall()
     start = jax.random.normal(jax.random.fold_in(key, 1), (operator.columns,), float)
     _, basis = bidiagonal(operator, start, steps)
     # Where the Krylov space was exhausted, rounding went into the last vectors; an orthonormal
     # frame of the same span, and fresh products with it, do not know of that.
     frame = qr(basis.T)[0].T
-    u, values, turn = svd(jax.vmap(operator.forward)(frame).T)
-    u, values, v = u.T[:count], values[:count], turn[:count] @ frame
+    u, values, right = svd(jax.vmap(operator.forward)(frame).T)
+    u, values, v = u.T[:count], values[:count], right[:count] @ frame
     onward = jax.vmap(operator.forward)(v) - values[:, None] * u
     back = jax.vmap(operator.backward)(u) - values[:, None] * v
     residual = jnp.maximum(jnp.linalg.norm(onward, axis=1), jnp.linalg.norm(back, axis=1))

@@ -39,7 +39,7 @@ class Operator(NamedTuple):
     valid: Array
     zero: Array
 
-    def turned(self) -> "Operator":
+    def tall(self) -> "Operator":
         """The transposed map where that has fewer columns."""
         if self.rows >= self.columns:
             return self
@@ -59,14 +59,14 @@ class _Referenced(Along[Signals]):
         log_gain = state.log_gain + power.astype(state.log_gain.dtype)[None]
         return Signals(state.values, tangents, log_gain)
 
-    def through_time(self, turn, state, steps: int):
+    def through_time(self, step, state, steps: int):
         raise TypeError(
             "`fn`: the Jacobian is that of one input, not of the sequences of a Recurrent"
         )
 
-    def loop(self, turn, state, layers, depth):
+    def loop(self, layer, state, layers, depth):
         # The transposed map draws the weights again instead of keeping them.
-        return super().loop(jax.checkpoint(turn, prevent_cse=False), state, layers, depth)
+        return super().loop(jax.checkpoint(layer, prevent_cse=False), state, layers, depth)
 
 
 def _rescaled(tangents: Float[Array, "*shape 2"]) -> tuple[Array, Array, Array]:

@@ -156,7 +156,7 @@ def _product_spectrum(
     layers, n, _ = factors.shape
     state = start(generic_frame(n, factors.dtype))
 
-    def turn(carry, factor):
+    def one_factor(carry, factor):
         state, product, noise, since, cadence, rate, joined = carry
         columns = jnp.max(jnp.abs(factor), axis=0)
         largest = jnp.max(columns)
@@ -205,7 +205,7 @@ def _product_spectrum(
         rate,
         jnp.asarray(False),
     )
-    (state, product, noise, *_, joined), _ = jax.lax.scan(turn, begin, factors)
+    (state, product, noise, *_, joined), _ = jax.lax.scan(one_factor, begin, factors)
     found = finish(state, product, tolerance, noise, believed=believed)
     values, error, zeros, status, log_scales = found
     finite, whole = _readable(factors)

@@ -131,7 +131,7 @@ def estimate_spectrum(
 def _estimate(
     fn, x, key, probes, steps, orders, log_grid, bandwidth, tolerance
 ) -> SpectrumEstimate:
-    operator = operator_of(fn, x, jax.random.fold_in(key, 0)).turned()
+    operator = operator_of(fn, x, jax.random.fold_in(key, 0)).tall()
     starts = jax.random.normal(jax.random.fold_in(key, 1), (probes, operator.columns), float)
     b, _ = jax.vmap(lambda start: bidiagonal(operator, start, steps))(starts)
     nodes, weights = jax.vmap(_quadrature)(b)

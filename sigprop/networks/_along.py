@@ -12,9 +12,9 @@ class Along(Reading[Carried]):
 
     The state is `Signals`, or a subclass that carries more; the network moves values and tangents
     and leaves the rest alone. A subclass says what happens `behind` every leaf and sum, what is a
-    `note` of them, and what happens at the boundary of every turn outside of branches
+    `note` of them, and what happens at the boundary of every layer outside of branches
     (`at_boundary`), in place of what the network itself does there. Array leaves beside the
-    network have a leading axis over the turns of a `Repeat`.
+    network have a leading axis over the layers of a `Repeat`.
     """
 
     network: FiniteNetwork
@@ -28,7 +28,7 @@ class Along(Reading[Carried]):
         return None
 
     def at_boundary(self, state: Carried) -> Carried:
-        """The state at the end of one turn, outside of branches."""
+        """The state at the end of one layer, outside of branches."""
         return state
 
     def affine(self, node: Affine, state: Carried) -> tuple[Carried, Any]:

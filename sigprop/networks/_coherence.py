@@ -11,7 +11,7 @@ from sigprop.networks._ensemble import default_block, in_blocks
 from sigprop.networks._finite_network import FiniteNetwork, Signals, start_at
 from sigprop.networks._lapack import eigh
 from theory import Part, along_depth, interpret
-from theory.gradients import check_gram, turns_of
+from theory.gradients import check_gram, layers_of
 from theory.numerics import (
     Report,
     as_real,
@@ -26,7 +26,7 @@ from theory.numerics import (
 class _Probed(Along[Signals]):
     """A finite network with zeros added at the boundaries, that notes its signals."""
 
-    probes: Float[Array, "*turns n width k"]
+    probes: Float[Array, "*depth n width k"]
 
     def note(self, state: Signals):
         return state.values
@@ -34,7 +34,7 @@ class _Probed(Along[Signals]):
     def at_boundary(self, state: Signals) -> Signals:
         return state.moved(state.values + self.probes, state.tangents)
 
-    def through_time(self, turn, state: Signals, steps: int):
+    def through_time(self, step, state: Signals, steps: int):
         raise TypeError("`network`: gradients of a Recurrent are those of one layer; got no other")
 
 
@@ -51,13 +51,13 @@ def network_coherence(
 
     As in `theory.gradient_coherence`; the gradients at the outputs are drawn with `loss_gram`.
     """
-    turns = turns_of(network)
+    layers = layers_of(network)
     n = inputs.shape[0]
     gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(loss_gram)
     network, dtype = cast(network, inputs.dtype), inputs.dtype
     weights_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
-    size, turn = eigh(gram.astype(dtype))
-    root = turn * jnp.sqrt(jnp.maximum(size, 0))[None]
+    size, vectors = eigh(gram.astype(dtype))
+    root = vectors * jnp.sqrt(jnp.maximum(size, 0))[None]
     k = inputs.shape[2]
 
     def loss(probes):
@@ -68,16 +68,16 @@ def network_coherence(
         direction = jnp.tensordot(root, drawn, 1, precision="highest")
         return jnp.sum(direction * last.values), along_depth(notes)
 
-    probes = jnp.zeros((turns.repeat.depth, n, width, k), dtype)
+    probes = jnp.zeros((layers.repeat.depth, n, width, k), dtype)
     backward, signals = jax.grad(loss, has_aux=True)(probes)
-    nodes, structure = eqx.partition(cast(turns.pointwise, dtype), eqx.is_array)
+    nodes, structure = eqx.partition(cast(layers.pointwise, dtype), eqx.is_array)
     phi = lambda leaves, z: eqx.combine(leaves, structure).activation(z)
-    forward = jax.vmap(phi)(nodes, signals[: turns.repeat.depth])
+    forward = jax.vmap(phi)(nodes, signals[: layers.repeat.depth])
     # Cosines do not depend on the scales of the layers.
     unit = lambda x: times_power(x, -largest_exponent(x, (1, 2, 3)))
     backward, forward = unit(backward), unit(forward)
     over_units = lambda x: jnp.einsum("laui,mbuj->lmabij", x, x, precision="highest")
-    table = jnp.asarray(turns.affine.weights.table, dtype)
+    table = jnp.asarray(layers.affine.weights.table, dtype)
     lifted = jnp.einsum("cij,lmabjk,cok->lmabio", table, over_units(forward), table)
     inner = jnp.einsum("lmabio,lmabio->lm", over_units(backward), lifted)
     norm = jnp.sqrt(jnp.diagonal(inner))
@@ -124,7 +124,7 @@ def sample_coherence(
     check_count("width", width)
     check_count("replicas", replicas, 2)
     check_seed(seed)
-    turns = turns_of(network)
+    layers = layers_of(network)
     inputs = as_signals("inputs", inputs)
     if loss_gram is not None:
         loss_gram = jnp.asarray(as_real("loss_gram", loss_gram))
@@ -134,6 +134,6 @@ def sample_coherence(
     return in_blocks(
         lambda indices: _block(network, inputs, key, indices, width, loss_gram, explicit_weights),
         replicas,
-        default_block(replicas, entries * turns.repeat.depth),
+        default_block(replicas, entries * layers.repeat.depth),
         progress,
     )

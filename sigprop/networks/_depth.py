@@ -9,20 +9,20 @@ from theory.description import check_part
 
 
 class _OuterDepth(Survey[int]):
-    """The number of turns of the outermost `Repeat`."""
+    """The number of layers of the outermost `Repeat`."""
 
     def add(self, skip, branch):
         return skip, None
 
-    def through_time(self, turn, state, steps):
+    def through_time(self, step, state, steps):
         return steps, None
 
-    def loop(self, turn, state, layers, depth):
+    def loop(self, layer, state, layers, depth):
         return depth, None
 
 
 def outer_depth(network: Part) -> int:
-    """How often the outermost `Repeat` of a network turns, or the steps of its `Recurrent`.
+    """How many layers the outermost `Repeat` of a network has, or the steps of its `Recurrent`.
 
     Raises
     ------

@@ -113,7 +113,7 @@ def subnormal(inputs: Float[Array, "n width k"]) -> Bool[Array, " n"]:
     return jnp.all(small, axis=(1, 2)) & ~jnp.all(zero, axis=(1, 2))
 
 
-def gradient_growths(logs: Float[Array, "turns n"], lost: Bool[Array, ""]) -> tuple[Array, Array]:
+def gradient_growths(logs: Float[Array, "layers n"], lost: Bool[Array, ""]) -> tuple[Array, Array]:
     """The growth of gradients from its logs, and its status; NaN behind a gradient of zero."""
     dead = jax.lax.cummax(jnp.isneginf(logs).astype(jnp.int8), axis=0, reverse=True)[1:] > 0
     growth = jnp.where(dead, jnp.nan, jnp.exp(logs[:-1]))

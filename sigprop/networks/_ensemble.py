@@ -226,7 +226,7 @@ def _planned(
     check_precision(precision)
     if block is not None:
         check_count("block", block)
-    turns = outer_depth(network)
+    layers = outer_depth(network)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = sampled_inputs(inputs)
     check_finite("inputs", inputs)
@@ -240,7 +240,7 @@ def _planned(
         )
     # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
-    block = min(block or default_block(replicas, entries * max(turns, 1)), replicas)
+    block = min(block or default_block(replicas, entries * max(layers, 1)), replicas)
     return _Planned(
         network, inputs, key, width, replicas, seed, gradients, explicit_weights, block, precision
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sigprop.networks._digits import fallen, in_range, layer_status, places, vanishes
 from sigprop.networks._random import normal
-from sigprop.networks._shared_weights import Blank, shared_product, turn_round
+from sigprop.networks._shared_weights import Blank, end_of_forward, shared_product
 from sigprop.networks._weights import product
 from theory import Affine, Moments, Noise, Normalise, Pointwise, Reading, signal_moments
 from theory.description import check_sequences
@@ -57,7 +57,7 @@ class FiniteNetwork(Reading[Signals]):
 
     key: Key[Array, "*layers"]
     width: int = eqx.field(static=True)
-    backward: Float[Array, "*turns n"] | None = None
+    backward: Float[Array, "*depth n"] | None = None
     """Zeros whose gradient is the log of the squared norm of the backward signal, one per
     boundary of the outermost `Repeat`; see `_mark_backward`."""
     precision: str = eqx.field(static=True, default="highest")
@@ -155,7 +155,7 @@ class FiniteNetwork(Reading[Signals]):
         state = skip.moved(values, tangents, branch.lost)
         return state, self._note(state)
 
-    def through_time(self, turn, state: Signals, steps: int) -> tuple[Signals, Note]:
+    def through_time(self, step, state: Signals, steps: int) -> tuple[Signals, Note]:
         inputs, width, k, m = state.tangents.shape
         n = check_sequences(inputs, steps)
         if self.shared is not None:
@@ -164,14 +164,14 @@ class FiniteNetwork(Reading[Signals]):
         columns = n * (1 + m) * max(steps - 1, 1)
         how = (self.width, columns, self.explicit_weights, self.backward is not None)
         unit = jnp.zeros((width, k), state.values.dtype)
-        _, shared = turn(Blank(self.key, *how), unit, unit)
+        _, shared = step(Blank(self.key, *how), unit, unit)
 
         def advance(carry, now):
             previous, shared = carry
             drive, mark = now
             drive, previous = _on_one_scale(drive, previous)
             reading = self._at(self.key, mark, self.in_branch, shared)
-            after, (shared, _) = turn(reading, previous, drive)
+            after, (shared, _) = step(reading, previous, drive)
             after = reading.boundary(after)
             return (after, (shared, None)), after
 
@@ -182,7 +182,7 @@ class FiniteNetwork(Reading[Signals]):
         (last, shared), rest = jax.lax.scan(advance, (first, shared), at(slice(1, None)))
         if marks is not None and not self.explicit_weights:
             known = eqx.filter(shared, eqx.is_inexact_array)
-            end = turn_round(last.values, known)
+            end = end_of_forward(last.values, known)
             rest = eqx.tree_at(lambda s: s.values, rest, rest.values.at[-1:].set(end[None]))
         state = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), first, rest)
         state = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(inputs, *x.shape[2:]), state)
@@ -197,11 +197,11 @@ class FiniteNetwork(Reading[Signals]):
         tangents, log = _of_unit_size(state.tangents)
         return Signals(values, tangents, state.log_gain + log, state.lost)
 
-    def loop(self, turn, state, layers, depth):
+    def loop(self, layer, state, layers, depth):
         if self.backward is not None:
             # The backward pass draws the weights again instead of keeping them.
-            turn = jax.checkpoint(turn, prevent_cse=False)
-        return super().loop(turn, state, layers, depth)
+            layer = jax.checkpoint(layer, prevent_cse=False)
+        return super().loop(layer, state, layers, depth)
 
     def _note(self, state: Signals) -> Note:
         if self.in_branch:

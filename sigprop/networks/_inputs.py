@@ -106,7 +106,7 @@ def pair_inputs(
     """Two inputs of units with k components whose cross-covariance is exactly the wanted one.
 
     ``sum_i x[0, i, m] x[1, i, n] / width = cross[m, n]``, and each has the identity instead of
-    `cross`. With ``cross`` the transpose of a rotation R the second input is the first, turned
+    `cross`. With ``cross`` the transpose of a rotation R the second input is the first, rotated
     by R.
 
     Parameters

@@ -128,7 +128,7 @@ _meet.defvjp(_meet_forward, _meet_reverse)
 
 
 @jax.custom_vjp
-def turn_round(values: Array, memory: Any) -> Array:
+def end_of_forward(values: Array, memory: Any) -> Array:
     """The identity on values, at the end of a forward pass.
 
     What is known of the weights at the end starts the backward pass, as the cotangent of itself.
@@ -136,21 +136,21 @@ def turn_round(values: Array, memory: Any) -> Array:
     return values
 
 
-def _turn_forward(values, memory):
+def _end_forward(values, memory):
     return values, memory
 
 
-def _turn_reverse(memory, cotangent):
+def _end_reverse(memory, cotangent):
     return cotangent, memory
 
 
-turn_round.defvjp(_turn_forward, _turn_reverse)
+end_of_forward.defvjp(_end_forward, _end_reverse)
 
 
 def _columns_forward(haar, precision, rows, q, a, used, key):
     """One column after the other: each may lie in the span of those before it."""
 
-    def turn(carry, column):
+    def step(carry, column):
         q, a = carry
         row, slot = column
         q, inside, new = _extend(q, row, slot, haar, precision)
@@ -160,7 +160,7 @@ def _columns_forward(haar, precision, rows, q, a, used, key):
 
     slots = used + jnp.arange(len(rows)) * max(haar, 1)
     power = largest_exponent(rows, 1)
-    (q, a), out = jax.lax.scan(turn, (q, a), (times_power(rows, -power), slots))
+    (q, a), out = jax.lax.scan(step, (q, a), (times_power(rows, -power), slots))
     return times_power(out, power), q, a
 
 
@@ -173,7 +173,7 @@ def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
             row = row - dot(dot(q, row), q)
         return row
 
-    def turn(carry, column):
+    def step(carry, column):
         z, p = carry
         row, slot = column
         rest = row
@@ -191,7 +191,7 @@ def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
 
     slots = used + jnp.arange(len(rows)) * max(haar, 1)
     power = largest_exponent(rows, 1)
-    (z, p), out = jax.lax.scan(turn, (z, p), (times_power(rows, -power), slots))
+    (z, p), out = jax.lax.scan(step, (z, p), (times_power(rows, -power), slots))
     return times_power(out, power), z, p
 
 
@@ -241,5 +241,5 @@ class Blank(Survey[Array]):
         keys = jax.vmap(lambda layer: jax.random.fold_in(self.key, layer))(jnp.arange(depth))
         return eqx.tree_at(lambda b: b.key, self, keys)
 
-    def through_time(self, turn, state: Array, steps: int):
+    def through_time(self, step, state: Array, steps: int):
         raise TypeError("`network`: a recurrent body must not hold a recurrent part itself")

@@ -236,8 +236,8 @@ def images(x: Float[Array, "rows columns"], size: int) -> Float[Array, "rows ima
     rows, columns = x.shape
     table = jnp.asarray(_from_the_right(size), x.dtype)
     numbers = x.reshape(rows // size, size, columns)
-    turned = jnp.einsum("boi,uic->uocb", table, numbers, precision="highest")
-    return turned.reshape(rows, columns * size)
+    rotated = jnp.einsum("boi,uic->uocb", table, numbers, precision="highest")
+    return rotated.reshape(rows, columns * size)
 
 
 def lift(law: WeightLaw, vectors: Float[Array, "fan_in k columns"], precision: str) -> Array:
@@ -336,19 +336,19 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
         return first + dot(inverse.T, (columns - dot(first, factor)).T).T
 
     def poor(state):
-        _, _, (*_, factor), turn = state
+        _, _, (*_, factor), step = state
         # The diagonal holds the sines; it is NaN where rounding has made a square negative.
-        return ~jnp.all(jnp.diagonal(factor[0]) > _WELL) & (turn < 8)
+        return ~jnp.all(jnp.diagonal(factor[0]) > _WELL) & (step < 8)
 
     def improve(state):
-        x, r, (length, size, _, factor), turn = state
+        x, r, (length, size, _, factor), step = state
         r = dot(factor[1] * length[None], r)
         x = divided(x, size, factor[1])
-        return x, r, measured(x), turn + 1
+        return x, r, measured(x), step + 1
 
     start = (x, unit, measured(x), 0)
     x, r, (length, size, correlation, factor), _ = jax.lax.while_loop(poor, improve, start)
-    # A column that no turn has made independent is in the span of the others to the last bit, as
+    # A column that no step has made independent is in the span of the others to the last bit, as
     # with fewer live units than columns: the shift shows which, and must not reach the rest.
     new = jnp.square(jnp.diagonal(factor[1])) > 4 * shift
     last = cholesky(jnp.where(new[:, None] & new[None], correlation, unit)).T

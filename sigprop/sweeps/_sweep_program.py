@@ -91,14 +91,14 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
                 return jax.vmap(one)(*given)
             return jax.tree.map(lambda x: x[None], one(*(x[0] for x in given)))
 
-        def turn(step, kept):
+        def fill(step, kept):
             return jax.tree.map(lambda all_, new: all_.at[step].set(new), kept, batch(step))
 
         lead = (key.steps, key.at_once, len(sweep.kept_layers))
         kept = {
             stored.name: jnp.zeros((*lead, sweep.cells(stored)), dtype) for stored in sweep.stored
         }
-        return jax.lax.fori_loop(0, count[0], turn, kept)
+        return jax.lax.fori_loop(0, count[0], fill, kept)
 
     spread, whole = PartitionSpec(key.mesh.axis_names), PartitionSpec()
     placed = lambda shape, kind, spec: jax.ShapeDtypeStruct(

@@ -136,12 +136,18 @@ class TestFrames:
     def test_what_leaves_the_function(self, residual):
         weights = jax.random.normal(jax.random.key(0), (3, self.size, self.size))
         x = jax.random.normal(jax.random.key(1), (self.size, 5))
-        turns = jnp.linalg.qr(jax.random.normal(jax.random.key(2), (4, self.size, self.size)))[0]
+        rotations = jnp.linalg.qr(jax.random.normal(jax.random.key(2), (4, self.size, self.size)))[
+            0
+        ]
         for radial in (True, False):
             run = self.network(residual, radial)
             plain = run(weights, x)
-            each = turns[3].T @ run(sigprop.turned_weights(weights, turns), turns[0] @ x)
-            common = turns[0].T @ run(sigprop.turned_weights(weights, turns[:1]), turns[0] @ x)
+            each = rotations[3].T @ run(
+                sigprop.rotate_weights(weights, rotations), rotations[0] @ x
+            )
+            common = rotations[0].T @ run(
+                sigprop.rotate_weights(weights, rotations[:1]), rotations[0] @ x
+            )
             alike = lambda a, b: bool(np.max(np.abs(a - b)) < 1e-12)
             assert alike(each, plain) == (radial and not residual)
             assert alike(common, plain) == radial
@@ -153,9 +159,9 @@ class TestFrames:
         x = jax.random.normal(jax.random.key(1), (self.size, 5))
         run = self.network(False, radial)
         gradient = jax.grad(lambda w: jnp.sum(jnp.sin(run(w, x))))(weights)
-        turned = lambda a: jnp.swapaxes(a, 1, 2)
-        inner = gradient[:-1] @ turned(weights[:-1]) - turned(weights[1:]) @ gradient[1:]
-        size = np.max(np.abs(inner - turned(inner)))
+        transposed = lambda a: jnp.swapaxes(a, 1, 2)
+        inner = gradient[:-1] @ transposed(weights[:-1]) - transposed(weights[1:]) @ gradient[1:]
+        size = np.max(np.abs(inner - transposed(inner)))
         assert (size < 1e-12) == radial
 
     def test_a_change_of_frames_is_found_whole(self):

@@ -8,13 +8,13 @@ import pytest
 
 import sigprop
 import theory
-from sigprop.comparison._goldstone_study import measured_turning
+from sigprop.comparison._goldstone_study import measured_rotation
 
 TANH = theory.radial("tanh")
 GROUPS = [(2, "real"), (4, "real"), (2, "complex"), (4, "complex"), (4, "quaternion")]
 
 
-def turned(generator, angle):
+def rotation_by(generator, angle):
     one = np.eye(len(generator))
     return one + np.sin(angle) * generator + (1 - np.cos(angle)) * generator @ generator
 
@@ -23,7 +23,7 @@ def rate_of_rotation(cross, generator, first, last):
     """−log of the angle's factor per layer between two layers, and its jackknife error."""
 
     def rate(cross):
-        angle = measured_turning(cross[:, [first, last]], generator).angle
+        angle = measured_rotation(cross[:, [first, last]], generator).angle
         return np.log(np.abs(angle[0] / angle[1])) / (last - first)
 
     blocks = np.array_split(np.arange(len(cross)), 32)
@@ -60,7 +60,7 @@ def test_a_bias_lets_the_rotation_decay_over_its_depth_scale(
     # From the fixed point on, and so close that the correlation stays 1.
     q = predicted(jnp.asarray(bias_variance))[0]
     size = jnp.sqrt((q - bias_variance) / weight_variance)
-    x = size * sigprop.pair_inputs(jax.random.key(1), turned(generator, 0.05).T, 16)
+    x = size * sigprop.pair_inputs(jax.random.key(1), rotation_by(generator, 0.05).T, 16)
 
     def measured(width, replicas):
         sample = sigprop.sample_ensemble(

@@ -25,22 +25,22 @@ distribution = theory.singular_value_distribution
 
 
 @hastily
-def factors_of(turn, length, depth):
-    return theory.jacobian_factors(turn, length, order=64).repeated(depth)
+def factors_of(body, length, depth):
+    return theory.jacobian_factors(body, length, order=64).repeated(depth)
 
 
-def critical_turn(weights, variance=CRITICAL):
+def critical_layer(weights, variance=CRITICAL):
     return theory.layer(TANH, variance, BIAS, weights=weights)
 
 
-def fixed_point(turn):
-    return theory.predict(turn).length.value
+def fixed_point(body):
+    return theory.predict(body).length.value
 
 
-def fractions_below(turn, length, places, *, depth, width, replicas):
+def fractions_below(body, length, places, *, depth, width, replicas):
     """The fraction of each network's singular values below given log s."""
     x = math.sqrt(length) * jax.random.normal(jax.random.key(1), (replicas, 1, width, 1))
-    network = theory.repeat(turn, depth)
+    network = theory.repeat(body, depth)
     sample = sigprop.sample_jacobians(network, x, width=width, replicas=replicas)
     # Far below what a fraction resolves. One Gaussian matrix in hundreds is nearly singular.
     assert np.all(sample.error < 1e-6)
@@ -52,14 +52,14 @@ def mean_and_error(each):
     return each.mean(axis=0), each.std(axis=0, ddof=1) / math.sqrt(len(each))
 
 
-def extrapolated(turn, length, places, depth, narrow, wide):
+def extrapolated(body, length, places, depth, narrow, wide):
     """Mean at infinite width, linear in 1/N, from (width, replicas) and twice the width, and
     its covariance."""
     assert wide[0] == 2 * narrow[0]
     found = []
     for width, replicas in (narrow, wide):
         how = {"depth": depth, "width": width, "replicas": replicas}
-        each = fractions_below(turn, length, places, **how)
+        each = fractions_below(body, length, places, **how)
         found.append((each.mean(axis=0), np.cov(each.T) / replicas))
     (one, one_spread), (two, two_spread) = found
     return 2 * two - one, 4 * two_spread + one_spread
@@ -77,14 +77,14 @@ def assert_agreement_with_power(weights, depth, narrow, wide, wrong):
     """Agreement of the fractions below predicted quantiles; a weight variance wrong by the
     factor given is rejected."""
     t = np.array([0.2, 0.5, 0.8, 0.95])
-    turn = critical_turn(weights)
-    places = quantiles(factors_of(turn, LENGTH, depth), jnp.asarray(t))
+    body = critical_layer(weights)
+    places = quantiles(factors_of(body, LENGTH, depth), jnp.asarray(t))
     assert np.all(places.error < 1e-6)
-    mean, covariance = extrapolated(turn, LENGTH, places.value, depth, narrow, wide)
+    mean, covariance = extrapolated(body, LENGTH, places.value, depth, narrow, wide)
     replicas = min(narrow[1], wide[1])
     assert chance(mean - t, covariance, replicas) > 1e-5, (mean - t, covariance)
     for variance in (CRITICAL * wrong, CRITICAL / wrong):
-        other = critical_turn(weights, variance)
+        other = critical_layer(weights, variance)
         expected = distribution(factors_of(other, fixed_point(other), depth), places.value)
         off = mean - np.asarray(expected.cumulative.value)
         seen = chance(off, covariance, replicas)
@@ -108,14 +108,14 @@ def test_256_units_have_the_predicted_quantiles(weights, depth):
 def test_distance_falls_with_width_at_fixed_depth_over_width(weights):
     """Depth = width/8. Exponents log s/L have a bulk of fixed width, which finite networks miss
     by O(1/N): the Kolmogorov-Smirnov distance falls about in proportion."""
-    turn = critical_turn(weights)
+    body = critical_layer(weights)
     t = (np.arange(63) + 1) / 64
     found = []
     for width, replicas in [(32, 200), (64, 100), (128, 50), (256, 20)]:
         depth = width // 8
-        places = quantiles(factors_of(turn, LENGTH, depth), jnp.asarray(t)).value
+        places = quantiles(factors_of(body, LENGTH, depth), jnp.asarray(t)).value
         how = {"depth": depth, "width": width, "replicas": replicas}
-        each = fractions_below(turn, LENGTH, places, **how)
+        each = fractions_below(body, LENGTH, places, **how)
         found.append(mean_and_error(np.max(np.abs(each - t), axis=1)))
     means, errors = (np.array(part) for part in zip(*found, strict=True))
     assert np.all(means[:-1] - means[1:] > 3 * np.hypot(errors[1:], errors[:-1])), means

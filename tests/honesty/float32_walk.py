@@ -19,7 +19,7 @@ ERF = theory.activation("erf")
 TANH = theory.activation("tanh")
 RADIAL = theory.radial("tanh")
 LAYER = theory.layer(ERF, 3.0, 0.05)
-TURNING = theory.layer(RADIAL, 2.25, 0.045, components=3)
+ROTATING = theory.layer(RADIAL, 2.25, 0.045, components=3)
 DEEP = theory.feedforward(ERF, 1.5, 0.05, depth=20)
 KEY = jax.random.key(0)
 
@@ -39,7 +39,7 @@ FACTORS = theory.JacobianFactors(
 )
 GRID = {"weight_variance": np.array([1.5, 2.0])}
 build = lambda weight_variance: theory.layer(ERF, weight_variance, 0.05)
-turning = lambda weight_variance: theory.layer(RADIAL, weight_variance, 0.05, components=2)
+rotating = lambda weight_variance: theory.layer(RADIAL, weight_variance, 0.05, components=2)
 
 REFUSED = {
     "predict": lambda: theory.predict(LAYER),
@@ -49,9 +49,9 @@ REFUSED = {
     "critical_points": lambda: theory.critical_points(ERF, 0.05),
     "half_stable_points": lambda: theory.half_stable_points(TANH),
     "phase_diagram": lambda: theory.phase_diagram(build, GRID),
-    "sector_diagram": lambda: theory.sector_diagram(turning, GRID),
+    "sector_diagram": lambda: theory.sector_diagram(rotating, GRID),
     "stationary_state": lambda: theory.stationary_state(LAYER, 0.1),
-    "sectors": lambda: theory.sectors(TURNING, known(0.5)),
+    "sectors": lambda: theory.sectors(ROTATING, known(0.5)),
     "generic_exponent": lambda: theory.generic_exponent(RADIAL, 1.5, components=2),
     "length_correction": lambda: theory.length_correction(DEEP, 1.0),
     "residual_moments": lambda: theory.residual_moments(
@@ -131,8 +131,8 @@ def singular_values():
 
 
 def one_jacobian():
-    turn = theory.affine(4.0, weights="orthogonal")
-    found = sigprop.sample_jacobian(theory.repeat(turn, 3), jnp.ones((1, 8, 1)), KEY, width=8)
+    affine = theory.affine(4.0, weights="orthogonal")
+    found = sigprop.sample_jacobian(theory.repeat(affine, 3), jnp.ones((1, 8, 1)), KEY, width=8)
     return found.log_singular_values[0], found.error, 3 * math.log(2)
 
 
@@ -144,8 +144,8 @@ def leading_value():
 
 def leading_vector():
     angle = 0.3
-    turned = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    found = sigprop.leading_vectors(jnp.asarray(turned @ np.diag([3.0, 1.0]))[None], 1)
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    found = sigprop.leading_vectors(jnp.asarray(rotation @ np.diag([3.0, 1.0]))[None], 1)
     left = found.left[0, :, 0]
     sine = left[0] * math.sin(angle) - left[1] * math.cos(angle)
     return sine, found.error[0], 0.0

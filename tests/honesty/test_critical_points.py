@@ -134,8 +134,8 @@ def campaign(cases, names, seed=0) -> Campaign:
         q, true = q[keep], true[keep]
         beside = [np.array([_line(moments, s * each) for each in q]) for s in (0.9999, 1.0001)]
         rate = (beside[1] - beside[0]) / (2e-4 * q[:, None])
-        turning = rate[:, 1] == 0  # σ_b² says nothing of the length there
-        q, true, rate = q[~turning], true[~turning], rate[~turning]
+        extremal = rate[:, 1] == 0  # σ_b² says nothing of the length there
+        q, true, rate = q[~extremal], true[~extremal], rate[~extremal]
         find = jax.jit(jax.vmap(lambda b, phi=phi: theory.critical_points(phi, b)))
         found = jax.tree.map(np.asarray, find(jnp.asarray(true[:, 1].astype(float))))
         # Rounding of σ_b², of a difference of lengths, moves the point that belongs to it.
@@ -170,8 +170,8 @@ def campaign(cases, names, seed=0) -> Campaign:
             if abs(true[i, 2] - 1) > 2 * abs(rate[i, 2]) * moved[i] + 1e-13:
                 said = int(found.stability[i, place])
                 judge.claim(f"{label}, stability", said, int(kind), unknown=bool(unknown))
-            turns = np.sign(along - true[i, 1])
-            count = int(np.sum(turns[1:] != turns[:-1]))
+            signs = np.sign(along - true[i, 1])
+            count = int(np.sum(signs[1:] != signs[:-1]))
             sure = np.min(np.abs(along / true[i, 1] - 1)) > 1e-9 and count <= 3
             if sure and along[0] < true[i, 1]:
                 said = int(np.sum(found.length.status[i] != Status.ABSENT))

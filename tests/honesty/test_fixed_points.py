@@ -116,10 +116,10 @@ def _iterate(case, w, b):
 def _settle(case, w, b):
     """Where q = 1 goes: (kind, q), by the exact map."""
     w, b = L(w), L(b)
-    turn = lambda q: w * case.square(q) + b
+    after = lambda q: w * case.square(q) + b
     q = L(1)
-    # A map that rises: the next root in the direction of the first turn, by its logarithm.
-    h = lambda q: (turn(q) - q) / q
+    # A map that rises: the next root in the direction of the first step, by its logarithm.
+    h = lambda q: (after(q) - q) / q
     if h(q) == 0:
         return "point", q
     up = h(q) > 0

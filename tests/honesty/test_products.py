@@ -95,8 +95,8 @@ def repeated(rng, n, depth):
         v = rng.standard_normal(n) * rng.integers(0, 2, n) + np.eye(n)[0]
         reflection = np.eye(n) - 2 * np.outer(v, v) / (v @ v)
         block = np.kron(np.eye(n // 2), rng.standard_normal((2, 2))) if n % 2 == 0 else np.eye(n)
-        turned = np.eye(n)[rng.permutation(n)]
-        out.append([reflection, block, turned, np.eye(n), 3.0 * reflection][rng.integers(5)])
+        permuted = np.eye(n)[rng.permutation(n)]
+        out.append([reflection, block, permuted, np.eye(n), 3.0 * reflection][rng.integers(5)])
     return out
 
 

@@ -84,18 +84,18 @@ class Truth:
 def network(kind, name, w, b):
     """One of three structures; w and b of every layer."""
     phi = theory.Pointwise(theory.activation(name))
-    turn = theory.Chain((phi, theory.Affine(theory.WeightLaw(w[1:]), b[1:])))
+    body = theory.Chain((phi, theory.Affine(theory.WeightLaw(w[1:]), b[1:])))
     first = theory.Affine(theory.WeightLaw(w[0]), b[0])
-    if kind == "nested":  # two in a row, of which each is one turn of a repeat
-        folded = jax.tree.map(lambda x: x.reshape(2, DEPTH // 2), turn)
-        shell = eqx.filter_vmap(lambda turn: theory.Repeat(turn, DEPTH // 2))(folded)
+    if kind == "nested":  # two in a row, of which each is one layer of a repeat
+        folded = jax.tree.map(lambda x: x.reshape(2, DEPTH // 2), body)
+        shell = eqx.filter_vmap(lambda body: theory.Repeat(body, DEPTH // 2))(folded)
         return theory.Chain((first, theory.Repeat(shell, 2)))
     if kind == "residual":
-        return theory.Chain((first, theory.Repeat(theory.Residual(turn), len(w) - 1)))
+        return theory.Chain((first, theory.Repeat(theory.Residual(body), len(w) - 1)))
     if kind == "normed":
-        branch = theory.Chain((*turn.parts, theory.Normalise("rms", EPSILON)))
+        branch = theory.Chain((*body.parts, theory.Normalise("rms", EPSILON)))
         return theory.Chain((first, theory.Repeat(theory.Residual(branch), len(w) - 1)))
-    return theory.Chain((first, theory.Repeat(turn, len(w) - 1)))
+    return theory.Chain((first, theory.Repeat(body, len(w) - 1)))
 
 
 @functools.cache

@@ -134,10 +134,10 @@ def networks(said, rng, kind, dtype, explicit, count, width=12):
     if kind == "linear" and not explicit:
         return  # equal columns: rounding chooses what is drawn, of the same law
     backward = np.asarray(found.gradient_growth)
-    for i, turn in np.ndindex(count, depth - 1):
-        if found.gradient_status[i, turn] == Status.OK and degree == 1:
-            label = f"{name(i)} backward {turn}"
-            said.number(label, backward[i, turn] / backward[0, turn], 256 * eps, 1.0)
+    for i, boundary in np.ndindex(count, depth - 1):
+        if found.gradient_status[i, boundary] == Status.OK and degree == 1:
+            label = f"{name(i)} backward {boundary}"
+            said.number(label, backward[i, boundary] / backward[0, boundary], 256 * eps, 1.0)
 
 
 def campaign(cases: int, seed: int = 0) -> Campaign:

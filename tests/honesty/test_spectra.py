@@ -128,8 +128,8 @@ def program(name, weights):
     phi = activation(name, **GIVEN.get(name, {}))
 
     def numbers(q, variance, depth, x):
-        turn = theory.jacobian_factors(theory.layer(phi, variance, weights=weights), q)
-        factors = turn.repeated(depth)
+        one = theory.jacobian_factors(theory.layer(phi, variance, weights=weights), q)
+        factors = one.repeated(depth)
         law = theory.singular_value_distribution(factors, x)
         at = theory.singular_value_quantiles(factors, jnp.asarray([0.6, 0.97]))
         edges = theory.spectrum_edges(factors)

@@ -1,6 +1,6 @@
 """Which of several fixed points a length reaches, from where it starts.
 
-Oracle: exact maps of the length, followed turn by turn in extended precision.
+Oracle: exact maps of the length, followed layer by layer in extended precision.
 """
 
 import jax
@@ -53,16 +53,16 @@ CASES = {
 
 
 def limit(square, w, b, start):
-    """Where q ↦ w E φ² + b ends, and how far one turn still moves it relative to 1 − λ."""
-    turn = lambda q: w * square(q) + b
+    """Where q ↦ w E φ² + b ends, and how far one layer still moves it relative to 1 − λ."""
+    after = lambda q: w * square(q) + b
     q = start
     for _ in range(3000):
-        new = turn(q)
+        new = after(q)
         if np.all(np.abs(new - q) <= 1e-16 * q):
             break
         q = new
-    rate = (turn(q * (1 + 1e-5)) - turn(q * (1 - 1e-5))) / (2e-5 * q)
-    return q, np.abs(turn(q) - q) / q, rate
+    rate = (after(q * (1 + 1e-5)) - after(q * (1 - 1e-5))) / (2e-5 * q)
+    return q, np.abs(after(q) - q) / q, rate
 
 
 def campaign(cases, names=tuple(CASES), seed=0):

@@ -13,7 +13,7 @@ from theory import Chain, Pointwise, Residual
 
 TANH = theory.activation("tanh")
 LAYER = theory.layer(TANH, 1.5, 0.05)
-TURN = theory.layer(theory.radial("tanh"), 2.25, 0.05, components=3)
+ROTATING = theory.layer(theory.radial("tanh"), 2.25, 0.05, components=3)
 NETWORK = theory.feedforward(TANH, 1.5, 0.05, depth=3)
 FACTORS = theory.jacobian_factors(theory.affine(1.0), 1.0)
 ONE = jnp.ones((1, 4, 1))
@@ -47,7 +47,7 @@ WITH_ORDER = {
     "jacobian_factors": lambda order: theory.jacobian_factors(LAYER, 1.0, order=order),
     "jacobian_spectrum": lambda order: theory.jacobian_spectrum(LAYER, 1.0, order=order),
     "length_correction": lambda order: theory.length_correction(NETWORK, 1.0, order=order),
-    "sectors": lambda order: theory.sectors(TURN, AT, order=order),
+    "sectors": lambda order: theory.sectors(ROTATING, AT, order=order),
 }
 
 
@@ -79,7 +79,7 @@ POSITIVE = {
         "tolerance",
         lambda x: theory.length_correction(NETWORK, 1.0, tolerance=x),
     ),
-    "sectors": ("tolerance", lambda x: theory.sectors(TURN, AT, tolerance=x)),
+    "sectors": ("tolerance", lambda x: theory.sectors(ROTATING, AT, tolerance=x)),
     "jacobian_moments": ("tolerance", lambda x: theory.jacobian_moments(FACTORS, tolerance=x)),
     "spectrum_edges": ("tolerance", lambda x: theory.spectrum_edges(FACTORS, tolerance=x)),
     "quantiles": (
@@ -194,7 +194,7 @@ BAD = [
     (lambda: theory.fixed_points(None), "`body`: must be a part .*; got None"),
     (lambda: theory.length_cycle(NETWORK), "`body`: must be one layer, .* whole network"),
     # what other functions return
-    (lambda: theory.sectors(TURN, 0.5), "`length`: must be an Estimate, .*; got 0.5"),
+    (lambda: theory.sectors(ROTATING, 0.5), "`length`: must be an Estimate, .*; got 0.5"),
     (lambda: theory.spectrum_edges(LAYER), "`factors`: must be made by .*; got Chain"),
     (lambda: theory.spectrum_summary(LAYER), "`factors`: must be made by .*; got Chain"),
     (lambda: theory.jacobian_moments(None), "`factors`: must be made by .*; got None"),
@@ -295,5 +295,5 @@ def test_a_linear_beginning_is_none_of_a_nonlinearity():
     network = Chain((Pointwise(theory.activation("linear")), theory.affine(2.0)))
     found = theory.propagate(network, ONE)
     np.testing.assert_allclose(theory.length(found.value), 2.0)
-    turn = theory.propagate(Chain((theory.affine(1.0), LAYER)), ONE)
-    assert theory.length(turn.value).shape == (2, 1)
+    after = theory.propagate(Chain((theory.affine(1.0), LAYER)), ONE)
+    assert theory.length(after.value).shape == (2, 1)

@@ -9,7 +9,7 @@ from theory.description._describe import describe
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._layers import (
-    check_turn,
+    check_layer,
     deep_network,
     hidden_layer,
     repeats_layers,
@@ -85,7 +85,7 @@ __all__ = [
     "check_part",
     "check_read_in",
     "check_sequences",
-    "check_turn",
+    "check_layer",
     "components",
     "componentwise",
     "deep_network",

@@ -109,7 +109,7 @@ class Radial(eqx.Module):
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
         """φ(z), where `axis` holds the components of a unit."""
-        return _turned_radially(self.profile, z, axis=axis)
+        return _scaled_radially(self.profile, z, axis=axis)
 
     def gains(
         self, r: Float[Array, "*shape"]
@@ -144,7 +144,7 @@ def _norm(z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*ones"]:
 
 
 @eqx.filter_custom_jvp
-def _turned_radially(profile: Callable, z: Array, *, axis: int) -> Float[Array, "*shape"]:
+def _scaled_radially(profile: Callable, z: Array, *, axis: int) -> Float[Array, "*shape"]:
     """g(|z|) z/|z|, with a derivative that takes one division and one evaluation of g.
 
     With one component it takes none, and no root.
@@ -153,7 +153,7 @@ def _turned_radially(profile: Callable, z: Array, *, axis: int) -> Float[Array, 
     return profile(r) * jnp.sign(z) if z.shape[axis] == 1 else profile(r) / r * z
 
 
-@_turned_radially.def_jvp
+@_scaled_radially.def_jvp
 def _(primals, tangents, *, axis):
     (profile, z), (moved, t) = primals, tangents
     r = _norm(z, axis)

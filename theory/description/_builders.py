@@ -77,7 +77,7 @@ def layer(
     algebra: AlgebraName = "real",
     residual: bool = False,
 ) -> Part:
-    """One turn of a deep network, from pre-activations to pre-activations.
+    """One layer of a deep network, from pre-activations to pre-activations.
 
     z ↦ W φ(z) + b, or z ↦ z + W φ(z) + b if `residual`.
 
@@ -113,7 +113,7 @@ def feedforward(
     algebra: AlgebraName = "real",
     residual: bool = False,
 ) -> Chain:
-    """The canonical deep network: one affine layer, then `depth` turns of affine ∘ φ.
+    """The canonical deep network: one affine layer, then `depth` layers of affine ∘ φ.
 
     Convention: pre-activations stand at every boundary, which is where the length q is
     measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b. W_0 is Gaussian where `weights`

@@ -88,16 +88,16 @@ class _Describe(Reading[_Told]):
         pairs = zip(*(vars(told).values() for told in (skip, branch)), strict=True)
         return _Told(*(" + ".join(x for x in p if x != "0") or "0" for p in pairs)), None
 
-    def through_time(self, turn: Callable, state: _Told, steps: int):
+    def through_time(self, step: Callable, state: _Told, steps: int):
         start = [] if state == _NAMED else self.equations("u", "p", state)[:2]
-        after, (notes, _) = turn(self, _NAMED, _Told("u", "p", "0"))
+        after, (notes, _) = step(self, _NAMED, _Told("u", "p", "0"))
         body = [*_lines(notes), *self.equations("z'", "q'", after)]
         return _NAMED, [*start, f"{steps} steps, W and b shared:", *map(_indent, body)]
 
-    def loop(self, turn: Callable, state: _Told, layers: Any, depth: int):
+    def loop(self, layer: Callable, state: _Told, layers: Any, depth: int):
         told = []
         for place in (0, depth - 1):
-            after, note = turn(_NAMED, jax.tree.map(lambda leaf, i=place: leaf[i], layers))
+            after, note = layer(_NAMED, jax.tree.map(lambda leaf, i=place: leaf[i], layers))
             equations = [] if after == _NAMED else self.equations("z'", "q'", after)
             told.append([*_lines(note), *equations])
         start = [] if state == _NAMED else self.equations("z", "q", state)[:2]
@@ -172,7 +172,7 @@ def describe(network: Part, *, latex: bool = False) -> str:
     reading = _Describe(latex, components(network))
     acting = (Affine, Pointwise, Normalise, Noise)
     first, *_ = jax.tree.leaves(network, is_leaf=lambda node: isinstance(node, acting))
-    inside = not isinstance(first, Affine)  # one turn, from pre-activations
+    inside = not isinstance(first, Affine)  # one layer, from pre-activations
     start = _NAMED if inside else _Told("x", "|x|^2/N" if latex else "|x|²/N", "1")
     after, notes = interpret(network, reading, start)
     lines = _lines(notes)

@@ -66,12 +66,12 @@ class Reading(eqx.Module, Generic[State]):
         kinds has the kind of the skip connection."""
 
     @abc.abstractmethod
-    def through_time(self, turn: Callable, state: State, steps: int) -> tuple[State, Any]:
+    def through_time(self, step: Callable, state: State, steps: int, /) -> tuple[State, Any]:
         """All steps of a `Recurrent`: from the drives of every step to the states of every step.
 
-        ``turn(reading, state, drive)`` interprets the body once and adds: it gives back the
+        ``step(reading, state, drive)`` interprets the body once and adds: it gives back the
         state of the next step and the notes, as those of a residual branch. A structural
-        reading, which sees no steps, takes one turn.
+        reading, which sees no steps, takes one step.
         """
 
     def child(self, index: int) -> "Reading[State]":
@@ -83,20 +83,20 @@ class Reading(eqx.Module, Generic[State]):
         return self
 
     def layers(self, depth: int) -> "Reading[State]":
-        """The readings of `depth` turns of a `Repeat`, stacked along a leading axis."""
+        """The readings of `depth` layers of a `Repeat`, stacked along a leading axis."""
         return self
 
     def boundary(self, state: State) -> State:
-        """The end of one turn of a `Repeat`."""
+        """The end of one layer of a `Repeat`."""
         return state
 
     def kept(self, before: State, after: State) -> State:
-        """The state behind one turn of a `Repeat` as one of the kind that went in, if it is."""
+        """The state behind one layer of a `Repeat` as one of the kind that went in, if it is."""
         return after
 
-    def loop(self, turn: Callable, state: State, layers: Any, depth: int) -> tuple[State, Any]:
-        """Run `turn` over the layers; a scan, so that compile time does not grow with depth."""
-        return scan(turn, state, layers, depth)
+    def loop(self, layer: Callable, state: State, layers: Any, depth: int, /) -> tuple[State, Any]:
+        """Run `layer` over all of them; a scan, so that compile time does not grow with depth."""
+        return scan(layer, state, layers, depth)
 
 
 def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State, Any]:
@@ -140,14 +140,14 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
             stacked = (body, reading.layers(depth))
             per_layer, structure = eqx.partition(stacked, _is_array)
 
-            def turn(carry, leaves):
+            def one_layer(carry, leaves):
                 layer, layer_reading = eqx.combine(leaves, structure)
                 after, note = interpret(layer, layer_reading, carry)
                 after = layer_reading.kept(carry, layer_reading.boundary(after))
                 _check_same_kind("the body of a Repeat", carry, after)
                 return after, note
 
-            state, notes = reading.loop(turn, state, per_layer, depth)
+            state, notes = reading.loop(one_layer, state, per_layer, depth)
             return state, Stacked(notes)
         case Recurrent(body=body, steps=steps):
 

@@ -18,8 +18,8 @@ def repeats_layers(part: Part) -> bool:
     return any(isinstance(member, Repeat | Recurrent) for member in parts)
 
 
-def check_turn(body: Part) -> None:
-    """Raise an error unless a description may be one turn, repeated without end.
+def check_layer(body: Part) -> None:
+    """Raise an error unless a description may be one layer, repeated without end.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def check_turn(body: Part) -> None:
     is_recurrent = lambda node: isinstance(node, Recurrent)
     if any(map(is_recurrent, jax.tree.leaves(body, is_leaf=is_recurrent))):
         raise TypeError(
-            "`body`: must be one turn without a Recurrent; that of a recurrent network is the "
+            "`body`: must be one layer without a Recurrent; that of a recurrent network is the "
             "Recurrent's own `body` (theory.stationary_state)"
         )
     match body:

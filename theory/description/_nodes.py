@@ -175,8 +175,8 @@ class Noise(eqx.Module):
     Examples
     --------
     >>> tanh = theory.Pointwise(theory.activation("tanh"))
-    >>> turn = theory.Chain((tanh, theory.Noise(0.25), theory.affine(1.5, 0.05)))
-    >>> print(f"{float(theory.predict(turn).correlation.value):.6f}")
+    >>> layer = theory.Chain((tanh, theory.Noise(0.25), theory.affine(1.5, 0.05)))
+    >>> print(f"{float(theory.predict(layer).correlation.value):.6f}")
     0.264600
 
     References

@@ -11,7 +11,7 @@ class Survey(Reading[State]):
     """A question about structure: what a subclass does not override leaves the state as it is.
 
     A sum gives the state of the branch, which began as that of the skip connection. A
-    `Recurrent` takes one turn.
+    `Recurrent` takes one step.
 
     Where a node that says nothing would make a wrong answer, as in what a nonlinearity does to
     a signal, derive from `Reading`, which has no such defaults.
@@ -44,5 +44,5 @@ class Survey(Reading[State]):
     def add(self, skip: State, branch: State) -> tuple[State, Any]:
         return branch, None
 
-    def through_time(self, turn: Callable, state: State, steps: int) -> tuple[State, Any]:
-        return turn(self, state, state)
+    def through_time(self, step: Callable, state: State, steps: int) -> tuple[State, Any]:
+        return step(self, state, state)

@@ -64,8 +64,8 @@ class SparseWeights:
     Examples
     --------
     >>> tanh = theory.activation("tanh")
-    >>> turn = theory.layer(tanh, 1.5, 0.05, weights=theory.SparseWeights(0.1))
-    >>> print(theory.describe(turn).splitlines()[-1])
+    >>> layer = theory.layer(tanh, 1.5, 0.05, weights=theory.SparseWeights(0.1))
+    >>> print(theory.describe(layer).splitlines()[-1])
     W: sparse (density 0.1) weights, E |W_ij|² = σ_w²/N
 
     References

@@ -296,7 +296,7 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
     # Matrices: traces of E², E S and H². The projection of n nᵀ has the square 1/d; of t nᵀ, t at
     # right angles to all multiples of n, half is Hermitian.
     rank_one = 1 / d - 1 / k
-    turning = (k - d) / (2 * d)
+    rotating = (k - d) / (2 * d)
     isotropy = variance * mean(g**2 * rho**2) / (quartic * q)  # of E on itself; of H: over √χ
     sheared = b**2 + 2 * b * (a - b) / k + 2 * (a - b) ** 2 / quartic
     tangent = variance * mean(sheared) / chi  # of S
@@ -304,7 +304,7 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
     square_e = (variance / q) ** 2 * rank_one * mean(g**4) / (1 - isotropy**2)
     both = variance**2 / (q * chi) * rank_one * mean(g**2 * (a**2 - b**2))
     product = (isotropy * pushed * square_e + both) / (1 - isotropy * tangent)
-    square_h = rank_one * mean(a**2 * g**2) + turning * mean(b**2 * g**2)
+    square_h = rank_one * mean(a**2 * g**2) + rotating * mean(b**2 * g**2)
     square_h = variance**2 / (q * chi) * square_h / (1 - isotropy**2 / chi)
 
     # What they do to a mean over the units, to second order: E by a Hermite polynomial.
@@ -318,7 +318,7 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
 
     noise_growth = mean(3 * a**4 + (k**2 - 1) * b**4 + 2 * (k - 1) * a**2 * b**2)
     noise_growth = scale * noise_growth - chi**2
-    lost = ((d - 1) / d + turning) * variance**2 * mean(b**2 * g**2) / (q * chi * k)
+    lost = ((d - 1) / d + rotating) * variance**2 * mean(b**2 * g**2) / (q * chi * k)
     log_slope = lambda q: jnp.log(slope(q))
     found = [
         jax.grad(log_slope)(q) * mean_q,

@@ -131,7 +131,7 @@ class _FiniteWidth(Reading[_State]):
     def add(self, skip: _State, branch: _State):
         raise TypeError("`network`: the correction is that of a chain of layers; got a Residual")
 
-    def through_time(self, turn, state: _State, steps: int):
+    def through_time(self, step, state: _State, steps: int):
         raise TypeError("`network`: the correction is that of fresh weights; got a Recurrent")
 
 

@@ -419,13 +419,13 @@ def pair_quadrature(
     s, t, a, b, weight = quarter_plane(xp.maximum(x, floor), breaks, width, how)
 
     # The symmetric points that differ, on a leading axis, each with s − ±t.
-    turns = [(s, t, xp.where(mirrored, 2 * a, 2 * shrink * b))]
+    images = [(s, t, xp.where(mirrored, 2 * a, 2 * shrink * b))]
     if not equal:
-        turns.append((t, s, xp.where(mirrored, 2 * a, -2 * shrink * b)))
+        images.append((t, s, xp.where(mirrored, 2 * a, -2 * shrink * b)))
     if activation.parity is None:
-        turns += [(-s, -t, -gap) for s, t, gap in turns]
-    s, t, gap = (xp.stack(xp.broadcast_arrays(*each)) for each in zip(*turns, strict=True))
-    weight = weight / len(turns)
+        images += [(-s, -t, -gap) for s, t, gap in images]
+    s, t, gap = (xp.stack(xp.broadcast_arrays(*each)) for each in zip(*images, strict=True))
+    weight = weight / len(images)
 
     def weighed(*terms):
         return [weight * xp.sum(y, axis=0) for y in terms]

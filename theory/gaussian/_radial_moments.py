@@ -152,14 +152,14 @@ def _terms(
     a, b = activation.gains(r)
     g, difference = b * r, a - b
     # On average b² + 2 b (a − b)/k, whose terms may cancel.
-    turning = b * b * rho * rho / k
+    rotation = b * b * rho * rho / k
     return [
         g,  # mean
         g * g / k,  # square
         g * a * rho / (k * root),  # square_rate
         (a * a + (k - 1) * b * b) / k,  # trace
-        turning + 2 * difference**2 / (k * (k + 2)),  # symmetric_traceless
-        turning,  # antisymmetric
+        rotation + 2 * difference**2 / (k * (k + 2)),  # symmetric_traceless
+        rotation,  # antisymmetric
         g * g * rho * rho / (k * (k + 2) * root**2),  # anisotropy
     ]
 

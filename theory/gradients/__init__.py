@@ -1,6 +1,6 @@
 """Coherence of gradients, and the gains of linear residual networks."""
 
-from theory.gradients._coherence import Coherence, check_gram, gradient_coherence, turns_of
+from theory.gradients._coherence import Coherence, check_gram, gradient_coherence, layers_of
 from theory.gradients._linear_residual import linear_residual_gain, spike_overlap
 
 __all__ = [
@@ -9,5 +9,5 @@ __all__ = [
     "gradient_coherence",
     "linear_residual_gain",
     "spike_overlap",
-    "turns_of",
+    "layers_of",
 ]

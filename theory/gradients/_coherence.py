@@ -1,7 +1,7 @@
 """How alike the gradients of different layers are at initialisation, at infinite width.
 
-Notation: z_l the pre-activations behind turn l, h_l = φ(z_l), δ_l = ∂loss/∂z_l. The gradient of
-the weights of turn l is G_l = Σ_a δ_l^a (h_{l−1}^a)ᵀ, summed over inputs a, so that
+Notation: z_l the pre-activations behind layer l, h_l = φ(z_l), δ_l = ∂loss/∂z_l. The gradient of
+the weights of layer l is G_l = Σ_a δ_l^a (h_{l−1}^a)ᵀ, summed over inputs a, so that
 
     ⟨G_l, G_m⟩ = Σ_ab (δ_l^a·δ_m^b) (h_{l−1}^a·h_{m−1}^b).
 
@@ -53,18 +53,18 @@ from theory.numerics import (
 )
 
 
-class Turns(eqx.Module):
+class Layers(eqx.Module):
     """The parts of a network whose gradients are compared."""
 
     head: Part
     repeat: Repeat
     pointwise: Pointwise
-    """φ at the beginning of a turn, its array leaves along depth."""
+    """φ at the beginning of a layer, its array leaves along depth."""
     affine: Affine
     """The weights at its end, likewise."""
     residual: bool = eqx.field(static=True)
     tail: Pointwise | None
-    """φ behind the last turn, where the network ends with one."""
+    """φ behind the last layer, where the network ends with one."""
 
 
 class Coherence(eqx.Module):
@@ -78,7 +78,7 @@ class Coherence(eqx.Module):
     """E δ_l^a·δ_m^b/k, relative to that of the first input at the last layer."""
 
 
-def turns_of(network: Part) -> Turns:
+def layers_of(network: Part) -> Layers:
     """Take a network apart: an affine layer, a `Repeat` of [residual] W φ, and φ or nothing.
 
     Raises
@@ -102,12 +102,12 @@ def turns_of(network: Part) -> Turns:
     return found
 
 
-def _taken(head: Affine, loop: Repeat, tail: Pointwise | None) -> Turns | None:
+def _taken(head: Affine, loop: Repeat, tail: Pointwise | None) -> Layers | None:
     body = loop.body
     residual = isinstance(body, Residual)
     match body.branch if isinstance(body, Residual) else body:
         case Chain(parts=(Pointwise() as first, Affine() as last)):
-            return Turns(head, loop, first, last, residual, tail)
+            return Layers(head, loop, first, last, residual, tail)
         case _:
             return None
 
@@ -121,14 +121,14 @@ def gradient_coherence(
 ) -> Coherence:
     """Cosines of the gradients of all pairs of layers at initialisation.
 
-    Convention: the layers are the turns of the `Repeat`; the first affine layer has another
+    Convention: the layers are those of the `Repeat`; the first affine layer has another
     fan-in and is left out. The loss is linear in what comes out, with a gradient that is
     Gaussian and independent of the weights, as behind a random read-out.
 
     Parameters
     ----------
     network
-        See `turns_of`.
+        See `layers_of`.
     inputs
         The inputs, or moments over their units.
     loss_gram
@@ -157,7 +157,7 @@ def gradient_coherence(
     here, and checked against closed forms for linear and relu networks and against simulation.
     """
     check_order(order)
-    turns = turns_of(network)
+    layers = layers_of(network)
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
     inputs = cast(inputs, widest(network, inputs))
     if not isinstance(inputs, Moments):
@@ -167,23 +167,23 @@ def gradient_coherence(
     gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(as_real("loss_gram", loss_gram))
     gram = gram.astype(state.value.covariance.dtype)
     check_gram(gram, n)
-    return _coherence(turns, state, gram, order)
+    return _coherence(layers, state, gram, order)
 
 
 @eqx.filter_jit
-def _coherence(turns: Turns, state: PostActivation, gram: Array, order: int) -> Coherence:
+def _coherence(layers: Layers, state: PostActivation, gram: Array, order: int) -> Coherence:
     n, k = state.value.tangent.shape[1:3]
-    first, _ = interpret(turns.head, MeanField(order), state)
-    last, notes = interpret(turns.repeat, MeanField(order), first)
+    first, _ = interpret(layers.head, MeanField(order), state)
+    last, notes = interpret(layers.repeat, MeanField(order), first)
     before = _states(first, notes)
 
     eye = jnp.eye(k, dtype=gram.dtype)
     signal = (gram[:, :, None, None] * eye[None, None], jnp.zeros((n, n, k, k), gram.dtype))
-    if turns.tail is not None:
-        signal = _pulled(turns.tail, last, *signal, order)
-    backward, log_size = _backward(turns, before, signal, order)
-    forward, forward_error = _forward(turns, before, order)
-    return _joined(turns, forward, forward_error, backward, log_size)
+    if layers.tail is not None:
+        signal = _pulled(layers.tail, last, *signal, order)
+    backward, log_size = _backward(layers, before, signal, order)
+    forward, forward_error = _forward(layers, before, order)
+    return _joined(layers, forward, forward_error, backward, log_size)
 
 
 def given_state(moments: Moments) -> PostActivation:
@@ -227,9 +227,9 @@ def _weighed(affine: Affine, matrix: Array, bound: bool = False) -> Array:
     return affine.weights.entry_variance.astype(matrix.dtype) * moved
 
 
-def _backward(turns: Turns, before: PreActivation, signal: Any, order: int):
+def _backward(layers: Layers, before: PreActivation, signal: Any, order: int):
     """E δ_l δ_lᵀ for l = 1 … L and its error, each over its size, and the log of that."""
-    layers, structure = eqx.partition((turns.pointwise, turns.affine), eqx.is_array)
+    numbers, structure = eqx.partition((layers.pointwise, layers.affine), eqx.is_array)
 
     def step(carry, here):
         (value, error), log = carry
@@ -237,27 +237,27 @@ def _backward(turns: Turns, before: PreActivation, signal: Any, order: int):
         pointwise, affine = eqx.combine(leaves, structure)
         weighed = _weighed(affine, value), _weighed(affine, error, bound=True)
         pulled, doubt = _pulled(pointwise, at, *weighed, order)
-        if turns.residual:
+        if layers.residual:
             pulled, doubt = value + pulled, error + doubt
         size = jnp.max(jnp.abs(pulled))
         size = jnp.where(size > 0, size, 1.0)
         return ((pulled / size, doubt / size), log + jnp.log(size)), ((value, error), log)
 
     start = (signal, jnp.zeros((), signal[0].dtype))
-    return jax.lax.scan(step, start, (before, layers), reverse=True)[1]
+    return jax.lax.scan(step, start, (before, numbers), reverse=True)[1]
 
 
-def _forward(turns: Turns, before: PreActivation, order: int):
+def _forward(layers: Layers, before: PreActivation, order: int):
     """E h_l^a (h_m^b)ᵀ for all l ≤ m, and its error; zero below."""
     depth, n = before.value.covariance.shape[:2]
-    nodes, structure = eqx.partition(turns.pointwise, eqx.is_array)
+    nodes, structure = eqx.partition(layers.pointwise, eqx.is_array)
     rows, columns = jnp.triu_indices(depth)
 
     def pair(places):
         one, two = (jax.tree.map(lambda x, i=i: x[i], before) for i in places)
         # The activation is that of the later layer; a schedule of activations is not described.
         node = eqx.combine(jax.tree.map(lambda x: x[places[1]], nodes), structure)
-        shared = turns.residual | (places[0] == places[1])
+        shared = layers.residual | (places[0] == places[1])
         after, _ = MeanField(order).pointwise(node, _both(one, two, shared))
         return after.value.covariance[:n, n:], after.error.covariance[:n, n:]
 
@@ -279,9 +279,9 @@ def _both(one: PreActivation, two: PreActivation, shared: Bool[Array, ""]) -> Pr
         cross = jnp.where(shared, covariance, 0)
         alone = (mine[:, None] + theirs[None]) / 2
         apart = jnp.where(shared, a.separation + grown[None] / 2, alone)
-        turned = lambda x: jnp.swapaxes(jnp.swapaxes(x, 0, 1), 2, 3)
+        transposed = lambda x: jnp.swapaxes(jnp.swapaxes(x, 0, 1), 2, 3)
         block = lambda p, q, r: jnp.concatenate(
-            [jnp.concatenate([p, q], axis=1), jnp.concatenate([turned(q), r], axis=1)]
+            [jnp.concatenate([p, q], axis=1), jnp.concatenate([transposed(q), r], axis=1)]
         )
         whole = block(covariance, cross, b.covariance)
         separation = block(a.separation, apart, b.separation)
@@ -292,15 +292,15 @@ def _both(one: PreActivation, two: PreActivation, shared: Bool[Array, ""]) -> Pr
     return PreActivation(joined(one.value, two.value, False), joined(one.error, two.error, True))
 
 
-def _joined(turns: Turns, forward, forward_error, backward, log_size) -> Coherence:
+def _joined(layers: Layers, forward, forward_error, backward, log_size) -> Coherence:
     """Cosines from ⟨G_l, G_m⟩ = Σ_ab tr (E δ_l^a δ_m^bᵀ)ᵀ Σ_c e_c (E h^a h^bᵀ) e_cᵀ, l ≤ m."""
     signal, signal_error = backward
     depth = forward.shape[0]
-    table = jnp.asarray(turns.affine.weights.table, forward.dtype)
+    table = jnp.asarray(layers.affine.weights.table, forward.dtype)
     # Behind a skip connection the overlap of two layers is that of the later one.
     places = jnp.arange(depth)
     later = jnp.maximum(places[:, None], places[None])
-    kept = jnp.ones((depth, depth)) if turns.residual else jnp.eye(depth)
+    kept = jnp.ones((depth, depth)) if layers.residual else jnp.eye(depth)
     kept = kept.astype(forward.dtype)
 
     def total(forward, signal, table):

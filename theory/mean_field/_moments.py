@@ -237,7 +237,7 @@ def log_tangent(moments: Moments) -> Float[Array, "*batch n"]:
     return moments.log_gain + xp.log(size)
 
 
-def growth(moments: Moments) -> Float[Array, "turns n"]:
+def growth(moments: Moments) -> Float[Array, "layers n"]:
     """The factor per layer of the squared tangent, along the leading depth axis.
 
     Convention: its limit at the fixed point is the slope χ.

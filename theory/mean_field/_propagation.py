@@ -207,13 +207,13 @@ class MeanField(Reading[Any]):
             state = PostActivation(state.value, state.error, skip.mean)
         return state, note
 
-    def through_time(self, turn, state: PreActivation | PostActivation, steps: int):
+    def through_time(self, step, state: PreActivation | PostActivation, steps: int):
         if not isinstance(state, PreActivation):
             raise TypeError(
                 "a Recurrent must be driven by Gaussian moments, behind an Affine; here it is by "
                 f"{type(state).__name__} moments"
             )
-        advance = lambda previous, drive: turn(self, previous, drive)[0]
+        advance = lambda previous, drive: step(self, previous, drive)[0]
         return self._noted(states_of_all_times(advance, self.boundary, state, steps))
 
     def kept(self, before: Any, after: Any):
@@ -461,7 +461,7 @@ def _pairs(inputs: Array | Moments) -> int:
 
 
 def depth_of(network: Part) -> int:
-    """How many turns the parts of a network take in all."""
+    """How many layers the parts of a network are in all."""
     match network:
         case Chain(parts=parts):
             return sum(map(depth_of, parts))

@@ -243,14 +243,14 @@ def _own(tensor: Float[Array, "n n k k"]) -> Float[Array, "n k k"]:
 def _by_sector(matrix, trace, symmetric, antisymmetric):
     """A k×k matrix with each part under rotations multiplied by its factor."""
     whole = per_component(matrix) * xp.eye(matrix.shape[0], dtype=matrix.dtype)
-    turning = (matrix - matrix.T) / 2
-    shear = matrix - turning - whole
+    rotation = (matrix - matrix.T) / 2
+    shear = matrix - rotation - whole
 
     def times(gain, part):  # the gain of a jump is infinite, but not on what is not there
         nothing = xp.isinf(gain) & (part == 0)
         return xp.where(nothing, 0.0, xp.where(nothing, 0.0, gain) * part)
 
-    return times(trace, whole) + times(symmetric, shear) + times(antisymmetric, turning)
+    return times(trace, whole) + times(symmetric, shear) + times(antisymmetric, rotation)
 
 
 def _length_and_bend(error: Float[Array, "b k k"]) -> tuple[Array, Array]:

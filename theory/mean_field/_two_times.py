@@ -21,13 +21,13 @@ from theory.numerics import Array, check_count
 
 
 def states_of_all_times(
-    turn: Callable, boundary: Callable, drives: PreActivation, steps: int
+    one_step: Callable, boundary: Callable, drives: PreActivation, steps: int
 ) -> PreActivation:
     """The moments of all states from those of all drives, sequence after sequence.
 
     Parameters
     ----------
-    turn
+    one_step
         From the moments of some states and of their drives one step later to those of the
         states one step later.
     boundary
@@ -46,7 +46,7 @@ def states_of_all_times(
     def run(first: PreActivation, at: Array, lag: Any) -> PreActivation:
         def advance(state, now):
             drive, state = _on_one_scale(_some(drives, now), state)
-            return boundary(turn(state, drive))
+            return boundary(one_step(state, drive))
 
         def step(state, when):
             now, t = when

@@ -55,7 +55,7 @@ from theory.numerics._roots import (
     bracketed_root,
     cubic,
     implicit_root,
-    nearest_turn,
+    nearest_extremum,
     newton,
     root_between_nodes,
 )
@@ -105,7 +105,7 @@ __all__ = [
     "known_of",
     "largest_exponent",
     "light_options",
-    "nearest_turn",
+    "nearest_extremum",
     "needs_float64",
     "newton",
     "norm",

@@ -184,7 +184,7 @@ def root_between_nodes(
     return bracketed_root(fn, args, start, a, b, present, fb > fa), b - a
 
 
-def nearest_turn(
+def nearest_extremum(
     nodes: Float[Array, " nodes"], values: Float[Array, " nodes"], slopes: Float[Array, " nodes"]
 ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
     """The interval in which a function comes closest to zero and turns back, and whether there

@@ -26,7 +26,7 @@ from theory.phases._length_point import Reach, bracket_of, point_at, root_at, ru
 from theory.phases._one_layer import LengthPoint
 
 _STEPS = 2000
-"""Turns after which a length that has not come to rest is given up."""
+"""Layers after which a length that has not come to rest is given up."""
 _SAME = 1e-9
 """Lengths this close in y are one."""
 
@@ -113,11 +113,11 @@ def _turns_back(seen: LengthGrid, path: _Path) -> Array:
 
 
 class Travel(NamedTuple):
-    """What was seen by following the length turn by turn."""
+    """What was seen by following the length layer by layer."""
 
     y: Array
     period: Array
-    """Turns after which it came back to itself; 0 where it did not."""
+    """Layers after which it came back to itself; 0 where it did not."""
     low: Array
     high: Array
     """The shortest and longest lengths on the way."""
@@ -203,11 +203,11 @@ def _limit(seen: LengthGrid, values: Array, errors: Array, last: Array, at: Esti
 def attractor(
     body: Part, *, start: Any = 1.0, tolerance: Any = 1e-10, order: int = 64
 ) -> Attractor:
-    """Where the length goes from `start`, turn after turn.
+    """Where the length goes from `start`, layer after layer.
 
     A map that rises on the way takes it to the next fixed point in the direction of the first
-    turn. Where the map falls the length can jump over fixed points, and is followed until it
-    repeats or 2000 turns have passed.
+    layer. Where the map falls the length can jump over fixed points, and is followed until it
+    repeats or 2000 layers have passed.
 
     Where the length grows without bound it is INFINITE, and multiplier and slope are their
     limits; the error holds what is left of the change with length, as a power law. Where it

@@ -1,8 +1,8 @@
 """The fixed point of the correlation of two typical inputs, solved for in 1 − c.
 
 Notation: q the length, x = 1 − c, χ the slope at x = 0, S(x) the pair slope, and r(x) = x'/x, the
-factor by which one turn multiplies 1 − c. E φ(u)φ(v) is a power series in c with coefficients >= 0,
-so S falls with x and is convex, and so is r, which is the mean of S from 0 to x. Hence
+factor by which one layer multiplies 1 − c. E φ(u)φ(v) is a power series in c with coefficients
+>= 0, so S falls with x and is convex, and so is r, which is the mean of S from 0 to x. Hence
 |dS/dx| <= 2 (r − S)/x.
 """
 
@@ -38,7 +38,7 @@ from theory.numerics import (
     traced,
     xp,
 )
-from theory.phases._one_layer import SHORTEST, LengthPoint, Turn, one_turn
+from theory.phases._one_layer import SHORTEST, LayerMap, LengthPoint, one_layer
 
 _NEAR = 0.05
 """Errors of log x beyond which the root itself is solved for at the end of the error of r."""
@@ -63,7 +63,7 @@ class _Problem(eqx.Module):
     body: Part
     q: Float[Array, ""]
     noise: Float[Array, ""]
-    """What one turn adds to the length and to the separation: variance that is fresh."""
+    """What one layer adds to the length and to the separation: variance that is fresh."""
     raised: Float[Array, ""]
     present: Bool[Array, ""]
     """Without a root nothing is solved for."""
@@ -75,8 +75,8 @@ class _Solved(eqx.Module):
     """The root y = log x of log r(x), what was seen there, and what may be wrong."""
 
     y: Float[Array, ""]
-    turn: Turn
-    error: Turn
+    layer: LayerMap
+    error: LayerMap
     above: Float[Array, ""]
     """How far above y the root may be."""
     below: Float[Array, ""]
@@ -85,26 +85,26 @@ class _Solved(eqx.Module):
     """What the error of q does to S at fixed x."""
 
 
-def _turn(y: Array, problem: _Problem, order: int, errors: bool) -> tuple[Turn, Turn]:
-    turn, error = one_turn(problem.body, problem.q, xp.exp(y), order=order, errors=errors)
+def _layer(y: Array, problem: _Problem, order: int, errors: bool) -> tuple[LayerMap, LayerMap]:
+    layer, error = one_layer(problem.body, problem.q, xp.exp(y), order=order, errors=errors)
     noisy = lambda t: (t.length + problem.noise, t.separation + problem.noise)
-    return eqx.tree_at(lambda t: (t.length, t.separation), turn, noisy(turn)), error
+    return eqx.tree_at(lambda t: (t.length, t.separation), layer, noisy(layer)), error
 
 
-def _log_ratio(y: Float[Array, ""], turn: Turn) -> Float[Array, ""]:
+def _log_ratio(y: Float[Array, ""], layer: LayerMap) -> Float[Array, ""]:
     """log r at x = e^y, without the rounding of y."""
-    return xp.log(turn.separation / turn.length / xp.exp(y))
+    return xp.log(layer.separation / layer.length / xp.exp(y))
 
 
-def _steepness(y: Array, turn: Turn, q: Array) -> Float[Array, ""]:
+def _steepness(y: Array, layer: LayerMap, q: Array) -> Float[Array, ""]:
     """d log r/d log x < 0; by Price's theorem ∂s'/∂s is the pair slope."""
     # Rounding must not give it the wrong sign where it vanishes with x.
-    rate = turn.pair_slope * q * xp.exp(y) / turn.separation - 1
+    rate = layer.pair_slope * q * xp.exp(y) / layer.separation - 1
     return xp.minimum(rate, -float(np.finfo(rate.dtype).tiny))
 
 
-def _ratio_error(turn: Turn, error: Turn) -> Float[Array, ""]:
-    return error.separation / turn.separation + error.length / turn.length
+def _ratio_error(layer: LayerMap, error: LayerMap) -> Float[Array, ""]:
+    return error.separation / layer.separation + error.length / layer.length
 
 
 def _solved(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
@@ -120,74 +120,74 @@ def _solve_differentiably(problem: _Problem, *, order: int, doubt: Array) -> _So
 def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
     """Where r(x) = 1; `doubt` is the relative error of q.
 
-    `y` and `turn` are differentiable in the problem, by the implicit function theorem.
+    `y` and `layer` are differentiable in the problem, by the implicit function theorem.
     """
     q = problem.q
     # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
     lower, upper = (xp.log(xp.asarray(end, q.dtype)) for end in (least(q), 1.5))
 
-    def miss(y, turn):
-        return _log_ratio(y, turn) + problem.raised
+    def miss(y, layer):
+        return _log_ratio(y, layer) + problem.raised
 
     def coarse(y):
-        turn, _ = _turn(y, problem, 3 * order // 4, False)
-        return miss(y, turn), _steepness(y, turn, q), None
+        layer, _ = _layer(y, problem, 3 * order // 4, False)
+        return miss(y, layer), _steepness(y, layer, q), None
 
     # Most steps are taken at a lower order and without errors, at a tenth of the cost.
     y, _ = newton(coarse, xp.full_like(q, -1.0), lower, upper, 1e-6, problem.present)
 
     def seek(state, far):
         """From near the root to it, and then (`far`) to the end of its error where that is wide:
-        in one loop, so that the turn is compiled once."""
+        in one loop, so that the layer is compiled once."""
         asked = xp.where(far, state.wide, problem.needed)
         if not traced(asked) and not asked:
             return state, state.y
 
         def look(y):
-            turn, error = _turn(y, problem, order, True)
-            value, own = miss(y, turn), _ratio_error(turn, error)
+            layer, error = _layer(y, problem, order, True)
+            value, own = miss(y, layer), _ratio_error(layer, error)
             # What is within its error of a root is one; where there is none, one step ends it.
             done = ~problem.present | (xp.abs(value) <= own / 4)
             # The error of r may be larger there.
             end = value + xp.maximum(state.wrong, own + state.moved * doubt)
-            slope = xp.where(problem.present, _steepness(y, turn, q), 1.0)
-            return xp.where(far, end, xp.where(done, 0.0, value)), slope, (y, turn, error)
+            slope = xp.where(problem.present, _steepness(y, layer, q), 1.0)
+            return xp.where(far, end, xp.where(done, 0.0, value)), slope, (y, layer, error)
 
         y, seen = newton(look, state.y, lower, upper, xp.where(far, 1e-3, 1e-13), asked)
         first = asked & ~far
         found = judge(*seen, there_is_one=first & problem.present)
         return choose(first, found, state), y
 
-    def judge(y, turn, error, there_is_one):
+    def judge(y, layer, error, there_is_one):
         # Once more a little beside q, which shows how the root moves.
         step = 1e-4
         beside = eqx.tree_at(lambda p: p.q, problem, q * (1 + step))
-        there = only_if(there_is_one, lambda: _turn(y, beside, order, False)[0])
-        there = choose(there_is_one, there, turn)
-        moved = xp.abs(_log_ratio(y, there) - _log_ratio(y, turn)) / step
-        slope_doubt = xp.abs(there.pair_slope - turn.pair_slope) / step * doubt
-        rest = xp.abs(miss(y, turn)) + 4 * epsilon(q)
-        wrong = _ratio_error(turn, error) + moved * doubt + rest
-        below = wrong / xp.abs(_steepness(y, turn, q))
+        there = only_if(there_is_one, lambda: _layer(y, beside, order, False)[0])
+        there = choose(there_is_one, there, layer)
+        moved = xp.abs(_log_ratio(y, there) - _log_ratio(y, layer)) / step
+        slope_doubt = xp.abs(there.pair_slope - layer.pair_slope) / step * doubt
+        rest = xp.abs(miss(y, layer)) + 4 * epsilon(q)
+        wrong = _ratio_error(layer, error) + moved * doubt + rest
+        below = wrong / xp.abs(_steepness(y, layer, q))
         wide = problem.present & xp.isfinite(wrong) & ~(below <= _NEAR)
-        return _Judged(y, turn, error, slope_doubt, wrong, moved, below, wide)
+        return _Judged(y, layer, error, slope_doubt, wrong, moved, below, wide)
 
     # Numbers that do no harm where nothing is asked for.
     none, one = xp.zeros_like(q), xp.ones_like(q)
-    turn, error = Turn(one, one, one, one), Turn(none, none, none, none)
-    start = _Judged(y, turn, error, none, none, none, none, none > 0)
+    layer, error = LayerMap(one, one, one, one), LayerMap(none, none, none, none)
+    start = _Judged(y, layer, error, none, none, none, none, none > 0)
     found, ends = scan(seek, start, np.array([False, True]))
     above = xp.where(found.wide, ends[1] + 1e-2 - found.y, (1 + 2 * _NEAR) * found.below)
     above = xp.where(xp.isfinite(found.wrong), above, upper - found.y)
-    return _Solved(found.y, found.turn, found.error, above, found.below, found.slope_doubt)
+    return _Solved(found.y, found.layer, found.error, above, found.below, found.slope_doubt)
 
 
 class _Judged(NamedTuple):
     """What is known at one y."""
 
     y: Array
-    turn: Turn
-    error: Turn
+    layer: LayerMap
+    error: LayerMap
     slope_doubt: Array
     wrong: Array
     """Of log r."""
@@ -203,14 +203,14 @@ class _Judged(NamedTuple):
 def _root_moves(primals, tangents, *, order, doubt):
     (problem,), (change,) = primals, tangents
     found = _solve_differentiably(problem, order=order, doubt=doubt)
-    along = lambda y, p: _log_ratio(y, _turn(y, p, order, False)[0])
+    along = lambda y, p: _log_ratio(y, _layer(y, p, order, False)[0])
     _, slope = jax.jvp(lambda y: along(y, problem), (found.y,), (xp.ones_like(found.y),))
     _, moved = eqx.filter_jvp(lambda p: along(found.y, p), (problem,), (change,))
     dy = xp.where(problem.present, -moved / slope, 0.0)
-    turn = lambda y, p: _turn(y, p, order, False)[0]
-    _, dturn = eqx.filter_jvp(turn, (found.y, problem), (dy, change))
+    layer = lambda y, p: _layer(y, p, order, False)[0]
+    _, dlayer = eqx.filter_jvp(layer, (found.y, problem), (dy, change))
     still = jax.tree.map(xp.zeros_like, found)
-    return found, eqx.tree_at(lambda s: (s.y, s.turn), still, (dy, dturn))
+    return found, eqx.tree_at(lambda s: (s.y, s.layer), still, (dy, dlayer))
 
 
 class _Fresh(Survey[Any]):
@@ -240,7 +240,7 @@ def stable_correlation(
     Parameters
     ----------
     noise
-        Variance of fresh noise per component that every turn adds and that the body does not
+        Variance of fresh noise per component that every layer adds and that the body does not
         hold: then x' = (s' + noise)/q, which has one fixed point in any case.
 
     References
@@ -268,13 +268,13 @@ def stable_correlation(
     problem = _Problem(body, q, noise, raised, present, present | (finite & zero))
 
     found = _solved(problem, order=order, doubt=doubt)
-    x, turn = xp.exp(found.y), found.turn
-    log_r, slope = _log_ratio(found.y, turn), turn.pair_slope
+    x, layer = xp.exp(found.y), found.layer
+    log_r, slope = _log_ratio(found.y, layer), layer.pair_slope
     above = xp.expm1(xp.minimum(found.above, xp.maximum(-found.y, 0.0)))
     beyond = x + x * above
     # At q = 0 the lengths shrink together.
     together = zero & fresh
-    shrunk = xp.where(together, q, 1.0) / xp.where(together, turn.length, 1.0)
+    shrunk = xp.where(together, q, 1.0) / xp.where(together, layer.length, 1.0)
     moves = xp.abs(log_r) > 1e-12
     # At q = 0 and x of order one: r is below the chord from there to its value at x = 0.
     chord = x * chi_error / (chi + chi_error - xp.exp(log_r))

@@ -28,7 +28,7 @@ from theory.numerics import (
     cubic,
     each,
     first_places,
-    nearest_turn,
+    nearest_extremum,
     needs_float64,
     replace_where,
     root_between_nodes,
@@ -403,7 +403,7 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
     def passes(y, _):
         (miss, point), (rate, moved), (doubt, error) = look(y)
         seen = _Table(y, miss, rate, doubt, point, error, moved.bias)
-        i, found = nearest_turn(y, miss, rate)
+        i, found = nearest_extremum(y, miss, rate)
         closer = y[i] + (y[i + 1] - y[i]) * xp.linspace(0.0, 1.0, y.size, dtype=y.dtype)
         return xp.where(found, closer, y), seen
 
@@ -415,16 +415,18 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
     seen = jax.tree.map(lambda a: a.reshape(-1), seen)
     rank = xp.argsort(seen.y, stable=True)
     seen = jax.tree.map(lambda a: a[rank], seen)
-    i, found = nearest_turn(seen.y, seen.miss, seen.rate)
+    i, found = nearest_extremum(seen.y, seen.miss, seen.rate)
     width, slopes = seen.y[i + 1] - seen.y[i], (seen.rate[i], seen.rate[i + 1])
     share = slopes[0] / xp.where(found, slopes[0] - slopes[1], 1.0)
     row = jax.tree.map(lambda a: a[i], seen)
     top = cubic(seen.miss[i], seen.miss[i + 1], *(d * width for d in slopes))(share)[0]
-    turned = (row.y + share * width, top, xp.zeros_like(top))
+    extreme = (row.y + share * width, top, xp.zeros_like(top))
     fields = lambda t: (t.y, t.miss, t.rate)
     # Without a turning point one node stands twice, which adds nothing.
-    turned = tuple(xp.where(found, new, old) for new, old in zip(turned, fields(row), strict=True))
-    row = eqx.tree_at(fields, row, turned)
+    extreme = tuple(
+        xp.where(found, new, old) for new, old in zip(extreme, fields(row), strict=True)
+    )
+    row = eqx.tree_at(fields, row, extreme)
     place = xp.arange(seen.y.size + 1)
 
     def insert(values, new):
@@ -440,14 +442,14 @@ def _crossings(table: _Table) -> tuple[Bool[Array, " nodes"], Int[Array, " nodes
     told = xp.abs(table.miss) > table.doubt
     last = running_max(xp.where(told, xp.arange(told.size), -1))
     before = xp.append(xp.full_like(last[:1], -1), last[:-1])
-    turns = xp.sign(table.miss) != xp.sign(table.miss[before])
+    changes = xp.sign(table.miss) != xp.sign(table.miss[before])
     known = told & (before >= 0)
     allowed = table.point.bias >= -table.error.bias
     # A root at a node, or a stretch that rounding hides, lies between two known signs that
     # differ. Between two that agree it may hold a pair of roots, or none.
     gap = before < xp.arange(told.size) - 1
-    lost = xp.any(known & ~turns & gap) | xp.any(xp.isnan(table.miss))
-    return known & turns & (allowed | allowed[before]), before, lost
+    lost = xp.any(known & ~changes & gap) | xp.any(xp.isnan(table.miss))
+    return known & changes & (allowed | allowed[before]), before, lost
 
 
 def _escapes(table: _Table, target: Array) -> Bool[Array, ""]:

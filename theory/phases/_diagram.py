@@ -108,7 +108,7 @@ def phase_diagram(
     Parameters
     ----------
     build
-        Makes one turn of the network from the parameters, given by keyword as scalars:
+        Makes one layer of the network from the parameters, given by keyword as scalars:
         ``lambda weight_variance, bias_variance: layer(phi, weight_variance, bias_variance)``.
         Any parameter may be an axis, that of an activation too. Keep one function object
         for many diagrams: each new one is compiled.
@@ -139,7 +139,7 @@ def phase_diagram(
         If an axis is empty, not one-dimensional or no parameter of `build`, or `start` or
         `tolerance` not above 0.
     TypeError
-        If `build` is no function, `axes` no mapping, or what is built not one turn.
+        If `build` is no function, `axes` no mapping, or what is built not one layer.
     """
     needs_float64("phase_diagram")
     check_flag("correlations", correlations)
@@ -238,7 +238,7 @@ def _grid(
     build: Any, axes: Any, start: float, tolerance: float, progress: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The axes and all their combinations in one row; everything is checked."""
-    check_kind("build", build, Callable, "a function that makes one turn, as theory.layer does")
+    check_kind("build", build, Callable, "a function that makes one layer, as theory.layer does")
     check_kind("axes", axes, Mapping, "a mapping from parameters of `build` to their values")
     _check_names(build, axes)
     check_positive("start", start)
@@ -256,7 +256,7 @@ def _grid(
     if not grids:
         raise ValueError("`axes`: must name at least one parameter; got none")
     made = eqx.filter_eval_shape(build, **{name: jnp.zeros(()) for name in grids})
-    check_kind("build", made, Part, "a function that returns one turn, as theory.layer makes it")
+    check_kind("build", made, Part, "a function that returns one layer, as theory.layer makes it")
     mesh = np.meshgrid(*grids.values(), indexing="ij")
     return grids, {name: values.ravel() for name, values in zip(grids, mesh, strict=True)}
 

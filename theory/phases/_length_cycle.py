@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from theory.description import Part, check_turn
+from theory.description import Part, check_layer
 from theory.gaussian import frozen
 from theory.numerics import (
     Array,
@@ -45,7 +45,7 @@ class LengthCycle(eqx.Module):
 
 
 def _round(y: Array, body: Part, period: Array, order: int) -> tuple[Array, Array]:
-    """y after `period` turns, and before each of them."""
+    """y after `period` layers, and before each of them."""
 
     def step(y, j):
         return jnp.where(j < period, y + log_growth(y, body, order), y), y
@@ -65,7 +65,7 @@ def length_cycle(
     Parameters
     ----------
     body
-        One turn, as made by `layer`.
+        One layer, as made by `layer`.
     start
         Length of the typical input.
     tolerance, order
@@ -74,7 +74,7 @@ def length_cycle(
     Returns
     -------
     LengthCycle
-        Cycles of up to 16 lengths that are reached within 20000 turns. `jax.vmap` and
+        Cycles of up to 16 lengths that are reached within 20000 layers. `jax.vmap` and
         `jax.grad` apply.
 
     Raises
@@ -87,7 +87,7 @@ def length_cycle(
     May 1976, *Simple mathematical models with very complicated dynamics*, for such maps.
     """
     needs_float64("length_cycle")
-    check_turn(body)
+    check_layer(body)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
     check_order(order)
@@ -116,21 +116,21 @@ def _length_cycle(body, start, tolerance, order) -> LengthCycle:
 
     y = implicit_root(miss, (body, period, frozen(first)), solve)
 
-    turns, whole, y_error = _around(body, y, period, order)
-    q, inside = jnp.exp(turns.y), index < period
+    layers, whole, y_error = _around(body, y, period, order)
+    q, inside = jnp.exp(layers.y), index < period
 
-    spread = jax.vmap(lambda y, e: seen.spread(y, y - e, y + e))(turns.y, y_error)
+    spread = jax.vmap(lambda y, e: seen.spread(y, y - e, y + e))(layers.y, y_error)
 
     def relative(near, error):
         """The relative error of the product of `near` over a round."""
         return jnp.sum(jnp.where(inside, error / jnp.abs(near), 0.0))
 
     count = period.astype(q.dtype)
-    growth = jnp.exp(jnp.sum(jnp.where(inside, jnp.log(turns.slope), 0.0)) / count)
+    growth = jnp.exp(jnp.sum(jnp.where(inside, jnp.log(layers.slope), 0.0)) / count)
     errors = (
         q * jnp.expm1(y_error),
-        jnp.abs(whole) * relative(turns.rate, turns.rate_error + spread[0]),
-        growth * relative(turns.slope, turns.slope_error + spread[1]) / count,
+        jnp.abs(whole) * relative(layers.rate, layers.rate_error + spread[0]),
+        growth * relative(layers.slope, layers.slope_error + spread[1]) / count,
     )
     length, multiplier, mean = (
         as_estimate(value, frozen(error), tolerance)
@@ -141,8 +141,8 @@ def _length_cycle(body, start, tolerance, order) -> LengthCycle:
     return replace_where(~there, Status.NOT_CONVERGED, found)
 
 
-class _Turns(eqx.Module):
-    """What each turn of a round sees."""
+class _Layers(eqx.Module):
+    """What each layer of a round sees."""
 
     y: Array
     slope: Array
@@ -155,10 +155,10 @@ class _Turns(eqx.Module):
     """The error of y that was added up to here."""
 
 
-def _around(body: Part, y: Array, period: Array, order: int) -> tuple[_Turns, Array, Array]:
+def _around(body: Part, y: Array, period: Array, order: int) -> tuple[_Layers, Array, Array]:
     """One round from y: what is seen, its multiplier, and the error of every y."""
 
-    def turn(carry, j):
+    def step(carry, j):
         y, moved, gathered = carry
         q = jnp.exp(y)
         value, error, along = along_length(body, q, order)
@@ -166,11 +166,11 @@ def _around(body: Part, y: Array, period: Array, order: int) -> tuple[_Turns, Ar
         m = rate * q / value.length
         gathered_next = frozen(jnp.abs(m) * gathered + error.length / value.length)
         new = (jnp.log(value.length), moved * m, gathered_next)
-        seen = _Turns(y, value.slope, error.slope, rate, rate_error, moved, gathered)
+        seen = _Layers(y, value.slope, error.slope, rate, rate_error, moved, gathered)
         return jax.tree.map(lambda a, b: jnp.where(j < period, a, b), new, carry), seen
 
     start = (y, jnp.ones_like(y), jnp.zeros_like(y))
-    (end, whole, total), turns = jax.lax.scan(turn, start, jnp.arange(_LONGEST))
+    (end, whole, total), layers = jax.lax.scan(step, start, jnp.arange(_LONGEST))
     # A change of the first length comes back times `whole`, with what was added on the way.
     own = (total + jnp.abs(end - y) + 4 * jnp.finfo(y.dtype).eps) / jnp.abs(1 - whole)
-    return turns, whole, frozen(jnp.abs(turns.moved) * own + turns.gathered)
+    return layers, whole, frozen(jnp.abs(layers.moved) * own + layers.gathered)

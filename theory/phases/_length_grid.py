@@ -1,4 +1,4 @@
-"""The length map of one turn of a network, looked at over the whole range of lengths.
+"""The length map of one layer of a network, looked at over the whole range of lengths.
 
 Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope.
 """
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from theory.description import Part
 from theory.gaussian import frozen
 from theory.numerics import Array, barrier, bracketed_root, traced, xp
-from theory.phases._one_layer import SHORTEST, Turn, one_turn, turn_alone
+from theory.phases._one_layer import SHORTEST, LayerMap, layer_alone, one_layer
 
 LONGEST = 1e30
 """The longest length up to which fixed points are looked for, from `SHORTEST` on."""
@@ -34,17 +34,19 @@ _PLAIN = 3.0
 of squares over many nodes is not wrong by such a factor."""
 
 
-def along_length(body: Part, q: Float[Array, "*b"], order: int) -> tuple[Turn, Turn, Turn]:
-    """One turn from length q: values, errors, and derivatives with respect to q (on the host that
+def along_length(
+    body: Part, q: Float[Array, "*b"], order: int
+) -> tuple[LayerMap, LayerMap, LayerMap]:
+    """One layer from length q: values, errors, and derivatives with respect to q (on the host that
     of the length alone)."""
     if not traced(body, q):
-        value, error, rate = turn_alone(body, xp.atleast_1d(q), order=order)
+        value, error, rate = layer_alone(body, xp.atleast_1d(q), order=order)
         if np.ndim(q) == 0:
             value, error, rate = jax.tree.map(lambda v: v[0], (value, error, rate))
         still = xp.full_like(rate, xp.nan)
-        return value, error, Turn(rate, still, still, still)
-    turn = lambda q: one_turn(body, q, order=order, errors=True)
-    value, rate, error = jax.jvp(turn, (q,), (xp.ones_like(q),), has_aux=True)
+        return value, error, LayerMap(rate, still, still, still)
+    layer = lambda q: one_layer(body, q, order=order, errors=True)
+    value, rate, error = jax.jvp(layer, (q,), (xp.ones_like(q),), has_aux=True)
     return value, error, rate
 
 
@@ -52,17 +54,17 @@ def log_growth(y: Float[Array, ""], body: Part, order: int) -> Float[Array, ""]:
     """h(y) = log(q'/q) at q = e^y."""
     q = xp.exp(y)
     # The ratio keeps the digits that a difference of logarithms loses.
-    return xp.log(one_turn(body, q, order=order)[0].length / q)
+    return xp.log(one_layer(body, q, order=order)[0].length / q)
 
 
-def error_of_rate(turn: Turn, error: Turn, q: Array) -> Array:
+def error_of_rate(layer: LayerMap, error: LayerMap, q: Array) -> Array:
     """The error of dq'/dq, two bounds of which follow from those of q' and of χ.
 
     Relative errors are those of the rule, for all of its integrals; and Cauchy and Schwarz
     bound E|φφ'u|/q by those of φ² and φ'².
     """
-    usual = (turn.slope > 0) & xp.isfinite(turn.slope + error.slope) & (turn.length > 0)
-    length, slope = (xp.where(usual, v, 1.0) for v in (turn.length, turn.slope))
+    usual = (layer.slope > 0) & xp.isfinite(layer.slope + error.slope) & (layer.length > 0)
+    length, slope = (xp.where(usual, v, 1.0) for v in (layer.length, layer.slope))
     by_length = error.length / q * xp.where(usual, xp.maximum(xp.sqrt(slope * q / length), 1), 1)
     by_slope = error.slope * xp.sqrt(length / (q * slope))
     return xp.where(usual, xp.minimum(by_length, by_slope), by_length)
@@ -141,11 +143,11 @@ def length_grid(body: Part, *, order: int = 64) -> LengthGrid:
     body = frozen(body)
     if traced(body):
         y = jnp.asarray(_GRID, jnp.result_type(float))
-        turn, error, rate = jax.vmap(lambda q: along_length(body, q, order))(jnp.exp(y))
+        layer, error, rate = jax.vmap(lambda q: along_length(body, q, order))(jnp.exp(y))
     else:
         y = xp.asarray(_GRID)
-        turn, error, rate = along_length(body, xp.exp(y), order)
-    h, noise = xp.log(turn.length / xp.exp(y)), error.length / turn.length
+        layer, error, rate = along_length(body, xp.exp(y), order)
+    h, noise = xp.log(layer.length / xp.exp(y)), error.length / layer.length
     dh = rate.length * xp.exp(-h) - 1
     noise = xp.where(noise < 0.5, noise, xp.inf)
     # A pair of roots between two nodes shows as an extremum that heads for zero from both ends.
@@ -163,8 +165,8 @@ def length_grid(body: Part, *, order: int = 64) -> LengthGrid:
 
     def derivative(y, body):
         if not traced(body, y):
-            turn, _, rate = along_length(body, xp.exp(y), order)
-            return rate.length * np.exp(y) / turn.length - 1
+            layer, _, rate = along_length(body, xp.exp(y), order)
+            return rate.length * np.exp(y) / layer.length - 1
         return jax.jvp(lambda y: log_growth(y, body, order), (y,), (xp.ones_like(y),))[1]
 
     top = bracketed_root(derivative, body, guess, y[i], y[i + 1], found, dh[i + 1] > dh[i])
@@ -189,8 +191,8 @@ def length_grid(body: Part, *, order: int = 64) -> LengthGrid:
             xp.where(found, top, xp.nan),
             y,
             rate.length,
-            error_of_rate(turn, error, xp.exp(y)),
-            turn.slope,
+            error_of_rate(layer, error, xp.exp(y)),
+            layer.slope,
             error.slope,
         )
     )

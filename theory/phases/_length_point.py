@@ -1,4 +1,4 @@
-"""Fixed points of the length map of one turn of a network.
+"""Fixed points of the length map of one layer of a network.
 
 Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope.
 """
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from theory.description import Part, check_turn, directly
+from theory.description import Part, check_layer, directly
 from theory.gaussian import frozen
 from theory.numerics import (
     Array,
@@ -100,13 +100,13 @@ def point_at(
 ) -> LengthPoint:
     """The fixed point at q* = e^y; at q* = 0 where `zero` says so, and y is the first node."""
     q = xp.exp(y)
-    turn, local, along = along_length(body, q, order)
+    layer, local, along = along_length(body, q, order)
     rate = along.length
     noise = local.length / q
-    local_rate = error_of_rate(turn, local, q)
+    local_rate = error_of_rate(layer, local, q)
 
     # |δy| = (error of h + residual)/|dh/dy|, if the curvature of h leaves one root there.
-    miss = noise + xp.abs(xp.log(turn.length / q)) + 2 * np.finfo(q.dtype).eps
+    miss = noise + xp.abs(xp.log(layer.length / q)) + 2 * np.finfo(q.dtype).eps
     pull = xp.maximum(xp.abs(1 - rate) - local_rate, 0.0)
     bend, _ = seen.steepness(y)
     left = pull**2 - 2 * bend * miss
@@ -132,8 +132,8 @@ def point_at(
     # Near 0 q* is what the map makes of 0, over 1 − λ: nothing, but for its derivatives.
     gap = xp.where(zero, 1 - frozen(rate), 1.0)
     gap = xp.where(gap == 0, np.finfo(q.dtype).tiny, gap)
-    moved = xp.where(zero, (turn.length - frozen(turn.length)) / gap, 0.0)
-    slope = turn.slope + seen.drift(seen.slope) * moved
+    moved = xp.where(zero, (layer.length - frozen(layer.length)) / gap, 0.0)
+    slope = layer.slope + seen.drift(seen.slope) * moved
     # The map is a power of the shortest lengths: 1, or more where φ'(0) = 0, down to underflow.
     power = zero & (_power(seen) > 1.5)
     rate = xp.where(power, 0.0, rate + seen.drift(seen.multiplier) * moved)
@@ -175,7 +175,7 @@ class FixedPoints(eqx.Module):
 
 
 def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> FixedPoints:
-    """All fixed points of the length map of one turn, with their stability.
+    """All fixed points of the length map of one layer, with their stability.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fixe
         If `tolerance` is not above 0, or `order` not from 8 to 1024; if `body` is a whole
         network; if JAX is without float64.
     TypeError
-        If one turn does not lead from pre-activations to pre-activations.
+        If one layer does not lead from pre-activations to pre-activations.
 
     Accuracy
     --------
@@ -207,7 +207,7 @@ def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fixe
     error of zero; then they are one HALF_STABLE point.
     """
     needs_float64("fixed_points")
-    check_turn(body)
+    check_layer(body)
     check_positive("tolerance", tolerance)
     check_order(order)
     return _fixed_points(body, tolerance, order)

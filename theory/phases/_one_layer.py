@@ -1,6 +1,6 @@
-"""One turn of a network at a fixed length, and the fixed point of its correlation map.
+"""One layer of a network at a fixed length, and the fixed point of its correlation map.
 
-Notation: q length, λ = dq'/dq, χ slope, x = 1 − c, and r(x) = x'/x, the factor by which one turn
+Notation: q length, λ = dq'/dq, χ slope, x = 1 − c, and r(x) = x'/x, the factor by which one layer
 multiplies 1 − c.
 """
 
@@ -19,7 +19,7 @@ from theory.description import (
     Pointwise,
     Radial,
     Reading,
-    check_turn,
+    check_layer,
     components,
     gain,
     interpret,
@@ -30,11 +30,11 @@ from theory.mean_field import MeanField, PreActivation, given_moments, length
 from theory.numerics import Array, Estimate, traced, xp
 
 SHORTEST = 1e-30
-"""The shortest length at which a turn is looked at; it stands for 0."""
+"""The shortest length at which a layer is looked at; it stands for 0."""
 
 
-class Turn(eqx.Module):
-    """What one turn of the body does to two inputs of one length q at 1 − c = x."""
+class LayerMap(eqx.Module):
+    """What one layer, the body, does to two inputs of one length q at 1 − c = x."""
 
     length: Float[Array, "*b"]
     separation: Float[Array, "*b"]
@@ -44,20 +44,22 @@ class Turn(eqx.Module):
     """The slope of the map of the covariance of the two inputs."""
 
 
-def one_turn(
+def one_layer(
     body: Part, q: Array, x: Array | None = None, *, order: int = 64, errors: bool = False
-) -> tuple[Turn, Turn]:
-    """One turn of `body` from length q and, if given, 1 − c = x: values and errors.
+) -> tuple[LayerMap, LayerMap]:
+    """One layer `body` from length q and, if given, 1 − c = x: values and errors.
 
     Without `errors` those are zero, and their cost is saved. As part of a program it is compiled
     as a unit, so that its many uses in one solver are traced once.
     """
-    turn = _compiled_turn if traced(body, q, x) else _one_turn
-    return turn(body, q, x, order, errors)
+    run = _compiled_layer if traced(body, q, x) else _one_layer
+    return run(body, q, x, order, errors)
 
 
-def _one_turn(body: Part, q: Array, x: Array | None, order: int, errors: bool) -> tuple[Turn, Turn]:
-    check_turn(body)
+def _one_layer(
+    body: Part, q: Array, x: Array | None, order: int, errors: bool
+) -> tuple[LayerMap, LayerMap]:
+    check_layer(body)
     if x is None:
         covariance, separation = q.reshape(1, 1), xp.zeros((1, 1), q.dtype)
     else:
@@ -71,12 +73,12 @@ def _one_turn(body: Part, q: Array, x: Array | None, order: int, errors: bool) -
     after, _ = interpret(body, reading, PreActivation(moments, zero))
     if not isinstance(after, PreActivation):
         raise TypeError(
-            "`body`: one turn must go from pre-activations to pre-activations; this one ends "
+            "`body`: one layer must go from pre-activations to pre-activations; this one ends "
             f"in {type(after).__name__} moments"
         )
 
     def read(m, tangent):
-        return Turn(
+        return LayerMap(
             m.covariance[0, 0, 0, 0],
             m.separation[0, -1, 0, 0],
             tangent[0, 0, 0, 0],
@@ -87,14 +89,14 @@ def _one_turn(body: Part, q: Array, x: Array | None, order: int, errors: bool) -
     return read(after.value, after.value.whole_tangent), read(after.error, doubt)
 
 
-_compiled_turn: Any = eqx.filter_jit(_one_turn)
+_compiled_layer: Any = eqx.filter_jit(_one_layer)
 
 
-def turn_alone(
+def layer_alone(
     body: Part, q: Float[Array, " lengths"], *, order: int = 64, errors: bool = True
-) -> tuple[Turn, Turn, Float[Array, " lengths"]]:
-    """One turn from each of several lengths, and dq'/dq."""
-    check_turn(body)
+) -> tuple[LayerMap, LayerMap, Float[Array, " lengths"]]:
+    """One layer from each of several lengths, and dq'/dq."""
+    check_layer(body)
     moments = given_moments((xp.eye(q.size) * q)[..., None, None])
     zero = jax.tree.map(np.zeros_like, moments)
     field = MeanField(order, errors=errors, components=components(body), alone=True)
@@ -103,7 +105,7 @@ def turn_alone(
 
     def read(m, tangent):
         own = lambda matrix: xp.diagonal(matrix[..., 0, 0])
-        return Turn(own(m.covariance), xp.zeros(q.size), own(tangent), own(tangent))
+        return LayerMap(own(m.covariance), xp.zeros(q.size), own(tangent), own(tangent))
 
     at = after.state
     doubt = at.value.whole_tangent_error(at.error)
@@ -154,8 +156,8 @@ class _AlongLength(Reading[_Moving]):
         after, _ = self.field.add(skip.state, branch.state)
         return _Moving(after, skip.rate + branch.rate), None
 
-    def through_time(self, turn, state, steps: int):
-        raise TypeError("`body`: must be one turn without a Recurrent")
+    def through_time(self, step, state, steps: int):
+        raise TypeError("`body`: must be one layer without a Recurrent")
 
 
 class LengthPoint(eqx.Module):

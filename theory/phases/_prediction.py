@@ -14,7 +14,7 @@ from theory.description import (
     Part,
     Pointwise,
     Survey,
-    check_turn,
+    check_layer,
     directly,
     interpret,
 )
@@ -194,13 +194,13 @@ def complete(body: Part, reached: Attractor, tolerance: Any, order: int) -> Pred
 def predict(
     body: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
 ) -> Prediction:
-    """Mean-field prediction for infinitely many turns of `body`.
+    """Mean-field prediction for infinitely many layers `body`.
 
     Parameters
     ----------
     body
-        One turn, as made by `layer`. A `Repeat` is one turn of all its layers: χ is that of all
-        of them, and depth scales count such turns.
+        One layer, as made by `layer`. A `Repeat` counts as one: χ is that of all its layers
+        together, and depth scales count such repeats.
     start
         Length of the typical input from which the fixed point is reached.
     tolerance
@@ -219,7 +219,7 @@ def predict(
         If `start` or `tolerance` is not above 0, or `order` below 8; if `body` is a whole
         network; if JAX is without float64.
     TypeError
-        If one turn does not lead from pre-activations to pre-activations.
+        If one layer does not lead from pre-activations to pre-activations.
 
     Accuracy
     --------
@@ -231,7 +231,7 @@ def predict(
     Poole et al. 2016 (fixed points); Schoenholz et al. 2017 (depth scales).
     """
     needs_float64("predict")
-    check_turn(body)
+    check_layer(body)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
     check_order(order)

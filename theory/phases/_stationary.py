@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Int
 
-from theory.description import Affine, Part, check_no_noise, check_turn, directly
+from theory.description import Affine, Part, check_layer, check_no_noise, directly
 from theory.gaussian import frozen
 from theory.numerics import (
     Array,
@@ -93,7 +93,7 @@ def stationary_state(
     Sompolinsky, Crisanti and Sommers 1988 (continuous time).
     """
     needs_float64("stationary_state")
-    check_turn(body)
+    check_layer(body)
     check_no_noise("body", body)
     check_length("noise_variance", noise_variance)
     check_positive("start", start)

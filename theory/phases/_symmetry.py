@@ -28,8 +28,8 @@ from theory.description import (
     Reading,
     Survey,
     WeightLaw,
+    check_layer,
     check_part,
-    check_turn,
     components,
     directly,
     interpret,
@@ -145,11 +145,11 @@ class _Seen(Reading[_Found]):
     def add(self, skip: _Found, branch: _Found):
         return branch, None
 
-    def through_time(self, turn, state: _Found, steps: int):
-        return turn(self, state, state)[0], None
+    def through_time(self, step, state: _Found, steps: int):
+        return step(self, state, state)[0], None
 
-    def loop(self, turn, state, layers, depth):
-        return turn(state, jax.tree.map(lambda leaf: leaf[0], layers))[0], None
+    def loop(self, layer, state, layers, depth):
+        return layer(state, jax.tree.map(lambda leaf: leaf[0], layers))[0], None
 
 
 def symmetry(network: Part) -> Symmetry:
@@ -208,7 +208,7 @@ class _Biased(Survey[Any]):
 
 
 def symmetry_phase_of(body: Part, length: Estimate, allowed: Bool[Array, ""]) -> Int[Array, ""]:
-    """The `SymmetryPhase` of a fixed point of one turn."""
+    """The `SymmetryPhase` of a fixed point of one layer."""
     biased, _ = interpret(body, _Biased(), jnp.asarray(False))
     phase = jnp.where(length.value > 0, SymmetryPhase.BROKEN, SymmetryPhase.SYMMETRIC)
     phase = jnp.where(biased, SymmetryPhase.EXPLICIT, phase)
@@ -240,7 +240,7 @@ def generators(network: Part) -> Float[np.ndarray, "generators k k"]:
 
 
 def plane_generator(network: Part) -> Float[np.ndarray, "k k"]:
-    """A generator A of a network's symmetry with A³ = −A, which turns one unit vector over the
+    """A generator A of a network's symmetry with A³ = −A, which rotates one unit vector over the
     algebra: exp(θA) = 1 + sin θ A + (1 − cos θ) A².
 
     Raises
@@ -253,10 +253,10 @@ def plane_generator(network: Part) -> Float[np.ndarray, "k k"]:
         raise ValueError("`network`: must have a continuous symmetry; got none")
     table = max((law.table for law in _laws(network)), key=len)
     k = table.shape[-1]
-    turn = np.zeros((k, k))
-    turn[1, 0], turn[0, 1] = 1.0, -1.0
-    turn = np.einsum("aij,jk,alk->il", table, turn, table)
-    return turn / np.linalg.norm(turn, 2)
+    rotation = np.zeros((k, k))
+    rotation[1, 0], rotation[0, 1] = 1.0, -1.0
+    rotation = np.einsum("aij,jk,alk->il", table, rotation, table)
+    return rotation / np.linalg.norm(rotation, 2)
 
 
 class Sectors(eqx.Module):
@@ -276,12 +276,12 @@ class Sectors(eqx.Module):
 
 
 def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int = 64) -> Sectors:
-    """Multipliers of one turn at the fixed point, by sector of the symmetry.
+    """Multipliers of one layer at the fixed point, by sector of the symmetry.
 
     Parameters
     ----------
     body
-        One turn, as made by `layer`, with a radial activation.
+        One layer, as made by `layer`, with a radial activation.
     length
         q*, as `predict` gives it.
 
@@ -293,7 +293,7 @@ def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int 
     Raises
     ------
     TypeError
-        If `body` is not one turn with radial activations, or `length` no `Estimate`.
+        If `body` is not one layer with radial activations, or `length` no `Estimate`.
     ValueError
         If `tolerance` is not above 0, or `order` not from 8 to 1024.
 
@@ -303,7 +303,7 @@ def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int 
     average over directions of the unit.
     """
     needs_float64("sectors")
-    check_turn(body)
+    check_layer(body)
     must = "an Estimate, as theory.predict gives it in its field `length`"
     check_kind("length", length, Estimate, must)
     check_positive("tolerance", tolerance)

@@ -34,9 +34,9 @@ from theory.spectrum._slopes import SlopeLaw
 _TABLE = 256
 """Points on the negative axis."""
 _DOWN = np.repeat([0.75, 0.5, 0.3, 0.15, 0.05, 0.015, 0.005, 0.0015], 2)
-_TURNS = math.pi * np.concatenate([np.ones(4), _DOWN, np.zeros(8)])
+_ANGLES = math.pi * np.concatenate([np.ones(4), _DOWN, np.zeros(8)])
 """Arguments of λ on the way from the negative axis to the positive one."""
-_AGAIN = _TURNS[-15:]
+_AGAIN = _ANGLES[-15:]
 """Those for a law that differs little."""
 _HALVINGS = 60
 _CHUNK = 8
@@ -136,8 +136,8 @@ def mean_angle(
     """E arg(1 − d/w) for every law."""
     u, v = xp.cos(omega.imag), xp.sin(omega.imag)
     terms = lambda ratio, probability: [probability * xp.arctan2(v, u - ratio)]
-    turns = xp.where(omega.imag > math.pi, 2 * math.pi, 0.0)
-    return _over_nodes(law, omega, terms, 1)[0] + turns - omega.imag
+    winding = xp.where(omega.imag > math.pi, 2 * math.pi, 0.0)
+    return _over_nodes(law, omega, terms, 1)[0] + winding - omega.imag
 
 
 def as_complex(x: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
@@ -181,12 +181,12 @@ def has_skip(law: SlopeLaw, points: Array) -> Bool[Array, "laws *ones"]:
 def log_lambda(factors: JacobianFactors, at: Branch) -> Complex[Array, "*points"]:
     """log λ of solutions."""
     c, g, log_variance = _numbers(factors)
-    turned = (c - 1) * (at.nu - 1j * math.pi)
+    rotated = (c - 1) * (at.nu - 1j * math.pi)
     places = at.omega
     if at.partner is not None:
         layers = log_lambda_of_sum(at.partner, at.nu[None])
         places = xp.where(has_skip(factors.law, places), layers, places)
-    return turned + _counted(factors, places) - g * softplus(at.nu) + log_variance
+    return rotated + _counted(factors, places) - g * softplus(at.nu) + log_variance
 
 
 class Response(NamedTuple):
@@ -271,7 +271,7 @@ def _kept(z: Array, highest: Any) -> Array:
     return complex_of(z.real, xp.clip(z.imag, 0.0, highest))
 
 
-def _turned(factors: JacobianFactors, at: Branch, log_size: Array, angles: np.ndarray) -> Branch:
+def _at_angles(factors: JacobianFactors, at: Branch, log_size: Array, angles: np.ndarray) -> Branch:
     """Solutions after a step of Newton's method at each of these arguments of λ."""
 
     def step(at, angle):
@@ -406,14 +406,14 @@ def solve(factors: JacobianFactors, axis: Axis, log_size: Float[Array, " points"
         return table[..., place - 1] + part * (table[..., place] - table[..., place - 1])
 
     at = jax.tree.map(between, axis.branch)
-    return _judged(factors, _turned(factors, at, log_size, _TURNS), log_size)
+    return _judged(factors, _at_angles(factors, at, log_size, _ANGLES), log_size)
 
 
 def solve_again(
     factors: JacobianFactors, near: Branch, log_size: Float[Array, " points"]
 ) -> Solution:
     """The same for laws that differ little, from the solutions `near`."""
-    return _judged(factors, _turned(factors, near, log_size, _AGAIN), log_size)
+    return _judged(factors, _at_angles(factors, near, log_size, _AGAIN), log_size)
 
 
 def _judged(factors: JacobianFactors, at: Branch, log_size: Array) -> Solution:

@@ -136,7 +136,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         below = xp.where(skip, total.below, seen.below)
         return Look(below, xp.where(skip, total.rest, seen.rest), seen.rate), partner
 
-    def turned(law, omega, partner):
+    def past_largest(law, omega, partner):
         """Where s of a layer 1 + a has passed its largest value, beyond the layer's edge."""
         if partner is None or side == "upper":
             return xp.zeros(omega.shape, bool)
@@ -157,7 +157,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
                 # Without mass at zero 1 − s is small and negative, otherwise s is of order one.
                 precise = (side == "lower") & (mass[chosen] == 0)
                 less = xp.where(precise, seen.rest.real > rest, seen.below.real < s)
-                return less & ~turned(law, omega, partner) if side == "lower" else ~less
+                return less & ~past_largest(law, omega, partner) if side == "lower" else ~less
 
             end = xp.abs(low) + xp.abs(high) + 60
             found = bisect(too_far, xp.where(negative, -end, _NEAREST), end)
@@ -183,7 +183,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         # Laws with w < 0 have s < 1 − mass: where they cannot follow, λ has long had its maximum.
         lost = xp.any(negative & (s >= 1 - mass))
         if law.branch is not None:
-            lost = lost | xp.any(turned(law, omega, partner))
+            lost = lost | xp.any(past_largest(law, omega, partner))
             # The others cannot come closer to the end of their law.
             stuck = ~negative & (every < _NEAREST + 1e-6) & (laws != chosen)
             lost = lost | xp.any(stuck)

@@ -136,7 +136,7 @@ class _Factors(Reading[Any]):
         after, _ = MeanField().add(skip, branch)
         return after, _Skip(xp.ones((), jnp.result_type(float)))
 
-    def through_time(self, turn: Any, state: Any, steps: int):
+    def through_time(self, step: Any, state: Any, steps: int):
         raise TypeError(
             "`network`: the Jacobian spectrum is that of a chain of layers, a product of free "
             "matrices; those of a Recurrent are one and the same, which is not predicted"
@@ -174,7 +174,7 @@ class JacobianFactors(eqx.Module):
     def repeated(self, depth: Any) -> "JacobianFactors":
         """The factors of `depth` such networks in a row, all at the same lengths.
 
-        `depth` may be traced and is the way to sweep over depths: one turn at its fixed point,
+        `depth` may be traced and is the way to sweep over depths: one layer at its fixed point,
         repeated.
         """
         times = as_number("depth", depth, "whole and at least 0")

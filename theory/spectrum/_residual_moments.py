@@ -83,14 +83,14 @@ def _moments(layer: Any, length: Array, depth: int, tolerance: float) -> Spectru
     phi, law = first.activation, last.weights
     check_no_jump(phi)
 
-    def turn(state, _):
+    def step(state, _):
         q = per_component(state.value.covariance[0, 0])
         error = per_component(state.error.covariance[0, 0])
         return interpret(layer, MeanField(), state)[0], (q, error)
 
     moments = given_moments(length.reshape(1, 1, 1, 1))
     state = PreActivation(moments, jax.tree.map(jnp.zeros_like, moments))
-    _, (q, q_error) = jax.lax.scan(turn, state, None, length=depth)
+    _, (q, q_error) = jax.lax.scan(step, state, None, length=depth)
 
     def square(z):
         return phi.with_slope(z)[1] ** 2
@@ -134,7 +134,7 @@ def _recursion(mean: Float[Array, " depth"], table: Float[Array, "depth depth"],
     depth = len(mean)
     variance = law.variance
 
-    def turn(state, place):
+    def step(state, place):
         b, e, log = state
         chi = variance * mean[place]
         # ⟨D² G D² G⟩ and Σ b ⟨D² D_l²⟩
@@ -150,5 +150,5 @@ def _recursion(mean: Float[Array, " depth"], table: Float[Array, "depth depth"],
         return (b / grown, e / grown, log + jnp.log1p(chi)), None
 
     start = (jnp.zeros_like(mean), jnp.zeros_like(mean[0]), jnp.zeros_like(mean[0]))
-    (b, e, log), _ = jax.lax.scan(turn, start, jnp.arange(depth))
+    (b, e, log), _ = jax.lax.scan(step, start, jnp.arange(depth))
     return log, 1 + 2 * jnp.sum(b * mean) + e

@@ -313,7 +313,7 @@ def _quantiles(factors, fractions, tolerance) -> Estimate:
     low, high = nodes[place - 1], nodes[place]
 
     def closer(state):
-        low, high, x, before, there, turn = state
+        low, high, x, before, there, count = state
         point, _ = _look_at(factors, axis, x)
         beyond = point.cumulative > fractions
         low, high = xp.where(beyond, low, x), xp.where(beyond, x, high)
@@ -329,7 +329,7 @@ def _quantiles(factors, fractions, tolerance) -> Estimate:
         new = xp.where(there, x, new)
         # What is left of a short step of Newton's is its square.
         short = (xp.abs(new - x) <= 1e-9 * (1 + xp.abs(x))) & (xp.abs(left) <= 1e-9)
-        return low, high, new, xp.abs(left), there | (inside & short), turn + 1
+        return low, high, new, xp.abs(left), there | (inside & short), count + 1
 
     start = (low, high, (low + high) / 2, xp.full_like(low, xp.inf), xp.isnan(low), 0)
     unfinished = lambda state: ~xp.all(state[4]) & (state[5] < _CLOSER)

@@ -91,8 +91,8 @@ def angle_of_sum(
 
     The integrals of m d log λ add up but for 2 log of (1 + m_a)(1 + β)/(1 + m).
     """
-    turned = partner - 1j * math.pi
-    one, rest = (turned - softplus(turned)).imag, log_rest.imag
+    rotated = partner - 1j * math.pi
+    one, rest = (rotated - softplus(rotated)).imag, log_rest.imag
     return angle - independent * (below.imag + rest) + one + 2 * rest + 2 * softplus(nu).imag
 
 

@@ -110,8 +110,8 @@ class TestBadWeights:
 
     def layers(self):
         good = np.asarray(spiked(KEY, 4, 120, 120, 3.0))
-        turn, _ = np.linalg.qr(good[0])
-        double = turn @ np.diag([2.0, 2.0, *np.linspace(1.5, 0.1, 118)]) @ turn.T
+        rotation, _ = np.linalg.qr(good[0])
+        double = rotation @ np.diag([2.0, 2.0, *np.linspace(1.5, 0.1, 118)]) @ rotation.T
         broken = good[1].copy()
         broken[3, 4] = np.nan
         return [good[0], np.zeros((120, 120)), double, broken, good[2], good[3]]
@@ -135,11 +135,11 @@ class TestBadWeights:
 
     @pytest.mark.parametrize("size", [20, 150])
     def test_all_singular_values_equal(self, size):
-        turn = np.linalg.qr(np.asarray(jax.random.normal(KEY, (2, size, size))))[0]
-        found = continuity(turn, 2)
+        rotation = np.linalg.qr(np.asarray(jax.random.normal(KEY, (2, size, size))))[0]
+        found = continuity(rotation, 2)
         assert np.all(np.asarray(found.right.status) == Status.ABSENT)
         assert np.all(np.asarray(found.right_frame.status) == Status.ABSENT)
-        for map_ in gram_cosines(jnp.asarray(turn)):
+        for map_ in gram_cosines(jnp.asarray(rotation)):
             assert np.all(np.asarray(map_.status) == Status.ABSENT)
         assert mean_alignment(found.right)[1] == 0
 
@@ -258,9 +258,9 @@ def test_spectra_by_hand():
 
 def test_drift_is_the_angle():
     angle, weights = 0.3, np.diag([2.0, 1.0, 0.5])[None]
-    turn = np.eye(3)
-    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    right, left = rotation_drift(weights, weights @ turn.T, tolerance=1e-9)
+    rotation = np.eye(3)
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    right, left = rotation_drift(weights, weights @ rotation.T, tolerance=1e-9)
     assert float(right.value[0]) == pytest.approx(angle)
     assert float(left.value[0]) == pytest.approx(0, abs=1e-7)
     with pytest.raises(ValueError, match="`after`"):

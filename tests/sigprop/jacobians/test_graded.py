@@ -164,9 +164,9 @@ def test_volume_order_and_scale(scale):
     assert np.all(np.diff(logs) <= 0)
     rng = np.random.default_rng(2)
     left, right = np.eye(N)[rng.permutation(N)], np.eye(N)[rng.permutation(N)]
-    turned = factors.copy()
-    turned[0], turned[-1] = factors[0] @ right, left @ factors[-1]
-    other = measured(turned).log_singular_values + L * np.log(scale)
+    rotated = factors.copy()
+    rotated[0], rotated[-1] = factors[0] @ right, left @ factors[-1]
+    other = measured(rotated).log_singular_values + L * np.log(scale)
     np.testing.assert_allclose(logs, other, rtol=0, atol=2 * found.error + 1e-16 * abs(volume))
 
 

@@ -40,19 +40,19 @@ def rotation(k, algebra, seed):
 def test_rotated_inputs_give_rotated_outputs(k, algebra):
     x = jax.random.normal(jax.random.key(2), (1, 12, k))
     r = rotation(k, algebra, 3)
-    turn = lambda z: jnp.einsum("ij,nuj->nui", r, z)
+    rotate = lambda z: jnp.einsum("ij,nuj->nui", r, z)
     net = network(k, algebra)
     out = run(net, x, 10)
-    np.testing.assert_allclose(run(net, turn(x), 10), turn(out), atol=1e-12)
+    np.testing.assert_allclose(run(net, rotate(x), 10), rotate(out), atol=1e-12)
     haar = network(k, algebra, weights="orthogonal")
-    np.testing.assert_allclose(run(haar, turn(x), 10), turn(run(haar, x, 10)), atol=1e-12)
+    np.testing.assert_allclose(run(haar, rotate(x), 10), rotate(run(haar, x, 10)), atol=1e-12)
     # a rotation that the weights do not commute with, and a bias, break it
     if algebra != "real":
         other = rotation(k, "real", 4)
         wrong = jnp.einsum("ij,nuj->nui", other, x)
         assert jnp.max(jnp.abs(run(net, wrong, 10) - jnp.einsum("ij,nuj->nui", other, out))) > 0.1
     biased = network(k, algebra, bias_variance=0.1)
-    broken = run(biased, turn(x), 10) - turn(run(biased, x, 10))
+    broken = run(biased, rotate(x), 10) - rotate(run(biased, x, 10))
     assert jnp.max(jnp.abs(broken)) > 0.05
 
 
@@ -299,7 +299,7 @@ def test_the_backward_charge_is_the_same_in_every_layer(k, algebra):
 
 
 @pytest.mark.parametrize(("k", "algebra"), GROUPS)
-def test_a_plane_generator_turns_one_unit_vector(k, algebra):
+def test_a_plane_generator_rotates_one_unit_vector(k, algebra):
     net = network(k, algebra)
     a = theory.plane_generator(net)
     np.testing.assert_allclose(a @ a @ a, -a, atol=1e-14)

@@ -15,9 +15,9 @@ TANH, LINEAR = theory.activation("tanh"), theory.activation("linear")
 
 def noisy(phi, weight_variance, bias_variance, variance, depth, *, residual=False, **options):
     affine = theory.affine(weight_variance, bias_variance, **options)
-    turn = Chain((Pointwise(phi), Noise(variance), affine))
+    body = Chain((Pointwise(phi), Noise(variance), affine))
     first = theory.affine(weight_variance, bias_variance, **options)
-    return Chain((first, theory.repeat(Residual(turn) if residual else turn, depth)))
+    return Chain((first, theory.repeat(Residual(body) if residual else body, depth)))
 
 
 def drawn(network, width=40, key=KEY):
@@ -72,8 +72,8 @@ def test_an_equivariant_network_stays_so_under_its_noise():
     certificate = sigprop.certify(drawn(network, 12), x, theory.generators(network))
     assert jnp.all(certificate.holds)
     assert jnp.all(certificate.claim < 1e-10)
-    turned = x @ jnp.linalg.qr(jax.random.normal(KEY, (3, 3)))[0].T
-    first, other = drawn(network, 12)(x), drawn(network, 12)(turned)
+    rotated = x @ jnp.linalg.qr(jax.random.normal(KEY, (3, 3)))[0].T
+    first, other = drawn(network, 12)(x), drawn(network, 12)(rotated)
     np.testing.assert_allclose(jnp.sum(first**2, -1), jnp.sum(other**2, -1), rtol=1e-10)
 
 

@@ -78,11 +78,11 @@ def test_theory_of_sparse_jacobians_is_that_of_gaussian_ones():
         for weights in ("sparse:0.1", "gaussian")
     ]
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), *found))
-    turns = [
+    bodies = [
         theory.layer(TANH, 1.0, residual=True, weights=weights)
         for weights in ("sparse:0.1", "gaussian", "orthogonal")
     ]
-    ratios = [theory.residual_moments(turn, 1.0, 2).ratios.value[1] for turn in turns]
+    ratios = [theory.residual_moments(body, 1.0, 2).ratios.value[1] for body in bodies]
     assert ratios[0] == ratios[1] != ratios[2]
 
 

@@ -91,18 +91,20 @@ def test_products_of_haar_weights_are_linear_over_the_algebra(fan_in, fan_out, k
     law = theory.WeightLaw(1.0, "orthogonal", k, algebra)
     size = len(law.table)
     right = np.array(images(jnp.eye(size), size)).reshape(size, size, size)[:, :, 1]
-    turn = np.kron(np.eye(k // size), right)
+    rotation = np.kron(np.eye(k // size), right)
     v = jax.random.normal(KEY, (fan_in, k, 2))
-    both = jnp.concatenate([v, jnp.einsum("ij,ujc->uic", turn, v)], axis=2)
+    both = jnp.concatenate([v, jnp.einsum("ij,ujc->uic", rotation, v)], axis=2)
     y, pull = jax.vjp(lambda v: product(law, KEY, v, fan_out, explicit=False), both)
-    np.testing.assert_allclose(y[..., 2:], np.einsum("ij,ujc->uic", turn, y[..., :2]), atol=1e-12)
+    np.testing.assert_allclose(
+        y[..., 2:], np.einsum("ij,ujc->uic", rotation, y[..., :2]), atol=1e-12
+    )
     if fan_in == fan_out:
         dot = lambda x: np.einsum("uic,uid->cd", x, x)
         np.testing.assert_allclose(dot(y), dot(both), atol=1e-11)
     g = jax.random.normal(jax.random.key(5), (fan_out, k, 2))
-    (back,) = pull(jnp.concatenate([g, jnp.einsum("ij,ujc->uic", turn, g)], axis=2))
-    turned = np.einsum("ij,ujc->uic", turn, back[..., :2])
-    np.testing.assert_allclose(back[..., 2:], turned, atol=1e-12)
+    (back,) = pull(jnp.concatenate([g, jnp.einsum("ij,ujc->uic", rotation, g)], axis=2))
+    rotated = np.einsum("ij,ujc->uic", rotation, back[..., :2])
+    np.testing.assert_allclose(back[..., 2:], rotated, atol=1e-12)
     # Wᵀ is the adjoint of W on what has met it
     np.testing.assert_allclose(
         np.einsum("uic,uid->cd", back[..., :2], both), np.einsum("uic,uid->cd", g, y), atol=1e-11

@@ -36,9 +36,9 @@ class Trace(Reading[jax.Array]):
     def add(self, skip, branch):
         return skip + branch, skip + branch
 
-    def through_time(self, turn, state, steps):
+    def through_time(self, step, state, steps):
         for _ in range(steps - 1):
-            state, note = turn(self, state, jnp.array(0.0))
+            state, note = step(self, state, jnp.array(0.0))
         return state, note
 
     def child(self, index):

@@ -17,7 +17,7 @@ def lines(network, **options):
     return theory.describe(network, **options).splitlines()
 
 
-def test_a_deep_network_is_its_first_layer_and_one_turn():
+def test_a_deep_network_is_its_first_affine_map_and_one_layer():
     assert lines(theory.feedforward(TANH, 1.5, 0.05, depth=50)) == [
         "z = W x + b",
         "q = 1.5 |x|²/N + 0.05",

@@ -38,12 +38,12 @@ def test_sparse_weights_shift_the_mean_by_their_fourth_cumulant():
 
 @pytest.mark.parametrize("weights", ["gaussian", "sparse:0.25"])
 def test_two_affine_maps_in_a_row_are_those_around_a_linear_function(weights):
-    turn = theory.affine(1.3, 0.1, weights=weights)
+    last = theory.affine(1.3, 0.1, weights=weights)
     cubic = theory.componentwise(lambda z: z + z**3, parity="odd", scale=1e9)
-    behind = (theory.Pointwise(cubic), turn)
+    behind = (theory.Pointwise(cubic), last)
     linear = theory.Pointwise(theory.activation("linear"))
     one, other = (
-        theory.length_correction(theory.Chain((theory.affine(1.0), *between, turn, *behind)), 0.8)
+        theory.length_correction(theory.Chain((theory.affine(1.0), *between, last, *behind)), 0.8)
         for between in ((), (linear,))
     )
     for name in ("length", "correction", "variance"):

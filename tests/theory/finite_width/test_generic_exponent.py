@@ -22,7 +22,7 @@ def simulated(k, algebra, gain, width, chains, steps=150, discard=50):
     """
     rng = np.random.default_rng([k, width])
     law = theory.WeightLaw(1.0, components=k, algebra=algebra)
-    turns = orbit(k, law.table) if algebra != "dense" else np.zeros((0, k, k))
+    generators = orbit(k, law.table) if algebra != "dense" else np.zeros((0, k, k))
     trace = lambda x: np.trace(x, axis1=-2, axis2=-1)
     swapped = lambda x: x.transpose(0, 2, 1)
     moments = np.zeros((chains, 2 * k, 2 * k)) + np.diag([0.5] * k + [1.0] * k)
@@ -43,9 +43,9 @@ def simulated(k, algebra, gain, width, chains, steps=150, discard=50):
             average = lambda x: np.mean([e @ x @ e.T for e in law.table], axis=0)
         zz, tz, tt = (average(m) for m in (sums[:, :k, :k], sums[:, k:, :k], sums[:, k:, k:]))
         # What lies along the orbit: the antisymmetric R, in their span, of smallest E |t − R z|².
-        gram = np.einsum("apq,cqr,bpr->cab", turns, zz, turns)
-        overlap = np.einsum("apq,cpq->ca", turns, tz)
-        rotation = np.linalg.solve(gram, overlap[..., None])[..., 0] @ turns.reshape(-1, k * k)
+        gram = np.einsum("apq,cqr,bpr->cab", generators, zz, generators)
+        overlap = np.einsum("apq,cpq->ca", generators, tz)
+        rotation = np.linalg.solve(gram, overlap[..., None])[..., 0] @ generators.reshape(-1, k * k)
         rotation = rotation.reshape(chains, k, k)
         crossed = tz @ swapped(rotation)
         tt = tt - crossed - swapped(crossed) + rotation @ zz @ swapped(rotation)

@@ -83,7 +83,7 @@ class TestClosedForms:
         np.testing.assert_allclose(cosine.value, 1.4 ** -lags().astype(float), rtol=1e-8)
 
     def test_an_activation_at_the_end_counts(self):
-        """relu behind the last turn halves the backward signal, at equal inputs alone."""
+        """relu behind the last layer halves the backward signal, at equal inputs alone."""
         gram = jnp.array([[1.0, 0.2], [0.2, 1.0]])
         inputs = theory.given_moments(gram[:, :, None, None])
         phi = theory.activation("relu")

@@ -90,7 +90,7 @@ def test_one_minus_c_keeps_its_relative_accuracy_below_rounding(x, equal, tolera
 
 
 def at_one_length(body, depth, start, order=64):
-    """The moments behind each of `depth` turns of a body, for inputs of one length."""
+    """The moments behind each of `depth` layers of a body, for inputs of one length."""
     reading = theory.MeanField(order, equal_lengths=True, errors=False)
     state = theory.PreActivation(start, jax.tree.map(jnp.zeros_like, start))
     _, notes = eqx.filter_jit(theory.interpret)(theory.repeat(body, depth), reading, state)

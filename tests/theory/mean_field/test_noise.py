@@ -16,7 +16,7 @@ LINEAR, RELU, TANH = (theory.activation(name) for name in ("linear", "relu", "ta
 V = 0.2
 
 
-def turn(phi, weight_variance, bias_variance=0.0, variance=V, **options):
+def noisy_layer(phi, weight_variance, bias_variance=0.0, variance=V, **options):
     affine = theory.affine(weight_variance, bias_variance, **options)
     return Chain((Pointwise(phi), Noise(variance), affine))
 
@@ -31,7 +31,7 @@ def near(estimate, exact, rtol=1e-12):
 def test_own_moments_grow_and_those_of_pairs_stay():
     """The recursions of a linear network, with one noise for each layer and an even input."""
     w, b, schedule = 0.9, 0.3, np.array([0.5, 0.0, 0.1])
-    body = eqx.filter_vmap(lambda v: turn(LINEAR, w, b, v))(jnp.asarray(schedule))
+    body = eqx.filter_vmap(lambda v: noisy_layer(LINEAR, w, b, v))(jnp.asarray(schedule))
     network = Chain((theory.affine(1.0), Repeat(body, 3)))
     start = jnp.array([[2.0, 1.2, 2.0], [1.2, 1.5, 1.2], [2.0, 1.2, 2.0]])[..., None, None]
     after = theory.propagate(network, theory.given_moments(start)).value
@@ -53,7 +53,7 @@ def test_own_moments_grow_and_those_of_pairs_stay():
 def test_linear_networks_end_at_the_correlation_in_closed_form(v):
     """q* = σ_b²/(1 − σ_w²(1 + v)) and q* c* = σ_b²/(1 − σ_w²)."""
     w, b = 0.6, 0.3
-    found = theory.predict(turn(LINEAR, w, b, v))
+    found = theory.predict(noisy_layer(LINEAR, w, b, v))
     near(found.length, b / (1 - w * (1 + v)))
     near(found.separation, w * v / (1 - w))
     near(found.slope, w * (1 + v))
@@ -64,7 +64,7 @@ def test_linear_networks_end_at_the_correlation_in_closed_form(v):
 
 def test_relu_networks_end_at_the_root_of_their_kernel():
     w, b = 1.2, 0.3
-    found = theory.predict(turn(RELU, w, b))
+    found = theory.predict(noisy_layer(RELU, w, b))
     with mpmath.workdps(30):
         w, b, v = mpmath.mpf("1.2"), mpmath.mpf("0.3"), mpmath.mpf("0.2")
         q = b / (1 - w * (1 + v) / 2)
@@ -80,14 +80,14 @@ def test_relu_networks_end_at_the_root_of_their_kernel():
 
 def test_directions_are_forgotten_where_lengths_shrink_to_zero():
     """Of a linear network without a bias c' = c/(1 + v), at any length."""
-    found = theory.predict(turn(LINEAR, 0.6))
+    found = theory.predict(noisy_layer(LINEAR, 0.6))
     assert found.length.value == 0
     near(found.correlation, 0.0)
     near(found.correlation_slope, 1 / (1 + V))
 
 
 def test_no_noise_is_none():
-    plain, still = theory.layer(TANH, 1.5, 0.05), turn(TANH, 1.5, 0.05, 0.0)
+    plain, still = theory.layer(TANH, 1.5, 0.05), noisy_layer(TANH, 1.5, 0.05, 0.0)
     for one, other in zip(
         jax.tree.leaves(theory.predict(plain)), jax.tree.leaves(theory.predict(still)), strict=True
     ):
@@ -97,12 +97,14 @@ def test_no_noise_is_none():
 @pytest.mark.slow
 def test_a_compiled_sweep_is_the_points_of_it():
     variances = jnp.array([0.0, 0.05, 0.5])
-    swept = jax.jit(jax.vmap(lambda v: theory.predict(turn(TANH, 1.5, 0.05, v)).separation.value))
-    alone = [theory.predict(turn(TANH, 1.5, 0.05, v)).separation.value for v in variances]
+    swept = jax.jit(
+        jax.vmap(lambda v: theory.predict(noisy_layer(TANH, 1.5, 0.05, v)).separation.value)
+    )
+    alone = [theory.predict(noisy_layer(TANH, 1.5, 0.05, v)).separation.value for v in variances]
     np.testing.assert_allclose(swept(variances), jnp.stack(alone), rtol=1e-9, atol=1e-12)
 
 
-NETWORK = Chain((theory.affine(1.0, 0.1), theory.Normalise(), *turn(TANH, 1.5, 0.05).parts))
+NETWORK = Chain((theory.affine(1.0, 0.1), theory.Normalise(), *noisy_layer(TANH, 1.5, 0.05).parts))
 LEAVES = range(len(jax.tree.leaves(NETWORK)))
 
 
@@ -118,29 +120,29 @@ def test_no_variance_is_taken_on_trust(leaf, bad):
     assert not is_allowed(jax.tree.unflatten(structure, leaves))
 
 
-def test_units_may_still_turn():
+def test_units_may_still_rotate():
     phi = theory.radial("tanh")
     plain = theory.layer(phi, 2.25, components=3)
-    noisy = turn(phi, 2.25, components=3)
+    noisy = noisy_layer(phi, 2.25, components=3)
     assert theory.symmetry(noisy) == theory.symmetry(plain)
-    assert theory.symmetry(turn(TANH, 1.5)) == theory.symmetry(theory.layer(TANH, 1.5))
+    assert theory.symmetry(noisy_layer(TANH, 1.5)) == theory.symmetry(theory.layer(TANH, 1.5))
 
 
 def test_the_recursion_is_told():
-    told = theory.describe(turn(TANH, 1.5, 0.05, 0.1)).splitlines()
+    told = theory.describe(noisy_layer(TANH, 1.5, 0.05, 0.1)).splitlines()
     assert told[:3] == [
         "z' = W (1 + √0.1 g) tanh(z) + b",
         "q' = 1.5·1.1 E tanh(√q ζ)² + 0.05",
         "χ = 1.5·1.1 E tanh'(√q ζ)²",
     ]
-    latex = theory.describe(turn(TANH, 1.5, 0.0, 0.1), latex=True)
+    latex = theory.describe(noisy_layer(TANH, 1.5, 0.0, 0.1), latex=True)
     assert r"(1 + \sqrt{0.1}\,g)\,\tanh(z)" in latex
-    assert theory.describe(turn(TANH, 1.5, 0.05, 0.0)) == theory.describe(
+    assert theory.describe(noisy_layer(TANH, 1.5, 0.05, 0.0)) == theory.describe(
         theory.layer(TANH, 1.5, 0.05)
     )
 
 
-DEEP = Chain((theory.affine(1.0), theory.repeat(turn(TANH, 1.5), 3)))
+DEEP = Chain((theory.affine(1.0), theory.repeat(noisy_layer(TANH, 1.5), 3)))
 
 
 @pytest.mark.parametrize(
@@ -153,8 +155,12 @@ DEEP = Chain((theory.affine(1.0), theory.repeat(turn(TANH, 1.5), 3)))
             ValueError,
             "`variance`: must be one number",
         ),
-        (lambda: theory.Recurrent(turn(TANH, 1.5), 3), TypeError, "`body`: .*got a Noise"),
-        (lambda: theory.stationary_state(turn(TANH, 1.5)), TypeError, "`body`: .*got a Noise"),
+        (lambda: theory.Recurrent(noisy_layer(TANH, 1.5), 3), TypeError, "`body`: .*got a Noise"),
+        (
+            lambda: theory.stationary_state(noisy_layer(TANH, 1.5)),
+            TypeError,
+            "`body`: .*got a Noise",
+        ),
         (lambda: theory.jacobian_factors(DEEP, 1.0), TypeError, "`network`: .*got a Noise"),
         (lambda: theory.length_correction(DEEP, 1.0), TypeError, "`network`: .*got a Noise"),
         (lambda: Residual(Chain((theory.affine(1.0), Noise(V)))), TypeError, "got Noise"),

@@ -37,10 +37,10 @@ MIXED = theory.Chain(
 WHOLE = theory.Chain((theory.affine(1.0), theory.repeat(MIXED, 2)))
 
 
-def recursion(q, turns):
+def recursion(q, layers):
     """The lengths of all sums, and the factor on the squares of tangents up to each."""
     factor = 1.0
-    for _ in range(turns):
+    for _ in range(layers):
         f, df = 1.5 * square(q) + 0.05, 1.5 * gain(q)
         q, factor = q + f / (f + EPSILON), factor * (1 + df / (f + EPSILON))
         yield q, factor

@@ -141,7 +141,7 @@ def test_just_above_the_edge_of_chaos_one_minus_c_is_resolved():
     """1 − c* ~ κ(χ − 1) at (1.05, 2e-5), 3e-3 here, and an error that says what is lost."""
     p = theory.predict(body("tanh", 1.05, 2e-5))
     assert 0 < p.separation.error < 1e-7 * p.separation.value
-    # the secant slope of the correlation map at c* is 1: checked by one more turn
+    # the secant slope of the correlation map at c* is 1: checked by one more layer
     start = theory.given_moments(
         _pairs(p.length.value, p.length.value * (1 - p.separation.value)),
         _pairs(0.0, p.length.value * p.separation.value),

@@ -39,9 +39,9 @@ def body(k, weight_variance, bias_variance=0.0, algebra="real", phi=TANH):
 
 
 @hastily
-def at_the_fixed_point(turn):
-    point = attractor(turn).point
-    return point.length, theory.sectors(turn, point.length)
+def at_the_fixed_point(layer):
+    point = attractor(layer_).point
+    return point.length, theory.sectors(layer_, point.length)
 
 
 # components, σ_w → k q*, m, χ, symmetric traceless: computed twice in arbitrary precision.
@@ -235,12 +235,12 @@ def test_near_coincidence_the_map_has_the_sectors_multipliers(k):
     rng = np.random.default_rng(2)
     x = rng.normal(size=(k, k))
     whole = np.trace(x) / k * np.eye(k)
-    turn = (x - x.T) / 2
-    shear = x - whole - turn
+    antisymmetric = (x - x.T) / 2
+    shear = x - whole - antisymmetric
     for direction, gain in [
         (whole, m.trace),
         (shear, m.symmetric_traceless),
-        (turn, m.antisymmetric),
+        (antisymmetric, m.antisymmetric),
     ]:
         lost = np.asarray(cross_moments(a, a, jnp.asarray(small * direction)).lost) / small
         np.testing.assert_allclose(lost, q * gain * direction, atol=2e-6 * np.abs(x).max())
@@ -304,8 +304,8 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
 def test_with_a_bias_the_rotation_of_two_inputs_decays_at_their_own_correlation():
     """1 − σ_b²/(q* c*) per layer: λ_A where the inputs merge (c* = 1), faster in chaos."""
     for w, b in ((2.25, 0.045), (1.3, 0.1)):
-        turn = body(2, w, b, "complex")
-        point = theory.predict(turn)
+        layer_ = body(2, w, b, "complex")
+        point = theory.predict(layer_)
         angle = 0.3
         c = 0.9 * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         gram = np.zeros((2, 2, 2, 2))
@@ -340,15 +340,15 @@ def test_rounding_never_leads_inputs_out_of_what_is_possible():
     error exceeds the overlaps, which stay below the lengths; outside they would diverge."""
     r = lambda t: np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
     x = np.random.default_rng(5).normal(size=(16, 2))
-    turns = 0.8 * np.arange(5)
-    inputs = jnp.asarray(np.stack([x @ r(t).T for t in turns]))
+    angles = 0.8 * np.arange(5)
+    inputs = jnp.asarray(np.stack([x @ r(t).T for t in angles]))
     network = theory.feedforward(TANH, 2.25, components=2, algebra="complex", depth=1000)
     after = theory.propagate(network, inputs)
     found = np.asarray(after.value.covariance)
     error = np.asarray(after.error.covariance)
     q = found[:, :1, :1, :1, :1]
     assert np.max(np.linalg.norm(found / q, axis=(3, 4), ord=2)) < 1 + 1e-6
-    expected = np.stack([np.stack([r(a - b) for b in turns]) for a in turns])
+    expected = np.stack([np.stack([r(a - b) for b in angles]) for a in angles])
     off = np.linalg.norm(found - q * expected[None], axis=(3, 4))
     pairs = np.triu_indices(5, 1)
     assert np.all((off <= error[..., 0, 0] + 2e-15)[:, *pairs])
@@ -450,14 +450,14 @@ def test_predictions_of_equivariant_networks():
 def test_one_component_stands_for_all_of_an_isotropic_unit(algebra):
     """Fixed points are found from 1×1 matrices: they say what 4×4 ones say."""
     k, q, x = 4, 0.6, 0.3
-    turn = body(k, 2.0, 0.1, algebra)
+    layer_ = body(k, 2.0, 0.1, algebra)
 
     def after(size, components):
         covariance = jnp.array([[q, q - q * x], [q - q * x, q]])[..., None, None]
         moments = theory.given_moments(covariance * jnp.eye(size)[None, None])
         zero = jax.tree.map(jnp.zeros_like, moments)
         reading = MeanField(equal_lengths=True, components=components)
-        return interpret(turn, reading, PreActivation(moments, zero))[0]
+        return interpret(layer_, reading, PreActivation(moments, zero))[0]
 
     whole, one = after(k, None), after(1, k)
     for name in ("covariance", "separation", "tangent"):
@@ -468,12 +468,12 @@ def test_one_component_stands_for_all_of_an_isotropic_unit(algebra):
 
 @pytest.mark.slow
 def test_64_components_are_as_accurate_as_one():
-    turn = body(64, 2.25, 0.0, "complex")
-    assert theory.symmetry(turn).group == "U(32)"
-    point = theory.predict(turn)
+    layer_ = body(64, 2.25, 0.0, "complex")
+    assert theory.symmetry(layer_).group == "U(32)"
+    point = theory.predict(layer_)
     for name in ("length", "slope", "correlation", "correlation_slope", "depth_scale_correlation"):
         assert getattr(point, name).status == Status.OK, name
-    found = theory.sectors(turn, point.length)
+    found = theory.sectors(layer_, point.length)
     # large k: φ is g(√(k q)) z/√(k q), up to 1/k
     assert abs(found.goldstone.value - 1) <= found.goldstone.error < 1e-12
     assert point.slope.value == pytest.approx(float(found.trace.value), rel=1e-13)
@@ -510,8 +510,8 @@ def test_a_diagram_by_sector_holds_what_single_points_say():
 @pytest.mark.slow
 def test_gradients_of_the_multipliers():
     def goldstone(b):
-        turn = body(2, 2.25, b)
-        return theory.sectors(turn, attractor(turn).point.length).goldstone.value
+        layer_ = body(2, 2.25, b)
+        return theory.sectors(layer_, attractor(layer_).point.length).goldstone.value
 
     slope = hastily(jax.grad(goldstone))(0.05)
     value = hastily(goldstone)

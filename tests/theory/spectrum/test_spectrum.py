@@ -35,8 +35,8 @@ CRITICAL_TANH = {
 
 def deep(phi, variance, bias=0.0, *, depth, length, weights="gaussian", order=64, **how):
     """`depth` nonlinearities and as many weight matrices."""
-    turn = theory.layer(phi, variance, bias, weights=weights, **how)
-    return theory.jacobian_factors(repeat(turn, depth), length, order=order)
+    layer_ = theory.layer(phi, variance, bias, weights=weights, **how)
+    return theory.jacobian_factors(repeat(layer_, depth), length, order=order)
 
 
 def fuss_catalan(p, points):
@@ -124,9 +124,9 @@ def atoms_edge(p, depth, gaussian, variance):
 @pytest.mark.parametrize(("depth", "law"), [(4, "gaussian"), (16, "orthogonal"), (64, "gaussian")])
 def test_edges_of_piecewise_linear_networks(depth, law):
     for phi, p in [(RELU, 0.5), (HARD_TANH, erf(1 / math.sqrt(2 * 0.8)))]:
-        # at the fixed length 0.8 of one turn
-        turn = theory.layer(phi, 1.3, weights=law)
-        factors = theory.jacobian_factors(turn, 0.8).repeated(depth)
+        # at the fixed length 0.8 of one layer_
+        layer_ = theory.layer(phi, 1.3, weights=law)
+        factors = theory.jacobian_factors(layer_, 0.8).repeated(depth)
         upper = spectrum_edges(factors).log_upper
         gaussian = depth if law == "gaussian" else 0
         truth = atoms_edge(p, depth, gaussian, depth * math.log(1.3)) / 2
@@ -178,8 +178,8 @@ def test_orthogonal_linear_singular_values_are_all_equal():
 def test_shallow_orthogonal_networks_keep_an_atom():
     """Of two layers with P(D = 1) = p, 2p − 1 of the directions pass through both."""
     factors = deep(HARD_TANH, 1.0, depth=2, length=0.5, weights="orthogonal")
-    turn = theory.layer(HARD_TANH, 1.0, weights="orthogonal")
-    factors = theory.jacobian_factors(turn, 0.5).repeated(2)
+    layer_ = theory.layer(HARD_TANH, 1.0, weights="orthogonal")
+    factors = theory.jacobian_factors(layer_, 0.5).repeated(2)
     p = erf(1.0)
     edge = spectrum_edges(factors).log_upper
     assert abs(edge.value) <= edge.error
@@ -201,9 +201,9 @@ def test_a_gap_above_zero():
 def test_second_moment_on_the_critical_line(bias):
     variance, length, spread = CRITICAL_TANH[bias]
     for law, s1 in [("orthogonal", 0), ("gaussian", 1)]:
-        turn = theory.jacobian_factors(theory.layer(TANH, variance, bias, weights=law), length)
+        layer_ = theory.jacobian_factors(theory.layer(TANH, variance, bias, weights=law), length)
         for depth in (1, 64):
-            moments = jacobian_moments(turn.repeated(depth), order=2)
+            moments = jacobian_moments(layer_.repeated(depth), order=2)
             assert abs(moments.ratios.value[1] - 1 - depth * (spread + s1)) < depth * 1e-9
             assert abs(moments.log_mean.value) <= moments.log_mean.error + depth * 1e-13
 
@@ -242,8 +242,8 @@ def test_equivariant_bulk_and_goldstone_gains():
     q = theory.length(final.value)[-1, 0]
     assert np.all(abs(gains.value - q) <= gains.error + 1e-14)
     # from the pre-activations of the first layer on, of length 1.5²
-    turns = repeat(theory.layer(phi, 1.5**2, components=3), 5)
-    rest = theory.goldstone_gains(turns, theory.given_moments(1.5**2 * jnp.eye(3)[None, None]))
+    layers = repeat(theory.layer(phi, 1.5**2, components=3), 5)
+    rest = theory.goldstone_gains(layers, theory.given_moments(1.5**2 * jnp.eye(3)[None, None]))
     np.testing.assert_allclose(rest.value * 1.5**2, gains.value, rtol=1e-12)
     biased = theory.feedforward(phi, 1.5**2, 0.1, depth=5, components=3)
     with pytest.raises(ValueError, match="bias"):
@@ -254,8 +254,8 @@ def test_exponents_of_linear_and_relu_networks():
     t = jnp.array([1e-3, 0.25, 0.5, 0.75, 1.0])
     linear = theory.lyapunov_quantiles(theory.jacobian_factors(theory.affine(1.0), 1.0), t)
     assert np.all(abs(linear.value - np.log(t) / 2) <= linear.error)
-    turn = theory.jacobian_factors(theory.layer(RELU, 2.0), 1.0)
-    relu = theory.lyapunov_quantiles(turn, t)
+    layer_ = theory.jacobian_factors(theory.layer(RELU, 2.0), 1.0)
+    relu = theory.lyapunov_quantiles(layer_, t)
     # 1/S = σ² (1 + m)(m + p)/(1 + m)
     with np.errstate(invalid="ignore", divide="ignore"):
         truth = np.log(2 * np.maximum(np.asarray(t) - 0.5, 0)) / 2
@@ -263,7 +263,7 @@ def test_exponents_of_linear_and_relu_networks():
     np.testing.assert_allclose(relu.value[alive], truth[alive], atol=1e-12)
     assert np.all(relu.value[~alive] == -np.inf)
     # a deep network's quantiles approach them like log(depth)/depth
-    deep = quantiles(turn.repeated(1000), jnp.array([0.75, 0.9]))
+    deep = quantiles(layer_.repeated(1000), jnp.array([0.75, 0.9]))
     np.testing.assert_allclose(
         deep.value / 1000, np.log(2 * (np.array([0.75, 0.9]) - 0.5)) / 2, atol=0.01
     )
@@ -317,8 +317,8 @@ def test_one_linear_layer_with_a_skip_connection_in_closed_form(variance):
 def test_moments_of_layers_with_skip_connections():
     """m_1 = Π (1 + χ_l) and m_2/m_1² = 1 + Σ (m_2/m_1² − 1)_l with m_2 = 1 + 4χ + E |a|⁴."""
     for weights, gaussian in [("gaussian", 2), ("orthogonal", 0)]:
-        turn = skip(TANH, 0.6, weights)
-        factors = theory.jacobian_factors(turn, 0.8)
+        layer_ = skip(TANH, 0.6, weights)
+        factors = theory.jacobian_factors(layer_, 0.8)
         mean, square = (
             theory.gaussian_expectation(lambda z, p=p: jnp.cosh(z) ** -p, 0.85).value
             for p in (4, 8)
@@ -355,8 +355,8 @@ def residual_moments_by_sampling(weights, variance, depth, width, replicas):
 def test_branches_that_begin_with_a_nonlinearity_are_not_free(weights):
     """The second moment agrees with networks; that of free layers does not."""
     depth, variance, width = 6, 1.0, 128
-    turn = theory.layer(TANH, variance, weights=weights, residual=True)
-    found = theory.residual_moments(turn, 1.0, depth)
+    layer_ = theory.layer(TANH, variance, weights=weights, residual=True)
+    found = theory.residual_moments(layer_, 1.0, depth)
     assert found.ratios.status.tolist() == [Status.OK] * 2
     first, second = residual_moments_by_sampling(weights, variance, depth, width, 120)
     ratio = second / first**2
@@ -378,9 +378,9 @@ def test_branches_that_begin_with_a_nonlinearity_are_not_free(weights):
 @pytest.mark.slow
 def test_linear_residual_layers_have_the_moments_of_free_ones():
     for weights in ("gaussian", "orthogonal"):
-        turn = theory.layer(LINEAR, 0.7, weights=weights, residual=True)
-        found = theory.residual_moments(turn, 1.0, 5)
-        free = jacobian_moments(theory.jacobian_factors(turn, 1.0).repeated(5), order=2)
+        layer_ = theory.layer(LINEAR, 0.7, weights=weights, residual=True)
+        found = theory.residual_moments(layer_, 1.0, 5)
+        free = jacobian_moments(theory.jacobian_factors(layer_, 1.0).repeated(5), order=2)
         np.testing.assert_allclose(found.ratios.value, free.ratios.value, rtol=1e-12)
         np.testing.assert_allclose(found.log_mean.value, free.log_mean.value, rtol=1e-12)
 
@@ -438,10 +438,10 @@ def test_solutions_are_physical_and_the_distribution_consistent(name):
 
 def test_errors_are_honest_where_the_quadrature_is_coarse():
     """A shallow orthogonal network resolves the law of D² finely."""
-    turn = theory.layer(TANH, 1.5, weights="orthogonal")
+    layer_ = theory.layer(TANH, 1.5, weights="orthogonal")
     x = jnp.linspace(-2.0, 0.5, 23)
     few, many = (
-        distribution(theory.jacobian_factors(turn, 1.0, order=order).repeated(2), x)
+        distribution(theory.jacobian_factors(layer_, 1.0, order=order).repeated(2), x)
         for order in (12, 512)
     )
     for coarse, fine in [(few.density, many.density), (few.cumulative, many.cumulative)]:
@@ -452,8 +452,8 @@ def test_errors_are_honest_where_the_quadrature_is_coarse():
 
 def test_sweeps_over_depth_and_variance_compile_once():
     def one(variance, depth):
-        turn = theory.jacobian_factors(theory.layer(TANH, variance, 0.05), 0.5)
-        return theory.spectrum_summary(turn.repeated(depth), moments=2)
+        layer_ = theory.jacobian_factors(theory.layer(TANH, variance, 0.05), 0.5)
+        return theory.spectrum_summary(layer_.repeated(depth), moments=2)
 
     swept = hastily(jax.vmap(one))(jnp.array([1.2, 1.8]), jnp.array([4.0, 300.0]))
     alone = hastily(one)(jnp.asarray(1.8), 300.0)
@@ -624,9 +624,9 @@ def test_only_a_program_of_straight_pieces_has_atoms_of_slopes(fn, slope, kinks,
 def test_edges_that_are_limits_of_the_search(variance):
     """|1 + √v e^{iθ}| of orthogonal layers is between |1 − √v| and 1 + √v."""
     skip = Residual(theory.affine(variance, weights="orthogonal"))
-    turned = Chain((skip, theory.affine(2.0, weights="orthogonal")))
+    behind = Chain((skip, theory.affine(2.0, weights="orthogonal")))
     root = math.sqrt(variance)
-    for network, extra in [(skip, 0.0), (turned, math.log(2) / 2)]:
+    for network, extra in [(skip, 0.0), (behind, math.log(2) / 2)]:
         edges = spectrum_edges(theory.jacobian_factors(network, 1.0))
         lower = math.log1p(-root) if root < 1 else math.log(root - 1)
         for e, exact in [(edges.log_lower, lower), (edges.log_upper, math.log1p(root))]:

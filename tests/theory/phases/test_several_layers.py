@@ -1,4 +1,4 @@
-"""One turn of several layers: repeats, chains and schedules are one and the same."""
+"""One layer of several layers: repeats, chains and schedules are one and the same."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 
 import theory
 from theory import Phase
-from theory.phases._one_layer import one_turn
+from theory.phases._one_layer import one_layer
 
 ERF = theory.activation("erf")
 LAYERS = [(0.8, 0.05), (1.2, 0.1)]
@@ -43,15 +43,15 @@ def settled(layers):
 
 
 def test_the_slope_of_a_nest_of_repeats_is_that_of_all_layers():
-    turn, error = one_turn(theory.repeat(stacked(LAYERS), 2), jnp.asarray(0.7), errors=True)
-    assert abs(turn.slope - slope(0.7, LAYERS * 2)) <= error.slope < 1e-13
+    value, error = one_layer(theory.repeat(stacked(LAYERS), 2), jnp.asarray(0.7), errors=True)
+    assert abs(value.slope - slope(0.7, LAYERS * 2)) <= error.slope < 1e-13
     *_, end = lengths(0.7, LAYERS * 2)
-    assert abs(turn.length - end) <= error.length < 1e-13
+    assert abs(value.length - end) <= error.length < 1e-13
 
 
 def test_inside_of_a_branch_no_scale_is_taken_out_and_around_it_all_of_it_is():
     branch = theory.Chain((theory.affine(1.0), stacked(LAYERS)))
-    value, error = one_turn(
+    value, error = one_layer(
         theory.repeat(theory.Residual(branch), 2), jnp.asarray(0.7), errors=True
     )
     *_, end = lengths(0.7, LAYERS)
@@ -60,13 +60,13 @@ def test_inside_of_a_branch_no_scale_is_taken_out_and_around_it_all_of_it_is():
 
 
 @pytest.mark.slow
-def test_every_way_to_write_several_layers_gives_one_turn():
+def test_every_way_to_write_several_layers_gives_one_layer():
     q, x = jnp.asarray(0.7), jnp.asarray(0.1)
-    turn = lambda body: one_turn(body, q, x, errors=True)
+    run = lambda body: one_layer(body, q, x, errors=True)
     layers = [theory.layer(ERF, *each) for each in LAYERS]
-    chain, error = turn(theory.Chain((*layers, *layers)))
+    chain, error = run(theory.Chain((*layers, *layers)))
     for body in (theory.repeat(stacked(LAYERS), 2), theory.repeat(theory.Chain(tuple(layers)), 2)):
-        nested, _ = turn(body)
+        nested, _ = run(body)
         for one, other in zip(jax.tree.leaves(chain), jax.tree.leaves(nested), strict=True):
             assert abs(one - other) <= 1e-14 * abs(one)
     assert abs(chain.slope - slope(0.7, LAYERS * 2)) <= error.slope < 1e-13
@@ -105,11 +105,14 @@ def test_sectors_of_two_layers_are_those_of_one_squared():
             theory.feedforward(ERF, 1.5, 0.05, depth=3),
             "`body`: must be one layer, .* whole network",
         ),
-        (theory.recurrent(ERF, 1.5, 0.05, steps=3), "`body`: must be one turn without a Recurrent"),
+        (
+            theory.recurrent(ERF, 1.5, 0.05, steps=3),
+            "`body`: must be one layer without a Recurrent",
+        ),
     ],
 )
 @pytest.mark.parametrize("ask", [theory.predict, theory.fixed_points, theory.stationary_state])
-def test_what_is_not_one_turn_is_refused_in_one_line(ask, body, message):
+def test_what_is_not_one_layer_is_refused_in_one_line(ask, body, message):
     with pytest.raises((TypeError, ValueError), match=message) as refusal:
         ask(body)
     assert "\n" not in str(refusal.value)
