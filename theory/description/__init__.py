@@ -55,6 +55,7 @@ from theory.description._text import (
     from_dict,
     load_network,
     read_activation,
+    read_network,
     save_network,
     to_dict,
 )
@@ -131,6 +132,7 @@ __all__ = [
     "on_numpy",
     "radial",
     "read_activation",
+    "read_network",
     "recurrent",
     "repeat",
     "repeats_layers",
