@@ -10,7 +10,17 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from sigprop.networks import draw_weights
-from theory import Affine, Normalise, Part, Pointwise, Reading, Survey, WeightLaw, interpret
+from theory import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Reading,
+    Recurrent,
+    Survey,
+    WeightLaw,
+    interpret,
+)
 from theory.description import check_sequences
 from theory.numerics import check_count
 
@@ -142,6 +152,26 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
         last, states = super().loop(keeping, state, layers, depth)
         return last, jnp.concatenate([state[None], states])
+
+
+def check_trains(network: Part, width: int, components: int) -> None:
+    """Raise an error in one line unless a description maps layers of this size to the same, with
+    weights that training can change."""
+    is_recurrent = lambda node: isinstance(node, Recurrent)
+    if any(map(is_recurrent, jax.tree.leaves(network, is_leaf=is_recurrent))):
+        raise ValueError("`network`: must not be recurrent in a deep network; got a Recurrent")
+    start = jax.ShapeDtypeStruct((2, width, components), jnp.float32)
+
+    def outputs(x):
+        how = {"fan_in": width, "width": width, "components": components, "dtype": x.dtype}
+        return apply_parameters(network, draw_parameters(network, jax.random.key(0), **how), x)
+
+    found = jax.eval_shape(outputs, start)
+    if found != start:
+        sizes = [list(shape[1:]) for shape in (start.shape, found.shape)]
+        raise ValueError(
+            f"`network`: must end with units and components {sizes[0]}; got {sizes[1]}"
+        )
 
 
 def apply_weights(

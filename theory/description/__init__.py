@@ -41,9 +41,11 @@ from theory.description._files import defined_in, in_file
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._layers import (
+    before_weights,
     deep_network,
     hidden_layer,
     is_deep,
+    one_turn,
     repeats_layers,
     with_variances,
 )
@@ -100,6 +102,7 @@ __all__ = [
     "activation",
     "affine",
     "along_depth",
+    "before_weights",
     "check_activation",
     "check_no_jump",
     "check_no_noise",
@@ -130,6 +133,7 @@ __all__ = [
     "load_network",
     "numbers_of",
     "on_numpy",
+    "one_turn",
     "radial",
     "read_activation",
     "read_network",
