@@ -340,7 +340,7 @@ def train(
         Path,
         Parameter(
             help="A TOML file with the fields of sigprop.experiments.Study and a table "
-            "[[architecture]] for each architecture."
+            "[[architecture]] for each: words, a description, or the file of a network."
         ),
     ],
     *,

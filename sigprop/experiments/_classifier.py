@@ -47,7 +47,7 @@ class Classifier(eqx.Module):
     def draw(
         self, key: Key[Array, ""], gain: float | Float[Array, ""] = 1.0, dtype: Any = jnp.float32
     ) -> dict[str, Any]:
-        """The parameters at initialisation, the weight variances times gain²."""
+        """The parameters at initialisation, the weight variances of the interior times gain²."""
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         is_law = lambda node: isinstance(node, WeightLaw)
         louder = lambda node: (
@@ -76,7 +76,7 @@ class Classifier(eqx.Module):
         probes: Float[Array, "turns n width k"] | None = None,
         keep: bool = False,
     ) -> tuple[Float[Array, "n width k"], Float[Array, "layers n width k"] | None]:
-        """The last hidden state, and if `keep` the signals behind every layer."""
+        """The last hidden state, and if `keep` the signals before and behind every turn."""
         weights, bias = parameters["read_in"]
         first = jnp.matmul(weights, x.T, precision=self.precision) + bias[:, None]
         state = first.reshape(self.width, self.components, len(x))

@@ -10,7 +10,17 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from sigprop.networks import draw_weights
-from theory import Affine, Normalise, Part, Pointwise, Reading, Survey, WeightLaw, interpret
+from theory import (
+    Affine,
+    Normalise,
+    Part,
+    Pointwise,
+    Reading,
+    Recurrent,
+    Survey,
+    WeightLaw,
+    interpret,
+)
 from theory.description import check_sequences
 from theory.numerics import check_count
 
@@ -80,17 +90,19 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
     """Added to the signals behind every turn of the outermost `Repeat`: zeros, whose
     gradient is the backward signal there."""
     keep: bool = eqx.field(static=True, default=False)
-    """Note the signals behind every `Affine` and sum."""
+    """Note the signals before the outermost `Repeat` and behind every turn of it."""
     precision: str = eqx.field(static=True, default="highest")
+    inside: bool = eqx.field(static=True, default=False)
+    """Whether this is a part of a turn, or of a branch."""
 
-    def _at(self, parameters: Any, probes: Any) -> "HeldNetwork":
-        return HeldNetwork(parameters, probes, self.keep, self.precision)
+    def _at(self, parameters: Any, probes: Any, inside: bool) -> "HeldNetwork":
+        return HeldNetwork(parameters, probes, self.keep, self.precision, inside)
 
     def affine(self, node: Affine, state: Array):
         out = apply_weights(node.weights, self.parameters.weights, state, self.precision)
         if self.parameters.bias is not None:
             out = out + self.parameters.bias[..., None]
-        return out, out if self.keep else None
+        return out, None
 
     def pointwise(self, node: Pointwise, state: Array):
         return node.activation(state, axis=-2), None
@@ -102,7 +114,7 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
         raise TypeError("`network`: networks that train have no noise of their own; got a Noise")
 
     def add(self, skip: Array, branch: Array):
-        return skip + branch, skip + branch if self.keep else None
+        return skip + branch, None
 
     def through_time(self, turn, state: Array, steps: int):
         n = check_sequences(state.shape[-1], steps)
@@ -114,16 +126,16 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
         _, later = jax.lax.scan(advance, drives[0], drives[1:])
         states = jnp.moveaxis(jnp.concatenate([drives[:1], later]), 0, -1).reshape(state.shape)
-        return states, states if self.keep else None
+        return states, None
 
     def child(self, index: int) -> "HeldNetwork":
-        return self._at(self.parameters[index], self.probes)
+        return self._at(self.parameters[index], None if self.inside else self.probes, self.inside)
 
     def inside_branch(self) -> "HeldNetwork":
-        return HeldNetwork(self.parameters[0], None, False, self.precision)
+        return self._at(self.parameters[0], None, True)
 
     def layers(self, depth: int) -> "HeldNetwork":
-        return self._at(self.parameters.notes, self.probes)
+        return self._at(self.parameters.notes, None if self.inside else self.probes, True)
 
     def boundary(self, state: Array) -> Array:
         return state if self.probes is None else state + self.probes
@@ -131,7 +143,35 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
     def loop(self, turn, state, layers, depth):
         keep = jax.checkpoint_policies.dots_saveable
         turn = jax.checkpoint(turn, prevent_cse=False, policy=keep)
-        return super().loop(turn, state, layers, depth)
+        if self.inside or not self.keep:
+            return super().loop(turn, state, layers, depth)
+
+        def keeping(before, leaves):
+            after, _ = turn(before, leaves)
+            return after, after
+
+        last, states = super().loop(keeping, state, layers, depth)
+        return last, jnp.concatenate([state[None], states])
+
+
+def check_trains(network: Part, width: int, components: int) -> None:
+    """Raise an error in one line unless a description maps layers of this size to the same, with
+    weights that training can change."""
+    is_recurrent = lambda node: isinstance(node, Recurrent)
+    if any(map(is_recurrent, jax.tree.leaves(network, is_leaf=is_recurrent))):
+        raise ValueError("`network`: must not be recurrent in a deep network; got a Recurrent")
+    start = jax.ShapeDtypeStruct((2, width, components), jnp.float32)
+
+    def outputs(x):
+        how = {"fan_in": width, "width": width, "components": components, "dtype": x.dtype}
+        return apply_parameters(network, draw_parameters(network, jax.random.key(0), **how), x)
+
+    found = jax.eval_shape(outputs, start)
+    if found != start:
+        sizes = [list(shape[1:]) for shape in (start.shape, found.shape)]
+        raise ValueError(
+            f"`network`: must end with units and components {sizes[0]}; got {sizes[1]}"
+        )
 
 
 def apply_weights(

@@ -44,9 +44,8 @@ def member_dataset(records: Record, parameters: int) -> xr.Dataset:
     sizes = {
         axis: size
         for axes, values in measured.values()
-        for axis, size in zip(axes, values.shape, strict=True)
+        for axis, size in zip(axes[1:], values.shape[1:], strict=True)
     }
-    del sizes["record"]
     return xr.Dataset(
         {
             "failed": ("record", np.asarray(records.failed)),

@@ -5,13 +5,15 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+import numpy as np
 from msgspec import Meta
 
-from sigprop.storage import Count, build, check_fields
+from sigprop.storage import Count, build, check_fields, network_text, portable
 from theory.description import read_toml
 
 if TYPE_CHECKING:
@@ -22,27 +24,49 @@ Seed: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 
 
+SHORTHAND = {
+    "components": 1,
+    "mixing": "real",
+    "activation": "radial tanh",
+    "weights": "gaussian",
+    "residual": False,
+    "normalisation": "none",
+    "same_entries": False,
+}
+"""What these fields are where nothing else is said, and no `description` is given."""
+_UNREAD = {
+    "rnn": ("residual", "normalisation"),
+    "gru": ("residual", "normalisation"),
+    "block": ("weights", "same_entries"),
+    "transformer": tuple(SHORTHAND),
+}
+"""The fields that say nothing of a cell."""
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """The interior of a deep classifier.
+    """The interior of a deep classifier, or a recurrent cell.
 
-    The gain σ_w of a study is the square root of the weight variance, so that σ_w = 1 is the
-    transition of every architecture with φ'(0) = 1; unless `same_entries`.
+    It is a `description`; or a shorthand, the fields from `components` to `same_entries`, which
+    builds one of weight variance 1, so that the gain of a study is its σ_w, and 1 the transition
+    of every architecture with φ'(0) = 1; unless `same_entries`.
     """
 
     name: str
-    components: Count = 1
-    """Real components k of a unit."""
-    mixing: str = "real"
-    """What weights between units are: numbers of this algebra, or any k×k matrix (dense)."""
-    activation: str = "radial tanh"
-    """ "radial PROFILE" of whole units, or the name of an activation of every real component."""
-    weights: str = "gaussian"
-    """ "gaussian", "orthogonal" or "sparse:DENSITY"."""
-    residual: bool = False
-    normalisation: Literal["none", "layer", "rms"] = "none"
+    components: Count | None = None
+    """Real components k of a unit: 1 if nothing is said."""
+    mixing: str | None = None
+    """What weights between units are: numbers of this algebra ("real" if nothing is said), or any
+    k×k matrix (dense)."""
+    activation: str | None = None
+    """ "radial PROFILE" of whole units ("radial tanh" if nothing is said), or the name of an
+    activation of every real component."""
+    weights: str | None = None
+    """ "gaussian" (if nothing is said), "orthogonal" or "sparse:DENSITY": at initialisation."""
+    residual: bool | None = None
+    normalisation: Literal["none", "layer", "rms"] | None = None
     """In front of every activation, without gain."""
-    same_entries: bool = False
+    same_entries: bool | None = None
     """Dense weights whose entries have the variance of the entries of real weights between
     units of k components at the same gain, as in the code released with Iqbal et al. 2026:
     their weight variance is k σ_w²."""
@@ -50,46 +74,139 @@ class Architecture:
     """Real numbers in a hidden layer, if not those of the study."""
     cell: Literal["deep", "rnn", "gru", "block", "transformer"] = "deep"
     """A deep network, or a recurrent one that reads its input step by step; a deep one of layers
-    [h +] φ(W norm(h)), see `BlockClassifier`; or a language model, see `Transformer`."""
+    [h +] φ(W norm(h)), see `BlockClassifier`; or a language model, see `Transformer`. The last two
+    have no description."""
+    description: Any = None
+    """Any hidden layer, instead of the shorthand; of a deep network also the whole of it, with the
+    depth of the study. A part, its dictionary, or the name of its file, as in `sigprop.Sweep`; kept
+    as the text of the dictionary. A recurrent cell takes a φ and a W: see `theory.layer`."""
 
     def __post_init__(self):
         check_fields(self)
+        given = {name: getattr(self, name) for name in SHORTHAND}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in given.items():
+            if self.description is not None:
+                raise ValueError(f"`{name}`: must not be given with a description; got {value}")
+            if name in _UNREAD.get(self.cell, ()) and value != SHORTHAND[name]:
+                raise ValueError(f"`{name}`: must not be given with cell {self.cell}; got {value}")
+        if self.description is None:
+            for name in SHORTHAND.keys() - given:
+                object.__setattr__(self, name, SHORTHAND[name])
+        elif self.cell in ("block", "transformer"):
+            raise ValueError(f"`description`: must not be given with cell {self.cell}; got one")
+        else:
+            object.__setattr__(self, "description", network_text(self.description))
 
-    def check(self) -> None:
-        """Raise a `ValueError` that names the field unless this can be built."""
+    def check(self, depth: int, features: int) -> None:
+        """Raise a `ValueError` that names the field unless this can be built and trained."""
         try:
-            _ = self.phi, self.law
-        except ValueError as error:
-            message = re.sub("^`(name|profile)`", "`activation`", str(error))
+            size = self.units
+            if features % size:
+                must = f"must be a multiple of the {size} components of a unit"
+                raise ValueError(f"`features`: {must}; got {features}")
+            if self.cell in ("rnn", "gru"):
+                _ = self.recurrence
+            elif self.cell == "deep":
+                interior = self.interior(depth)
+                if self.description is not None:
+                    from sigprop.experiments._model import check_trains
+
+                    check_trains(interior, features // size, size)
+        except (ValueError, TypeError) as error:
+            message = str(error).partition("\n")[0]
+            message = re.sub("^`(name|profile)`", "`activation`", message)
             message = re.sub("^`algebra`", "`mixing`", message)
+            message = re.sub("^`network`", "`description`", message)
+            message = re.sub("^`(weight_|bias_)?variance`", r"`description.\1variance`", message)
             raise ValueError(f"{message}, of {self.name}") from error
 
     @property
     def phi(self) -> "Activation":
-        """The nonlinearity."""
+        """The nonlinearity of the shorthand."""
         import theory
 
-        kind, _, profile = self.activation.partition(" ")
-        return theory.radial(profile) if kind == "radial" else theory.activation(self.activation)
+        word = str(self.activation)
+        kind, _, profile = word.partition(" ")
+        return theory.radial(profile) if kind == "radial" else theory.activation(word)
 
     @property
-    def law(self) -> "WeightLaw":
-        """The law of the hidden weights at gain 1."""
-        from theory import WeightLaw
+    def part(self) -> "Part":
+        """The description at gain 1: a layer, or a whole network."""
+        import theory
+        from theory import Chain, Normalise, Pointwise, Residual
 
-        variance = self.components if self.same_entries else 1.0
-        algebra: Any = self.mixing  # checked there
-        return WeightLaw(variance, self.weights, self.components, algebra)
+        if self.description is not None:
+            return theory.from_dict(json.loads(self.description))
+        k: Any = self.components
+        how: Any = {"weights": self.weights, "components": k, "algebra": self.mixing}
+        kind: Any = self.normalisation
+        norm = () if kind == "none" else (Normalise(kind),)
+        law = theory.affine(k if self.same_entries else 1.0, **how)
+        turn = Chain((*norm, Pointwise(self.phi), law))
+        return Residual(turn) if self.residual else turn
+
+    @property
+    def units(self) -> int:
+        """Real components of a unit."""
+        from theory.description import components
+
+        return components(self.part)
+
+    @property
+    def recurrence(self) -> "tuple[WeightLaw, Activation]":
+        """The weights of a recurrent cell at gain 1, and its nonlinearity.
+
+        Raises
+        ------
+        ValueError
+            If the description says more.
+        """
+        from theory import Affine, Chain, Pointwise
+
+        part = self.part
+        match part:
+            case Chain(parts=(Pointwise(activation=phi), Affine(weights=law, width=None) as last)):
+                if np.ndim(law.variance) == 0 and not np.any(last.bias_variance):
+                    return law, phi
+            case _:
+                pass
+        parts = part.parts if isinstance(part, Chain) else (part,)
+        raise ValueError(
+            f"`description`: must be a Pointwise and an Affine without bias, as theory.layer makes "
+            f"them, for a cell {self.cell}; got {', '.join(type(p).__name__ for p in parts)}"
+        )
 
     def interior(self, depth: int) -> "Part":
-        """W, then φ and W in turn, then φ: `depth` of each, at gain 1."""
-        from theory import Affine, Chain, Normalise, Pointwise, Residual, repeat
+        """A deep network of `depth` hidden layers at gain 1.
 
-        phi, law = self.phi, Affine(self.law, 0.0)
-        normalise = () if self.normalisation == "none" else (Normalise(self.normalisation),)
-        turn: Part = Chain((*normalise, Pointwise(phi), law))
-        body = Residual(turn) if self.residual else turn
-        return Chain((law, repeat(body, depth - 1), *normalise, Pointwise(phi)))
+        The weights that a layer ends with, and the layer, `depth` − 1 times. Behind the last one
+        stands once more what a layer does before its weights, a norm and φ: the read-out takes
+        what the weights of one more layer would. A whole network that goes on behind its `Repeat`
+        is taken as it is.
+
+        Raises
+        ------
+        ValueError
+            If a whole network has another depth.
+        """
+        from theory import Chain, Repeat
+        from theory.description import before_weights, deep_network, layer_at, repeats_layers
+
+        network = self.part
+        if not repeats_layers(network):
+            network = deep_network(network, depth - 1)
+        parts = network.parts if isinstance(network, Chain) else (network,)
+        repeats = [part for part in parts if isinstance(part, Repeat)]
+        if len(repeats) != 1:
+            raise ValueError(f"`network`: must hold one Repeat; got {len(repeats)}")
+        (found,) = repeats
+        if found.depth != depth - 1:
+            must = f"must be {found.depth + 1}, one above that of the Repeat of the description"
+            raise ValueError(f"`depth`: {must}; got {depth}")
+        if parts[-1] is found:
+            parts = (*parts, *before_weights(layer_at(found.body, -1)))
+        return Chain(parts)
 
 
 @dataclass(frozen=True)
@@ -106,8 +223,12 @@ class Study:
     delay: Count = 25
     """Longest delay of the copy task."""
     depth: Several = 100
+    """Hidden layers; where an architecture describes a whole network, one more than its turns."""
     features: Count = 64
     gains: tuple[Positive, ...] = (1.2,)
+    """Factors g of every hidden weight at initialisation: they multiply every weight variance of a
+    description by g², and no bias. What reads the data, the gates of a GRU and the read-out have no
+    gain; in transformers, which have no description, every matrix has."""
     learning_rates: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
     seeds: tuple[Seed, ...] = (0, 1, 2)
     epochs: Count = 5
@@ -136,11 +257,8 @@ class Study:
             values = getattr(self, name)
             need(len(set(values)) == len(values) > 0, name, "hold at least one, each once", values)
         for architecture in self.architectures:
-            architecture.check()
+            architecture.check(self.depth, architecture.features or self.features)
             own, cell = architecture.name, architecture.cell
-            size = architecture.features or self.features
-            several = size % architecture.components == 0
-            need(several, "features", f"be a multiple of the components of {own}", size)
             text = (cell == "transformer") == (self.data == "python")
             need(text, "data", "be python for transformers and for nothing else", self.data)
             images = self.data != "copy" or cell in ("rnn", "gru")
@@ -178,22 +296,38 @@ class Member:
     def key(self) -> str:
         """A name made of everything that decides the result.
 
-        Fields at their defaults are left out, so that a new field renames nothing; so are the
-        axes of the study, the name of the architecture, and where a folder of data lies.
+        The network enters as the dictionary of its description, however it was given, in the
+        single precision of training, and with the content of files instead of their names. Fields
+        of the study at their defaults are left out, so that a new field renames nothing; so are its
+        axes, the name of the architecture, and where a folder of data lies.
         """
-        study = _chosen(self.study)
-        for axis in ("architectures", "gains", "learning_rates", "seeds"):
-            study.pop(axis, None)
+        study, own = _chosen(self.study), self.architecture
+        for name in ("architectures", "gains", "learning_rates", "seeds", "features"):
+            study.pop(name, None)
         study["data"] = PurePath(self.study.data).name
-        architecture = _chosen(self.architecture)
-        architecture.pop("name")
-        content = {
+        content: dict[str, Any] = {
             "study": study,
-            "architecture": architecture,
+            "cell": own.cell,
+            "features": own.features or self.study.features,
             "member": (self.gain, self.learning_rate, self.seed),
         }
+        if own.cell in ("block", "transformer"):
+            content["words"] = {name: getattr(own, name) for name in SHORTHAND}
+        else:
+            study.pop("depth", None)  # the description holds it
+            table = json.dumps(portable(_table(own, self.study.depth)))
+            content["network"] = json.loads(table, parse_float=lambda x: float(np.float32(x)))
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _table(architecture: Architecture, depth: int) -> dict[str, Any]:
+    """The dictionary of the interior, or of the layer of a recurrent cell."""
+    from theory import to_dict
+
+    deep = architecture.cell == "deep"
+    return to_dict(architecture.interior(depth) if deep else architecture.part)
 
 
 def _chosen(fields: Any) -> dict[str, Any]:
@@ -208,7 +342,8 @@ def _chosen(fields: Any) -> dict[str, Any]:
 def read_study(path: str | PathLike[str], **instead: Any) -> Study:
     """A study from a TOML file, whose names are the fields of `Study` and `Architecture`.
 
-    Keywords take the place of what the file says.
+    The `description` of an architecture is a table, or the name of a file, from the folder of this
+    one; `network` is another word for the latter. Keywords take the place of what the file says.
 
     Raises
     ------
@@ -220,7 +355,17 @@ def read_study(path: str | PathLike[str], **instead: Any) -> Study:
     try:
         if not (isinstance(tables, list) and all(isinstance(table, dict) for table in tables)):
             raise ValueError("`architecture`: must be tables [[architecture]]")
-        architectures = tuple(build(Architecture, table) for table in tables)
+        architectures = tuple(_architecture(table, Path(path).parent) for table in tables)
         return build(Study, {**content, "architectures": architectures, **instead})
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _architecture(table: dict[str, Any], folder: Path) -> Architecture:
+    if "network" in table and "description" in table:
+        raise ValueError("`network`: must not be given with a description")
+    for name in ("network", "description"):
+        if name in table:
+            text = network_text(table.pop(name), name=name, folder=folder)
+            return build(Architecture, {**table, "description": text})
+    return build(Architecture, table)

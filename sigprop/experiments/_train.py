@@ -91,21 +91,21 @@ def model_of(
     if architecture.cell == "transformer":
         return Transformer(features, study.depth)
     if architecture.cell == "block":
+        words: Any = architecture
         return BlockClassifier(
-            architecture.phi,
+            words.phi,
             data.train.shape[1],
             features,
             data.classes,
             study.depth,
-            architecture.components,
-            architecture.mixing == "real" and architecture.components > 1,
-            architecture.residual,
-            architecture.normalisation,
+            words.components,
+            words.mixing == "real" and words.components > 1,
+            words.residual,
+            words.normalisation,
             study.precision,
         )
     return SequenceClassifier(
-        architecture.law,
-        architecture.phi,
+        *architecture.recurrence,
         architecture.cell,
         data.inputs,
         features,

@@ -1,34 +1,13 @@
-"""The description of a sweep's networks: written down, with numbers put in, and hashed."""
+"""The description of a sweep's networks: with numbers put in, and hashed."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sigprop.storage import portable
 
 if TYPE_CHECKING:
     from theory import Part
-
-
-def written(given: Any) -> str:
-    """A description, its dictionary, its file, or what this function returned, as JSON."""
-    import theory
-
-    if isinstance(given, str) and given.startswith("{"):
-        return given
-    if isinstance(given, str):
-        part = theory.load_network(given)
-    elif isinstance(given, Mapping):
-        part = theory.from_dict(given)
-    else:
-        part = given
-    try:
-        return json.dumps(theory.to_dict(part), sort_keys=True)
-    except (TypeError, ValueError) as error:
-        text = str(error).replace("`network`", "`description`")
-        if not text.startswith("`description`"):
-            text = f"`description`: {text}"
-        raise type(error)(text) from error
 
 
 def built(text: str, numbers: Mapping[str, Any], depth: int | None) -> "Part":
@@ -67,20 +46,6 @@ def places(text: str, name: str) -> list[str]:
 
 def _may_vary(path: str) -> bool:
     return path.rpartition(".")[2] in ("variance", "bias_variance") or ".activation." in path
-
-
-def portable(value: Any) -> Any:
-    """The dictionary of a description with the content of its files instead of their folders."""
-    if isinstance(value, list):
-        return [portable(member) for member in value]
-    if not isinstance(value, dict):
-        return value
-    found = {name: portable(member) for name, member in value.items()}
-    if "file" in found:
-        file, _, name = found["file"].rpartition(":")
-        content = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        found["file"] = f"{content}:{name}"
-    return found
 
 
 def numbered(networks: Iterable["Part"]) -> tuple[Any, list[dict[str, Any]]]:

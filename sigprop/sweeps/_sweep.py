@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta
 
 from sigprop.networks import units_of
-from sigprop.storage import Count, check_fields
+from sigprop.storage import Count, check_fields, network_text
 from sigprop.sweeps import _description
 from sigprop.sweeps._own_observables import Absent, written
 from sigprop.sweeps._ratios import PARTS, check_ratio
@@ -136,7 +136,7 @@ class Sweep:
         check_fields(self, *_CHECKED)
         put = lambda name, value: object.__setattr__(self, name, value)
         if self.description is not None:
-            put("description", _description.written(self.description))
+            put("description", network_text(self.description))
             for name in ("activation", "weights", "residual", "symmetry"):
                 if getattr(self, name) is not None:
                     got = getattr(self, name)

@@ -6,11 +6,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sigprop.storage import build
+from sigprop.storage import build, network_text
 from sigprop.sweeps._own_observables import read
 from sigprop.sweeps._sweep import AXES, Sweep
 from sigprop.sweeps._values import COUNTS, FLOATS
-from theory.description import from_dict, read_toml
+from theory.description import read_toml
 
 
 def read_sweep_file(path: str | PathLike[str]) -> Sweep:
@@ -26,11 +26,8 @@ def read_sweep_file(path: str | PathLike[str]) -> Sweep:
     content = read_toml(path)
     folder = Path(path).parent
     try:
-        given = content.get("description")
-        if isinstance(given, str):
-            content["description"] = str(folder / given)
-        elif given is not None:
-            content["description"] = from_dict(given, folder=folder)
+        if "description" in content:
+            content["description"] = network_text(content["description"], folder=folder)
         return build(Sweep, content)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -9,9 +9,11 @@ from theory.description._describe import describe
 from theory.description._interpret import Reading, Stacked, along_depth, interpret
 from theory.description._jumps import check_no_jump, found_jumps, is_new
 from theory.description._layers import (
+    before_weights,
     check_layer,
     deep_network,
     hidden_layer,
+    layer_at,
     repeats_layers,
     with_variances,
 )
@@ -38,7 +40,14 @@ from theory.description._sequences import check_sequences, time_steps
 from theory.description._structure import check_read_in, components, starts_nonlinear, weight_laws
 from theory.description._survey import Survey
 from theory.description._table import numbers_of, read_toml, with_numbers
-from theory.description._text import from_dict, load_network, read_activation, save_network, to_dict
+from theory.description._text import (
+    from_dict,
+    load_network,
+    read_activation,
+    read_network,
+    save_network,
+    to_dict,
+)
 from theory.description._weights import (
     GaussianWeights,
     OrthogonalWeights,
@@ -79,6 +88,7 @@ __all__ = [
     "activation",
     "affine",
     "along_depth",
+    "before_weights",
     "check_activation",
     "check_no_jump",
     "check_no_noise",
@@ -105,11 +115,13 @@ __all__ = [
     "is_piecewise_linear",
     "is_simple",
     "layer",
+    "layer_at",
     "load_network",
     "numbers_of",
     "on_numpy",
     "radial",
     "read_activation",
+    "read_network",
     "read_toml",
     "recurrent",
     "repeat",

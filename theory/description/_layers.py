@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from theory.description._builders import read_in, repeat
-from theory.description._nodes import Affine, Chain, Part, Recurrent, Repeat, check_part
+from theory.description._nodes import Affine, Chain, Part, Recurrent, Repeat, Residual, check_part
 
 
 def repeats_layers(part: Part) -> bool:
@@ -71,13 +71,12 @@ def hidden_layer(network: Part) -> Part:
     if len(repeats) != 1:
         raise ValueError(f"`network`: must hold one Repeat, of one layer; got {len(repeats)}")
     (found,) = repeats
-    arrays, structure = eqx.partition(found.body, eqx.is_array)
-    for leaf in jax.tree.leaves(arrays):
+    for leaf in jax.tree.leaves(eqx.filter(found.body, eqx.is_array)):
         if isinstance(leaf, Tracer) or not np.all(np.asarray(leaf) == np.asarray(leaf[:1])):
             raise ValueError(
                 "`network`: must repeat one layer; got numbers that change with depth or are traced"
             )
-    return eqx.combine(jax.tree.map(lambda leaf: leaf[0], arrays), structure)
+    return layer_at(found.body, 0)
 
 
 def deep_network(layer: Part, depth: int) -> Chain:
@@ -95,6 +94,37 @@ def deep_network(layer: Part, depth: int) -> Chain:
     return Chain((read_in(affines[-1]), repeat(layer, depth)))
 
 
+def before_weights(layer: Part) -> tuple[Part, ...]:
+    """What a layer does to its input before its first `Affine`: a norm, a nonlinearity.
+
+    Examples
+    --------
+    >>> import theory
+    >>> layer = theory.layer(theory.activation("tanh"), 1.5, residual=True)
+    >>> [type(part).__name__ for part in theory.description.before_weights(layer)]
+    ['Pointwise']
+    """
+    match layer:
+        case Affine():
+            return ()
+        case Chain(parts=parts):
+            place = next((i for i, part in enumerate(parts) if _acts(part)), len(parts))
+            inside = before_weights(parts[place]) if place < len(parts) else ()
+            return (*parts[:place], *inside)
+        case Residual(branch=body) | Recurrent(body=body):
+            return before_weights(body)
+        case Repeat(body=body):
+            return before_weights(layer_at(body, 0))
+        case _:
+            return (layer,)
+
+
+def layer_at(body: Part, index: int) -> Part:
+    """The body of a `Repeat` with the numbers of one of its turns."""
+    arrays, structure = eqx.partition(body, eqx.is_array)
+    return eqx.combine(jax.tree.map(lambda leaf: leaf[index], arrays), structure)
+
+
 def with_variances(part: Part, weight_variance: Any = None, bias_variance: Any = None) -> Part:
     """The same with other variances in every `Affine`, where they are given."""
 
@@ -107,6 +137,10 @@ def with_variances(part: Part, weight_variance: Any = None, bias_variance: Any =
         return Affine(law, node.bias_variance if bias is None else bias, node.width)
 
     return jax.tree.map(change, part, is_leaf=lambda node: isinstance(node, Affine))
+
+
+def _acts(part: Part) -> bool:
+    return any(isinstance(node, Affine) for node in _nodes(part))
 
 
 def _nodes(part: Part) -> list[Any]:

@@ -100,12 +100,42 @@ def from_dict(table: Mapping[str, Any], *, folder: str | PathLike[str] = ".") ->
     ``from_dict(to_dict(network))`` is `network`, bit for bit, where its numbers have JAX's
     default floating-point type.
     """
-    values = plain(table)
-    if isinstance(values, dict):
-        version = values.pop("format", _FORMAT)
-        if isinstance(version, bool) or version != _FORMAT:
-            raise ValueError(f"`format`: must be {_FORMAT}; got {shown(version)}")
-    return _Reader(Path(folder)).part(values, "")
+    return _of_table(table, folder, "")
+
+
+def read_network(value: Any, *, name: str, folder: str | PathLike[str] = ".") -> Part:
+    """The network that a field of a configuration gives: a part, its dictionary as in `to_dict`,
+    or the name of its file as in `load_network`.
+
+    Parameters
+    ----------
+    name
+        The field. Errors name it, and the place in the dictionary behind it.
+    folder
+        Where relative names of files start.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is none.
+
+    Examples
+    --------
+    >>> import theory
+    >>> theory.description.read_network({"build": "affine"}, name="description")
+    Traceback (most recent call last):
+    ValueError: `description.weight_variance`: must be given; got none
+    """
+    if isinstance(value, Mapping):
+        return _of_table(value, folder, name)
+    if not isinstance(value, str):
+        check_part(name, value)
+        return value
+    try:
+        return load_network(str(Path(folder, value)))
+    except (ValueError, TypeError) as error:
+        text = str(error).removeprefix("`network`: ")
+        raise type(error)(f"`{name}`: {text}") from error
 
 
 def save_network(network: Part, path: str | PathLike[str]) -> None:
@@ -163,6 +193,15 @@ def read_activation(value: Any, *, folder: str | PathLike[str] = ".") -> Activat
         If there is none.
     """
     return _Reader(Path(folder)).activation(value, "")
+
+
+def _of_table(table: Any, folder: str | PathLike[str], path: str) -> Part:
+    values = _named(path, plain, table, fields={"table": ""} if path else _SAME)
+    if isinstance(values, dict):
+        version = values.pop("format", _FORMAT)
+        if isinstance(version, bool) or version != _FORMAT:
+            raise ValueError(f"`{join(path, 'format')}`: must be {_FORMAT}; got {shown(version)}")
+    return _Reader(Path(folder)).part(values, path)
 
 
 def _on_host(tree: Any) -> Any:

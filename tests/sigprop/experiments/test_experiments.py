@@ -1,9 +1,11 @@
 """Networks with weights that are kept, and their training."""
 
 import dataclasses
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ from sigprop.experiments import (
 )
 from sigprop.experiments._map_exponents import map_exponents
 from sigprop.experiments._measures import class_similarity
-from sigprop.experiments._train import advance, start
+from sigprop.experiments._train import advance, model_of, start
 
 KEY = jax.random.key(3)
 TANH = theory.activation("tanh")
@@ -360,7 +362,7 @@ def test_a_killed_study_resumes_with_the_same_bits(tmp_path):
 class TestSequences:
     def cell(self, kind, components=2, mixing="complex", activation="radial tanh"):
         architecture = Architecture("cell", components, mixing, activation, cell=kind)
-        return SequenceClassifier(architecture.law, architecture.phi, kind, 3, 8, 5, answers=2)
+        return SequenceClassifier(*architecture.recurrence, kind, 3, 8, 5, answers=2)
 
     @pytest.mark.parametrize("kind", ["rnn", "gru"])
     def test_a_rotation_of_the_state_goes_through_a_step(self, kind):
@@ -380,7 +382,7 @@ class TestSequences:
     def test_scalar_gru_written_out(self):
         """Gates of the state itself, as in Cho et al. 2014 (whose z is 1 − u)."""
         architecture = Architecture("gru", activation="tanh", cell="gru")
-        model = SequenceClassifier(architecture.law, architecture.phi, "gru", 3, 8, 5)
+        model = SequenceClassifier(*architecture.recurrence, "gru", 3, 8, 5)
         parameters = model.draw(KEY, dtype=float)
         h, x = jax.random.normal(KEY, (4, 8)), jax.random.normal(jax.random.key(9), (4, 3))
         found = model.step(parameters, h[..., None], x)[..., 0]
@@ -448,7 +450,7 @@ class TestMapExponents:
 
     def recurrent(self, components, gain, features=16):
         architecture = Architecture("rnn", components, cell="rnn")
-        model = SequenceClassifier(architecture.law, architecture.phi, "rnn", 3, features, 5)
+        model = SequenceClassifier(*architecture.recurrence, "rnn", 3, features, 5)
         parameters = model.draw(jax.random.key(1), gain, dtype=float)
         weights, bias = parameters["read_in"]
         deaf = parameters | {"read_in": (0 * weights, 0 * bias)}
@@ -517,6 +519,260 @@ class TestMapExponents:
         assert np.all(dense == 0)
 
 
+OWN = """
+import jax.numpy as jnp
+
+def bend(z):
+    return jnp.tanh(z) + 0.1 * z
+
+def half(z):
+    return z / jnp.sqrt(2.0)
+"""
+DESCRIBED = """
+depth = 3
+features = 4
+learning_rates = [1e-2]
+seeds = [0]
+epochs = 1
+records = 2
+measures = []
+train_count = 512
+
+[[architecture]]
+name = "scaled branches of one's own activation, with a schedule"
+[architecture.description]
+node = "chain"
+[[architecture.description.parts]]
+build = "affine"
+weight_variance = 1.0
+bias_variance = 0.1
+[[architecture.description.parts]]
+node = "repeat"
+depth = 2
+[architecture.description.parts.body]
+node = "chain"
+[[architecture.description.parts.body.parts]]
+build = "layer"
+activation = "nets/own.py:bend"
+weight_variance = [1.0, 2.0]
+residual = true
+[[architecture.description.parts.body.parts]]
+node = "pointwise"
+activation = "nets/own.py:half"
+"""
+
+
+def scaled(folder):
+    """(h + W tanh(h))/√2, with the factor a function in a file."""
+    half = theory.Pointwise(theory.activation(f"{folder}/own.py:half"))
+    return theory.Chain((theory.layer(TANH, 1.0, residual=True), half))
+
+
+class TestDescriptions:
+    def test_what_the_shorthand_cannot_say_is_trained(self, tmp_path):
+        (tmp_path / "nets").mkdir()
+        (tmp_path / "nets" / "own.py").write_text(OWN)
+        (tmp_path / "study.toml").write_text(DESCRIBED)
+        found = train(read_study(tmp_path / "study.toml"), tmp_path / "run").squeeze()
+        assert int(found["ready"]) == 1
+        np.testing.assert_array_equal(found["failed"], [0, 0])
+        np.testing.assert_array_equal(found["record_step"], [0, 2])
+        # Read-in and read-out; three matrices, and the one bias that is there.
+        assert int(found["parameters"]) == 65 * 4 + 5 * 10 + 3 * 16 + 4
+        assert abs(np.diff(found["test_loss"])[0]) > 1e-3
+
+    def test_one_key_whichever_door(self, tmp_path):
+        layer, deep = theory.layer(TANH, 1.0), theory.feedforward(TANH, 1.0, depth=4)
+        theory.save_network(layer, tmp_path / "layer.toml")
+        (tmp_path / "made.py").write_text(
+            "import theory\nmade = theory.feedforward(theory.activation('tanh'), 1.0, depth=4)\n"
+        )
+        (tmp_path / "study.toml").write_text(
+            """
+depth = 5
+[[architecture]]
+name = "words"
+activation = "tanh"
+[[architecture]]
+name = "table"
+[architecture.description]
+build = "layer"
+activation = "tanh"
+weight_variance = 1
+[[architecture]]
+name = "file"
+network = "layer.toml"
+[[architecture]]
+name = "python"
+network = "made.py:made"
+"""
+        )
+        read = read_study(tmp_path / "study.toml").architectures
+        whole = Architecture("words", activation="tanh").interior(5)
+        given = [Architecture("p", description=d) for d in (layer, deep, whole)]
+        studies = [Study((own,), depth=5) for own in (*read, *given)]
+        assert len({study.members[0].key for study in studies}) == 1
+        for other in (theory.layer(TANH, 1.01), theory.layer(TANH, 1.0, 0.01)):
+            study = Study((Architecture("p", description=other),), depth=5)
+            assert study.members[0].key != studies[0].members[0].key
+        cells = [Architecture("c", activation="tanh", cell="rnn")]
+        cells += [Architecture("c", description=layer, cell=cell) for cell in ("rnn", "gru")]
+        keys = [Study((cell,)).members[0].key for cell in cells]
+        assert keys[0] == keys[1] != keys[2]
+
+    def test_the_file_of_the_page(self, tmp_path):
+        page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+        (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        (tmp_path / "study.toml").write_text(block)
+        words, described = read_study(tmp_path / "study.toml").architectures
+        assert words == Architecture("tanh", activation="tanh")
+        leaky = theory.activation("leaky_relu", negative_slope=0.2)
+        layer = theory.layer(leaky, 0.1, 0.01, residual=True)
+        assert described == Architecture("residual, leaky", description=layer)
+
+    def test_one_key_in_single_precision(self):
+        layer = theory.layer(TANH, 1.3, 0.1)
+        keys = {Study((Architecture("a", description=layer),), depth=3).members[0].key}
+        with jax.enable_x64(False):
+            same = theory.layer(TANH, 1.3, 0.1)
+            keys |= {Study((Architecture("b", description=same),), depth=3).members[0].key}
+        assert len(keys) == 1
+
+    def test_the_content_of_a_function_is_part_of_the_key(self, tmp_path):
+        keys = []
+        for name, text in (("one", OWN), ("two", OWN), ("three", OWN.replace("0.1", "0.2"))):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "own.py").write_text(text)
+            own = Architecture("own", description=scaled(tmp_path / name))
+            keys.append(Study((own,), depth=3).members[0].key)
+        assert keys[0] == keys[1] != keys[2]
+
+    @pytest.mark.parametrize(
+        "layer, kinds",
+        [
+            (theory.layer(TANH, 1.0), ["Pointwise"]),
+            (theory.layer(TANH, 1.0, residual=True), ["Pointwise"]),
+            (
+                theory.Residual(
+                    theory.Chain(
+                        (theory.Normalise(), theory.affine(1.0), *theory.layer(TANH, 1.0).parts)
+                    )
+                ),
+                ["Normalise"],
+            ),
+            (theory.Chain((theory.affine(1.0), theory.Pointwise(TANH))), []),
+        ],
+    )
+    def test_the_read_out_takes_what_the_next_weights_would(self, layer, kinds):
+        parts = Architecture("a", description=layer).interior(4).parts
+        assert [type(part).__name__ for part in parts] == ["Affine", "Repeat", *kinds]
+        whole = theory.Chain((*parts, theory.Pointwise(TANH)))
+        assert Architecture("a", description=whole).interior(4).parts[-1] == whole.parts[-1]
+
+    def test_states_and_gradients_are_those_behind_turns(self, tmp_path):
+        """Also where a turn goes on behind its sum."""
+        (tmp_path / "own.py").write_text(OWN)
+        own = Architecture("scaled", description=scaled(tmp_path))
+        model = classifier(own, 3, 4)
+        parameters = model.draw(KEY, dtype=float)
+        x = jax.random.normal(KEY, (2, 64))
+        last, kept = model.hidden(parameters, x, keep=True)
+        first, turns, _ = parameters["interior"]
+        weights, bias = parameters["read_in"]
+        z = (x @ weights.T + bias[None]) @ first.weights[..., 0].T
+        states = [z]
+        for w in turns.notes[0][0][1].weights[..., 0]:
+            z = (z + jnp.tanh(z) @ w.T) / jnp.sqrt(2.0)
+            states.append(z)
+        np.testing.assert_allclose(kept[..., 0], jnp.stack(states), rtol=1e-12)
+        np.testing.assert_allclose(last[..., 0], jnp.tanh(z), rtol=1e-12)
+        probes = jnp.zeros_like(kept[1:]).at[1].set(0.5)
+        moved, _ = model.hidden(parameters, x, probes)
+        np.testing.assert_allclose(moved[..., 0], jnp.tanh(z + 0.5), rtol=1e-12)
+
+    @pytest.mark.parametrize("cell", ["deep", "rnn", "gru", "block"])
+    def test_the_gain_is_a_factor_of_every_hidden_weight(self, cell):
+        body = theory.layer(TANH, jnp.array([1.0, 2.0]), jnp.array([0.1, 0.2]))
+        network = theory.Chain((theory.affine(1.5, 0.1), theory.Repeat(body, 2)))
+        how = {"description": network} if cell == "deep" else {"activation": "tanh"}
+        study = Study((Architecture("a", cell=cell, **how),), depth=3, features=4)
+        model = model_of(study, study.architectures[0], load_images("digits", 8))
+        one, two = (
+            jax.tree.leaves_with_path(model.draw(KEY, gain, dtype=float)) for gain in (1.0, 3.0)
+        )
+        hidden = ("weights", "recurrent", "blocks")
+        count = 0
+        for (path, before), (_, after) in zip(one, two, strict=True):
+            words = jax.tree_util.keystr(path)
+            factor = 3.0 if any(word in words for word in hidden) else 1.0
+            count += factor == 3.0
+            np.testing.assert_allclose(after, factor * before, rtol=1e-12)
+        assert count == (2 if cell == "deep" else 1)
+
+    @pytest.mark.parametrize(
+        "table, message",
+        [
+            ("description = { node = 'affine' }", "`description.weights`: must be given; got none"),
+            (
+                "description = { build = 'layer', activation = 'tanj', weight_variance = 1.0 }",
+                "`description.activation`: must be one of elu, ",
+            ),
+            ("description = 3", "`description`: must be a part such as theory.layer; got 3"),
+            ("network = 'none.toml'", "`network`: .*none.toml: must be a readable TOML file"),
+            ("network = 'none.py:net'", "`network`: must be FILE.py:NAME with a file that is"),
+            (
+                "network = 'none.toml'\ndescription = { node = 'affine' }",
+                "`network`: must not be given with a description",
+            ),
+            ("LAYER\nactivation = 'radial tanh'", "`activation`: must not be given with a desc"),
+            ("LAYER\nresidual = false", "`residual`: must not be given with a description; got F"),
+            ("LAYER\ncell = 'block'", "`description`: must not be given with cell block"),
+            ("LAYER\ncell = 'transformer'", "`description`: must not be given with cell transf"),
+            (
+                "cell = 'rnn'\ndescription = { build = 'layer', activation = 'tanh', "
+                "weight_variance = 1.0, bias_variance = 0.1 }",
+                "`description`: must be a Pointwise and an Affine without bias",
+            ),
+            ("cell = 'rnn'\nresidual = true", "`residual`: must not be given with cell rnn; got T"),
+            (
+                "description = { build = 'feedforward', activation = 'tanh', "
+                "weight_variance = 1.0, depth = 4 }",
+                "`depth`: must be 5, one above that of the Repeat of the description; got 100,",
+            ),
+            (
+                "description = { node = 'chain', parts = [{ node = 'noise', variance = 0.1 }, "
+                "{ build = 'affine', weight_variance = 1.0 }] }",
+                "`description`: networks that train have no noise of their own; got a Noise, of a",
+            ),
+            (
+                "description = { build = 'affine', weight_variance = 1.0, width = 9 }",
+                r"`description`: must end with units and components \[64, 1\]; got \[9, 1\]",
+            ),
+            (
+                "description = { node = 'chain', parts = [{ node = 'pointwise', activation = "
+                "'tanh' }] }",
+                "`description`: must hold an Affine; got none, of a",
+            ),
+            (
+                "description = { build = 'recurrent', activation = 'tanh', weight_variance = 1.0, "
+                "steps = 4 }",
+                "`description`: must hold one Repeat; got 0, of a",
+            ),
+            (
+                "description = { build = 'layer', activation = 'tanh', weight_variance = [1, 2] }",
+                "`description.weight_variance`: must be one number, or a schedule inside of a",
+            ),
+        ],
+    )
+    def test_mistakes(self, tmp_path, table, message):
+        layer = "description = { build = 'layer', activation = 'tanh', weight_variance = 1.0 }"
+        path = tmp_path / "study.toml"
+        path.write_text(f"[[architecture]]\nname = 'a'\n{table.replace('LAYER', layer)}\n")
+        with pytest.raises(ValueError, match=f"^{path}: {message}") as caught:
+            read_study(path)
+        assert "\n" not in str(caught.value)
+
+
 class TestStudy:
     def test_toml(self, tmp_path):
         path = tmp_path / "study.toml"
@@ -572,8 +828,8 @@ class TestStudy:
             ("seeds = [-1]" + architecture, "`seeds[0]`: must be a whole number >= 0; got (-1,)"),
             ("gains = [[1.0]]" + architecture, "`gains[0]`: must be a number; got ((1.0,),)"),
             ("gains = [inf]" + architecture, "`gains`: must be finite; got (inf,)"),
-            (architecture + "residual = 'no'", "`residual`: must be true or false; got 'no'"),
-            (architecture + "activation = 3", "`activation`: must be a text; got 3"),
+            (architecture + "residual = 'no'", "`residual`: must be true or false or nothing;"),
+            (architecture + "activation = 3", "`activation`: must be a text or nothing; got 3"),
             (architecture[:-11], "`name`: must be given; got none"),
             (architecture + "cell = 'lstm'", "`cell`: must be one of deep, rnn, gru,"),
             (

@@ -289,6 +289,11 @@ for fields in json.loads(sys.argv[1]):
         for text, message in (
             ("width = ", "must be a readable TOML file"),
             ("widht = 3", "`widht`: must be one of"),
+            ('description = "none.toml"', "`description`: .*none.toml: must be a readable"),
+            (
+                'description = { build = "layer", activation = "tanh" }',
+                "`description.weight_variance`: must be given; got none",
+            ),
         ):
             file = tmp_path / "sweep.toml"
             file.write_text(text)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import theory
-from theory.description import Part, read_activation
+from theory.description import Part, read_activation, read_network
 from theory.description._text import from_dict, load_network, save_network, to_dict
 
 TANH = theory.activation("tanh")
@@ -274,6 +274,11 @@ def test_what_is_wrong_is_named_by_its_path(table, message):
         from_dict(table)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+    if isinstance(table, dict):
+        with pytest.raises((ValueError, TypeError)) as caught:
+            read_network(table, name="field")
+        place = re.sub("^`(table`|)", lambda m: "`field`" if m[1] else "`field.", message)
+        assert str(caught.value).startswith(place)
 
 
 @pytest.mark.parametrize(
