@@ -28,7 +28,7 @@ def main(
     # One description: theory integrates it, the simulation samples it.
     network = theory.feedforward(theory.activation(activation), 1.5, 0.05, depth=depth)
     gram = sigprop.pair_gram(length=1.0, correlation=0.5)
-    inputs = sigprop.gram_inputs(jax.random.key(seed), gram, width=widths[0])
+    inputs = sigprop.gram_inputs(gram, key=jax.random.key(seed), width=widths[0])
     comparison = sigprop.compare(
         network, inputs.astype(jnp.float32), widths=widths, replicas=replicas, seed=seed
     )

@@ -29,7 +29,7 @@ def by_distance(cosines):
 
 def coherence_panel(panel):
     """Cosines of gradients of one input at initialisation: theory and networks."""
-    x = sigprop.gram_inputs(jax.random.key(1), jnp.eye(1), 16)
+    x = sigprop.gram_inputs(jnp.eye(1), 16, key=jax.random.key(1))
     places = np.arange(1, DEPTH)
     names = ("linear", "tanh", "relu", "gelu")
     for name, colour, marker in zip(names, COLOURS, MARKERS, strict=True):

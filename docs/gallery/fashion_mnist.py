@@ -27,7 +27,7 @@ def main(
     """Write the figure and print the verdict."""
     jax.config.update("jax_enable_x64", True)
     network = theory.feedforward(theory.activation("tanh"), 1.76095463960674, 0.05, depth=depth)
-    images, _ = sigprop.idx_inputs(jax.random.key(1), folder, 3, length=1.0)
+    images, _ = sigprop.idx_inputs(folder, 3, key=jax.random.key(1), length=1.0)
     comparison = sigprop.compare(
         network, images.astype(jnp.float32), widths=widths, replicas=replicas, gradients=False
     )

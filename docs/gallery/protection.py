@@ -29,7 +29,7 @@ def growth(panel, width, replicas, depth):
     network = theory.feedforward(TANH, 2.25, components=4, depth=depth)
     small = 1e-4
     r = rotation_by(theory.plane_generator(network), small)
-    x = sigprop.pair_inputs(jax.random.key(0), np.zeros((4, 4)), 16)
+    x = sigprop.pair_inputs(np.zeros((4, 4)), 16, key=jax.random.key(0))
     inputs = jnp.stack([x[0], x[0] @ jnp.asarray(r.T), x[0] + small * x[1]])
     exact = theory.propagate(network, inputs).value
     drawn = sigprop.sample_ensemble(
@@ -84,7 +84,7 @@ def decay(panel, width, replicas):
             last = 4 + round(1.5 * float(diagram["depth_scale_goldstone"][at]))
             network = theory.feedforward(TANH, weight, b, components=k, algebra=algebra, depth=last)
             generator = theory.plane_generator(network)
-            x = sigprop.pair_inputs(jax.random.key(1), rotation_by(generator, 0.02).T, 16)
+            x = sigprop.pair_inputs(rotation_by(generator, 0.02).T, 16, key=jax.random.key(1))
             cross = sigprop.sample_ensemble(
                 network,
                 np.sqrt((q - b) / weight) * x,

@@ -35,7 +35,7 @@ def fit(widths, mean, error):
 def observe(units):
     """Length, correlation and slope per layer at every width: mean and standard error."""
     network = theory.feedforward(TANH, WEIGHTS, BIAS, depth=DEPTH)
-    x = sigprop.gram_inputs(jax.random.key(0), sigprop.pair_gram(1.0, 0.5), 64)
+    x = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 64, key=jax.random.key(0))
     expected = theory.propagate(network, x)
     names = {name: theory.OBSERVABLES[name] for name in ("length", "correlation", "slope")}
     found = {name: [] for name in names}
@@ -101,7 +101,7 @@ def exponents(panel, width, steps):
         def measure(gain, bias=bias, x=x):
             network = theory.recurrent(TANH, gain**2, bias, steps=steps)
             return sigprop.sample_exponents(
-                network, x, jax.random.key(4), width=width, count=1, explicit_weights=True
+                network, x, key=jax.random.key(4), width=width, count=1, explicit_weights=True
             )
 
         found = jax.lax.map(measure, gains)
@@ -121,7 +121,7 @@ def autocorrelations(panel, width, replicas, steps):
     ):
         network = theory.recurrent(TANH, 2.25, bias, steps=steps)
         drives = jnp.eye(steps) * jnp.where(jnp.arange(steps) == 0, 1.0, noise)[:, None]
-        x = sigprop.gram_inputs(jax.random.key(5), drives, 4 * steps)
+        x = sigprop.gram_inputs(drives, 4 * steps, key=jax.random.key(5))
         moments = jax.tree.map(lambda v: v[-1], theory.propagate(network, x).value)
         exact = np.asarray(theory.autocorrelation(moments, steps))[0, 0]
         sample = sigprop.sample_ensemble(

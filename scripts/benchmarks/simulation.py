@@ -36,7 +36,7 @@ def multiply(weights, vectors, count):
 def simulation_row(width, replicas, depth, repeats):
     """Seconds per layer and network: simulation with and without weights, random numbers,
     product, and the ratio of the first to the sum of the last two."""
-    x = sigprop.gram_inputs(jax.random.key(0), jnp.eye(2), 16).astype(jnp.float32)
+    x = sigprop.gram_inputs(jnp.eye(2), 16, key=jax.random.key(0)).astype(jnp.float32)
     network = theory.feedforward(TANH, 1.76095463960674, 0.05, depth=depth)
     keys = jax.random.split(jax.random.key(1), replicas * depth)
     weights = jax.random.normal(jax.random.key(2), (width, width), jnp.float32)
@@ -65,7 +65,7 @@ def simulation_row(width, replicas, depth, repeats):
 def wide_seconds(width, depth, repeats):
     """Seconds per layer for two inputs and four tangents without weights (with all its noise), for
     the Gaussian numbers that it needs, by `jax.random.normal` and by ours, and for a whole run."""
-    x = sigprop.gram_inputs(jax.random.key(0), jnp.eye(2), 16).astype(jnp.float32)
+    x = sigprop.gram_inputs(jnp.eye(2), 16, key=jax.random.key(0)).astype(jnp.float32)
     tangents = jax.random.normal(jax.random.key(1), (*x.shape, 2), jnp.float32)
     start = sigprop.Signals(x, tangents, jnp.zeros(2, jnp.float32))
     reading = sigprop.FiniteNetwork(jax.random.key(2), width, None, "highest", False)
@@ -112,7 +112,7 @@ def units_rows(size, replicas, depth, repeats):
         phi = theory.radial("tanh") if k > 1 else TANH
         network = theory.feedforward(phi, 2.0, components=k, algebra=algebra, depth=depth)
         gram = jnp.eye(2)
-        x = sigprop.gram_inputs(jax.random.key(0), gram, 4 * k + 12, components=k)
+        x = sigprop.gram_inputs(gram, 4 * k + 12, key=jax.random.key(0), components=k)
         x = x.astype(jnp.float32)
 
         def run(explicit, network=network, x=x, width=size // k):

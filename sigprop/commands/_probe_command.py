@@ -100,9 +100,9 @@ def load_inputs(source: str, key: Any, count: int, width: int, dtype: str) -> An
 
     with checked(count="input-count", width="input-width"):
         if source == "digits":
-            x = sigprop.digits_inputs(key, count, length=1.0)[0][..., 0]
+            x = sigprop.digits_inputs(count, key=key, length=1.0)[0][..., 0]
         elif source == "gram":
-            x = sigprop.gram_inputs(key, sigprop.pair_gram(1.0, 0.5), width)[..., 0]
+            x = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), width, key=key)[..., 0]
         else:
             x = _load_array(source)[:count]
     return jnp.asarray(x, dtype)

@@ -99,11 +99,13 @@ class Inputs:
             if self.source == "gram":
                 gram = sigprop.pair_gram(self.length, self.correlation)
                 size = max(4 * components, min(64, *run.widths))
-                signals = sigprop.gram_inputs(key, gram, size, components=components)
+                signals = sigprop.gram_inputs(gram, size, key=key, components=components)
             elif self.source == "digits":
-                signals, _ = sigprop.digits_inputs(key, self.count, length=self.length)
+                signals, _ = sigprop.digits_inputs(self.count, key=key, length=self.length)
             else:
-                signals, _ = sigprop.idx_inputs(key, self.source, self.count, length=self.length)
+                signals, _ = sigprop.idx_inputs(
+                    self.source, self.count, key=key, length=self.length
+                )
         return jnp.asarray(signals, run.dtype)
 
 

@@ -176,7 +176,7 @@ def goldstone_study(
     key = jax.random.key(seed)
     start = max(4 * components, 16)
     rotation = _rotation(generator, ANGLE)
-    x = pair_inputs(jax.random.fold_in(key, 0), rotation.T, start)[:1].astype(dtype)
+    x = pair_inputs(rotation.T, start, key=jax.random.fold_in(key, 0))[:1].astype(dtype)
     narrow = theory.feedforward(activation, weight_variance, bias_variance, depth=LONG, **how)
 
     at = np.unique(np.linspace(0, len(weight_variances) - 1, _SAMPLED).round().astype(int))
@@ -210,7 +210,7 @@ def goldstone_study(
         series: dict[str, list[np.ndarray]] = {}
         last = (np.nan, np.nan)
         for overlap in (1.0, OVERLAP):
-            both = pair_inputs(jax.random.fold_in(key, 2), overlap * rotation.T, start)
+            both = pair_inputs(overlap * rotation.T, start, key=jax.random.fold_in(key, 2))
             found, last = _pair(
                 network, both, generator, width, replicas, seed, dtype, explicit_weights, advance
             )
@@ -296,7 +296,7 @@ def _certified(network: Part, x: Array, key: Array, width: int) -> xr.Dataset:
 def _followed(network: Part, components: int, key: Array) -> xr.Dataset:
     x = jax.random.normal(jax.random.fold_in(key, 4), (1, NARROW, components))
     count = min(_DIRECTIONS, x.size - len(theory.generators(network)))
-    found = sample_exponents(network, x, jax.random.fold_in(key, 5), width=NARROW, count=count)
+    found = sample_exponents(network, x, key=jax.random.fold_in(key, 5), width=NARROW, count=count)
     labels = {"exponent": found.values, "exponent_standard_error": found.standard_error}
     labels["exponent_alignment"] = found.alignment
     return xr.Dataset({name: ("direction", np.asarray(x)) for name, x in labels.items()})

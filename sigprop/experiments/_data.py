@@ -46,7 +46,7 @@ def load_images(source: str, train_count: int | None = None) -> Labelled:
         If there are no such files (it says how to get them), or fewer images than asked for.
     """
     if source == "digits":
-        every, digits = digits_inputs(jax.random.key(0), _DIGITS, centre=False)
+        every, digits = digits_inputs(_DIGITS, key=jax.random.key(0), centre=False)
         pixels, labels = every[..., 0], np.asarray(digits)
         parts = [pixels[_TESTED:], labels[_TESTED:], pixels[:_TESTED], labels[:_TESTED]]
     else:

@@ -139,8 +139,8 @@ def orthonormalised(state: _Frame) -> _Frame:
 def sample_exponents(
     network: Part,
     x: Float[Array, "steps width_in k"],
-    key: Key[Array, ""],
     *,
+    key: Key[Array, ""],
     width: int,
     count: int,
     discard: int | None = None,

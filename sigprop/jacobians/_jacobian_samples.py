@@ -147,8 +147,8 @@ def _factorised(state: _Columns) -> _Columns:
 def sample_jacobian(
     network: Part,
     inputs: Float[Array, "1 width_in k"],
-    key: Key[Array, ""],
     *,
+    key: Key[Array, ""],
     width: int,
     precision: str = "highest",
     tolerance: float = 1e-9,
@@ -229,7 +229,7 @@ def _jacobian_block(network, inputs, key, indices, width, precision):
     def one(index):
         key_ = jax.random.fold_in(key, index)
         x = inputs if inputs.ndim == 3 else inputs[index]
-        return sample_jacobian(network, x, key_, width=width, precision=precision)
+        return sample_jacobian(network, x, key=key_, width=width, precision=precision)
 
     return jax.lax.map(one, indices)
 

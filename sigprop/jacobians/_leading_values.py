@@ -47,8 +47,8 @@ class LeadingValues(eqx.Module):
 def leading_singular_values(
     fn: Callable | Sequence[Callable],
     x: Float[Array, "*shape"],
-    key: Key[Array, ""],
     *,
+    key: Key[Array, ""],
     count: int = 8,
     steps: int | None = None,
     tolerance: float = 1e-6,

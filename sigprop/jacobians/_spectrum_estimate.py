@@ -60,8 +60,8 @@ class SpectrumEstimate(eqx.Module):
 def estimate_spectrum(
     fn: Callable | Sequence[Callable],
     x: Float[Array, "*shape"],
-    key: Key[Array, ""],
     *,
+    key: Key[Array, ""],
     probes: int = 16,
     steps: int = 32,
     orders: int = 4,

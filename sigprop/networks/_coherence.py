@@ -41,8 +41,8 @@ class _Probed(Along[Signals]):
 def network_coherence(
     network: Part,
     inputs: Float[Array, "n width_in k"],
-    key: Key[Array, ""],
     *,
+    key: Key[Array, ""],
     width: int,
     loss_gram: Float[Array, "n n"] | None = None,
     explicit_weights: bool = True,
@@ -89,7 +89,7 @@ def _block(network, inputs, key, indices, width, loss_gram, explicit_weights):
     def one(index):
         key_ = jax.random.fold_in(key, index)
         how = {"loss_gram": loss_gram, "explicit_weights": explicit_weights}
-        return network_coherence(network, inputs, key_, width=width, **how)
+        return network_coherence(network, inputs, key=key_, width=width, **how)
 
     return jax.lax.map(one, indices)
 

@@ -56,7 +56,7 @@ def _sample_block(network, inputs, key, indices, width, gradients, explicit_weig
         return sample_network(
             network,
             inputs,
-            jax.random.fold_in(key, index),
+            key=jax.random.fold_in(key, index),
             width=width,
             gradients=gradients,
             explicit_weights=explicit_weights,

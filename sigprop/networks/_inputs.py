@@ -50,10 +50,10 @@ def pair_gram(length: float, correlation: float) -> Float[Array, "2 2"]:
 
 
 def gram_inputs(
-    key: PRNGKeyArray,
     gram: Float[Array | np.ndarray, "inputs inputs"],
     width: int,
     *,
+    key: PRNGKeyArray,
     components: int = 1,
 ) -> Float[Array, "inputs {width} {components}"]:
     """Inputs whose Gram matrix is exactly the wanted one, in a random direction.
@@ -99,9 +99,10 @@ def gram_inputs(
 
 
 def pair_inputs(
-    key: PRNGKeyArray,
     cross: Float[Array | np.ndarray, "k k"],
     width: int,
+    *,
+    key: PRNGKeyArray,
 ) -> Float[Array, "2 {width} k"]:
     """Two inputs of units with k components whose cross-covariance is exactly the wanted one.
 
@@ -146,7 +147,7 @@ def pair_inputs(
 
 
 def digits_inputs(
-    key: PRNGKeyArray, count: int, *, centre: bool = True, length: float | None = None
+    count: int, *, key: PRNGKeyArray, centre: bool = True, length: float | None = None
 ) -> tuple[Float[Array, "{count} 64 1"], Int[Array, " {count}"]]:
     """Real inputs without a download: images of digits from scikit-learn, 64 pixels each.
 
@@ -197,10 +198,10 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def idx_inputs(
-    key: PRNGKeyArray,
     path: str | PathLike[str],
     count: int,
     *,
+    key: PRNGKeyArray,
     split: Literal["train", "test"] = "train",
     centre: bool = True,
     length: float | None = None,

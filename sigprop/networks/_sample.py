@@ -80,8 +80,8 @@ def _kept(status: Any, values: Array) -> Array:
 def sample_network(
     network: Part,
     inputs: Float[Array, "n width_in k"],
-    key: Key[Array, ""],
     *,
+    key: Key[Array, ""],
     width: int,
     gradients: bool = False,
     explicit_weights: bool | None = None,

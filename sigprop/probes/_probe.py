@@ -362,9 +362,9 @@ def _matrix_free(
 
     def one(x: Array):
         leading = leading_singular_values(
-            fn, x, jax.random.fold_in(key, 0), count=count, tolerance=tolerance
+            fn, x, key=jax.random.fold_in(key, 0), count=count, tolerance=tolerance
         )
-        return leading, estimate_spectrum(fn, x, jax.random.fold_in(key, 1))
+        return leading, estimate_spectrum(fn, x, key=jax.random.fold_in(key, 1))
 
     leading, estimate = jax.lax.map(one, x)
     states = leading.status

@@ -351,11 +351,11 @@ class Sweep:
             width, k = self.input_width, self.components
             if width <= 2 * k:
                 raise ValueError(f"`input_width`: must be above {2 * k}; got {width}")
-            found = gram_inputs(key, gram, width, components=k)
+            found = gram_inputs(gram, width, key=key, components=k)
         elif self.inputs == "digits":
-            found, _ = digits_inputs(key, self.input_count, length=length)
+            found, _ = digits_inputs(self.input_count, key=key, length=length)
         else:
-            found, _ = idx_inputs(key, self.inputs, self.input_count, length=length)
+            found, _ = idx_inputs(self.inputs, self.input_count, key=key, length=length)
         return jnp.asarray(found, self.dtype)
 
     @property

@@ -76,7 +76,7 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
         sample = sample_network(
             cast(sweep.network({**point, **numbers}), dtype),
             signals,
-            jax.random.fold_in(ensemble, replica),
+            key=jax.random.fold_in(ensemble, replica),
             width=point["width"],
             gradients=any(stored.gradients for stored in sweep.stored),
             explicit_weights=sweep.explicit_weights,

@@ -18,7 +18,7 @@ GRAM = jnp.array([[9.0, 4.5, 0.0], [4.5, 9.0, 0.0], [0.0, 0.0, 0.01]])
 
 
 def inputs(gram=GRAM):
-    return sigprop.gram_inputs(jax.random.key(1), gram, 16).astype(jnp.float32)
+    return sigprop.gram_inputs(gram, 16, key=jax.random.key(1)).astype(jnp.float32)
 
 
 def assert_agreement_with_power(comparison):
@@ -84,7 +84,7 @@ SCALES = jnp.array([3.0, 3.0, 0.1])[:, None, None]
 
 def digits():
     """Three handwritten digits, in contrasts that show the first weights and the first bias."""
-    images, _ = sigprop.digits_inputs(jax.random.key(0), 3, length=1.0)
+    images, _ = sigprop.digits_inputs(3, key=jax.random.key(0), length=1.0)
     return (SCALES * images).astype(jnp.float32)
 
 
@@ -168,7 +168,7 @@ def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations():
 def test_means_that_a_few_networks_carry_are_not_judged():
     """Deep in the ordered phase 1 − c is nearly log-normal; lengths and slopes are not."""
     network = theory.feedforward(theory.activation("tanh"), 1.2, 0.05, depth=120)
-    pair = sigprop.gram_inputs(jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16)
+    pair = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(1))
     comparison = sigprop.compare(network, pair, widths=(8, 12, 16), replicas=150, gradients=False)
     cells = {c.observable.name: c for c in comparison.cells}
     assert cells["length"].judged > 0.9
@@ -183,7 +183,7 @@ def test_a_verdict_needs_enough_that_can_be_judged(networks):
     """Ten networks decide nothing; of z³ a hundred hold neither the mean nor its error."""
     cube = theory.componentwise(lambda z: z**3, scale=1e9, parity="odd", name="cube")
     network = theory.feedforward(cube, 0.5, depth=3)
-    pair = sigprop.gram_inputs(jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16)
+    pair = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(1))
     comparison = sigprop.compare(
         network, pair, widths=(8, 16, 32), replicas=networks, gradients=False
     )

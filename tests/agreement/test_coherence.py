@@ -51,7 +51,7 @@ def compare(network, inputs, width, replicas, loss_gram=None):
 
 
 def pair(k=1):
-    return sigprop.gram_inputs(jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16, components=k)
+    return sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(1), components=k)
 
 
 def test_a_tanh_residual_network_agrees_and_no_neighbour_of_it_does():

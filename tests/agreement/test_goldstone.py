@@ -60,7 +60,7 @@ def test_a_bias_lets_the_rotation_decay_over_its_depth_scale(
     # From the fixed point on, and so close that the correlation stays 1.
     q = predicted(jnp.asarray(bias_variance))[0]
     size = jnp.sqrt((q - bias_variance) / weight_variance)
-    x = size * sigprop.pair_inputs(jax.random.key(1), rotation_by(generator, 0.05).T, 16)
+    x = size * sigprop.pair_inputs(rotation_by(generator, 0.05).T, 16, key=jax.random.key(1))
 
     def measured(width, replicas):
         sample = sigprop.sample_ensemble(
@@ -84,7 +84,7 @@ def test_generic_differences_grow_while_rotations_stay():
     comparison = sigprop.compare(
         network,
         sigprop.gram_inputs(
-            jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16, components=4
+            sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(1), components=4
         ).astype(jnp.float32),
         widths=(24, 48, 96, 192),
         replicas=(4000, 3000, 2000, 1000),
@@ -113,7 +113,7 @@ def test_500_layers_agree_in_every_group(k, algebra):
     """Two generic inputs with a bias, at widths 64 to 1024: lengths, correlations, slopes."""
     network = theory.feedforward(TANH, 1.5, 0.02, components=k, algebra=algebra, depth=500)
     x = sigprop.gram_inputs(
-        jax.random.key(1), sigprop.pair_gram(1.0, 0.5), 16, components=k
+        sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(1), components=k
     ).astype(jnp.float32)
     comparison = sigprop.compare(
         network,

@@ -132,13 +132,13 @@ def singular_values():
 
 def one_jacobian():
     affine = theory.affine(4.0, weights="orthogonal")
-    found = sigprop.sample_jacobian(theory.repeat(affine, 3), jnp.ones((1, 8, 1)), KEY, width=8)
+    found = sigprop.sample_jacobian(theory.repeat(affine, 3), jnp.ones((1, 8, 1)), key=KEY, width=8)
     return found.log_singular_values[0], found.error, 3 * math.log(2)
 
 
 def leading_value():
     slopes = jnp.array([3.0, 1, 1, 1])
-    found = sigprop.leading_singular_values(lambda x: slopes * x, jnp.ones(4), KEY, count=1)
+    found = sigprop.leading_singular_values(lambda x: slopes * x, jnp.ones(4), key=KEY, count=1)
     return found.log_singular_values[0], found.error[0], math.log(3)
 
 

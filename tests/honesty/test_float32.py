@@ -105,7 +105,7 @@ def test_float32_inputs_do_not_cost_digits():
 def test_a_simulation_is_in_the_precision_of_its_inputs(schedule):
     body = theory.layer(ERF, jnp.array([1.5, 0.5], schedule), jnp.array([0.25, 0.5], schedule))
     network = theory.Chain((theory.affine(2.0), theory.Repeat(body, 2)))
-    draw = lambda x: sigprop.sample_network(network, x, jax.random.key(0), width=4)
+    draw = lambda x: sigprop.sample_network(network, x, key=jax.random.key(0), width=4)
     x = jnp.ones((1, 4, 1), jnp.float32)
     found = jax.eval_shape(draw, x)
     numbers, statuses = jnp.dtype(jnp.float32), jnp.dtype(jnp.int8)

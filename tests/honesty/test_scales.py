@@ -96,14 +96,14 @@ def networks(said, rng, kind, dtype, explicit, count, width=12):
     info = jnp.finfo(dtype)
     eps = float(info.eps)
     network = theory.feedforward(phi, 1.0, 0.0, depth=depth)
-    x = jnp.asarray(gram_inputs(KEY, pair_gram(1.0, 0.6), width), dtype)
+    x = jnp.asarray(gram_inputs(pair_gram(1.0, 0.6), width, key=KEY), dtype)
     lowest = (info.minexp + 6) if degree == 1 else info.minexp // degree**2
     power = rng.integers(lowest, -lowest // 2, count)
     power[0] = 0
     how = {"width": width, "gradients": True, "explicit_weights": explicit}
 
     def one(scale):
-        return sample_network(network, x * scale, jax.random.fold_in(KEY, 1), **how)
+        return sample_network(network, x * scale, key=jax.random.fold_in(KEY, 1), **how)
 
     found = jax.jit(lambda s: jax.lax.map(one, s))(np.ldexp(dtype(1), power.astype(np.int32)))
     c = np.asarray(theory.correlation(found.moments))[..., 0, 1]

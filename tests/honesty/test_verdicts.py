@@ -116,7 +116,7 @@ def runs():
 def test_no_true_network_is_blamed(networks):
     """At 1e-6 each, none of these may disagree; few networks decide nothing."""
     found = Campaign(f"runs of {networks} networks")
-    pair = sigprop.gram_inputs(jax.random.key(0), sigprop.pair_gram(1.0, 0.5), width=32)
+    pair = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), key=jax.random.key(0), width=32)
     for name, network, widths in runs():
         for seed in range(5):
             comparison = sigprop.compare(

@@ -36,10 +36,16 @@ BAD = [
     (lambda: ensemble(inputs="x"), "`inputs`: must hold real numbers; got 'x'"),
     (lambda: sigprop.sample_jacobians(None, X, **SIZE), "`network`: must be a part"),
     (lambda: sigprop.sample_jacobians(NETWORK, None, **SIZE), "`inputs`: must hold real numbers"),
-    (lambda: sigprop.sample_jacobian(NETWORK, X, 0, width=8), "`key`: must be a key, .*; got 0"),
-    (lambda: sigprop.sample_network(NETWORK, X, None, width=8), "`key`: must be a key, .*; got No"),
-    (lambda: sigprop.sample_network(None, X, KEY, width=8), "`network`: must be a part"),
-    (lambda: sigprop.sample_network(NETWORK, X, KEY, width=2.5), "`width`: must be a whole"),
+    (
+        lambda: sigprop.sample_jacobian(NETWORK, X, key=0, width=8),
+        "`key`: must be a key, .*; got 0",
+    ),
+    (
+        lambda: sigprop.sample_network(NETWORK, X, key=None, width=8),
+        "`key`: must be a key, .*; got No",
+    ),
+    (lambda: sigprop.sample_network(None, X, key=KEY, width=8), "`network`: must be a part"),
+    (lambda: sigprop.sample_network(NETWORK, X, key=KEY, width=2.5), "`width`: must be a whole"),
     (lambda: sigprop.sample_coherence(NETWORK, None, **SIZE), "`inputs`: must hold real numbers"),
     (lambda: sigprop.DrawnNetwork(NETWORK, None, width=8), "`key`: must be a key, .*; got None"),
     (lambda: sigprop.DrawnNetwork(None, KEY, width=8), "`network`: must be a part .*; got None"),
@@ -55,12 +61,15 @@ BAD = [
     (lambda: sigprop.pair_gram(None, 0.5), "`length`: must be one number, .*; got None"),
     (lambda: sigprop.pair_gram(1.0, [0.5]), r"`correlation`: must be one number, .*; got \[0.5\]"),
     (lambda: sigprop.pair_gram(1.0, 2.0), "`correlation`: must be between -1 and 1; got 2.0"),
-    (lambda: sigprop.gram_inputs(0, jnp.eye(2), 8), "`key`: must be a key, .*; got 0"),
-    (lambda: sigprop.gram_inputs(KEY, None, 8), "`gram`: must hold real numbers; got None"),
-    (lambda: sigprop.gram_inputs(KEY, [1.0], 8), "`gram`: must be a square matrix; got shape"),
-    (lambda: sigprop.gram_inputs(KEY, jnp.eye(2), None), "`width`: must be a whole .*; got None"),
-    (lambda: sigprop.pair_inputs(KEY, None, 8), "`cross`: must hold real numbers; got None"),
-    (lambda: sigprop.digits_inputs(KEY, "a"), "`count`: must be between 1 and .*; got 'a'"),
+    (lambda: sigprop.gram_inputs(jnp.eye(2), 8, key=0), "`key`: must be a key, .*; got 0"),
+    (lambda: sigprop.gram_inputs(None, 8, key=KEY), "`gram`: must hold real numbers; got None"),
+    (lambda: sigprop.gram_inputs([1.0], 8, key=KEY), "`gram`: must be a square matrix; got shape"),
+    (
+        lambda: sigprop.gram_inputs(jnp.eye(2), None, key=KEY),
+        "`width`: must be a whole .*; got None",
+    ),
+    (lambda: sigprop.pair_inputs(None, 8, key=KEY), "`cross`: must hold real numbers; got None"),
+    (lambda: sigprop.digits_inputs("a", key=KEY), "`count`: must be between 1 and .*; got 'a'"),
     (lambda: sigprop.probe(jnp.tanh, None), "`x`: must hold real numbers; got None"),
     (lambda: sigprop.probe(None, X), "`fn`: must be a function, .*; got NoneType"),
     (lambda: sigprop.probe(jnp.tanh, X, key=0), "`key`: must be a key"),
@@ -72,8 +81,8 @@ BAD = [
         lambda: sigprop.product_log_singular_values([[[1.0]], [[1.0, 2.0]]]),
         "`factors`: must hold real numbers; got",
     ),
-    (lambda: sigprop.leading_singular_values(jnp.tanh, X, None), "`key`: must be a key"),
-    (lambda: sigprop.estimate_spectrum(jnp.tanh, None, KEY), "`x`: must be an array; got None"),
+    (lambda: sigprop.leading_singular_values(jnp.tanh, X, key=None), "`key`: must be a key"),
+    (lambda: sigprop.estimate_spectrum(jnp.tanh, None, key=KEY), "`x`: must be an array; got None"),
 ]
 
 
@@ -85,8 +94,8 @@ def test_bad_arguments_are_named_in_one_line(ask, message):
 
 
 def test_gram_matrices_may_be_lists():
-    listed = sigprop.gram_inputs(KEY, [[1.0, 0.5], [0.5, 1.0]], 8)
-    array = sigprop.gram_inputs(KEY, sigprop.pair_gram(1, 0.5), 8)
+    listed = sigprop.gram_inputs([[1.0, 0.5], [0.5, 1.0]], 8, key=KEY)
+    array = sigprop.gram_inputs(sigprop.pair_gram(1, 0.5), 8, key=KEY)
     assert jnp.array_equal(listed, array)
 
 

@@ -204,7 +204,7 @@ class TestAddress:
 @pytest.fixture(scope="module")
 def comparison():
     network = theory.feedforward(ERF, 1.5, 0.1, depth=3)
-    inputs = sigprop.gram_inputs(jax.random.key(0), sigprop.pair_gram(1.0, 0.5), 16)
+    inputs = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(0))
     return sigprop.compare(network, inputs, widths=(8, 16, 32), replicas=60, observables=ALL)
 
 
@@ -246,7 +246,7 @@ def test_participation_ratio_of_finite_networks():
     """Mean moments of a linear network are those of its inputs at every width, and so is their
     ratio, 1/(1 + c²); the mean of the networks' own ratios is not."""
     network = theory.feedforward(theory.activation("linear"), 1.0, depth=3)
-    inputs = sigprop.gram_inputs(jax.random.key(0), sigprop.pair_gram(1.0, 0.5), 16)
+    inputs = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(0))
     drawn = sigprop.sample_ensemble(network, inputs, width=8, replicas=4000).samples
     record = OBSERVABLES["participation_ratio"]
     each = sigprop.contributions(record, drawn)

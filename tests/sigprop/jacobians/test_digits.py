@@ -19,7 +19,7 @@ EPS = float(jnp.finfo(jnp.float32).eps)
 def ordered():
     """Lengths that halve with every layer leave float32 behind 126 of them."""
     network = theory.feedforward(theory.activation("tanh"), 0.5, 0.0, depth=140)
-    x = sigprop.gram_inputs(KEY, sigprop.pair_gram(1.0, 0.5), 32).astype(jnp.float32)
+    x = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 32, key=KEY).astype(jnp.float32)
     how = {"width": 64, "replicas": 4, "gradients": True, "explicit_weights": False}
     return sigprop.sample_ensemble(network, x, **how).samples
 

@@ -291,7 +291,7 @@ def test_streamed_layers_of_a_chaotic_quaternionic_network():
         theory.radial("tanh"), 6.0, 0.1, depth=24, components=4, algebra="quaternion"
     )
     x = jax.random.normal(KEY, (1, N // 4, 4))
-    found = sigprop.sample_jacobian(network, x, KEY, width=N // 4)
+    found = sigprop.sample_jacobian(network, x, key=KEY, width=N // 4)
     exact = exact_logs(layer_jacobians(network, x, KEY, N // 4))
     assert exact[0] - exact[-1] > 45  # beyond what one decomposition in double could tell
     assert np.max(np.abs(found.log_singular_values - exact)) <= found.error
@@ -304,7 +304,7 @@ def test_streamed_layers_of_a_residual_network():
         theory.activation("tanh"), 9.0, depth=24, residual=True, weights="orthogonal"
     )
     x = jax.random.normal(KEY, (1, N, 1))
-    found = sigprop.sample_jacobian(network, x, KEY, width=N)
+    found = sigprop.sample_jacobian(network, x, key=KEY, width=N)
     exact = exact_logs(layer_jacobians(network, x, KEY, N))
     assert np.max(np.abs(found.log_singular_values - exact)) <= found.error
     assert found.status == Status.OK
@@ -321,7 +321,7 @@ def test_slopes_of_saturated_radial_units_are_seen_or_said_to_be_lost(dtype):
     along = np.log(4) - 2 * r - 2 * np.log1p(np.exp(-2 * r))
     exact = np.sort(np.concatenate([along, *2 * [np.log(np.tanh(r) / r)]]))[::-1]
     network = Chain((Pointwise(theory.radial("tanh")),))
-    found = sigprop.sample_jacobian(network, jnp.asarray(SATURATED[None], dtype), KEY, width=4)
+    found = sigprop.sample_jacobian(network, jnp.asarray(SATURATED[None], dtype), key=KEY, width=4)
     if dtype == jnp.float64:
         assert found.status == Status.OK
         np.testing.assert_allclose(found.log_singular_values, exact, atol=float(found.error))
@@ -336,7 +336,7 @@ def test_slopes_below_single_precision_are_not_zeros_that_are_certain(name, know
     """Where a slope is 1e-50; on a plateau it is zero."""
     z = jnp.asarray([-120.0, 0.3, 0.9, 60.0], jnp.float32)[None, :, None]
     network = Chain((Pointwise(theory.activation(name)),))
-    found = sigprop.sample_jacobian(network, z, KEY, width=4)
+    found = sigprop.sample_jacobian(network, z, key=KEY, width=4)
     assert np.isfinite(found.error) == known
     assert (found.status == Status.INACCURATE) or known
     assert found.zeros > 0
@@ -367,7 +367,7 @@ def test_narrow_and_wide_layers():
     tanh = Pointwise(theory.activation("tanh"))
     x = jax.random.normal(KEY, (1, 20, 1))
     network = Chain((affine(1.5, width=5), tanh, affine(1.5, width=12)))
-    found = sigprop.sample_jacobian(network, x, KEY, width=9)
+    found = sigprop.sample_jacobian(network, x, key=KEY, width=9)
     drawn = sigprop.DrawnNetwork(network, KEY, 9)
     plain = jax.jit(jax.jacfwd(lambda v: drawn(v[None, :, None])[0, :, 0]))(x[0, :, 0])
     values = np.linalg.svd(plain, compute_uv=False)

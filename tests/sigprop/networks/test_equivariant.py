@@ -73,7 +73,7 @@ def test_radial_tangents_are_derivatives():
 @pytest.mark.parametrize(("k", "algebra"), [(2, "real"), (4, "quaternion")])
 def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, algebra):
     cross = 0.7 * rotation(k, algebra, 6)
-    x = sigprop.pair_inputs(jax.random.key(5), cross, 32)
+    x = sigprop.pair_inputs(cross, 32, key=jax.random.key(5))
     moments = theory.signal_moments(x)
     np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-12)
     net = network(k, algebra, 2.0, 0.3, depth=4)
@@ -95,7 +95,7 @@ def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, al
 @pytest.mark.parametrize(("k", "algebra"), [(2, "complex"), (4, "quaternion")])
 def test_unitary_and_symplectic_weights_agree_with_theory(k, algebra):
     cross = 0.7 * rotation(k, algebra, 6)
-    x = sigprop.pair_inputs(jax.random.key(5), cross, 32)
+    x = sigprop.pair_inputs(cross, 32, key=jax.random.key(5))
     comparison = sigprop.compare(
         network(k, algebra, 2.0, 0.75, depth=4, weights="orthogonal"),
         x,
@@ -117,7 +117,7 @@ def test_the_relative_rotation_of_two_inputs_is_frozen_at_any_depth():
     x = jax.random.normal(jax.random.key(9), (1, 40, k))
     both = jnp.concatenate([x, jnp.einsum("ij,nuj->nui", r, x)])
     net = network(k, "real", 1.3**2, depth=500)
-    moments = sigprop.sample_network(net, both, KEY, width=64, explicit_weights=False).moments
+    moments = sigprop.sample_network(net, both, key=KEY, width=64, explicit_weights=False).moments
     cross = np.asarray(moments.covariance[:, 1, 0])
     u, _, vt = np.linalg.svd(cross)
     seen = np.abs(u @ vt - np.asarray(r)).max(axis=(1, 2))
@@ -125,7 +125,7 @@ def test_the_relative_rotation_of_two_inputs_is_frozen_at_any_depth():
     assert seen[-1] < 1e-9
     # a generic perturbation of the same network does not stay
     other = jnp.concatenate([x, x + 1e-3 * jax.random.normal(KEY, x.shape)])
-    far = sigprop.sample_network(net, other, KEY, width=64, explicit_weights=False).moments
+    far = sigprop.sample_network(net, other, key=KEY, width=64, explicit_weights=False).moments
     apart = 1 - theory.correlation(far)[:, 0, 1]
     assert apart[-1] > 100 * apart[0]
 
@@ -265,7 +265,7 @@ def test_relative_rotations_are_conserved_to_rounding_in_every_group(k, algebra,
 @pytest.mark.slow
 def test_the_length_sets_in_above_one():
     """Below σ_w² = 1 it decays at any width; above, networks agree with q* up to 1/N."""
-    x = sigprop.pair_inputs(jax.random.key(5), jnp.zeros((2, 2)), 32).astype(jnp.float32)
+    x = sigprop.pair_inputs(jnp.zeros((2, 2)), 32, key=jax.random.key(5)).astype(jnp.float32)
 
     def length(weight_variance, width):
         net = network(2, "real", weight_variance, depth=200)
@@ -313,9 +313,9 @@ def test_a_plane_generator_rotates_one_unit_vector(k, algebra):
 def test_pairs_have_exactly_the_cross_covariance():
     r = rotation(3, "real", 1)
     for cross, width in ((0.4 * r, 10), (r, 3), (jnp.zeros((3, 3)), 6)):
-        moments = theory.signal_moments(sigprop.pair_inputs(KEY, cross, width))
+        moments = theory.signal_moments(sigprop.pair_inputs(cross, width, key=KEY))
         np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-13)
         np.testing.assert_allclose(moments.covariance[1, 1], np.eye(3), atol=1e-13)
     for cross, width, name in ((1.1 * r, 10, "cross"), (0.4 * r, 5, "width")):
         with pytest.raises(ValueError, match=name):
-            sigprop.pair_inputs(KEY, cross, width)
+            sigprop.pair_inputs(cross, width, key=KEY)

@@ -53,7 +53,7 @@ GRAMS = {
 
 @pytest.mark.parametrize("gram", GRAMS.values(), ids=GRAMS.keys())
 def test_gram_matrix_is_exact(gram):
-    inputs = gram_inputs(KEY, gram, 40)
+    inputs = gram_inputs(gram, 40, key=KEY)
     assert inputs.shape == (len(gram), 40, 1)
     assert inputs.dtype == jnp.float64
     np.testing.assert_allclose(
@@ -65,7 +65,7 @@ def test_rounding_is_relative_to_the_lengths_of_the_entry():
     lengths = np.array([1e-12, 1.0, 1e12])
     correlation = np.array([[1, 0.6, -0.2], [0.6, 1, 0.1], [-0.2, 0.1, 1]])
     scale = np.sqrt(np.outer(lengths, lengths))
-    found = gram_of(gram_inputs(KEY, correlation * scale, 20))[:, :, 0, 0]
+    found = gram_of(gram_inputs(correlation * scale, 20, key=KEY))[:, :, 0, 0]
     np.testing.assert_allclose(found / scale, correlation, rtol=0, atol=1e-13)
 
 
@@ -73,7 +73,7 @@ def test_each_component_carries_the_gram_matrix():
     gram = low_rank_gram(3, 2)
     expected = gram[:, :, None, None] * np.eye(4)
     np.testing.assert_allclose(
-        gram_of(gram_inputs(KEY, gram, 8, components=4)), expected, atol=1e-12
+        gram_of(gram_inputs(gram, 8, key=KEY, components=4)), expected, atol=1e-12
     )
 
 
@@ -82,7 +82,7 @@ def test_direction_is_uniform_on_the_sphere():
     width, draws = 4, 4000
     keys = jax.random.split(KEY, draws)
     gram = np.ones((1, 1))
-    directions = jax.vmap(lambda key: gram_inputs(key, gram, width))(keys)[:, 0, :, 0]
+    directions = jax.vmap(lambda key: gram_inputs(gram, width, key=key))(keys)[:, 0, :, 0]
     covariance = directions.T @ directions / draws
     np.testing.assert_allclose(covariance, np.eye(width), atol=5 * np.sqrt(2 / draws))
     np.testing.assert_allclose(directions.mean(0), 0, atol=5 / np.sqrt(draws))
@@ -93,8 +93,8 @@ def test_direction_is_uniform_on_the_sphere():
 
 def test_inputs_depend_on_the_key_alone():
     gram = pair_gram(1.0, 0.5)
-    first, again = gram_inputs(KEY, gram, 10), gram_inputs(KEY, gram, 10)
-    other = gram_inputs(jax.random.key(1), gram, 10)
+    first, again = gram_inputs(gram, 10, key=KEY), gram_inputs(gram, 10, key=KEY)
+    other = gram_inputs(gram, 10, key=jax.random.key(1))
     assert np.array_equal(first, again)
     assert np.max(np.abs(first - other)) > 0.1
 
@@ -123,28 +123,28 @@ def test_bad_pair_is_refused():
 
 
 def test_digits_are_normalised_as_a_data_set():
-    inputs, labels = digits_inputs(KEY, 1797, length=2.0)
+    inputs, labels = digits_inputs(1797, key=KEY, length=2.0)
     assert inputs.shape == (1797, 64, 1)
     np.testing.assert_allclose(np.mean(inputs), 0, atol=1e-12)
     np.testing.assert_allclose(np.mean(np.sum(inputs**2, (1, 2)) / 64), 2.0, rtol=1e-12)
     assert sorted(set(np.asarray(labels).tolist())) == list(range(10))
-    few, few_labels = digits_inputs(KEY, 3, length=2.0)
+    few, few_labels = digits_inputs(3, key=KEY, length=2.0)
     assert np.array_equal(few, inputs[:3])
     assert np.array_equal(few_labels, labels[:3])
 
 
 def test_raw_digits_are_between_black_and_white():
-    inputs, _ = digits_inputs(KEY, 1797, centre=False)
+    inputs, _ = digits_inputs(1797, key=KEY, centre=False)
     assert inputs.min() == 0
     assert inputs.max() == 1
-    stretched, _ = digits_inputs(KEY, 1797, centre=False, length=3.0)
+    stretched, _ = digits_inputs(1797, key=KEY, centre=False, length=3.0)
     np.testing.assert_allclose(np.mean(stretched**2), 3.0, rtol=1e-12)
     assert stretched.min() == 0
 
 
 def test_digits_carry_their_labels():
     # Zeros and ones differ in the middle of the image: a hole against a stroke.
-    inputs, labels = digits_inputs(KEY, 1797, centre=False)
+    inputs, labels = digits_inputs(1797, key=KEY, centre=False)
     middle = inputs.reshape(-1, 8, 8)[:, 3:5, 3:5].mean((1, 2))
     assert middle[labels == 0].mean() < 0.3 < 0.6 < middle[labels == 1].mean()
 
@@ -205,7 +205,7 @@ def test_images_come_with_their_labels(tmp_path):
     # Each image is filled with its label, so that they can be told apart.
     labels = np.arange(20, dtype=np.uint8)
     write_images(tmp_path, np.broadcast_to(labels[:, None, None], (20, 3, 2)), labels)
-    inputs, found = idx_inputs(KEY, tmp_path, 8, centre=False)
+    inputs, found = idx_inputs(tmp_path, 8, key=KEY, centre=False)
     assert inputs.shape == (8, 6, 1)
     np.testing.assert_allclose(inputs * 255, np.broadcast_to(found[:, None, None], (8, 6, 1)))
     assert len(set(found.tolist())) == 8
@@ -214,9 +214,9 @@ def test_images_come_with_their_labels(tmp_path):
 def test_images_are_found_by_split_and_by_file(tmp_path):
     write_images(tmp_path, np.full((4, 2, 2), 255, "u1"), dash=".")
     write_images(tmp_path, np.zeros((3, 2, 2), "u1"), stem="t10k")
-    train, labels = idx_inputs(KEY, tmp_path, 4, centre=False)
-    test, _ = idx_inputs(KEY, tmp_path, 3, split="test", centre=False)
-    alone, _ = idx_inputs(KEY, tmp_path / "t10k-images-idx3-ubyte.gz", 3, centre=False)
+    train, labels = idx_inputs(tmp_path, 4, key=KEY, centre=False)
+    test, _ = idx_inputs(tmp_path, 3, key=KEY, split="test", centre=False)
+    alone, _ = idx_inputs(tmp_path / "t10k-images-idx3-ubyte.gz", 3, key=KEY, centre=False)
     assert labels is None
     assert train.min() == 1
     assert test.max() == alone.max() == 0
@@ -225,7 +225,7 @@ def test_images_are_found_by_split_and_by_file(tmp_path):
 def test_images_are_normalised(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
     write_images(tmp_path, images)
-    inputs, _ = idx_inputs(KEY, tmp_path, 30, length=0.5)
+    inputs, _ = idx_inputs(tmp_path, 30, key=KEY, length=0.5)
     np.testing.assert_allclose(np.mean(inputs), 0, atol=1e-12)
     np.testing.assert_allclose(np.mean(inputs**2), 0.5, rtol=1e-12)
 

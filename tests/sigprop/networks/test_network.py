@@ -103,7 +103,7 @@ def test_the_first_layer_has_exactly_the_predicted_law():
 def test_tangents_are_derivatives_of_the_network(residual):
     network = theory.feedforward(TANH, 1.5, 0.2, depth=5, residual=residual)
     x = inputs()
-    sample = sample_network(network, x, KEY, width=9)
+    sample = sample_network(network, x, key=KEY, width=9)
     fn = as_function(network, KEY, 9)
     t = jnp.broadcast_to(_orthogonal_tangent(x, jax.random.fold_in(KEY, 1)), x.shape)
     np.testing.assert_allclose(jnp.einsum("aui,bui->ab", x, t), 0, atol=1e-13)
@@ -123,7 +123,7 @@ def test_gradient_growth_is_that_of_reverse_mode(residual):
     depth, width = 4, 7
     network = theory.feedforward(TANH, 1.5, 0.2, depth=depth, residual=residual)
     x = inputs(2)
-    sample = sample_network(network, x, KEY, width=width, gradients=True)
+    sample = sample_network(network, x, key=KEY, width=width, gradients=True)
     reading = FiniteNetwork(jax.random.fold_in(KEY, 0), width)
     layers = reading.child(1).layers(depth)
     body = network.parts[1].body
@@ -155,7 +155,7 @@ def test_gradient_growth_is_that_of_reverse_mode(residual):
 def test_the_jacobian_has_the_singular_values_of_the_function():
     network = theory.feedforward(TANH, 1.5, 0.2, depth=6)
     x = inputs(1, 8)
-    drawn = sigprop.sample_jacobian(network, x, KEY, width=8)
+    drawn = sigprop.sample_jacobian(network, x, key=KEY, width=8)
     jacobian = jax.jacfwd(as_function(network, KEY, 8))(x).reshape(8, 8)
     expected = np.linalg.svd(jacobian, compute_uv=False)
     # numpy knows a singular value to a few eps of the largest
@@ -169,7 +169,7 @@ def test_the_jacobian_has_the_singular_values_of_the_function():
 def test_a_deep_orthogonal_linear_network_keeps_all_singular_values_equal():
     linear = theory.activation("linear")
     network = theory.feedforward(linear, 0.5, depth=300, weights="orthogonal")
-    drawn = sigprop.sample_jacobian(network, inputs(1, 10), KEY, width=10)
+    drawn = sigprop.sample_jacobian(network, inputs(1, 10), key=KEY, width=10)
     np.testing.assert_allclose(drawn.log_singular_values, 301 * np.log(0.5) / 2, rtol=1e-11)
 
 
@@ -177,8 +177,8 @@ def test_a_repeat_draws_what_the_chain_of_its_layers_draws():
     body = Chain((Pointwise(TANH), theory.affine(1.5, 0.1)))
     first = theory.affine(1.5, 0.1)
     x = inputs()
-    repeated = sample_network(Chain((first, theory.repeat(body, 4))), x, KEY, width=6)
-    chained = sample_network(Chain((first, Chain((body,) * 4))), x, KEY, width=6)
+    repeated = sample_network(Chain((first, theory.repeat(body, 4))), x, key=KEY, width=6)
+    chained = sample_network(Chain((first, Chain((body,) * 4))), x, key=KEY, width=6)
     np.testing.assert_allclose(repeated.moments.covariance, chained.moments.covariance, rtol=1e-12)
 
 
@@ -198,7 +198,7 @@ def test_compile_time_does_not_grow_with_depth():
 
     def size(depth):
         network = theory.feedforward(TANH, 1.5, 0.1, depth=depth)
-        run = eqx.filter_jit(lambda n, x: sample_network(n, x, KEY, width=8))
+        run = eqx.filter_jit(lambda n, x: sample_network(n, x, key=KEY, width=8))
         return len(run.lower(network, inputs()).as_text().splitlines())
 
     assert size(300) == size(3)
@@ -235,7 +235,7 @@ def test_bad_ensembles_name_the_field(arguments, field):
 
 def test_gradients_need_a_repeat():
     with pytest.raises(ValueError, match="Repeat"):
-        sample_network(theory.affine(1.0), inputs(), KEY, width=4, gradients=True)
+        sample_network(theory.affine(1.0), inputs(), key=KEY, width=4, gradients=True)
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])

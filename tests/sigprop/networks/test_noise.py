@@ -62,7 +62,7 @@ def test_jacobians_are_those_under_the_same_noise(residual):
     x = jax.random.normal(KEY, (1, 9, 1))
     jacobian = jax.jacobian(lambda x: drawn(network, 9)(x))(x).reshape(9, 9)
     values = jnp.log(jnp.linalg.svd(jacobian, compute_uv=False))
-    sample = sigprop.sample_jacobian(network, x, KEY, width=9)
+    sample = sigprop.sample_jacobian(network, x, key=KEY, width=9)
     np.testing.assert_allclose(sample.log_singular_values, values, atol=1e-11)
 
 
@@ -85,7 +85,7 @@ GRAM = jnp.array([[9.0, 9.0, 0.0], [9.0, 9.0, 0.0], [0.0, 0.0, 0.01]])
 def test_finite_networks_have_the_moments_of_theory():
     """And of no theory with a variance that is wrong by 3 %, that of the noise among them."""
     network = noisy(TANH, 0.9, 0.5, 0.5, 4)
-    x = sigprop.gram_inputs(jax.random.key(1), GRAM, 16).astype(jnp.float32)
+    x = sigprop.gram_inputs(GRAM, 16, key=jax.random.key(1)).astype(jnp.float32)
     comparison = sigprop.compare(
         network,
         x,

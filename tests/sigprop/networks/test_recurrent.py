@@ -17,7 +17,7 @@ STEPS = 5
 
 def sequences(steps=STEPS, width=16, dtype=float, k=1):
     """Two correlated starts, of which the second meets one more input."""
-    three = sigprop.gram_inputs(KEY, jnp.eye(3) + 0.3, width * k).astype(dtype)
+    three = sigprop.gram_inputs(jnp.eye(3) + 0.3, width * k, key=KEY).astype(dtype)
     three = three.reshape(3, width, k)
     x = jnp.zeros((2 * steps, width, k), dtype)
     return x.at[0].set(three[0]).at[steps].set(three[1]).at[steps + 2].set(three[2])
@@ -156,7 +156,7 @@ def test_exponents_are_those_of_brute_force():
     steps, width = 400, 24
     net = theory.recurrent(ERF, 3.0, 0.05, steps=steps)
     x = jnp.zeros((steps, 16, 1)).at[0].set(sequences()[0])
-    found = sigprop.sample_exponents(net, x, KEY, width=width, count=3)
+    found = sigprop.sample_exponents(net, x, key=KEY, width=width, count=3)
     z = sigprop.DrawnNetwork(net, KEY, width)(x)[..., 0]
     weights = draw_weights(theory.WeightLaw(3.0), _folded(KEY, 0, 1, 0, 1, 0), width, width, float)[
         ..., 0
@@ -173,6 +173,6 @@ def test_the_largest_exponent_goes_to_that_of_theory():
     for gain in (0.9, 1.2, 1.6):
         net = theory.recurrent(phi, gain**2, steps=steps)
         x = jnp.zeros((steps, 16, 1)).at[0].set(sequences()[0])
-        found = sigprop.sample_exponents(net, x, KEY, width=1000, count=1)
+        found = sigprop.sample_exponents(net, x, key=KEY, width=1000, count=1)
         state = theory.stationary_state(theory.layer(phi, gain**2))
         assert abs(found.values[0] - state.exponent.value) < 0.02

@@ -41,7 +41,7 @@ def test_an_ensemble_has_the_predicted_length_and_no_neighbour_of_it():
         TANH, variance, 0.05, depth=2, weights=weights
     )
     network = build(3.0, SparseWeights(0.1))
-    x = sigprop.gram_inputs(KEY, jnp.full((1, 1), q), 32).astype(jnp.float32)
+    x = sigprop.gram_inputs(jnp.full((1, 1), q), 32, key=KEY).astype(jnp.float32)
     samples = sigprop.sample_ensemble(network, x, width=width, replicas=3000).samples
     lengths = np.asarray(theory.length(samples.moments)[:, -1, 0], float)
     error = lengths.std(ddof=1) / np.sqrt(len(lengths))
@@ -91,13 +91,13 @@ def test_weights_are_drawn_unless_that_is_refused():
     network = theory.feedforward(TANH, 1.5, depth=2, weights="sparse:0.1")
     assert draws_matrices(None, 2000, 4, network)
     assert not draws_matrices(None, 2000, 4, theory.feedforward(TANH, 1.5, depth=2))
-    x = sigprop.gram_inputs(KEY, jnp.ones((1, 1)), 8)
+    x = sigprop.gram_inputs(jnp.ones((1, 1)), 8, key=KEY)
     loop = theory.recurrent(TANH, 1.5, steps=3, weights="sparse:0.1")
     sequence = jnp.tile(x, (3, 1, 1))
     for refused in (
-        lambda: sigprop.sample_network(network, x, KEY, width=9, explicit_weights=False),
+        lambda: sigprop.sample_network(network, x, key=KEY, width=9, explicit_weights=False),
         lambda: sigprop.DrawnNetwork(network, KEY, 9, explicit_weights=False)(x),
-        lambda: sigprop.sample_network(loop, sequence, KEY, width=9, explicit_weights=False),
+        lambda: sigprop.sample_network(loop, sequence, key=KEY, width=9, explicit_weights=False),
     ):
         with pytest.raises(ValueError, match="`explicit_weights`: must be True with") as caught:
             refused()

@@ -151,7 +151,7 @@ def test_the_spectrum_knows_scaled_sums():
             jnp.ones((1, 4, 1)),
         ),
         lambda: jax.eval_shape(
-            lambda x: sigprop.sample_network(ON_INPUTS, x, jax.random.key(0), width=8),
+            lambda x: sigprop.sample_network(ON_INPUTS, x, key=jax.random.key(0), width=8),
             jnp.ones((1, 4, 1)),
         ),
     ],
