@@ -31,7 +31,7 @@ def predict(network: Network, start: float, json: bool) -> int:
     import theory
 
     layer, symmetric = network.layer, network.symmetric
-    with checked(body="network"):
+    with checked(layer="network"):
         prediction = theory.predict(layer, start=start)
     sectors: Any = theory.sectors(layer, prediction.length) if symmetric else None
     estimates = {name: getattr(prediction, name) for name in ESTIMATES}

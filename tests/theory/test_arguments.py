@@ -191,8 +191,8 @@ BAD = [
     (lambda: theory.jacobian_factors(TANH, 1.0), "`network`: must be a part .*; got Componentwise"),
     (lambda: theory.symmetry(None), "`network`: must be a part .*; got None"),
     (lambda: theory.length_correction(None, 1.0), "`network`: must be a part .*; got None"),
-    (lambda: theory.fixed_points(None), "`body`: must be a part .*; got None"),
-    (lambda: theory.length_cycle(NETWORK), "`body`: must be one layer, .* whole network"),
+    (lambda: theory.fixed_points(None), "`layer`: must be a part .*; got None"),
+    (lambda: theory.length_cycle(NETWORK), "`layer`: must be one layer, .* whole network"),
     # what other functions return
     (lambda: theory.sectors(ROTATING, 0.5), "`length`: must be an Estimate, .*; got 0.5"),
     (lambda: theory.spectrum_edges(LAYER), "`factors`: must be made by .*; got Chain"),

@@ -18,7 +18,7 @@ def repeats_layers(part: Part) -> bool:
     return any(isinstance(member, Repeat | Recurrent) for member in parts)
 
 
-def check_layer(body: Part) -> None:
+def check_layer(layer: Part, name: str = "layer") -> None:
     """Raise an error unless a description may be one layer, repeated without end.
 
     Raises
@@ -29,17 +29,17 @@ def check_layer(body: Part) -> None:
     TypeError
         If it is no part, or holds a `Recurrent`.
     """
-    check_part("body", body)
+    check_part(name, layer)
     is_recurrent = lambda node: isinstance(node, Recurrent)
-    if any(map(is_recurrent, jax.tree.leaves(body, is_leaf=is_recurrent))):
+    if any(map(is_recurrent, jax.tree.leaves(layer, is_leaf=is_recurrent))):
         raise TypeError(
-            "`body`: must be one layer without a Recurrent; that of a recurrent network is the "
+            f"`{name}`: must be one layer without a Recurrent; that of a recurrent network is the "
             "Recurrent's own `body` (theory.stationary_state)"
         )
-    match body:
+    match layer:
         case Chain(parts=(Affine(), Repeat(), *_)):
             raise ValueError(
-                "`body`: must be one layer, such as theory.layer; got a whole network, whose first "
+                f"`{name}`: must be one layer, such as theory.layer; got a whole network, whose first "
                 "Affine is for its inputs (theory.hidden_layer gives its layer)"
             )
         case _:

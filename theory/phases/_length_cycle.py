@@ -54,7 +54,7 @@ def _round(y: Array, body: Part, period: Array, order: int) -> tuple[Array, Arra
 
 
 def length_cycle(
-    body: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
+    layer: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
 ) -> LengthCycle:
     """The cycle in which the length of a typical input ends.
 
@@ -64,8 +64,8 @@ def length_cycle(
 
     Parameters
     ----------
-    body
-        One layer, as made by `layer`.
+    layer
+        One layer, as `theory.layer` makes it.
     start
         Length of the typical input.
     tolerance, order
@@ -87,11 +87,11 @@ def length_cycle(
     May 1976, *Simple mathematical models with very complicated dynamics*, for such maps.
     """
     needs_float64("length_cycle")
-    check_layer(body)
+    check_layer(layer)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
     check_order(order)
-    return _length_cycle(body, start, tolerance, order)
+    return _length_cycle(layer, start, tolerance, order)
 
 
 @hasty_jit

@@ -174,12 +174,12 @@ class FixedPoints(eqx.Module):
     """Whether lengths beyond the last fixed point grow without bound, as far as can be told."""
 
 
-def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> FixedPoints:
+def fixed_points(layer: Part, *, tolerance: Any = 1e-10, order: int = 64) -> FixedPoints:
     """All fixed points of the length map of one layer, with their stability.
 
     Parameters
     ----------
-    body
+    layer
         What is repeated: from pre-activations to pre-activations.
     tolerance
         Relative error beyond which a value is INACCURATE.
@@ -195,7 +195,7 @@ def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fixe
     Raises
     ------
     ValueError
-        If `tolerance` is not above 0, or `order` not from 8 to 1024; if `body` is a whole
+        If `tolerance` is not above 0, or `order` not from 8 to 1024; if `layer` is a whole
         network; if JAX is without float64.
     TypeError
         If one layer does not lead from pre-activations to pre-activations.
@@ -207,10 +207,10 @@ def fixed_points(body: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fixe
     error of zero; then they are one HALF_STABLE point.
     """
     needs_float64("fixed_points")
-    check_layer(body)
+    check_layer(layer)
     check_positive("tolerance", tolerance)
     check_order(order)
-    return _fixed_points(body, tolerance, order)
+    return _fixed_points(layer, tolerance, order)
 
 
 @directly

@@ -73,7 +73,7 @@ def _one_layer(
     after, _ = interpret(body, reading, PreActivation(moments, zero))
     if not isinstance(after, PreActivation):
         raise TypeError(
-            "`body`: one layer must go from pre-activations to pre-activations; this one ends "
+            "`layer`: must go from pre-activations to pre-activations; this one ends "
             f"in {type(after).__name__} moments"
         )
 
@@ -157,7 +157,7 @@ class _AlongLength(Reading[_Moving]):
         return _Moving(after, skip.rate + branch.rate), None
 
     def through_time(self, step, state, steps: int):
-        raise TypeError("`body`: must be one layer without a Recurrent")
+        raise TypeError("`layer`: must be one layer without a Recurrent")
 
 
 class LengthPoint(eqx.Module):

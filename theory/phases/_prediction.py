@@ -192,14 +192,14 @@ def complete(body: Part, reached: Attractor, tolerance: Any, order: int) -> Pred
 
 
 def predict(
-    body: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
+    layer: Part, *, start: float = 1.0, tolerance: float = 1e-10, order: int = 64
 ) -> Prediction:
-    """Mean-field prediction for infinitely many layers `body`.
+    """Mean-field prediction for infinitely many layers.
 
     Parameters
     ----------
-    body
-        One layer, as made by `layer`. A `Repeat` counts as one: χ is that of all its layers
+    layer
+        One layer, as `theory.layer` makes it. A `Repeat` counts as one: χ is that of all its layers
         together, and depth scales count such repeats.
     start
         Length of the typical input from which the fixed point is reached.
@@ -216,7 +216,7 @@ def predict(
     Raises
     ------
     ValueError
-        If `start` or `tolerance` is not above 0, or `order` below 8; if `body` is a whole
+        If `start` or `tolerance` is not above 0, or `order` below 8; if `layer` is a whole
         network; if JAX is without float64.
     TypeError
         If one layer does not lead from pre-activations to pre-activations.
@@ -231,11 +231,11 @@ def predict(
     Poole et al. 2016 (fixed points); Schoenholz et al. 2017 (depth scales).
     """
     needs_float64("predict")
-    check_layer(body)
+    check_layer(layer)
     check_positive("start", start)
     check_positive("tolerance", tolerance)
     check_order(order)
-    return _predict(body, start, tolerance, order)
+    return _predict(layer, start, tolerance, order)
 
 
 @directly

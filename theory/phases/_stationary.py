@@ -93,7 +93,7 @@ def stationary_state(
     Sompolinsky, Crisanti and Sommers 1988 (continuous time).
     """
     needs_float64("stationary_state")
-    check_layer(body)
+    check_layer(body, "body")
     check_no_noise("body", body)
     check_length("noise_variance", noise_variance)
     check_positive("start", start)

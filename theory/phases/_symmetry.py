@@ -275,13 +275,13 @@ class Sectors(eqx.Module):
     """m = E g(|z|) at q*: zero in the symmetric phase."""
 
 
-def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int = 64) -> Sectors:
+def sectors(layer: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int = 64) -> Sectors:
     """Multipliers of one layer at the fixed point, by sector of the symmetry.
 
     Parameters
     ----------
-    body
-        One layer, as made by `layer`, with a radial activation.
+    layer
+        One layer, as `theory.layer` makes it, with a radial activation.
     length
         q*, as `predict` gives it.
 
@@ -293,7 +293,7 @@ def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int 
     Raises
     ------
     TypeError
-        If `body` is not one layer with radial activations, or `length` no `Estimate`.
+        If `layer` is not one layer with radial activations, or `length` no `Estimate`.
     ValueError
         If `tolerance` is not above 0, or `order` not from 8 to 1024.
 
@@ -303,20 +303,20 @@ def sectors(body: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int 
     average over directions of the unit.
     """
     needs_float64("sectors")
-    check_layer(body)
+    check_layer(layer)
     must = "an Estimate, as theory.predict gives it in its field `length`"
     check_kind("length", length, Estimate, must)
     check_positive("tolerance", tolerance)
     check_order(order)
-    body = cast(body, length.value.dtype)
-    found = [p.activation for p in _pointwise(body)]
+    layer = cast(layer, length.value.dtype)
+    found = [p.activation for p in _pointwise(layer)]
     radial = [phi for phi in found if isinstance(phi, Radial)]
     if not radial or not all(isinstance(phi, Radial) or is_linear(phi) for phi in found):
-        raise TypeError("`body`: sectors need radial activations (theory.radial)")
-    law = max(_laws(body), key=lambda law: len(law.table))
+        raise TypeError("`layer`: sectors need radial activations (theory.radial)")
+    law = max(_laws(layer), key=lambda law: len(law.table))
     symmetric, antisymmetric = commutant_dimensions(law)
     present = np.array([antisymmetric > 0, True, symmetric > 1])
-    return _sectors(body, length, present, radial[0], tolerance, order)
+    return _sectors(layer, length, present, radial[0], tolerance, order)
 
 
 _DIRECTIONS = np.array([[[0, 1], [-1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]]])

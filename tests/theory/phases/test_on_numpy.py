@@ -169,7 +169,7 @@ def test_arguments_may_be_named():
     half = jnp.array([0.5])
     named = theory.singular_value_quantiles(factors=factors, fractions=half)
     assert_same(named, theory.singular_value_quantiles(factors, half))
-    assert_same(theory.fixed_points(body=body), theory.fixed_points(body))
+    assert_same(theory.fixed_points(layer=body), theory.fixed_points(body))
 
 
 @pytest.mark.slow

@@ -103,11 +103,11 @@ def test_sectors_of_two_layers_are_those_of_one_squared():
         (stacked(LAYERS).body, r"`weight_variance`: must be one number, .* got the shape \[2\]"),
         (
             theory.feedforward(ERF, 1.5, 0.05, depth=3),
-            "`body`: must be one layer, .* whole network",
+            "`(layer|body)`: must be one layer, .* whole network",
         ),
         (
             theory.recurrent(ERF, 1.5, 0.05, steps=3),
-            "`body`: must be one layer without a Recurrent",
+            "`(layer|body)`: must be one layer without a Recurrent",
         ),
     ],
 )
