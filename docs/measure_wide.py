@@ -27,7 +27,7 @@ def measure(k, algebra, weight_variance, bias_variance, width, depth, count):
     found = theory.predict(layer)
     sectors = theory.sectors(layer, found.length)
     # x, x rotated by an element of the symmetry, and an input of its own
-    generator = np.asarray(theory.generators(layer))[0]
+    generator = np.asarray(theory.phases.generators(layer))[0]
     rotation = jax.scipy.linalg.expm(ANGLE * jnp.asarray(generator))
     x, other = jax.random.normal(jax.random.key(1), (2, 1, 16, k))
     inputs = jnp.concatenate([x, jnp.einsum("ij,nuj->nui", rotation, x), other])
@@ -48,7 +48,7 @@ def measure(k, algebra, weight_variance, bias_variance, width, depth, count):
     if bias_variance > 0:
         both = [float(theory.correlation(m)[2, 0]) for m in (last, expected)]
         rows.append(("correlation with an input of its own", both[0], None, both[1]))
-    exponents = eqx.filter_jit(sigprop.sample_exponents)(
+    exponents = eqx.filter_jit(sigprop.jacobians.sample_exponents)(
         network,
         x.astype(small),
         jax.random.key(3),

@@ -38,7 +38,7 @@ def main(
         f"{comparison.largest_z:.2f}, threshold {comparison.threshold:.2f}"
     )
 
-    data = sigprop.comparison_dataset(comparison)
+    data = sigprop.comparison.comparison_dataset(comparison)
     figure = Figure(figsize=(6.8, 2.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw(left, data.isel(length_layer=-1, input=0), "length")
@@ -47,7 +47,7 @@ def main(
     right.set_ylabel(r"correlation $c_L(N)-c_L$")
     left.legend()
 
-    origin = sigprop.provenance(seed=seed, network=network, depth=depth)
+    origin = sigprop.storage.provenance(seed=seed, network=network, depth=depth)
     sigprop.write_dataset(data, Path(folder) / "finite_width.zarr", provenance=origin)
     figure.savefig(Path(folder) / "finite_width.png", dpi=300)
 

@@ -47,7 +47,7 @@ def main(folder: str = "runs/phase-diagram", activation: str = "tanh", points: i
     panel.legend(loc="upper left")
     figure.colorbar(image, label=r"depth scale $\xi_c$ (layers)")
 
-    origin = sigprop.provenance(activation=activation, points=points)
+    origin = sigprop.storage.provenance(activation=activation, points=points)
     sigprop.write_dataset(plane, Path(folder) / "depth_scale.zarr", provenance=origin)
     figure.savefig(Path(folder) / "depth_scale.png", dpi=300)
 

@@ -28,7 +28,7 @@ def array_task() -> str:
     return f"{task - first}/{count}"
 
 
-def main(argv: list[str] | None = None) -> sigprop.SweepRun:
+def main(argv: list[str] | None = None) -> sigprop.sweeps.SweepRun:
     parser = argparse.ArgumentParser(description="Measure what is missing of a sweep.")
     parser.add_argument("sweep", nargs="?", type=Path, default=STUDY, help="TOML file")
     parser.add_argument("--output", type=Path, help="Zarr store that every host sees")

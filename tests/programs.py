@@ -48,9 +48,9 @@ CALLS = {
     "fixed_points": lambda a: theory.fixed_points(layer("tanh", 1.5 * a, 0.05)),
     "critical_points": lambda a: theory.critical_points(theory.activation("tanh"), 0.05 * a),
     "critical_line": lambda a: theory.critical_line(theory.activation("tanh"), [a, 2 * a]),
-    "stationary_state": lambda a: theory.stationary_state(layer("tanh", 1.5, 0.05), 0.1 * a),
+    "stationary_state": lambda a: theory.phases.stationary_state(layer("tanh", 1.5, 0.05), 0.1 * a),
     "propagate": lambda a: theory.propagate(network(1.5 * a), signals(a)),
-    "length_correction": lambda a: theory.length_correction(network(1.5 * a), a),
+    "length_correction": lambda a: theory.finite_width.length_correction(network(1.5 * a), a),
     "singular_value_quantiles": lambda a: quantiles(1.5 * a),
     "phase_diagram": lambda a: theory.phase_diagram(
         built, {"weight_variance": np.linspace(a, 3, 8)}, tolerance=1e-10 * a

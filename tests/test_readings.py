@@ -10,7 +10,8 @@ import pytest
 import sigprop
 import theory
 from sigprop.networks import Along
-from theory import Chain, Normalise, Pointwise, Reading, Residual, Survey
+from theory import Chain, Normalise, Pointwise, Residual
+from theory.description import Reading, Survey
 
 for package in (theory, sigprop):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -83,7 +84,7 @@ def test_a_survey_passes_every_node_by():
     body = Chain((body, Residual(body)))
     recurrent = theory.recurrent(tanh, 1.5, steps=3)
     network = Chain((theory.affine(1.0), theory.repeat(body, 4), recurrent))
-    state, notes = theory.interpret(network, Nothing(), jnp.asarray(7.0))
+    state, notes = theory.description.interpret(network, Nothing(), jnp.asarray(7.0))
     assert state == 7.0
     assert jax.tree.leaves(notes) == []
 
@@ -94,4 +95,4 @@ def test_what_a_survey_finds_in_a_branch_stays_found():
             return state + 1, None
 
     network = theory.feedforward(theory.activation("tanh"), 1.0, depth=5, residual=True)
-    assert theory.interpret(network, Matrices(), jnp.asarray(0))[0] == 6
+    assert theory.description.interpret(network, Matrices(), jnp.asarray(0))[0] == 6

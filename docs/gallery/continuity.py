@@ -34,8 +34,8 @@ def coherence_panel(panel):
     names = ("linear", "tanh", "relu", "gelu")
     for name, colour, marker in zip(names, COLOURS, MARKERS, strict=True):
         network = theory.feedforward(theory.activation(name), 0.5, depth=DEPTH, residual=True)
-        exact = theory.gradient_coherence(network, x).cosine.value
-        drawn = sigprop.sample_coherence(
+        exact = theory.gradients.gradient_coherence(network, x).cosine.value
+        drawn = sigprop.networks.sample_coherence(
             network, x.astype(jnp.float32), width=WIDTH, replicas=NETWORKS
         )
         each = by_distance(np.asarray(drawn, float))
@@ -74,17 +74,21 @@ def trained(noise, seed):
 def spike_panel(panel):
     """Alignment of neighbours over training, from the exact gain and the law of spikes."""
     times = np.linspace(0, STOP, 400)
-    size = np.asarray(theory.linear_residual_gain(TARGET, LAYERS, times).value) ** (1 / LAYERS) - 1
+    size = (
+        np.asarray(theory.gradients.linear_residual_gain(TARGET, LAYERS, times).value)
+        ** (1 / LAYERS)
+        - 1
+    )
     noises = (0.02, 0.05, 0.1, 0.3)
     for noise, colour, marker in zip(noises, COLOURS, MARKERS, strict=True):
-        law = np.asarray(theory.spike_overlap(size / noise)[1].value)
+        law = np.asarray(theory.gradients.spike_overlap(size / noise)[1].value)
         panel.plot(times, law, color=colour, lw=0.9)
         each = np.array([trained(noise, seed) for seed in range(SEEDS)])
         error = each.std(axis=0, ddof=1) / math.sqrt(SEEDS)
         style = {"fmt": marker, "ms": 3, "color": colour, "mfc": "white", "elinewidth": 0.7}
         at = np.linspace(0, STOP, each.shape[1])
         panel.errorbar(at, each.mean(axis=0), error, label=rf"$\sigma={noise}$", **style)
-    chance = sigprop.cosine_null(SIZE)
+    chance = sigprop.alignment.cosine_null(SIZE)
     spread = 2 * chance.deviation / math.sqrt((LAYERS - 1) * SEEDS)
     panel.axhspan(chance.mean - spread, chance.mean + spread, color="0.88", lw=0)
     panel.set(xlabel="time $t$", ylabel=r"$|\langle v_1,v_1'\rangle|$ of $W$", ylim=(0, 1))

@@ -35,7 +35,7 @@ def main(
     print(
         f"{verdict}: {comparison.tests} tests, |z| {comparison.largest_z:.2f}", comparison.threshold
     )
-    data = sigprop.comparison_dataset(comparison)
+    data = sigprop.comparison.comparison_dataset(comparison)
 
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     panels = figure.subplot_mosaic(

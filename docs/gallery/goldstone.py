@@ -37,7 +37,7 @@ def profile_means(network, x, keys, width):
     """The mean of g(|z|) over the units of the last layer of each network."""
 
     def one(key):
-        drawn = sigprop.DrawnNetwork(network, key, width, explicit_weights=False)
+        drawn = sigprop.networks.DrawnNetwork(network, key, width, explicit_weights=False)
         return jnp.mean(TANH.profile(jnp.linalg.norm(drawn(x), axis=-1)))
 
     return jax.lax.map(one, keys)
@@ -50,7 +50,9 @@ def order_parameter(panel, width, replicas, depth):
         build = lambda weight_variance, k=k: theory.layer(TANH, weight_variance, components=k)
         diagram = theory.sector_diagram(build, {"weight_variance": fine})
         panel.plot(fine, diagram["order_parameter"], color=colour, label=f"O({k})")
-        x = sigprop.pair_inputs(np.zeros((k, k)), 16, key=jax.random.key(1))[:1].astype(jnp.float32)
+        x = sigprop.networks.pair_inputs(np.zeros((k, k)), 16, key=jax.random.key(1))[:1].astype(
+            jnp.float32
+        )
         for w in coarse:
             network = theory.feedforward(TANH, w, components=k, depth=depth)
             keys = jax.random.split(jax.random.key(2), replicas)
@@ -83,7 +85,7 @@ def through_depth(panels, width, replicas, depth):
     """Size and angle of the cross-covariance of two inputs, U(1), with and without bias."""
     angle = 0.8
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    x = sigprop.pair_inputs(0.9 * rotation, 16, key=jax.random.key(1))
+    x = sigprop.networks.pair_inputs(0.9 * rotation, 16, key=jax.random.key(1))
     for bias, colour, marker in ((0.0, BLUE, "o"), (0.045, VERMILLION, "s")):
         network = theory.feedforward(TANH, 2.25, bias, components=2, algebra="complex", depth=depth)
         exact = theory.propagate(network, x).value

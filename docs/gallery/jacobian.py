@@ -31,7 +31,7 @@ def spectrum(panel, name, weights, width, replicas):
     one = theory.jacobian_factors(body, length)
     for depth, colour in DEPTHS.items():
         factors = one.repeated(depth)
-        edges = theory.spectrum_edges(factors)
+        edges = theory.spectrum.spectrum_edges(factors)
         mass = float(jnp.max(factors.law.mass_at_zero))
         top = float(edges.log_upper.value)
         ends = jnp.asarray([mass + 0.02 * (1 - mass)])

@@ -25,7 +25,7 @@ def measure(k, algebra, width, x, replicas):
     network = theory.feedforward(
         TANH, 1 + x / size, components=k, algebra=algebra, depth=DEPTH * size
     )
-    alpha = float(theory.onset_curvature(TANH, k))
+    alpha = float(theory.finite_width.onset_curvature(TANH, k))
     start = jax.random.normal(jax.random.key(1), (1, 16, k)) * np.sqrt(max(x, 1.0) / alpha / size)
     x = start.astype(jnp.float32)
     sample = sigprop.sample_ensemble(

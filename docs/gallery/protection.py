@@ -28,8 +28,8 @@ def growth(panel, width, replicas, depth):
     """O(4) without bias: distances from one input to a rotated copy and to a generic neighbour."""
     network = theory.feedforward(TANH, 2.25, components=4, depth=depth)
     small = 1e-4
-    r = rotation_by(theory.plane_generator(network), small)
-    x = sigprop.pair_inputs(np.zeros((4, 4)), 16, key=jax.random.key(0))
+    r = rotation_by(theory.phases.plane_generator(network), small)
+    x = sigprop.networks.pair_inputs(np.zeros((4, 4)), 16, key=jax.random.key(0))
     inputs = jnp.stack([x[0], x[0] @ jnp.asarray(r.T), x[0] + small * x[1]])
     exact = theory.propagate(network, inputs).value
     drawn = sigprop.sample_ensemble(
@@ -83,8 +83,10 @@ def decay(panel, width, replicas):
             b, q = bias[at], float(diagram["length"][at])
             last = 4 + round(1.5 * float(diagram["depth_scale_goldstone"][at]))
             network = theory.feedforward(TANH, weight, b, components=k, algebra=algebra, depth=last)
-            generator = theory.plane_generator(network)
-            x = sigprop.pair_inputs(rotation_by(generator, 0.02).T, 16, key=jax.random.key(1))
+            generator = theory.phases.plane_generator(network)
+            x = sigprop.networks.pair_inputs(
+                rotation_by(generator, 0.02).T, 16, key=jax.random.key(1)
+            )
             cross = sigprop.sample_ensemble(
                 network,
                 np.sqrt((q - b) / weight) * x,
@@ -124,9 +126,11 @@ def rounding(panel, width):
     """The residual of J(Ax) = A f(x) against depth, plain and re-orthogonalised."""
     depths = (32, 64, 128, 256, 512)
     mixed = np.einsum(
-        "g,gij->ij", [0.6, -0.48, 0.64], theory.generators(theory.layer(TANH, 2.25, components=3))
+        "g,gij->ij",
+        [0.6, -0.48, 0.64],
+        theory.phases.generators(theory.layer(TANH, 2.25, components=3)),
     )
-    follow = eqx.filter_jit(sigprop.sample_exponents)
+    follow = eqx.filter_jit(sigprop.jacobians.sample_exponents)
     x = jax.random.normal(jax.random.key(1), (1, 32, 3))
     for dtype, color, marker, label in (
         (jnp.float32, VERMILLION, "s", "float32"),
@@ -137,7 +141,7 @@ def rounding(panel, width):
             network = theory.feedforward(TANH, 2.25, components=3, depth=depth)
             key = jax.random.key(2)
             found = sigprop.certify(
-                sigprop.DrawnNetwork(network, key, width), x.astype(dtype), mixed[None]
+                sigprop.networks.DrawnNetwork(network, key, width), x.astype(dtype), mixed[None]
             )
             plain.append(float(found.residual[0]))
             frame = follow(

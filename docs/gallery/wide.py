@@ -48,10 +48,10 @@ def observe(units):
             explicit_weights=False,
         ).samples
         for name, observable in names.items():
-            each = sigprop.contributions(observable, samples).mean(axis=2)
+            each = sigprop.comparison.contributions(observable, samples).mean(axis=2)
             found[name].append((each.mean(axis=0), each.std(axis=0, ddof=1) / len(each) ** 0.5))
     exact = {n: np.asarray(o.values(expected.value)).mean(axis=1) for n, o in names.items()}
-    correction = theory.length_correction(network, 1.0)
+    correction = theory.finite_width.length_correction(network, 1.0)
     return {n: np.moveaxis(np.array(v), 1, 0) for n, v in found.items()}, exact, correction
 
 
@@ -93,14 +93,16 @@ def exponents(panel, width, steps):
     fine = np.linspace(0.6, 2.0, 57)
     for bias, color, marker in ((0.0, BLUE, "o"), (0.1, VERMILLION, "s")):
         layer = jax.tree_util.Partial(theory.layer, TANH, bias_variance=bias)
-        state = lambda gain, layer=layer: theory.stationary_state(layer(gain**2)).exponent.value
+        state = lambda gain, layer=layer: (
+            theory.phases.stationary_state(layer(gain**2)).exponent.value
+        )
         panel.plot(fine, jax.lax.map(state, fine), color=color, label=rf"$\sigma_b^2={bias:g}$")
         start = jax.random.normal(jax.random.key(3), (1, 32, 1))
         x = jnp.concatenate([start, jnp.zeros((steps - 1, 32, 1))])
 
         def measure(gain, bias=bias, x=x):
             network = theory.recurrent(TANH, gain**2, bias, steps=steps)
-            return sigprop.sample_exponents(
+            return sigprop.jacobians.sample_exponents(
                 network, x, key=jax.random.key(4), width=width, count=1, explicit_weights=True
             )
 
@@ -123,7 +125,7 @@ def autocorrelations(panel, width, replicas, steps):
         drives = jnp.eye(steps) * jnp.where(jnp.arange(steps) == 0, 1.0, noise)[:, None]
         x = sigprop.gram_inputs(drives, 4 * steps, key=jax.random.key(5))
         moments = jax.tree.map(lambda v: v[-1], theory.propagate(network, x).value)
-        exact = np.asarray(theory.autocorrelation(moments, steps))[0, 0]
+        exact = np.asarray(theory.mean_field.autocorrelation(moments, steps))[0, 0]
         sample = sigprop.sample_ensemble(
             network, x, width=width, replicas=replicas, explicit_weights=False
         ).samples.moments

@@ -42,7 +42,10 @@ def main(path="docs/figures/finite_width_window.png"):
         b.errorbar(sizes[good], edges[good, 0] - 1, edges[good, 1], **style)
         phi = theory.radial("tanh") if k > 1 else theory.activation("tanh")
         gains = np.linspace(1.02, 3.4, 120)
-        found = [theory.generic_exponent(phi, g**2, components=k, algebra=algebra) for g in gains]
+        found = [
+            theory.finite_width.generic_exponent(phi, g**2, components=k, algebra=algebra)
+            for g in gains
+        ]
         limit = np.array([e.limit.value for e in found])
         coefficient = np.array([e.coefficient.value for e in found])
         looks = ((64, "-", color), (256, "--", "white"))

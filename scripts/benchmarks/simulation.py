@@ -67,13 +67,15 @@ def wide_seconds(width, depth, repeats):
     the Gaussian numbers that it needs, by `jax.random.normal` and by ours, and for a whole run."""
     x = sigprop.gram_inputs(jnp.eye(2), 16, key=jax.random.key(0)).astype(jnp.float32)
     tangents = jax.random.normal(jax.random.key(1), (*x.shape, 2), jnp.float32)
-    start = sigprop.Signals(x, tangents, jnp.zeros(2, jnp.float32))
-    reading = sigprop.FiniteNetwork(jax.random.key(2), width, None, "highest", False)
+    start = sigprop.networks.Signals(x, tangents, jnp.zeros(2, jnp.float32))
+    reading = sigprop.networks.FiniteNetwork(jax.random.key(2), width, None, "highest", False)
     cast = lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf
 
     @eqx.filter_jit
     def run(network):
-        return theory.along_depth(theory.interpret(network, reading, start)[1])
+        return theory.description.along_depth(
+            theory.description.interpret(network, reading, start)[1]
+        )
 
     @eqx.filter_jit
     def numbers(draw, keys):

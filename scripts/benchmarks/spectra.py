@@ -91,8 +91,10 @@ def spectra_rows(repeats):
         with one_thread():
             floor, _ = timed(lambda f=factors, g=plain: g(f), repeats)
             rows.append((f"{name}, 256 layers of 256: plain", floor, 1.0))
-            sigprop.product_log_singular_values(factors)
-            took, found = timed(lambda f=factors: sigprop.product_log_singular_values(f), repeats)
+            sigprop.jacobians.product_log_singular_values(factors)
+            took, found = timed(
+                lambda f=factors: sigprop.jacobians.product_log_singular_values(f), repeats
+            )
             error = float(found.error)
             rows.append((f"ours, error {error:.0e}", took, took / floor))
             for block in (1, 4) if weights == "orthogonal" else (1,):
@@ -103,7 +105,7 @@ def spectra_rows(repeats):
     batch = jnp.stack(
         [tanh_layers(128, 256, 1.5, 0.0, "gaussian", jax.random.key(i)) for i in range(16)]
     )
-    ours = lambda f: sigprop.product_log_singular_values(f).log_singular_values
+    ours = lambda f: sigprop.jacobians.product_log_singular_values(f).log_singular_values
     with one_thread():
         floor = None
         for what, fn in (
@@ -139,7 +141,7 @@ def density_rows(repeats):
         def densities(depths, one=one):
             def at(depth):
                 factors = one.repeated(depth)
-                top = theory.spectrum_edges(factors).log_upper.value
+                top = theory.spectrum.spectrum_edges(factors).log_upper.value
                 x = top - jnp.linspace(1e-3, 1.0, 1000) ** 2 * 3 * jnp.sqrt(depth)
                 return theory.singular_value_distribution(factors, x).density
 

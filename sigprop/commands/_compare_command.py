@@ -89,7 +89,7 @@ def store_comparison(
     import sigprop
     from sigprop.figures import comparison_figure
 
-    origin = sigprop.provenance(
+    origin = sigprop.storage.provenance(
         command="compare",
         network=network.as_parameters(),
         depth=depth,
@@ -98,7 +98,7 @@ def store_comparison(
         simulation_matmul_precision=PRECISION,
         seed=run.seed,
     )
-    dataset = sigprop.comparison_dataset(comparison)
+    dataset = sigprop.comparison.comparison_dataset(comparison)
     counts = ", ".join(map(str, dict.fromkeys(comparison.replicas)))
     widths = ", ".join(map(str, comparison.widths))
     caption = (

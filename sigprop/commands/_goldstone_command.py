@@ -24,7 +24,8 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
     from sigprop.comparison import LONG, NARROW, goldstone_study
     from sigprop.figures import goldstone_figure
     from sigprop.storage import provenance
-    from theory import Affine, Chain, Pointwise, Radial
+    from theory import Affine, Chain, Pointwise
+    from theory.description import Radial
 
     match network.layer:
         case Chain(parts=(Pointwise(activation=Radial() as phi), Affine() as affine)):

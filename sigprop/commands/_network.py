@@ -148,7 +148,10 @@ class Structure:
         if self._loaded is None:
             return asked
         try:
-            return {"network": self.network, "description": theory.to_dict(self._loaded)}
+            return {
+                "network": self.network,
+                "description": theory.to_dict(self._loaded),
+            }
         except ValueError:  # a function in a file of Python that no file can name
             return {"network": self.network, "description": theory.describe(self._loaded)}
 

@@ -171,10 +171,10 @@ def report(
     asked: Mapping[str, Any],
     shown: Callable[[], list[Any]],
     folder: Path,
-    json: bool,
+    as_json: bool,
 ) -> None:
     """Say what was found and where it was written: as JSON, or in tables and lines."""
-    if json:
+    if as_json:
         print_json({**found, "files": files, "parameters": asked})
     else:
         show(*shown(), f"written to {folder}")

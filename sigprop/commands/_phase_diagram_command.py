@@ -17,8 +17,9 @@ from sigprop.commands._requests import axis_values, check_positive
 if TYPE_CHECKING:
     import xarray as xr
 
-    from theory import CriticalLine, Part
+    from theory import Part
     from theory.numerics import Progress, Report
+    from theory.phases import CriticalLine
 
 
 def phase_diagram(

@@ -15,7 +15,8 @@ from jaxtyping import Array
 from sigprop.comparison._scores import Limit, fit_of, judgeable, limit_of, next_order, score
 from sigprop.comparison._verdict import Cells, largest
 from sigprop.networks import Ensemble, Sample
-from theory import Moments, Observable, PreActivation
+from theory import Moments, Observable
+from theory.mean_field import PreActivation
 
 ROUNDING = 16
 """Differences below this many roundings of the simulation's dtype contradict nothing."""

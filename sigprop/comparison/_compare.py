@@ -25,9 +25,9 @@ from sigprop.networks import (
     outer_depth,
     sample_ensembles,
 )
-from theory import Moments, Observable, Part, PreActivation
+from theory import Moments, Observable, Part
 from theory.description import check_part, time_steps
-from theory.mean_field import chosen_observables
+from theory.mean_field import PreActivation, chosen_observables
 from theory.numerics import (
     Report,
     as_signals,

@@ -20,8 +20,8 @@ from sigprop.networks import (
     pair_inputs,
     sample_ensemble,
 )
-from theory import Part, Radial
-from theory.description import AlgebraName
+from theory import Part
+from theory.description import AlgebraName, Radial
 from theory.numerics import Progress, Report, check_count, compiled, cores, counter, plain_options
 
 ANGLE = 0.8
@@ -168,7 +168,7 @@ def goldstone_study(
         activation, weight_variance, bias_variance, depth=depth, **how
     )
     network = build(weight_variance)
-    generator = theory.plane_generator(network)
+    generator = theory.phases.plane_generator(network)
     if weight_variances is None:
         weight_variances = np.linspace(0.25, max(2.0, 1.5 * weight_variance), 65)
     weight_variances = np.union1d(np.asarray(weight_variances, float), weight_variance)
@@ -287,7 +287,7 @@ def _pair(network, both, generator, width, replicas, seed, dtype, explicit, prog
 
 def _certified(network: Part, x: Array, key: Array, width: int) -> xr.Dataset:
     drawn = DrawnNetwork(network, jax.random.fold_in(key, 3), width)
-    found = certify(drawn, x, theory.generators(network))
+    found = certify(drawn, x, theory.phases.generators(network))
     names = ("residual", "claim", "holds", "gain", "expected_gain")
     values = {f"certificate_{n}": ("generator", np.asarray(getattr(found, n))) for n in names}
     return xr.Dataset(values, attrs={"broken_generators": int(found.broken)})
@@ -295,7 +295,7 @@ def _certified(network: Part, x: Array, key: Array, width: int) -> xr.Dataset:
 
 def _followed(network: Part, components: int, key: Array) -> xr.Dataset:
     x = jax.random.normal(jax.random.fold_in(key, 4), (1, NARROW, components))
-    count = min(_DIRECTIONS, x.size - len(theory.generators(network)))
+    count = min(_DIRECTIONS, x.size - len(theory.phases.generators(network)))
     found = sample_exponents(network, x, key=jax.random.fold_in(key, 5), width=NARROW, count=count)
     labels = {"exponent": found.values, "exponent_standard_error": found.standard_error}
     labels["exponent_alignment"] = found.alignment

@@ -10,9 +10,10 @@ import xarray as xr
 
 import theory
 from sigprop.jacobians import sample_jacobians
-from theory import Estimate, JacobianFactors, Part, Spectrum, Status
+from theory import Estimate, Part, Status
 from theory.description import components
 from theory.numerics import Report, check_count, replace_where
+from theory.spectrum import JacobianFactors, Spectrum
 
 FRACTIONS = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Of the exponents of infinite depth."""
@@ -76,16 +77,16 @@ def predict_spectrum(layer: Part, depth: int, start: float | None = None) -> Spe
     else:
         length = 1.0 if start is None else start
         factors = theory.jacobian_factors(network, length)
-    spectrum = theory.spectrum_summary(factors)
+    spectrum = theory.spectrum.spectrum_summary(factors)
     at_rest = one if settled or not math.isfinite(q) else theory.jacobian_factors(layer, 0.0)
-    exponents = theory.lyapunov_quantiles(at_rest, jnp.asarray(FRACTIONS))
+    exponents = theory.spectrum.lyapunov_quantiles(at_rest, jnp.asarray(FRACTIONS))
     if not math.isfinite(q):
         exponents = replace_where(jnp.asarray(True), Status.ABSENT, exponents)
     gains = None
     if not theory.symmetry(layer).explicit:
         k = components(layer)
         moments = theory.given_moments(length * jnp.eye(k)[None, None])
-        gains = theory.goldstone_gains(network, moments)
+        gains = theory.spectrum.goldstone_gains(network, moments)
     return SpectrumPrediction(network, length, factors, spectrum, exponents, gains)
 
 

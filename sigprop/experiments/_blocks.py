@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sigprop.experiments._classifier import draw_linear
-from theory import Activation
+from theory.description import Activation
 
 Normalisation = Literal["none", "layer", "rms"]
 _EPSILON = 1e-5

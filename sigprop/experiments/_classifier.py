@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop.experiments._model import HeldNetwork, draw_parameters, without_zero_biases
-from theory import Chain, Part, Repeat, WeightLaw, along_depth, interpret
-from theory.description import components
+from theory import Chain, Part, Repeat, WeightLaw
+from theory.description import along_depth, components, interpret
 
 
 class Classifier(eqx.Module):

@@ -19,7 +19,7 @@ class MapExponents(eqx.Module):
     standard_error: Float[Array, " count"]
     """From the means over blocks of steps."""
     alignment: Float[Array, " count"]
-    """As in `sigprop.Exponents`: 1 for exponents that the symmetry protects, 0 for others."""
+    """1 for exponents that the symmetry protects, else 0: see `sigprop.jacobians.Exponents`."""
     length: Float[Array, ""]
     """Root mean square of the last state. Where it is zero to rounding no symmetry is broken,
     and nothing protects an exponent from being that of the vacuum."""

@@ -10,18 +10,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from sigprop.networks import draw_weights
-from theory import (
-    Affine,
-    Normalise,
-    Part,
-    Pointwise,
-    Reading,
-    Recurrent,
-    Survey,
-    WeightLaw,
-    interpret,
-)
-from theory.description import check_sequences
+from theory import Affine, Normalise, Part, Pointwise, Recurrent, WeightLaw
+from theory.description import Reading, Survey, check_sequences, interpret
 from theory.numerics import check_count
 
 
@@ -213,7 +203,7 @@ def draw_parameters(
     network
         The description. Parts whose bias variance is zero have no bias.
     key
-        The same key and width give the weights of `sigprop.DrawnNetwork`.
+        The same key and width give the weights of `sigprop.networks.DrawnNetwork`.
     fan_in, width, components
         Units of the input and of a layer, and real components of a unit.
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Key
 from sigprop.experiments._classifier import draw_linear
 from sigprop.experiments._model import apply_weights
 from sigprop.networks import draw_weights
-from theory import Activation, WeightLaw
+from theory import WeightLaw
+from theory.description import Activation
 
 Kind = Literal["rnn", "gru"]
 

@@ -17,7 +17,8 @@ from sigprop.storage import Count, build, check_fields, network_text, portable
 from theory.description import read_toml
 
 if TYPE_CHECKING:
-    from theory import Activation, Part, WeightLaw
+    from theory import Part, WeightLaw
+    from theory.description import Activation
 
 Several: TypeAlias = Annotated[int, Meta(ge=2)]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -324,7 +325,7 @@ class Member:
 @lru_cache(maxsize=256)
 def _table(architecture: Architecture, depth: int) -> dict[str, Any]:
     """The dictionary of the interior, or of the layer of a recurrent cell."""
-    from theory import to_dict
+    from theory.description import to_dict
 
     deep = architecture.cell == "deep"
     return to_dict(architecture.interior(depth) if deep else architecture.part)

@@ -25,7 +25,8 @@ from sigprop.figures._style import (
     styled,
     write_caption,
 )
-from theory import CriticalLine, Phase, Stability, Status
+from theory import Phase, Stability, Status
+from theory.phases import CriticalLine
 
 _PHASES = {
     Phase.ORDERED: (SKY, "ordered"),

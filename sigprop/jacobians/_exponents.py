@@ -27,8 +27,8 @@ from sigprop.networks import (
     qr,
     svd,
 )
-from theory import Part, Stacked, along_depth, generators, interpret
-from theory.description import check_part
+from theory import Part
+from theory.description import Stacked, along_depth, check_part, interpret
 from theory.mean_field import check_signals
 from theory.numerics import (
     as_signals,
@@ -40,6 +40,7 @@ from theory.numerics import (
     plain_options,
     times_power,
 )
+from theory.phases import generators
 
 _BLOCKS = 16
 """Stretches of depth whose means give the standard error."""

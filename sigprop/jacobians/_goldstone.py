@@ -20,7 +20,7 @@ from sigprop.networks import (
     singular_values,
     start_at,
 )
-from theory import interpret
+from theory.description import interpret
 from theory.mean_field import check_signals
 from theory.numerics import as_signals, cast, check_callable, norm, one_program, plain_options
 
@@ -71,7 +71,7 @@ def certify(
     x
         One input; its dtype is the arithmetic that is tested.
     generators
-        Antisymmetric matrices, as `theory.generators` gives them.
+        Antisymmetric matrices, as `theory.phases.generators` gives them.
 
     Accuracy
     --------
@@ -170,7 +170,7 @@ def backward_charges(
     gradient
         ∂loss/∂z_L at the output.
     generators
-        As `theory.generators` gives them.
+        As `theory.phases.generators` gives them.
 
     Accuracy
     --------

@@ -24,8 +24,8 @@ from sigprop.networks import (
     subnormal,
     underflown_slopes,
 )
-from theory import Affine, Componentwise, Part, Pointwise, Status, interpret
-from theory.description import check_part
+from theory import Affine, Part, Pointwise, Status
+from theory.description import Componentwise, check_part, interpret
 from theory.numerics import (
     Report,
     as_signals,

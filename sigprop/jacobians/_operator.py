@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sigprop.networks import Along, DrawnNetwork, Signals
-from theory import interpret
+from theory.description import interpret
 from theory.numerics import cast, check_kind, exponent, shown, times_power
 
 _ROUNDING = 8.0

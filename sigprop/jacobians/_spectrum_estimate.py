@@ -34,7 +34,7 @@ class SpectrumEstimate(eqx.Module):
     log_mean_standard_error: Float[Array, ""]
     """Over the probes, as are all standard errors here."""
     ratios: Float[Array, " orders"]
-    """E s^{2p}/(E s²)^p for p = 1, 2, …, as in `theory.jacobian_moments`."""
+    """E s^{2p}/(E s²)^p for p = 1, 2, …, as in `theory.spectrum.jacobian_moments`."""
     ratios_standard_error: Float[Array, " orders"]
     log_grid: Float[Array, " points"]
     """Where the density of log s is estimated."""

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from sigprop.networks._finite_network import Carried, FiniteNetwork
-from theory import Affine, Noise, Normalise, Pointwise, Reading
+from theory import Affine, Noise, Normalise, Pointwise
+from theory.description import Reading
 
 
 class Along(Reading[Carried]):

@@ -10,7 +10,8 @@ from sigprop.networks._arguments import check_seed
 from sigprop.networks._ensemble import default_block, in_blocks
 from sigprop.networks._finite_network import FiniteNetwork, Signals, start_at
 from sigprop.networks._lapack import eigh
-from theory import Part, along_depth, interpret
+from theory import Part
+from theory.description import along_depth, interpret
 from theory.gradients import check_gram, layers_of
 from theory.numerics import (
     Report,
@@ -49,7 +50,8 @@ def network_coherence(
 ) -> Float[Array, "layers layers"]:
     """⟨G_l, G_m⟩/(‖G_l‖ ‖G_m‖) of the gradients of one drawn network.
 
-    As in `theory.gradient_coherence`; the gradients at the outputs are drawn with `loss_gram`.
+    As in `theory.gradients.gradient_coherence`; the gradients at the outputs are drawn with
+    `loss_gram`.
     """
     layers = layers_of(network)
     n = inputs.shape[0]
@@ -110,7 +112,7 @@ def sample_coherence(
     Parameters
     ----------
     network, loss_gram
-        As in `theory.gradient_coherence`, which predicts the limit of their means.
+        As in `theory.gradients.gradient_coherence`, which predicts the limit of their means.
     inputs
         Shape [inputs, width_in, components]; its dtype is that of the simulation.
     width, replicas, seed, explicit_weights, progress
@@ -119,7 +121,7 @@ def sample_coherence(
     Raises
     ------
     TypeError, ValueError
-        As `theory.gradient_coherence`; or names the field and its allowed range.
+        As `theory.gradients.gradient_coherence`; or names the field and its allowed range.
     """
     check_count("width", width)
     check_count("replicas", replicas, 2)

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from theory import Part, Survey, interpret, propagate
-from theory.description import check_part
+from theory import Part, propagate
+from theory.description import Survey, check_part, interpret
 
 
 class _OuterDepth(Survey[int]):

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from theory import Moments, Radial, Status, distance, length
+from theory import Moments, Status, distance, length
+from theory.description import Radial
 from theory.numerics import INTEGERS, exponent, largest_exponent, times_power
 
 

@@ -12,8 +12,9 @@ from sigprop.networks._digits import fallen, in_range, layer_status, places, van
 from sigprop.networks._random import normal
 from sigprop.networks._shared_weights import Blank, end_of_forward, shared_product
 from sigprop.networks._weights import product
-from theory import Affine, Moments, Noise, Normalise, Pointwise, Reading, signal_moments
-from theory.description import check_sequences
+from theory import Affine, Moments, Noise, Normalise, Pointwise
+from theory.description import Reading, check_sequences
+from theory.mean_field import signal_moments
 
 
 class Signals(eqx.Module):

@@ -13,8 +13,8 @@ from sigprop.networks._digits import gradient_growths, subnormal
 from sigprop.networks._finite_network import FiniteNetwork, Signals, start_at
 from sigprop.networks._lapack import svd
 from sigprop.networks._weights import draws_matrices
-from theory import Moments, Part, Status, along_depth, interpret
-from theory.description import check_part, check_sequences, time_steps
+from theory import Moments, Part, Status
+from theory.description import along_depth, check_part, check_sequences, interpret, time_steps
 from theory.mean_field import check_signals
 from theory.numerics import as_signals, cast, check_count, check_flag, one_program, plain_options
 

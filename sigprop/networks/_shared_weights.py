@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from sigprop.networks._random import normal
 from sigprop.networks._weights import draw_weights, haar_size, images, lift, of_units, products_of
-from theory import Affine, Survey, WeightLaw
+from theory import Affine, WeightLaw
+from theory.description import Survey
 from theory.numerics import largest_exponent, times_power
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory import OBSERVABLES, Moments, Observable, signal_moments
+from theory import OBSERVABLES, Moments, Observable
+from theory.mean_field import signal_moments
 
 PARTS = ("length", "overlap")
 """The arrays that ratios are functions of."""

@@ -131,22 +131,24 @@ def test_a_wrong_simulation_is_caught():
         sigprop.sample_ensemble(simulated, x, width=w, replicas=6000) for w in (16, 32, 64)
     ]
     expected = theory.propagate(described, x.astype(float))
-    verdict = sigprop.judge(described, x.astype(float), expected, ensembles)
+    verdict = sigprop.comparison.judge(described, x.astype(float), expected, ensembles)
     assert not verdict.agrees
     right = theory.propagate(simulated, x.astype(float))
-    assert sigprop.judge(simulated, x.astype(float), right, ensembles).agrees
+    assert sigprop.comparison.judge(simulated, x.astype(float), right, ensembles).agrees
 
 
 def test_extrapolation_recovers_the_limit_of_a_known_series():
     widths = [32, 64, 128, 256]
     mean = np.array([[2 + 3 / w - 5 / w**2] for w in widths])
-    limit, error, chi_square = sigprop.extrapolate(widths, mean, np.full((4, 1), 1e-6))
+    limit, error, chi_square = sigprop.comparison.extrapolate(widths, mean, np.full((4, 1), 1e-6))
     np.testing.assert_allclose(limit, 2.0, atol=1e-9)
     assert chi_square < 1e-3
     # its standard error is that of the linear combination of the four means
     rng = np.random.default_rng(0)
     noisy = mean[None] + 1e-6 * rng.normal(size=(4000, 4, 1))
-    limits = np.array([sigprop.extrapolate(widths, m, np.full((4, 1), 1e-6))[0] for m in noisy])
+    limits = np.array(
+        [sigprop.comparison.extrapolate(widths, m, np.full((4, 1), 1e-6))[0] for m in noisy]
+    )
     assert abs(limits.std() / error - 1) < 0.06
 
 
@@ -156,7 +158,7 @@ def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations():
     x = inputs()[:2]
     ensemble = sigprop.sample_ensemble(network, x, width=32, replicas=4000)
     observable = theory.OBSERVABLES["correlation"]
-    values = sigprop.contributions(observable, ensemble.samples)
+    values = sigprop.comparison.contributions(observable, ensemble.samples)
     covariance = np.asarray(ensemble.samples.moments.covariance, float)[..., 0, 0]
     batches = covariance.reshape(100, 40, *covariance.shape[1:]).mean(axis=1)
     ratios = batches[..., 0, 1] / np.sqrt(batches[..., 0, 0] * batches[..., 1, 1])

@@ -37,9 +37,13 @@ def compare(network, inputs, width, replicas, loss_gram=None):
     the variance of the hidden weights."""
     how = {"loss_gram": loss_gram, "explicit_weights": False}
     inputs_32 = inputs.astype(jnp.float32)
-    drawn = sigprop.sample_coherence(network, inputs_32, width=width, replicas=replicas, **how)
+    drawn = sigprop.networks.sample_coherence(
+        network, inputs_32, width=width, replicas=replicas, **how
+    )
     mean, error = statistics(over_pairs(drawn))
-    predict = eqx.filter_jit(lambda n: theory.gradient_coherence(n, inputs, loss_gram).cosine.value)
+    predict = eqx.filter_jit(
+        lambda n: theory.gradients.gradient_coherence(n, inputs, loss_gram).cosine.value
+    )
     hidden = lambda n: n.parts[1].body.branch.parts[1].weights.variance
     largest = []
     for factor in (1.0, 0.97, 1.03):
@@ -79,14 +83,16 @@ def test_explicit_weights_of_modest_width_agree(name, depth):
     drawn = [
         statistics(
             over_pairs(
-                sigprop.sample_coherence(network, inputs.astype(jnp.float32), width=w, replicas=r)
+                sigprop.networks.sample_coherence(
+                    network, inputs.astype(jnp.float32), width=w, replicas=r
+                )
             )
         )
         for w, r in zip(widths, replicas, strict=True)
     ]
     mean, error = (np.stack(columns) for columns in zip(*drawn, strict=True))
-    limit, limit_error, _ = sigprop.extrapolate(widths, mean, error)
-    expected = over_pairs(theory.gradient_coherence(network, inputs).cosine.value)
+    limit, limit_error, _ = sigprop.comparison.extrapolate(widths, mean, error)
+    expected = over_pairs(theory.gradients.gradient_coherence(network, inputs).cosine.value)
     z = np.abs(limit - expected) / limit_error
     assert np.max(z) <= threshold(z.size)
 
@@ -110,7 +116,7 @@ def test_radial_units_agree(algebra):
 def test_plain_networks_have_none():
     """Zero to the chance of two independent matrices, at any activation."""
     network = theory.feedforward(theory.activation("relu"), 2.0, depth=4)
-    cosine = sigprop.sample_coherence(network, pair(), width=64, replicas=400)
+    cosine = sigprop.networks.sample_coherence(network, pair(), width=64, replicas=400)
     off = np.asarray(cosine)[:, *np.triu_indices(4, 1)]
     error = off.std(axis=0, ddof=1) / np.sqrt(400)
     assert np.all(np.abs(off.mean(axis=0)) < 5 * error)
@@ -143,10 +149,10 @@ class TestFrames:
             run = self.network(residual, radial)
             plain = run(weights, x)
             each = rotations[3].T @ run(
-                sigprop.rotate_weights(weights, rotations), rotations[0] @ x
+                sigprop.alignment.rotate_weights(weights, rotations), rotations[0] @ x
             )
             common = rotations[0].T @ run(
-                sigprop.rotate_weights(weights, rotations[:1]), rotations[0] @ x
+                sigprop.alignment.rotate_weights(weights, rotations[:1]), rotations[0] @ x
             )
             alike = lambda a, b: bool(np.max(np.abs(a - b)) < 1e-12)
             assert alike(each, plain) == (radial and not residual)
@@ -169,15 +175,17 @@ class TestFrames:
         a = jax.random.normal(jax.random.key(3), (4, self.size, self.size))
         a = a - jnp.swapaxes(a, 1, 2)
         change = a[1:] @ weights - weights @ a[:-1]
-        assert float(sigprop.frame_drift(weights, change).along) == pytest.approx(1)
-        assert float(sigprop.frame_drift(weights, change, "common").along) < 0.9
+        assert float(sigprop.alignment.frame_drift(weights, change).along) == pytest.approx(1)
+        assert float(sigprop.alignment.frame_drift(weights, change, "common").along) < 0.9
         common = a[:1] @ weights - weights @ a[:1]
-        assert float(sigprop.frame_drift(weights, common, "common").along) == pytest.approx(1)
+        assert float(
+            sigprop.alignment.frame_drift(weights, common, "common").along
+        ) == pytest.approx(1)
 
     def test_chance(self):
         keys = jax.random.split(jax.random.key(4), 40)
         weights = jax.random.normal(jax.random.key(0), (3, self.size, self.size))
         draw = lambda key: jax.random.normal(key, weights.shape)
-        found = jax.lax.map(lambda key: sigprop.frame_drift(weights, draw(key)), keys)
+        found = jax.lax.map(lambda key: sigprop.alignment.frame_drift(weights, draw(key)), keys)
         error = float(jnp.std(found.along)) / np.sqrt(40)
         assert abs(float(jnp.mean(found.along) - found.chance[0])) < 5 * error

@@ -48,7 +48,7 @@ def test_a_bias_lets_the_rotation_decay_over_its_depth_scale(
     how = {"components": k, "algebra": algebra}
     first, last = 4, 34
     network = theory.feedforward(TANH, weight_variance, bias_variance, depth=last, **how)
-    generator = theory.plane_generator(network)
+    generator = theory.phases.plane_generator(network)
 
     @eqx.filter_jit
     def predicted(bias_variance):
@@ -60,7 +60,9 @@ def test_a_bias_lets_the_rotation_decay_over_its_depth_scale(
     # From the fixed point on, and so close that the correlation stays 1.
     q = predicted(jnp.asarray(bias_variance))[0]
     size = jnp.sqrt((q - bias_variance) / weight_variance)
-    x = size * sigprop.pair_inputs(rotation_by(generator, 0.05).T, 16, key=jax.random.key(1))
+    x = size * sigprop.networks.pair_inputs(
+        rotation_by(generator, 0.05).T, 16, key=jax.random.key(1)
+    )
 
     def measured(width, replicas):
         sample = sigprop.sample_ensemble(
@@ -99,10 +101,10 @@ def test_generic_differences_grow_while_rotations_stay():
     limit = slope.limit
     assert limit.value[-1, 0] - 1 > 10 * limit.error[-1, 0]
 
-    a = theory.generators(network)
+    a = theory.phases.generators(network)
     x = jax.random.normal(jax.random.key(2), (1, 24, 4))
     for seed in range(3):
-        drawn = sigprop.DrawnNetwork(network, jax.random.key(seed), 24)
+        drawn = sigprop.networks.DrawnNetwork(network, jax.random.key(seed), 24)
         found = sigprop.certify(drawn, x, a)
         np.testing.assert_allclose(found.gain, found.expected_gain, rtol=1e-12)
 

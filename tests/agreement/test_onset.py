@@ -18,7 +18,7 @@ def test_mean_field_exponents():
     build = lambda weight_variance: theory.layer(TANH, weight_variance, components=k)
     t = np.array([1e-4, 2e-4, 4e-4])
     diagram = theory.sector_diagram(build, {"weight_variance": 1 + t})
-    alpha = float(theory.onset_curvature(TANH, k))
+    alpha = float(theory.finite_width.onset_curvature(TANH, k))
     np.testing.assert_allclose(diagram["length"] * alpha / t, 1, atol=2e-3)
     for name, exponent in (("length", 1.0), ("order_parameter", 0.5)):
         slopes = np.diff(np.log(diagram[name])) / np.log(2)
@@ -30,20 +30,20 @@ def test_the_curvature_is_what_the_length_map_has():
     for k in (1, 2, 8):
         square = theory.gaussian._radial_moments.radial_moments(TANH, q, k)[0].square
         assert (1 - square / q) / q == pytest.approx(
-            float(theory.onset_curvature(TANH, k)), rel=3e-3
+            float(theory.finite_width.onset_curvature(TANH, k)), rel=3e-3
         )
     # E erf(z)² = (2/π) asin(2q/(1 + 2q)) = (4/π)(q − 2q² + …)
-    assert theory.onset_curvature(theory.activation("erf")) == pytest.approx(2)
+    assert theory.finite_width.onset_curvature(theory.activation("erf")) == pytest.approx(2)
     for wrong in (theory.activation("relu"), theory.activation("gelu"), theory.radial("threshold")):
         with pytest.raises(ValueError, match="`activation`"):
-            theory.onset_curvature(wrong)
+            theory.finite_width.onset_curvature(wrong)
 
 
 def lengths(k, algebra, width, x, replicas):
     """α N q per network and layer of an ensemble at N t = x, after 4 N layers of 24 N."""
     size = width * k
     network = theory.feedforward(TANH, 1 + x / size, components=k, algebra=algebra, depth=24 * size)
-    alpha = float(theory.onset_curvature(TANH, k))
+    alpha = float(theory.finite_width.onset_curvature(TANH, k))
     start = jax.random.normal(jax.random.key(1), (1, 16, k)) * np.sqrt(x / (alpha * size))
     sample = sigprop.sample_ensemble(
         network,
@@ -62,8 +62,10 @@ def test_finite_networks_follow_the_gamma_law(k, algebra):
     """Extrapolated in 1/N: mean and variance of α N q are both N t − 1."""
     x = 6.0
     widths = (48 // k, 96 // k)
-    law = theory.onset_law(TANH, 1 + x / 48, width=widths[0], components=k, algebra=algebra)
-    alpha = float(theory.onset_curvature(TANH, k))
+    law = theory.finite_width.onset_law(
+        TANH, 1 + x / 48, width=widths[0], components=k, algebra=algebra
+    )
+    alpha = float(theory.finite_width.onset_curvature(TANH, k))
     expected = {"mean": law.mean * alpha * 48, "variance": (law.deviation * alpha * 48) ** 2}
     assert expected["mean"] == pytest.approx(x - 1)
     found = {}
@@ -91,7 +93,7 @@ def test_other_groups_collapse_too():
 
 
 def test_below_the_onset_width_forgets():
-    law = theory.onset_law(TANH, 1 + 0.5 / 64, width=64)
+    law = theory.finite_width.onset_law(TANH, 1 + 0.5 / 64, width=64)
     assert (law.mean, law.deviation) == (0, 0)
     y = lengths(1, "real", 32, 0.3, 32)
     assert np.median(y[:, -1]) < 1e-3
@@ -103,4 +105,4 @@ def test_below_the_onset_width_forgets():
 )
 def test_impossible_requests_name_the_field(change, message):
     with pytest.raises(ValueError, match=message):
-        theory.onset_law(TANH, 1.1, **{"width": 8, **change})
+        theory.finite_width.onset_law(TANH, 1.1, **{"width": 8, **change})

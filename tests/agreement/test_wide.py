@@ -15,7 +15,7 @@ def test_the_mean_length_of_narrow_tanh_networks_is_shifted_as_predicted():
     width, replicas, depth = 100, 10000, 15
     network = theory.feedforward(theory.activation("tanh"), 1.5, depth=depth)
     x = sigprop.gram_inputs(jnp.ones((1, 1)), 32, key=jax.random.key(0)).astype(jnp.float32)
-    expected = theory.length_correction(network, 1.0)
+    expected = theory.finite_width.length_correction(network, 1.0)
     q, shift, variance = (
         float(part.value[-1]) for part in (expected.length, expected.correction, expected.variance)
     )

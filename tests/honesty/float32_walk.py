@@ -31,10 +31,10 @@ def known(value):
 
 def law(*square):
     one = jnp.asarray(square)[None]
-    return theory.SlopeLaw(one, jnp.full_like(one, 1 / len(square)))
+    return theory.spectrum.SlopeLaw(one, jnp.full_like(one, 1 / len(square)))
 
 
-FACTORS = theory.JacobianFactors(
+FACTORS = theory.spectrum.JacobianFactors(
     jnp.zeros(()), jnp.ones(()), jnp.full(1, 3.0), law(0.5, 1.5), law(0.5, 1.5)
 )
 GRID = {"weight_variance": np.array([1.5, 2.0])}
@@ -44,25 +44,25 @@ rotating = lambda weight_variance: theory.layer(RADIAL, weight_variance, 0.05, c
 REFUSED = {
     "predict": lambda: theory.predict(LAYER),
     "fixed_points": lambda: theory.fixed_points(LAYER),
-    "length_cycle": lambda: theory.length_cycle(LAYER),
+    "length_cycle": lambda: theory.phases.length_cycle(LAYER),
     "critical_line": lambda: theory.critical_line(ERF, 1.0),
     "critical_points": lambda: theory.critical_points(ERF, 0.05),
-    "half_stable_points": lambda: theory.half_stable_points(TANH),
+    "half_stable_points": lambda: theory.phases.half_stable_points(TANH),
     "phase_diagram": lambda: theory.phase_diagram(build, GRID),
     "sector_diagram": lambda: theory.sector_diagram(rotating, GRID),
-    "stationary_state": lambda: theory.stationary_state(LAYER, 0.1),
+    "stationary_state": lambda: theory.phases.stationary_state(LAYER, 0.1),
     "sectors": lambda: theory.sectors(ROTATING, known(0.5)),
-    "generic_exponent": lambda: theory.generic_exponent(RADIAL, 1.5, components=2),
-    "length_correction": lambda: theory.length_correction(DEEP, 1.0),
-    "residual_moments": lambda: theory.residual_moments(
+    "generic_exponent": lambda: theory.finite_width.generic_exponent(RADIAL, 1.5, components=2),
+    "length_correction": lambda: theory.finite_width.length_correction(DEEP, 1.0),
+    "residual_moments": lambda: theory.spectrum.residual_moments(
         theory.layer(TANH, 1.0, residual=True), 1.0, 3
     ),
     "jacobian_factors": lambda: theory.jacobian_factors(LAYER, 1.0),
-    "jacobian_spectrum": lambda: theory.jacobian_spectrum(LAYER, 1.0),
-    "jacobian_moments": lambda: theory.jacobian_moments(FACTORS),
-    "lyapunov_quantiles": lambda: theory.lyapunov_quantiles(FACTORS, jnp.array([0.5])),
-    "spectrum_edges": lambda: theory.spectrum_edges(FACTORS),
-    "spectrum_summary": lambda: theory.spectrum_summary(FACTORS),
+    "jacobian_spectrum": lambda: theory.spectrum.jacobian_spectrum(LAYER, 1.0),
+    "jacobian_moments": lambda: theory.spectrum.jacobian_moments(FACTORS),
+    "lyapunov_quantiles": lambda: theory.spectrum.lyapunov_quantiles(FACTORS, jnp.array([0.5])),
+    "spectrum_edges": lambda: theory.spectrum.spectrum_edges(FACTORS),
+    "spectrum_summary": lambda: theory.spectrum.spectrum_summary(FACTORS),
     "singular_value_distribution": lambda: theory.singular_value_distribution(
         FACTORS, jnp.zeros(1)
     ),
@@ -111,12 +111,12 @@ def estimated(estimate, truth, place=()):
 
 def gains():
     network = theory.feedforward(RADIAL, 1.0, depth=2, components=2)
-    found = theory.goldstone_gains(network, jnp.eye(8).reshape(1, 32, 2))
+    found = theory.spectrum.goldstone_gains(network, jnp.eye(8).reshape(1, 32, 2))
     return found.value[0], found.error[0], None
 
 
 def cosine():
-    found = theory.gradient_coherence(
+    found = theory.gradients.gradient_coherence(
         theory.feedforward(theory.activation("linear"), 1.0, depth=3, residual=True),
         jnp.ones((1, 4, 1)),
     )
@@ -126,7 +126,7 @@ def cosine():
 
 def singular_values():
     factors = jnp.stack([jnp.diag(jnp.array([4.0, 1.0, 0.25]))] * 30)
-    found = sigprop.product_log_singular_values(factors)
+    found = sigprop.jacobians.product_log_singular_values(factors)
     return found.log_singular_values[2], found.error, -30 * math.log(4)
 
 
@@ -138,14 +138,16 @@ def one_jacobian():
 
 def leading_value():
     slopes = jnp.array([3.0, 1, 1, 1])
-    found = sigprop.leading_singular_values(lambda x: slopes * x, jnp.ones(4), key=KEY, count=1)
+    found = sigprop.jacobians.leading_singular_values(
+        lambda x: slopes * x, jnp.ones(4), key=KEY, count=1
+    )
     return found.log_singular_values[0], found.error[0], math.log(3)
 
 
 def leading_vector():
     angle = 0.3
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    found = sigprop.leading_vectors(jnp.asarray(rotation @ np.diag([3.0, 1.0]))[None], 1)
+    found = sigprop.alignment.leading_vectors(jnp.asarray(rotation @ np.diag([3.0, 1.0]))[None], 1)
     left = found.left[0, :, 0]
     sine = left[0] * math.sin(angle) - left[1] * math.cos(angle)
     return sine, found.error[0], 0.0
@@ -155,17 +157,17 @@ ANSWERED = {
     "propagate": propagated,
     "distance": correlated,
     "gaussian_expectation": lambda: estimated(
-        theory.gaussian_expectation(lambda z: z**4, 2.0), 12.0
+        theory.gaussian.gaussian_expectation(lambda z: z**4, 2.0), 12.0
     ),
     "gaussian_pair_expectation": lambda: estimated(
-        theory.gaussian_pair_expectation(lambda u, v: u * v, 2.0, 0.5, 0.3), 0.3
+        theory.gaussian.gaussian_pair_expectation(lambda u, v: u * v, 2.0, 0.5, 0.3), 0.3
     ),
     "gradient_coherence": cosine,
     "goldstone_gains": gains,
     "linear_residual_gain": lambda: estimated(
-        theory.linear_residual_gain(3.0, 1, 0.7), 3 - 2 * math.exp(-0.7), (0,)
+        theory.gradients.linear_residual_gain(3.0, 1, 0.7), 3 - 2 * math.exp(-0.7), (0,)
     ),
-    "spike_overlap": lambda: estimated(theory.spike_overlap(2.0)[0], 0.75),
+    "spike_overlap": lambda: estimated(theory.gradients.spike_overlap(2.0)[0], 0.75),
     "product_log_singular_values": singular_values,
     "sample_jacobian": one_jacobian,
     "leading_singular_values": leading_value,

@@ -15,7 +15,8 @@ from mpmath import mp, mpf
 
 import theory
 from tests.honesty.campaign import Campaign
-from theory import ACTIVATION_NAMES, activation
+from theory import activation
+from theory.description import ACTIVATION_NAMES
 
 _DIGITS = 50
 _ROUNDINGS = 8
@@ -158,7 +159,7 @@ def test_a_slope_that_lost_its_digits_leaves_the_mass_at_zero_open():
     user = theory.componentwise(jnp.tanh, parity="odd")
     for phi, mass in ((user, None), (activation("hard_tanh"), math.erfc(-1 / math.sqrt(800)) - 1)):
         layer = theory.layer(phi, 400.0, 0.0, weights="orthogonal")
-        found = theory.jacobian_spectrum(layer, 400.0).mass_at_zero
+        found = theory.spectrum.jacobian_spectrum(layer, 400.0).mass_at_zero
         if mass is None:
             assert abs(found.value) <= found.error
             assert found.status != theory.Status.OK

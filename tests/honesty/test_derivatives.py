@@ -26,7 +26,7 @@ def values(tree: Any) -> tuple[Any, Any]:
 
 
 def _stationary(p):
-    return theory.stationary_state(theory.layer(ERF, p[0], p[1]), p[2])
+    return theory.phases.stationary_state(theory.layer(ERF, p[0], p[1]), p[2])
 
 
 def _moments(p):

@@ -86,8 +86,10 @@ def by_library(name, pair=False):
         *point, a, b = numbers
         if pair:
             f = lambda u, v: fn(u, v, a, b)
-            return theory.gaussian_pair_expectation(f, *point, kinks=kinks, scale=scale)
-        return theory.gaussian_expectation(lambda z: fn(z, a, b), *point, kinks=kinks, scale=scale)
+            return theory.gaussian.gaussian_pair_expectation(f, *point, kinks=kinks, scale=scale)
+        return theory.gaussian.gaussian_expectation(
+            lambda z: fn(z, a, b), *point, kinks=kinks, scale=scale
+        )
 
     return eqx.filter_jit(lambda numbers: jax.lax.map(each, tuple(numbers)))
 

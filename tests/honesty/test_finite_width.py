@@ -42,7 +42,7 @@ def gains(cases, seed=0):
                 rate = depth * y ** (2 - mp.mpf(2) / depth) * (mu - y)
                 step = (time_of_gain(y, mu, depth) - t) * rate
                 y, slack = y - step, abs(step)
-        found = theory.linear_residual_gain(target, depth, t)
+        found = theory.gradients.linear_residual_gain(target, depth, t)
         label = f"target {target!r} depth {depth} time {t!r}"
         campaign.number(label, found.value, found.error, float(y), truth_error=float(slack))
     return campaign
@@ -54,11 +54,11 @@ def test_linear_residual_gains(cases):
 
 
 def test_gains_of_extreme_targets():
-    found = theory.linear_residual_gain(1e9, 1, 1e-9)
+    found = theory.gradients.linear_residual_gain(1e9, 1, 1e-9)
     assert abs(float(found.value[0]) - 1.9999999985) <= found.error[0] < 1e-13
     for target in (5e-324, 1e-300, 1.0, math.nextafter(1, 2), 1e300, 1.7e308):
         for depth in (1, 2, 7, 10**6):
-            found = theory.linear_residual_gain(target, depth, [0.0, 1e-300, 1.0, 1e300])
+            found = theory.gradients.linear_residual_gain(target, depth, [0.0, 1e-300, 1.0, 1e300])
             assert np.all(np.isfinite(found.value) & np.isfinite(found.error))
             assert found.value[0] == 1
             ends = sorted([1.0, target])
@@ -84,7 +84,7 @@ def overlaps(cases, seed=0):
             if theta**4 <= c:
                 left = right = mp.mpf(0)
         for name, e, truth in zip(
-            "uv", theory.spike_overlap(strength, aspect), (left, right), strict=True
+            "uv", theory.gradients.spike_overlap(strength, aspect), (left, right), strict=True
         ):
             label = f"{name} strength {strength!r} aspect {aspect!r}"
             campaign.number(label, e.value, e.error, float(truth))
@@ -99,5 +99,5 @@ def test_overlaps_of_spikes(cases):
 def test_overlaps_of_the_strongest_spikes():
     for strength in (1e160, 1e308, math.inf):
         for aspect in (1e-300, 1.0, 1e300):
-            for e in theory.spike_overlap(strength, aspect):
+            for e in theory.gradients.spike_overlap(strength, aspect):
                 assert abs(e.value - 1) <= e.error

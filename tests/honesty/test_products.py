@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from sigprop import product_log_singular_values
+from sigprop.jacobians import product_log_singular_values
 from tests.honesty.campaign import Campaign
 from theory import Status
 

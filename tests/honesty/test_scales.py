@@ -65,7 +65,7 @@ def covariances(said, rng, dtype, count):
     x = np.ldexp(np.asarray(x, dtype), power.astype(np.int32))
 
     def measured(x):
-        m = theory.signal_moments(x)
+        m = theory.mean_field.signal_moments(x)
         return m, layer_status(x, m, jnp.zeros(2, bool))[0], theory.correlation(m)
 
     found, status, c = jax.tree.map(np.asarray, jax.jit(jax.vmap(measured))(x))

@@ -132,7 +132,7 @@ def program(name, weights):
         factors = one.repeated(depth)
         law = theory.singular_value_distribution(factors, x)
         at = theory.singular_value_quantiles(factors, jnp.asarray([0.6, 0.97]))
-        edges = theory.spectrum_edges(factors)
+        edges = theory.spectrum.spectrum_edges(factors)
         return law.density, law.cumulative, at, edges.log_upper
 
     return numbers

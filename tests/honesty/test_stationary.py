@@ -23,7 +23,7 @@ def campaign(cases, seed=0, maps=MAPS):
         q = pair_map.fixed_length(weight, mp.mpf(b) + added)
         x = pair_map.fixed_separation(weight, q, added)
         chi = weight * pair_map.slope(q, mp.mpf(0))
-        found = theory.stationary_state(theory.layer(phi, w, b), noise)
+        found = theory.phases.stationary_state(theory.layer(phi, w, b), noise)
         exact = {
             "length": q,
             "correlation": 1 - x,

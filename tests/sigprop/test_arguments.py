@@ -46,10 +46,22 @@ BAD = [
     ),
     (lambda: sigprop.sample_network(None, X, key=KEY, width=8), "`network`: must be a part"),
     (lambda: sigprop.sample_network(NETWORK, X, key=KEY, width=2.5), "`width`: must be a whole"),
-    (lambda: sigprop.sample_coherence(NETWORK, None, **SIZE), "`inputs`: must hold real numbers"),
-    (lambda: sigprop.DrawnNetwork(NETWORK, None, width=8), "`key`: must be a key, .*; got None"),
-    (lambda: sigprop.DrawnNetwork(None, KEY, width=8), "`network`: must be a part .*; got None"),
-    (lambda: sigprop.DrawnNetwork(NETWORK, KEY, width=0), "`width`: must be a whole number"),
+    (
+        lambda: sigprop.networks.sample_coherence(NETWORK, None, **SIZE),
+        "`inputs`: must hold real numbers",
+    ),
+    (
+        lambda: sigprop.networks.DrawnNetwork(NETWORK, None, width=8),
+        "`key`: must be a key, .*; got None",
+    ),
+    (
+        lambda: sigprop.networks.DrawnNetwork(None, KEY, width=8),
+        "`network`: must be a part .*; got None",
+    ),
+    (
+        lambda: sigprop.networks.DrawnNetwork(NETWORK, KEY, width=0),
+        "`width`: must be a whole number",
+    ),
     (lambda: compare(None), "`network`: must be a part such as theory.layer; got None"),
     (lambda: compare(inputs=None), "`inputs`: must hold real numbers; got None"),
     (lambda: compare(widths=8), "`widths`: must be a sequence of whole numbers; got 8"),
@@ -68,7 +80,10 @@ BAD = [
         lambda: sigprop.gram_inputs(jnp.eye(2), None, key=KEY),
         "`width`: must be a whole .*; got None",
     ),
-    (lambda: sigprop.pair_inputs(None, 8, key=KEY), "`cross`: must hold real numbers; got None"),
+    (
+        lambda: sigprop.networks.pair_inputs(None, 8, key=KEY),
+        "`cross`: must hold real numbers; got None",
+    ),
     (lambda: sigprop.digits_inputs("a", key=KEY), "`count`: must be between 1 and .*; got 'a'"),
     (lambda: sigprop.probe(jnp.tanh, None), "`x`: must hold real numbers; got None"),
     (lambda: sigprop.probe(None, X), "`fn`: must be a function, .*; got NoneType"),
@@ -76,13 +91,22 @@ BAD = [
     (lambda: sigprop.run_sweep(None, "store"), "`sweep`: must be a sigprop.Sweep; got None"),
     (lambda: sigprop.certify(None, X, []), "`fn`: must be a function of an array; got None"),
     (lambda: sigprop.certify(jnp.tanh, None, []), "`x`: must hold real numbers; got None"),
-    (lambda: sigprop.product_log_singular_values(None), "`factors`: must hold real numbers; got N"),
     (
-        lambda: sigprop.product_log_singular_values([[[1.0]], [[1.0, 2.0]]]),
+        lambda: sigprop.jacobians.product_log_singular_values(None),
+        "`factors`: must hold real numbers; got N",
+    ),
+    (
+        lambda: sigprop.jacobians.product_log_singular_values([[[1.0]], [[1.0, 2.0]]]),
         "`factors`: must hold real numbers; got",
     ),
-    (lambda: sigprop.leading_singular_values(jnp.tanh, X, key=None), "`key`: must be a key"),
-    (lambda: sigprop.estimate_spectrum(jnp.tanh, None, key=KEY), "`x`: must be an array; got None"),
+    (
+        lambda: sigprop.jacobians.leading_singular_values(jnp.tanh, X, key=None),
+        "`key`: must be a key",
+    ),
+    (
+        lambda: sigprop.jacobians.estimate_spectrum(jnp.tanh, None, key=KEY),
+        "`x`: must be an array; got None",
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import theory
+from tests.documented import documented
 from theory import Chain, Pointwise, Residual
 
 TANH = theory.activation("tanh")
@@ -32,28 +33,38 @@ def deep(depth):
 WITH_ORDER = {
     "predict": lambda order: theory.predict(LAYER, order=order),
     "fixed_points": lambda order: theory.fixed_points(LAYER, order=order),
-    "length_cycle": lambda order: theory.length_cycle(LAYER, order=order),
-    "stationary_state": lambda order: theory.stationary_state(LAYER, order=order),
+    "length_cycle": lambda order: theory.phases.length_cycle(LAYER, order=order),
+    "stationary_state": lambda order: theory.phases.stationary_state(LAYER, order=order),
     "critical_points": lambda order: theory.critical_points(TANH, 0.05, order=order),
     "critical_line": lambda order: theory.critical_line(TANH, 0.05, order=order),
-    "half_stable_points": lambda order: theory.half_stable_points(TANH, order=order),
+    "half_stable_points": lambda order: theory.phases.half_stable_points(TANH, order=order),
     "propagate": lambda order: theory.propagate(NETWORK, ONE, order=order),
-    "gaussian_expectation": lambda order: theory.gaussian_expectation(jnp.sin, 1.0, order=order),
-    "gaussian_pair_expectation": lambda order: theory.gaussian_pair_expectation(
+    "gaussian_expectation": lambda order: theory.gaussian.gaussian_expectation(
+        jnp.sin, 1.0, order=order
+    ),
+    "gaussian_pair_expectation": lambda order: theory.gaussian.gaussian_pair_expectation(
         jnp.multiply, 1.0, 1.0, 0.5, order=order
     ),
-    "gradient_coherence": lambda order: theory.gradient_coherence(NETWORK, ONE, order=order),
-    "generic_exponent": lambda order: theory.generic_exponent(TANH, 1.5, order=order),
+    "gradient_coherence": lambda order: theory.gradients.gradient_coherence(
+        NETWORK, ONE, order=order
+    ),
+    "generic_exponent": lambda order: theory.finite_width.generic_exponent(TANH, 1.5, order=order),
     "jacobian_factors": lambda order: theory.jacobian_factors(LAYER, 1.0, order=order),
-    "jacobian_spectrum": lambda order: theory.jacobian_spectrum(LAYER, 1.0, order=order),
-    "length_correction": lambda order: theory.length_correction(NETWORK, 1.0, order=order),
+    "jacobian_spectrum": lambda order: theory.spectrum.jacobian_spectrum(LAYER, 1.0, order=order),
+    "length_correction": lambda order: theory.finite_width.length_correction(
+        NETWORK, 1.0, order=order
+    ),
     "sectors": lambda order: theory.sectors(ROTATING, AT, order=order),
 }
 
 
 def test_every_function_with_an_order_is_in_the_list():
-    ask = {n for n in theory.__all__ if callable(getattr(theory, n)) and n[0].islower()}
-    taken = {n for n in ask if "order" in inspect.signature(getattr(theory, n)).parameters}
+    functions = {n: f for n, f in documented().items() if inspect.isfunction(f)}
+    taken = {
+        name.rpartition(".")[2]
+        for name, function in functions.items()
+        if name.startswith("theory.") and "order" in inspect.signature(function).parameters
+    }
     # Its `order` is that of the moments.
     assert taken - {"jacobian_moments"} == set(WITH_ORDER)
 
@@ -71,22 +82,31 @@ POSITIVE = {
     "predict, start": ("start", lambda x: theory.predict(LAYER, start=x)),
     "predict": ("tolerance", lambda x: theory.predict(LAYER, tolerance=x)),
     "fixed_points": ("tolerance", lambda x: theory.fixed_points(LAYER, tolerance=x)),
-    "length_cycle": ("start", lambda x: theory.length_cycle(LAYER, start=x)),
+    "length_cycle": ("start", lambda x: theory.phases.length_cycle(LAYER, start=x)),
     "critical_points": ("tolerance", lambda x: theory.critical_points(TANH, 0.1, tolerance=x)),
     "critical_line": ("tolerance", lambda x: theory.critical_line(TANH, 0.1, tolerance=x)),
-    "half_stable_points": ("tolerance", lambda x: theory.half_stable_points(TANH, tolerance=x)),
+    "half_stable_points": (
+        "tolerance",
+        lambda x: theory.phases.half_stable_points(TANH, tolerance=x),
+    ),
     "length_correction": (
         "tolerance",
-        lambda x: theory.length_correction(NETWORK, 1.0, tolerance=x),
+        lambda x: theory.finite_width.length_correction(NETWORK, 1.0, tolerance=x),
     ),
     "sectors": ("tolerance", lambda x: theory.sectors(ROTATING, AT, tolerance=x)),
-    "jacobian_moments": ("tolerance", lambda x: theory.jacobian_moments(FACTORS, tolerance=x)),
-    "spectrum_edges": ("tolerance", lambda x: theory.spectrum_edges(FACTORS, tolerance=x)),
+    "jacobian_moments": (
+        "tolerance",
+        lambda x: theory.spectrum.jacobian_moments(FACTORS, tolerance=x),
+    ),
+    "spectrum_edges": ("tolerance", lambda x: theory.spectrum.spectrum_edges(FACTORS, tolerance=x)),
     "quantiles": (
         "tolerance",
         lambda x: theory.singular_value_quantiles(FACTORS, [0.5], tolerance=x),
     ),
-    "gaussian_expectation": ("scale", lambda x: theory.gaussian_expectation(jnp.sin, 1.0, scale=x)),
+    "gaussian_expectation": (
+        "scale",
+        lambda x: theory.gaussian.gaussian_expectation(jnp.sin, 1.0, scale=x),
+    ),
     "phase_diagram": (
         "start",
         lambda x: theory.phase_diagram(
@@ -95,10 +115,10 @@ POSITIVE = {
     ),
     "residual_moments": (
         "length",
-        lambda x: theory.residual_moments(theory.layer(TANH, 1.0, residual=True), x, 2),
+        lambda x: theory.spectrum.residual_moments(theory.layer(TANH, 1.0, residual=True), x, 2),
     ),
-    "linear_residual_gain": ("target", lambda x: theory.linear_residual_gain(x, 2, 1.0)),
-    "spike_overlap": ("aspect", lambda x: theory.spike_overlap(1.0, x)),
+    "linear_residual_gain": ("target", lambda x: theory.gradients.linear_residual_gain(x, 2, 1.0)),
+    "spike_overlap": ("aspect", lambda x: theory.gradients.spike_overlap(1.0, x)),
 }
 
 
@@ -125,9 +145,9 @@ def test_what_must_be_one_number_is(name, value):
     [
         lambda k: theory.critical_points(TANH, 0.05, components=k),
         lambda k: theory.critical_line(TANH, 0.05, components=k),
-        lambda k: theory.half_stable_points(TANH, components=k),
+        lambda k: theory.phases.half_stable_points(TANH, components=k),
         lambda k: theory.affine(1.0, components=k),
-        lambda k: theory.onset_curvature(TANH, k),
+        lambda k: theory.finite_width.onset_curvature(TANH, k),
     ],
 )
 def test_components_are_counted(ask, count):
@@ -138,10 +158,19 @@ def test_components_are_counted(ask, count):
 
 BAD = [
     # counts
-    (lambda: theory.jacobian_spectrum(LAYER, 1.0, moments=0), "`moments`: must be a whole number"),
-    (lambda: theory.spectrum_summary(FACTORS, moments=0), "`moments`: must be a whole number"),
-    (lambda: theory.autocorrelation(None, 3), "`moments`: must be Moments, .*; got None"),
-    (lambda: theory.step_growth(None, 3), "`moments`: must be Moments, .*; got None"),
+    (
+        lambda: theory.spectrum.jacobian_spectrum(LAYER, 1.0, moments=0),
+        "`moments`: must be a whole number",
+    ),
+    (
+        lambda: theory.spectrum.spectrum_summary(FACTORS, moments=0),
+        "`moments`: must be a whole number",
+    ),
+    (
+        lambda: theory.mean_field.autocorrelation(None, 3),
+        "`moments`: must be Moments, .*; got None",
+    ),
+    (lambda: theory.mean_field.step_growth(None, 3), "`moments`: must be Moments, .*; got None"),
     (lambda: FACTORS.repeated(2.5), "`depth`: must be .*, a whole number; got 2.5"),
     (lambda: FACTORS.repeated(None), "`depth`: must be one number, .*; got None"),
     (lambda: FACTORS.repeated("3"), "`depth`: must be one number, .*; got '3'"),
@@ -154,18 +183,36 @@ BAD = [
     (lambda: theory.jacobian_factors(LAYER, None), "`length`: must be one number, .*; got None"),
     (lambda: theory.jacobian_factors(LAYER, AT), r"`length`: must be .*; got an Estimate \(its"),
     (lambda: theory.jacobian_factors(LAYER, -1.0), "`length`: must be finite and at least 0"),
-    (lambda: theory.length_correction(NETWORK, [1.0]), "`length`: must be one number"),
-    (lambda: theory.stationary_state(LAYER, "a"), "`noise_variance`: must be one .*; got 'a'"),
-    (lambda: theory.spike_overlap(-1.0, 1.0), "`strength`: must be at least 0; got -1.0"),
-    (lambda: theory.linear_residual_gain(2.0, 3, -1.0), "`time`: must be .* at least 0; got -1"),
-    (lambda: theory.lyapunov_quantiles(FACTORS, None), "`fractions`: must be a number or a row"),
+    (lambda: theory.finite_width.length_correction(NETWORK, [1.0]), "`length`: must be one number"),
+    (
+        lambda: theory.phases.stationary_state(LAYER, "a"),
+        "`noise_variance`: must be one .*; got 'a'",
+    ),
+    (lambda: theory.gradients.spike_overlap(-1.0, 1.0), "`strength`: must be at least 0; got -1.0"),
+    (
+        lambda: theory.gradients.linear_residual_gain(2.0, 3, -1.0),
+        "`time`: must be .* at least 0; got -1",
+    ),
+    (
+        lambda: theory.spectrum.lyapunov_quantiles(FACTORS, None),
+        "`fractions`: must be a number or a row",
+    ),
     (lambda: theory.singular_value_quantiles(FACTORS, [[0.5]]), "`fractions`: must be a number"),
     (lambda: theory.singular_value_distribution(FACTORS, "a"), "`log_singular_values`: must be a"),
-    (lambda: theory.gaussian_expectation(jnp.sin, None), "`variance`: must be one number"),
-    (lambda: theory.gaussian_expectation(jnp.sin, [1.0, 2.0]), "`variance`: must be one number"),
-    (lambda: theory.gaussian_pair_expectation(jnp.add, 1, 1, "a"), "`correlation`: must be one"),
+    (lambda: theory.gaussian.gaussian_expectation(jnp.sin, None), "`variance`: must be one number"),
+    (
+        lambda: theory.gaussian.gaussian_expectation(jnp.sin, [1.0, 2.0]),
+        "`variance`: must be one number",
+    ),
+    (
+        lambda: theory.gaussian.gaussian_pair_expectation(jnp.add, 1, 1, "a"),
+        "`correlation`: must be one",
+    ),
     *(
-        (lambda k=k: theory.gaussian_expectation(jnp.sin, 1.0, kinks=k), "`kinks`: must be a seq")
+        (
+            lambda k=k: theory.gaussian.gaussian_expectation(jnp.sin, 1.0, kinks=k),
+            "`kinks`: must be a seq",
+        )
         for k in (0.7, None, ["a"], "a", [float("nan")])
     ),
     (lambda: theory.layer(TANH, 1.5 + 1j, 0.05), "`weight_variance`: must hold real numbers; got"),
@@ -177,9 +224,12 @@ BAD = [
     (lambda: theory.critical_points("tanh", 0.05), "`activation`: must be made by .*; got 'tanh'"),
     (lambda: theory.critical_points(jnp.tanh, 0.05), "`activation`: must be made by"),
     (lambda: theory.critical_points(LAYER, 0.05), "`activation`: must be made by .*; got Chain"),
-    (lambda: theory.half_stable_points("gelu"), "`activation`: must be made by .*; got 'gelu'"),
-    (lambda: theory.onset_law("tanh", 1.1, width=8), "`activation`: must be made by"),
-    (lambda: theory.generic_exponent("tanh", 1.1), "`activation`: must be made by"),
+    (
+        lambda: theory.phases.half_stable_points("gelu"),
+        "`activation`: must be made by .*; got 'gelu'",
+    ),
+    (lambda: theory.finite_width.onset_law("tanh", 1.1, width=8), "`activation`: must be made by"),
+    (lambda: theory.finite_width.generic_exponent("tanh", 1.1), "`activation`: must be made by"),
     (lambda: theory.repeat(None, 3), "`body`: must be a part such as theory.layer; got None"),
     (lambda: theory.repeat(TANH, 3), r"`body`: must be a part .*; got Componentwise \(theory.Poi"),
     (lambda: Chain((TANH, theory.affine(1.0))), "`parts`: must be a part .*; got Componentwise"),
@@ -190,16 +240,19 @@ BAD = [
     (lambda: theory.jacobian_factors(None, 1.0), "`network`: must be a part .*; got None"),
     (lambda: theory.jacobian_factors(TANH, 1.0), "`network`: must be a part .*; got Componentwise"),
     (lambda: theory.symmetry(None), "`network`: must be a part .*; got None"),
-    (lambda: theory.length_correction(None, 1.0), "`network`: must be a part .*; got None"),
+    (
+        lambda: theory.finite_width.length_correction(None, 1.0),
+        "`network`: must be a part .*; got None",
+    ),
     (lambda: theory.fixed_points(None), "`layer`: must be a part .*; got None"),
-    (lambda: theory.length_cycle(NETWORK), "`layer`: must be one layer, .* whole network"),
+    (lambda: theory.phases.length_cycle(NETWORK), "`layer`: must be one layer, .* whole network"),
     # what other functions return
     (lambda: theory.sectors(ROTATING, 0.5), "`length`: must be an Estimate, .*; got 0.5"),
-    (lambda: theory.spectrum_edges(LAYER), "`factors`: must be made by .*; got Chain"),
-    (lambda: theory.spectrum_summary(LAYER), "`factors`: must be made by .*; got Chain"),
-    (lambda: theory.jacobian_moments(None), "`factors`: must be made by .*; got None"),
+    (lambda: theory.spectrum.spectrum_edges(LAYER), "`factors`: must be made by .*; got Chain"),
+    (lambda: theory.spectrum.spectrum_summary(LAYER), "`factors`: must be made by .*; got Chain"),
+    (lambda: theory.spectrum.jacobian_moments(None), "`factors`: must be made by .*; got None"),
     (lambda: theory.singular_value_quantiles(LAYER, [0.5]), "`factors`: must be made by"),
-    (lambda: theory.lyapunov_quantiles(LAYER, [0.5]), "`factors`: must be made by"),
+    (lambda: theory.spectrum.lyapunov_quantiles(LAYER, [0.5]), "`factors`: must be made by"),
     (lambda: theory.singular_value_distribution(LAYER, [0.5]), "`factors`: must be made by"),
     (lambda: theory.length([1, 2]), r"`moments`: must be Moments, .*; got \[1, 2\]"),
     (lambda: theory.correlation(None), "`moments`: must be Moments, .*; got None"),
@@ -208,23 +261,35 @@ BAD = [
     (lambda: theory.given_moments(jnp.eye(2)), r"`covariance`: must have the shape .*; got \[2, 2"),
     (lambda: theory.given_moments(None), "`covariance`: must hold real numbers; got None"),
     (lambda: theory.given_moments([[1.0]]), r"`covariance`: must have the shape .*; got \[1, 1\]"),
-    (lambda: theory.signal_moments(None), "`signals`: must hold real numbers; got None"),
+    (lambda: theory.mean_field.signal_moments(None), "`signals`: must hold real numbers; got None"),
     (lambda: theory.propagate(NETWORK, None), "`inputs`: must hold real numbers; got None"),
     (lambda: theory.propagate(NETWORK, "x"), "`inputs`: must hold real numbers; got 'x'"),
     (lambda: theory.propagate(NETWORK, ONE * jnp.nan), "`inputs`: must be finite; got an infinite"),
     (lambda: theory.propagate(NETWORK, ONE * jnp.inf), "`inputs`: must be finite; got an infinite"),
     (lambda: theory.propagate(LAYER, ONE), r"`network`: must begin with an Affine, .*affine\(1.0"),
     (
-        lambda: theory.propagate(theory.repeat(LAYER, 3), theory.signal_moments(ONE)),
+        lambda: theory.propagate(theory.repeat(LAYER, 3), theory.mean_field.signal_moments(ONE)),
         r"`network`: must begin with an Affine, .*theory.affine\(1.0\) before it",
     ),
     # functions
-    (lambda: theory.gaussian_expectation(None, 1.0), "`fn`: must be a function of an array; got N"),
-    (lambda: theory.gaussian_expectation("tanh", 1.0), "`fn`: must be a function of an array; got"),
-    (lambda: theory.gaussian_expectation(lambda u: 1.0, 1.0), "`fn`: must return an array of sha"),
-    (lambda: theory.gaussian_expectation(jnp.sum, 1.0), "`fn`: must return an .*one of shape"),
     (
-        lambda: theory.gaussian_pair_expectation(lambda u: u, 1.0, 1.0, 0.5),
+        lambda: theory.gaussian.gaussian_expectation(None, 1.0),
+        "`fn`: must be a function of an array; got N",
+    ),
+    (
+        lambda: theory.gaussian.gaussian_expectation("tanh", 1.0),
+        "`fn`: must be a function of an array; got",
+    ),
+    (
+        lambda: theory.gaussian.gaussian_expectation(lambda u: 1.0, 1.0),
+        "`fn`: must return an array of sha",
+    ),
+    (
+        lambda: theory.gaussian.gaussian_expectation(jnp.sum, 1.0),
+        "`fn`: must return an .*one of shape",
+    ),
+    (
+        lambda: theory.gaussian.gaussian_pair_expectation(lambda u: u, 1.0, 1.0, 0.5),
         "`fn`: must be a function of 2 arrays; got one that takes u",
     ),
     (lambda: theory.radial(None), "`profile`: must be a name or a function; got None"),
@@ -277,16 +342,19 @@ def test_numbers_of_any_kind_are_taken():
     np.testing.assert_array_equal(row.value, listed.value)
     assert single.value.shape == ()
     assert abs(single.value - row.value[1]) <= single.error + row.error[1]
-    assert theory.lyapunov_quantiles(FACTORS, (0, 1)).value.shape == (2,)
-    assert theory.lyapunov_quantiles(FACTORS, some).value.shape == (2,)
+    assert theory.spectrum.lyapunov_quantiles(FACTORS, (0, 1)).value.shape == (2,)
+    assert theory.spectrum.lyapunov_quantiles(FACTORS, some).value.shape == (2,)
     assert theory.singular_value_distribution(FACTORS, 0.0).density.value.shape == ()
 
 
 def test_what_is_traced_passes():
     def ask(length, tolerance):
         factors = theory.jacobian_factors(LAYER, length).repeated(length)
-        found = theory.jacobian_moments(factors, tolerance=tolerance).log_mean.value
-        return found + theory.gaussian_expectation(jnp.sin, length, kinks=[length], order=8).value
+        found = theory.spectrum.jacobian_moments(factors, tolerance=tolerance).log_mean.value
+        return (
+            found
+            + theory.gaussian.gaussian_expectation(jnp.sin, length, kinks=[length], order=8).value
+        )
 
     jax.eval_shape(jax.vmap(ask), jnp.ones(3), jnp.ones(3))
 

@@ -34,13 +34,13 @@ def check_layer(layer: Part, name: str = "layer") -> None:
     if any(map(is_recurrent, jax.tree.leaves(layer, is_leaf=is_recurrent))):
         raise TypeError(
             f"`{name}`: must be one layer without a Recurrent; that of a recurrent network is the "
-            "Recurrent's own `body` (theory.stationary_state)"
+            "Recurrent's own `body` (theory.phases.stationary_state)"
         )
     match layer:
         case Chain(parts=(Affine(), Repeat(), *_)):
             raise ValueError(
-                f"`{name}`: must be one layer, such as theory.layer; got a whole network, whose first "
-                "Affine is for its inputs (theory.hidden_layer gives its layer)"
+                f"`{name}`: must be one layer, such as theory.layer; got a whole network, whose "
+                "first Affine is for its inputs (theory.hidden_layer gives its layer)"
             )
         case _:
             pass

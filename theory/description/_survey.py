@@ -20,11 +20,11 @@ class Survey(Reading[State]):
     --------
     How many weight matrices a signal meets in a row:
 
-    >>> class Matrices(theory.Survey):
+    >>> class Matrices(theory.description.Survey):
     ...     def affine(self, node, state):
     ...         return state + 1, None
     >>> network = theory.feedforward(theory.activation("tanh"), 1.5, depth=30)
-    >>> matrices, _ = theory.interpret(network, Matrices(), jnp.asarray(0))
+    >>> matrices, _ = theory.description.interpret(network, Matrices(), jnp.asarray(0))
     >>> int(matrices)
     31
     """

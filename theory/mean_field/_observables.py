@@ -62,8 +62,8 @@ class Observable:
     """Average the moments over networks first and apply `of` to their means; otherwise the
     values of the networks are averaged."""
     gradients: bool = False
-    """Finite networks measure it by their gradients, as `sigprop.Sample.gradient_growth`; `of`
-    is what theory says."""
+    """Finite networks measure it by their gradients, as the
+    `gradient_growth` of `sigprop.networks.Sample`; `of` is what theory says."""
     words: str = ""
     """On the axes of figures; by default the name."""
     through_time: Callable[[Moments, int], Array] | None = None

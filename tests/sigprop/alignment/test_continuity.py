@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import sigprop
-from sigprop import (
-    continuity,
+from sigprop import continuity
+from sigprop.alignment import (
     cosine_null,
     frobenius_cosines,
     gram_cosines,
@@ -127,7 +127,7 @@ class TestBadWeights:
         mean, count = mean_alignment(found.right)
         assert count == 1
         assert float(mean.value) == float(near.value[-1])
-        lines = sigprop.layer_remarks(found)
+        lines = sigprop.alignment.layer_remarks(found)
         assert len(lines) == 3
         assert "all weights are zero" in lines[0]
         assert "agree to rounding" in lines[1]
@@ -154,7 +154,7 @@ class TestBadWeights:
         assert count == 0
         assert mean.status == Status.ABSENT
         assert np.isnan(mean.value)
-        assert sigprop.layer_remarks(found) == ["one layer has no neighbour"]
+        assert sigprop.alignment.layer_remarks(found) == ["one layer has no neighbour"]
 
     def test_mixed_shapes_meet_where_they_can(self):
         a, b, c = (np.asarray(spiked(KEY, 1, *s, 3.0))[0] for s in ((9, 7), (5, 7), (9, 4)))

@@ -196,7 +196,7 @@ class TestNetworkFiles:
             found = strict_json(out)
             parameters = found.pop("parameters")
             assert (code, err, found) == (0, "", wanted)
-            assert theory.description.from_dict(parameters["description"]) is not None
+            assert theory.from_dict(parameters["description"]) is not None
         code, out, _ = command("predict", "--network", "layer.toml")
         assert code == 0
         assert "layer.toml: chaotic" in out
@@ -521,7 +521,7 @@ def test_help_names_every_activation(command):
     words = " ".join(out.replace("│", " ").split())
     listed = words.partition("Nonlinearity φ: ")[2].partition(".")[0]
     assert code == 0
-    assert tuple(listed.replace(" or ", ", ").split(", ")) == theory.ACTIVATION_NAMES
+    assert tuple(listed.replace(" or ", ", ").split(", ")) == theory.description.ACTIVATION_NAMES
 
 
 @pytest.mark.parametrize(
@@ -787,7 +787,7 @@ class TestPhaseDiagramFigure:
             jnp.array(values), jnp.zeros(4), jnp.zeros(4, jnp.int8)
         )
         kinds = np.array([Stability.UNSTABLE, Stability.UNSTABLE, Stability.STABLE, 0])
-        line = theory.CriticalLine(
+        line = theory.phases.CriticalLine(
             jnp.ones(4),
             estimate([1.0, 2.0, 3.0, 4.0]),
             estimate([0.0, 0.02, 0.04, 0.06]),

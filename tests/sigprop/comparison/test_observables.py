@@ -102,7 +102,7 @@ class TestSweep:
     @pytest.mark.parametrize("name", NAMES)
     def test_means_plans_and_comparisons_average_alike(self, name, read, drawn):
         record, means = RECORDS[name], summarised(SWEEP, read)
-        each = sigprop.contributions(record, drawn)
+        each = sigprop.comparison.contributions(record, drawn)
         found, error = (rows(record, means[n]) for n in (name, f"{name}_standard_error"))
         np.testing.assert_allclose(found, each.mean(axis=0), rtol=1e-9, atol=1e-12)
         expected = each.std(axis=0, ddof=1) / 6**0.5
@@ -215,14 +215,14 @@ class TestCompare:
         assert cells.observable.name == name
         assert cells.judged >= 0.5
         assert cells.largest_z < comparison.threshold
-        data = sigprop.comparison_dataset(comparison)
+        data = sigprop.comparison.comparison_dataset(comparison)
         record = RECORDS[name]
         assert data[f"{name}_theory"].dims == (f"{name}_layer", record.dimension)
         assert data[f"{name}_theory"].attrs["long_name"] == record.label
 
     def test_figure_has_a_panel_for_each(self, comparison, tmp_path):
         """Also from a store, which sorts its arrays."""
-        data = sigprop.comparison_dataset(comparison)
+        data = sigprop.comparison.comparison_dataset(comparison)
         sigprop.write_dataset(data, tmp_path / "comparison.zarr", provenance={})
         figure = comparison_figure(sigprop.read_dataset(tmp_path / "comparison.zarr"))
         labels = [panel.get_ylabel() for panel in figure.axes]
@@ -249,7 +249,7 @@ def test_participation_ratio_of_finite_networks():
     inputs = sigprop.gram_inputs(sigprop.pair_gram(1.0, 0.5), 16, key=jax.random.key(0))
     drawn = sigprop.sample_ensemble(network, inputs, width=8, replicas=4000).samples
     record = OBSERVABLES["participation_ratio"]
-    each = sigprop.contributions(record, drawn)
+    each = sigprop.comparison.contributions(record, drawn)
     error = each.std(axis=0, ddof=1) / 4000**0.5
     z = lambda expected: np.abs(each.mean(axis=0) - expected) / error
     assert np.max(z(0.8)) < 5

@@ -64,7 +64,7 @@ class TestHeldWeights:
         network = CASES[name]()
         k = theory.description.components(network)
         x = jax.random.normal(jax.random.key(1), (3, 5, k))
-        drawn = sigprop.DrawnNetwork(network, KEY, 6)
+        drawn = sigprop.networks.DrawnNetwork(network, KEY, 6)
         how = {"fan_in": 5, "width": 6, "components": k, "dtype": x.dtype}
         parameters = draw_parameters(network, KEY, **how)
         np.testing.assert_allclose(apply_parameters(network, parameters, x), drawn(x), rtol=1e-12)
@@ -80,7 +80,7 @@ class TestHeldWeights:
         parameters = draw_parameters(network, KEY, fan_in=5, width=6, components=4, dtype=float)
         parameters = jax.tree.map(lambda w: w + jnp.sin(1e3 * w), parameters)
         x = jax.random.normal(jax.random.key(1), (3, 5, 4))
-        turns = jax.vmap(jax.scipy.linalg.expm)(jnp.asarray(theory.generators(network)))
+        turns = jax.vmap(jax.scipy.linalg.expm)(jnp.asarray(theory.phases.generators(network)))
         plain = apply_parameters(network, parameters, x)
         for turn in turns:
             turned = apply_parameters(network, parameters, x @ turn.T)

@@ -17,7 +17,7 @@ KEY = jax.random.key(3)
 
 @eqx.filter_jit
 def exponents(network, x, key, count, width, explicit=False):
-    return sigprop.sample_exponents(
+    return sigprop.jacobians.sample_exponents(
         network, x, key=key, width=width, count=count, explicit_weights=explicit
     )
 
@@ -166,4 +166,4 @@ def test_impossible_requests_name_the_field(change, message):
     network = theory.feedforward(TANH, 1.5, components=2, depth=50)
     how = {"width": 12, "count": 3, **change}
     with pytest.raises(ValueError, match=message):
-        sigprop.sample_exponents(network, inputs(12, 2), key=KEY, **how)
+        sigprop.jacobians.sample_exponents(network, inputs(12, 2), key=KEY, **how)

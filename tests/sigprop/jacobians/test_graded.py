@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 import sigprop
 import theory
-from sigprop import product_log_singular_values
+from sigprop.jacobians import product_log_singular_values
 from theory import Chain, Pointwise, Status, affine
 
 # One shape, so that one compilation serves most tests.
@@ -265,14 +265,14 @@ def test_a_tolerance_that_is_missed_is_a_status():
 def layer_jacobians(network, x, key, width):
     """The Jacobian of every layer of the drawn network, from its own tangents."""
     first, (repeated, *rest) = network.parts[0], network.parts[1:]
-    reading = sigprop.DrawnNetwork(network, key, width).reading
+    reading = sigprop.networks.DrawnNetwork(network, key, width).reading
     factors = []
 
     def push(part, reading, values):
         units, k = values.shape[1:]
         basis = jnp.eye(units * k).reshape(1, units, k, units * k)
-        start = sigprop.Signals(values, basis, jnp.zeros(1))
-        after, _ = theory.interpret(part, reading, start)
+        start = sigprop.networks.Signals(values, basis, jnp.zeros(1))
+        after, _ = theory.description.interpret(part, reading, start)
         factors.append(np.asarray(after.tangents.reshape(-1, units * k)))
         return after.values
 
@@ -351,7 +351,7 @@ def test_dead_units_in_front_are_counted(separate):
     found = sigprop.sample_jacobians(network, given, width=N, replicas=2)
     for r in range(2):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), N), r)
-        drawn = sigprop.DrawnNetwork(network, key, N)
+        drawn = sigprop.networks.DrawnNetwork(network, key, N)
         jacobian = jax.jacobian(drawn)(x[r] if separate else x[0]).reshape(N, N)
         exact = np.linalg.svd(jacobian, compute_uv=False)
         alive = int(np.sum(exact > 1e-12))
@@ -368,7 +368,7 @@ def test_narrow_and_wide_layers():
     x = jax.random.normal(KEY, (1, 20, 1))
     network = Chain((affine(1.5, width=5), tanh, affine(1.5, width=12)))
     found = sigprop.sample_jacobian(network, x, key=KEY, width=9)
-    drawn = sigprop.DrawnNetwork(network, KEY, 9)
+    drawn = sigprop.networks.DrawnNetwork(network, KEY, 9)
     plain = jax.jit(jax.jacfwd(lambda v: drawn(v[None, :, None])[0, :, 0]))(x[0, :, 0])
     values = np.linalg.svd(plain, compute_uv=False)
     np.testing.assert_allclose(found.log_singular_values[:5], np.log(values[:5]), atol=1e-11)
@@ -417,7 +417,7 @@ import os
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import jax, numpy as np, sigprop
 factors = 0.2 * jax.random.normal(jax.random.key(0), (4, 24, 64, 64))
-values = lambda f: sigprop.product_log_singular_values(f).log_singular_values
+values = lambda f: sigprop.jacobians.product_log_singular_values(f).log_singular_values
 together = jax.jit(jax.vmap(values))(factors)
 np.testing.assert_array_equal(together, jax.jit(lambda f: jax.lax.map(values, f))(factors))
 """

@@ -41,7 +41,7 @@ class TestLeadingValues:
         short = 0
         for index in range(6):
             a = matrix(index, 40, 30)
-            found = sigprop.leading_singular_values(
+            found = sigprop.jacobians.leading_singular_values(
                 Linear(a), jnp.ones(30), key=fold(index), count=4, steps=steps
             )
             exact = np.log(dense(a))
@@ -57,7 +57,9 @@ class TestLeadingValues:
         u, v = (jnp.linalg.qr(matrix(i, 40, 40))[0] for i in range(2))
         exact = jnp.concatenate([jnp.ones(5), 0.9 * 0.98 ** jnp.arange(35.0)])
         a = Linear((u * exact[None]) @ v.T)
-        found = sigprop.leading_singular_values(a, jnp.ones(40), key=KEY, count=4, steps=24)
+        found = sigprop.jacobians.leading_singular_values(
+            a, jnp.ones(40), key=KEY, count=4, steps=24
+        )
         off = np.abs(found.log_singular_values)
         assert np.sum(off > 1e-6) > 0
         assert np.all((off <= found.error + 1e-14) & ((off < 1e-6) | (found.status != Status.OK)))
@@ -67,7 +69,7 @@ class TestLeadingValues:
     def test_error_is_small_where_the_values_are_apart(self):
         u, v = (jnp.linalg.qr(matrix(i, 40, 40))[0] for i in range(2))
         a = (u * 0.5 ** jnp.arange(40.0)[None]) @ v.T
-        found = sigprop.leading_singular_values(Linear(a), jnp.ones(40), key=KEY, count=6)
+        found = sigprop.jacobians.leading_singular_values(Linear(a), jnp.ones(40), key=KEY, count=6)
         exact = -np.log(2.0) * np.arange(6)
         error = np.abs(found.log_singular_values - exact)
         assert np.all(error <= found.error)
@@ -80,7 +82,7 @@ class TestLeadingValues:
 
     def test_equal_values_are_all_found(self):
         a = 3 * jnp.linalg.qr(matrix(0, 40, 40))[0]
-        found = sigprop.leading_singular_values(Linear(a), jnp.ones(40), key=KEY, count=6)
+        found = sigprop.jacobians.leading_singular_values(Linear(a), jnp.ones(40), key=KEY, count=6)
         np.testing.assert_allclose(found.log_singular_values, np.log(3), atol=1e-13)
         gram = found.right @ found.right.T
         np.testing.assert_allclose(gram, np.eye(6), atol=1e-13)
@@ -91,7 +93,9 @@ class TestLeadingValues:
         """Twelve factors: 1e-360 or 1e360, no number of either dtype."""
         a = matrix(1, 12, 12).astype(dtype)
         layers = [Linear(scale * a), *[Linear(jnp.eye(12, dtype=dtype) * scale)] * 11]
-        found = sigprop.leading_singular_values(layers, jnp.zeros(12, dtype), key=KEY, count=3)
+        found = sigprop.jacobians.leading_singular_values(
+            layers, jnp.zeros(12, dtype), key=KEY, count=3
+        )
         # The scale as a number of that dtype.
         shift = 12 * np.log(float(jnp.asarray(scale, dtype)))
         exact = np.log(dense(a)[:3]) + shift
@@ -102,7 +106,7 @@ class TestLeadingValues:
         """Twenty layers that multiply by one number: its logarithm, twenty times."""
         scale = np.float32(1e-30)
         layers = [Linear(jnp.diag(jnp.full(8, scale)))] * 20
-        found = sigprop.leading_singular_values(
+        found = sigprop.jacobians.leading_singular_values(
             layers, jnp.zeros(8, "float32"), key=KEY, count=1, tolerance=1e-5
         )
         assert found.status[0] == Status.OK
@@ -111,7 +115,7 @@ class TestLeadingValues:
     def test_missed_values_of_a_cluster_are_seen(self):
         """Ten values 1e-7 apart: as the eighth largest, the tenth is reported."""
         exact = np.log(np.r_[1 - 1e-7 * np.arange(10), np.linspace(0.5, 0.1, 90)])
-        found = sigprop.leading_singular_values(
+        found = sigprop.jacobians.leading_singular_values(
             Linear(jnp.diag(jnp.exp(exact))), jnp.zeros(100), key=KEY, count=8
         )
         assert np.all(np.abs(found.log_singular_values - exact[:8]) <= found.error)
@@ -126,7 +130,9 @@ class TestLeadingValues:
                 x = jnp.matmul(a, x, precision="highest") * 1e-25
             return x
 
-        found = sigprop.leading_singular_values(deep, jnp.ones(12, "float32"), key=KEY, count=3)
+        found = sigprop.jacobians.leading_singular_values(
+            deep, jnp.ones(12, "float32"), key=KEY, count=3
+        )
         wide = np.asarray(a, np.float64)
         exact = np.log(dense(wide @ wide)[:3]) + 2 * np.log(float(jnp.float32(1e-25)))
         assert np.all(np.abs(found.log_singular_values - exact) <= found.error + 2e-5)
@@ -141,24 +147,24 @@ class TestLeadingValues:
         x = jax.random.normal(KEY, (1, 16, 1))
         exact = sigprop.sample_jacobians(network, x, width=16, replicas=1, seed=0)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 16), 0)
-        drawn = sigprop.DrawnNetwork(network, key, 16)
-        found = sigprop.leading_singular_values(drawn, x, key=KEY, count=3)
+        drawn = sigprop.networks.DrawnNetwork(network, key, 16)
+        found = sigprop.jacobians.leading_singular_values(drawn, x, key=KEY, count=3)
         difference = np.abs(found.log_singular_values - exact.log_singular_values[0, :3])
         assert np.all(difference <= found.error + exact.error[0])
         assert np.all(found.error < 1e-6)
         assert exact.log_singular_values[0, 0] < -20
 
     def test_what_cannot_be_measured_says_so(self):
-        zero = sigprop.leading_singular_values(
+        zero = sigprop.jacobians.leading_singular_values(
             Linear(jnp.zeros((6, 5))), jnp.ones(5), key=KEY, count=2
         )
         assert np.all(np.isneginf(zero.log_singular_values))
         assert np.all(zero.status == Status.INFINITE)
-        nan = sigprop.leading_singular_values(jnp.log, -jnp.ones(5), key=KEY, count=2)
+        nan = sigprop.jacobians.leading_singular_values(jnp.log, -jnp.ones(5), key=KEY, count=2)
         assert np.all(np.isnan(nan.log_singular_values))
         assert np.all(nan.status == Status.INVALID)
         low = Linear(matrix(0, 6, 2) @ matrix(1, 2, 5))
-        found = sigprop.leading_singular_values(low, jnp.ones(5), key=KEY, count=4)
+        found = sigprop.jacobians.leading_singular_values(low, jnp.ones(5), key=KEY, count=4)
         assert list(found.status) == [Status.OK] * 2 + [Status.ABSENT] * 2
         np.testing.assert_allclose(
             found.log_singular_values[:2], np.log(dense(low.matrix)[:2]), atol=1e-13
@@ -174,18 +180,22 @@ class TestLeadingValues:
     )
     def test_bad_input(self, options, message):
         with pytest.raises(ValueError, match=message):
-            sigprop.leading_singular_values(Linear(jnp.eye(5)), jnp.ones(5), key=KEY, **options)
+            sigprop.jacobians.leading_singular_values(
+                Linear(jnp.eye(5)), jnp.ones(5), key=KEY, **options
+            )
 
-    @pytest.mark.parametrize("fn", [sigprop.leading_singular_values, sigprop.estimate_spectrum])
+    @pytest.mark.parametrize(
+        "fn", [sigprop.jacobians.leading_singular_values, sigprop.jacobians.estimate_spectrum]
+    )
     def test_no_layers(self, fn):
         with pytest.raises(ValueError, match=r"^`fn`: must be a function or at least one layer"):
             fn([], jnp.ones(4), KEY)
 
     def test_weights_must_be_explicit(self):
         network = theory.feedforward(theory.activation("tanh"), 1.0, depth=2)
-        drawn = sigprop.DrawnNetwork(network, KEY, 8, explicit_weights=False)
+        drawn = sigprop.networks.DrawnNetwork(network, KEY, 8, explicit_weights=False)
         with pytest.raises(ValueError, match="explicit weights"):
-            sigprop.leading_singular_values(drawn, jnp.ones((1, 8, 1)), key=KEY)
+            sigprop.jacobians.leading_singular_values(drawn, jnp.ones((1, 8, 1)), key=KEY)
 
 
 class TestSpectrumEstimate:
@@ -196,7 +206,7 @@ class TestSpectrumEstimate:
         exact = np.array([np.mean(s ** (2 * p)) for p in (1, 2, 3)])
         z, change = [], []
         for index in range(40):
-            found = sigprop.estimate_spectrum(
+            found = sigprop.jacobians.estimate_spectrum(
                 Linear(a), jnp.ones(30), key=fold(index), probes=24, steps=8, orders=3
             )
             mean = (found.log_mean - np.log(exact[0])) / found.log_mean_standard_error
@@ -215,7 +225,9 @@ class TestSpectrumEstimate:
         """Four steps give the same as all, to rounding."""
         a = matrix(0, 40, 30)
         few, all_ = (
-            sigprop.estimate_spectrum(Linear(a), jnp.ones(30), key=KEY, probes=4, steps=n, orders=4)
+            sigprop.jacobians.estimate_spectrum(
+                Linear(a), jnp.ones(30), key=KEY, probes=4, steps=n, orders=4
+            )
             for n in (4, 30)
         )
         np.testing.assert_allclose(few.log_mean, all_.log_mean, atol=1e-12)
@@ -227,7 +239,7 @@ class TestSpectrumEstimate:
         a = matrix(2, rows, 40)
         exact_nodes = np.log(dense(a))
         grid = jnp.linspace(-2.0, 1.0, 31)
-        found = sigprop.estimate_spectrum(
+        found = sigprop.jacobians.estimate_spectrum(
             Linear(a), jnp.ones(40), key=KEY, probes=64, steps=20, log_grid=grid, bandwidth=0.4
         )
         exact = scipy.stats.norm.pdf(np.asarray(grid)[:, None], exact_nodes, 0.4).mean(axis=1)
@@ -242,7 +254,7 @@ class TestSpectrumEstimate:
         """Against the same probes with all steps, where there is none."""
         a = matrix(3, 40, 40)
         grid = jnp.linspace(-3.0, 1.0, 41)
-        run = lambda steps: sigprop.estimate_spectrum(
+        run = lambda steps: sigprop.jacobians.estimate_spectrum(
             Linear(a), jnp.ones(40), key=KEY, probes=16, steps=steps, log_grid=grid, bandwidth=0.3
         )
         exact = run(40)
@@ -261,7 +273,7 @@ class TestSpectrumEstimate:
         zeros = np.where(np.arange(256) < 128, 0.0, np.linspace(0.3, 1, 256))
         for s, tolerance in [(zeros, 0.6), (np.logspace(0, -30, 256), 0.95)]:
             fn = Linear(jnp.diag(jnp.asarray(s)))
-            found = sigprop.estimate_spectrum(fn, jnp.zeros(256), key=KEY, steps=12)
+            found = sigprop.jacobians.estimate_spectrum(fn, jnp.zeros(256), key=KEY, steps=12)
             small = s < 8 * 2.2e-16
             error = found.unresolved_quadrature_error + 5.2 * found.unresolved_standard_error
             assert abs(found.unresolved - np.mean(small)) <= error
@@ -274,7 +286,7 @@ class TestSpectrumEstimate:
 
     def test_an_exhausted_space_leaves_nothing_open(self):
         fn = Linear(jnp.diag(jnp.where(jnp.arange(64) < 16, 0.0, 1.0)))
-        found = sigprop.estimate_spectrum(fn, jnp.zeros(64), key=KEY, steps=8)
+        found = sigprop.jacobians.estimate_spectrum(fn, jnp.zeros(64), key=KEY, steps=8)
         assert found.status == Status.OK
         assert found.unresolved_quadrature_error == 0
         assert np.all(found.density_quadrature_error == 0)
@@ -284,7 +296,9 @@ class TestSpectrumEstimate:
         """Of 40 directions 15 are dead: exactly that fraction is not resolved."""
         mask = jnp.where(jnp.arange(40) < 25, 1.0, 0.0)
         a = mask[:, None] * matrix(3, 40, 40)
-        found = sigprop.estimate_spectrum(Linear(a), jnp.ones(40), key=KEY, probes=64, steps=30)
+        found = sigprop.jacobians.estimate_spectrum(
+            Linear(a), jnp.ones(40), key=KEY, probes=64, steps=30
+        )
         z = (found.unresolved - 15 / 40) / found.unresolved_standard_error
         assert abs(z) < 5.2
         assert found.unresolved_standard_error < 0.02
@@ -292,7 +306,9 @@ class TestSpectrumEstimate:
         np.testing.assert_allclose(integral, 1 - found.unresolved, atol=2e-3)
 
     def test_what_cannot_be_measured_says_so(self):
-        run = lambda fn, x: sigprop.estimate_spectrum(fn, x, key=KEY, probes=4, steps=3, orders=2)
+        run = lambda fn, x: sigprop.jacobians.estimate_spectrum(
+            fn, x, key=KEY, probes=4, steps=3, orders=2
+        )
         zero = run(Linear(jnp.zeros((6, 5))), jnp.ones(5))
         assert zero.status == Status.INFINITE
         assert np.isneginf(zero.log_mean)
@@ -306,7 +322,9 @@ class TestSpectrumEstimate:
             ({"bandwidth": 0.0}, "bandwidth"),
         ):
             with pytest.raises(ValueError, match=f"`{name}`: must be"):
-                sigprop.estimate_spectrum(Linear(jnp.eye(5)), jnp.ones(5), key=KEY, **options)
+                sigprop.jacobians.estimate_spectrum(
+                    Linear(jnp.eye(5)), jnp.ones(5), key=KEY, **options
+                )
 
 
 def test_a_network_with_another_width_than_its_input():
@@ -315,6 +333,6 @@ def test_a_network_with_another_width_than_its_input():
     x = jax.random.normal(KEY, (1, 6, 1))
     found = sigprop.sample_jacobians(network, x, width=10, replicas=1)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 10), 0)
-    drawn = sigprop.DrawnNetwork(network, key, 10)
+    drawn = sigprop.networks.DrawnNetwork(network, key, 10)
     full = jax.jit(jax.jacfwd(lambda x: drawn(x).reshape(-1)))(x).reshape(10, 6)
     np.testing.assert_allclose(found.log_singular_values[0], np.log(dense(full)), atol=1e-12)

@@ -7,8 +7,8 @@ import pytest
 
 import sigprop
 import theory
-from sigprop import FiniteNetwork, Signals
-from theory import interpret
+from sigprop.networks import FiniteNetwork, Signals
+from theory.description import interpret
 
 TANH = theory.radial("tanh")
 KEY = jax.random.key(11)
@@ -73,8 +73,8 @@ def test_radial_tangents_are_derivatives():
 @pytest.mark.parametrize(("k", "algebra"), [(2, "real"), (4, "quaternion")])
 def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, algebra):
     cross = 0.7 * rotation(k, algebra, 6)
-    x = sigprop.pair_inputs(cross, 32, key=jax.random.key(5))
-    moments = theory.signal_moments(x)
+    x = sigprop.networks.pair_inputs(cross, 32, key=jax.random.key(5))
+    moments = theory.mean_field.signal_moments(x)
     np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-12)
     net = network(k, algebra, 2.0, 0.3, depth=4)
     comparison = sigprop.compare(
@@ -95,7 +95,7 @@ def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, al
 @pytest.mark.parametrize(("k", "algebra"), [(2, "complex"), (4, "quaternion")])
 def test_unitary_and_symplectic_weights_agree_with_theory(k, algebra):
     cross = 0.7 * rotation(k, algebra, 6)
-    x = sigprop.pair_inputs(cross, 32, key=jax.random.key(5))
+    x = sigprop.networks.pair_inputs(cross, 32, key=jax.random.key(5))
     comparison = sigprop.compare(
         network(k, algebra, 2.0, 0.75, depth=4, weights="orthogonal"),
         x,
@@ -133,7 +133,7 @@ def test_the_relative_rotation_of_two_inputs_is_frozen_at_any_depth():
 @pytest.mark.parametrize(("k", "algebra"), GROUPS)
 def test_generators_span_the_algebra_and_commute_with_the_weights(k, algebra):
     net = network(k, algebra)
-    a = theory.generators(net)
+    a = theory.phases.generators(net)
     assert len(a) == theory.symmetry(net).dimension
     np.testing.assert_allclose(a, -np.swapaxes(a, 1, 2), atol=1e-14)
     gram = np.einsum("gij,hij->gh", a, a) / k
@@ -145,8 +145,8 @@ def test_generators_span_the_algebra_and_commute_with_the_weights(k, algebra):
 def certificate(net, width=24, dtype=jnp.float64, x=None, seed=0):
     k = net.parts[0].weights.components
     x = jax.random.normal(jax.random.key(7), (1, width, k)) if x is None else x
-    fn = sigprop.DrawnNetwork(net, jax.random.fold_in(KEY, seed), width)
-    return sigprop.certify(fn, x.astype(dtype), theory.generators(net))
+    fn = sigprop.networks.DrawnNetwork(net, jax.random.fold_in(KEY, seed), width)
+    return sigprop.certify(fn, x.astype(dtype), theory.phases.generators(net))
 
 
 @pytest.mark.parametrize(("k", "algebra"), GROUPS)
@@ -172,7 +172,7 @@ def test_the_certificate_sees_an_activation_that_is_not_radial():
         return jnp.tanh(x)
 
     x = jax.random.normal(KEY, (1, 6, 2))
-    found = sigprop.certify(fn, x, theory.generators(network(2, "real")))
+    found = sigprop.certify(fn, x, theory.phases.generators(network(2, "real")))
     assert not np.any(found.holds)
 
 
@@ -188,7 +188,7 @@ def test_the_certificate_of_a_function_of_ones_own():
         return x / jnp.sqrt(jnp.mean(x**2))
 
     x = jax.random.normal(KEY, (1, 12, 3))
-    a = theory.generators(network(3, "real"))
+    a = theory.phases.generators(network(3, "real"))
     found = sigprop.certify(fn, x, a)
     assert np.all(found.holds)
     assert np.max(found.claim) < 1e-12
@@ -208,10 +208,10 @@ def test_the_claim_is_honest_in_single_precision(sigma, depth):
     """The network amplifies its rounding: in float32 little is left after 500 layers."""
     net = network(3, "real", sigma**2, depth=depth)
     # A generic generator: those of the coordinate planes commute with the rounding too.
-    mixed = np.einsum("g,gij->ij", [0.6, -0.48, 0.64], theory.generators(net))[None]
+    mixed = np.einsum("g,gij->ij", [0.6, -0.48, 0.64], theory.phases.generators(net))[None]
     x = jax.random.normal(jax.random.key(3), (1, 32, 3))
     for seed in range(4):
-        fn = sigprop.DrawnNetwork(net, jax.random.fold_in(KEY, seed), 32)
+        fn = sigprop.networks.DrawnNetwork(net, jax.random.fold_in(KEY, seed), 32)
         single = sigprop.certify(fn, x.astype(jnp.float32), mixed)
         double = sigprop.certify(fn, x, mixed)
         for found in (single, double):
@@ -265,7 +265,9 @@ def test_relative_rotations_are_conserved_to_rounding_in_every_group(k, algebra,
 @pytest.mark.slow
 def test_the_length_sets_in_above_one():
     """Below σ_w² = 1 it decays at any width; above, networks agree with q* up to 1/N."""
-    x = sigprop.pair_inputs(jnp.zeros((2, 2)), 32, key=jax.random.key(5)).astype(jnp.float32)
+    x = sigprop.networks.pair_inputs(jnp.zeros((2, 2)), 32, key=jax.random.key(5)).astype(
+        jnp.float32
+    )
 
     def length(weight_variance, width):
         net = network(2, "real", weight_variance, depth=200)
@@ -284,38 +286,40 @@ def test_the_length_sets_in_above_one():
 @pytest.mark.parametrize(("k", "algebra"), GROUPS)
 def test_the_backward_charge_is_the_same_in_every_layer(k, algebra):
     net = network(k, algebra, 1.3**2, depth=60)
-    drawn = sigprop.DrawnNetwork(net, KEY, 24)
+    drawn = sigprop.networks.DrawnNetwork(net, KEY, 24)
     x = jax.random.normal(jax.random.key(7), (1, 16, k))
     gradient = jax.random.normal(jax.random.key(8), (1, 24, k))
-    a = theory.generators(net)
-    charges = sigprop.backward_charges(drawn, x, gradient, a)
+    a = theory.phases.generators(net)
+    charges = sigprop.jacobians.backward_charges(drawn, x, gradient, a)
     # at the output it is what its definition says
     exact = jnp.einsum("nui,gij,nuj->g", gradient, a, drawn(x))
     np.testing.assert_allclose(charges, jnp.broadcast_to(exact, charges.shape), rtol=1e-8)
     # a bias lets it decay
-    biased = sigprop.DrawnNetwork(network(k, algebra, 1.3**2, 0.1, depth=60), KEY, 24)
-    lost = sigprop.backward_charges(biased, x, gradient, a)
+    biased = sigprop.networks.DrawnNetwork(network(k, algebra, 1.3**2, 0.1, depth=60), KEY, 24)
+    lost = sigprop.jacobians.backward_charges(biased, x, gradient, a)
     assert np.max(np.abs(lost / lost[-1:] - 1)) > 0.5
 
 
 @pytest.mark.parametrize(("k", "algebra"), GROUPS)
 def test_a_plane_generator_rotates_one_unit_vector(k, algebra):
     net = network(k, algebra)
-    a = theory.plane_generator(net)
+    a = theory.phases.plane_generator(net)
     np.testing.assert_allclose(a @ a @ a, -a, atol=1e-14)
-    basis = theory.generators(net).reshape(-1, k * k)
+    basis = theory.phases.generators(net).reshape(-1, k * k)
     inside = basis.T @ (basis @ a.ravel()) / k
     np.testing.assert_allclose(inside.reshape(k, k), a, atol=1e-13)
     with pytest.raises(ValueError, match="symmetry"):
-        theory.plane_generator(network(1, "real"))
+        theory.phases.plane_generator(network(1, "real"))
 
 
 def test_pairs_have_exactly_the_cross_covariance():
     r = rotation(3, "real", 1)
     for cross, width in ((0.4 * r, 10), (r, 3), (jnp.zeros((3, 3)), 6)):
-        moments = theory.signal_moments(sigprop.pair_inputs(cross, width, key=KEY))
+        moments = theory.mean_field.signal_moments(
+            sigprop.networks.pair_inputs(cross, width, key=KEY)
+        )
         np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-13)
         np.testing.assert_allclose(moments.covariance[1, 1], np.eye(3), atol=1e-13)
     for cross, width, name in ((1.1 * r, 10, "cross"), (0.4 * r, 5, "width")):
         with pytest.raises(ValueError, match=name):
-            sigprop.pair_inputs(cross, width, key=KEY)
+            sigprop.networks.pair_inputs(cross, width, key=KEY)

@@ -9,10 +9,12 @@ import scipy.stats
 
 import sigprop
 import theory
-from sigprop import FiniteNetwork, Signals, sample_network
+from sigprop import sample_network
+from sigprop.networks import FiniteNetwork, Signals
 from sigprop.networks._sample import _orthogonal_tangent
 from sigprop.networks._weights import draw_weights, product
-from theory import Chain, Pointwise, WeightLaw, interpret
+from theory import Chain, Pointwise, WeightLaw
+from theory.description import interpret
 
 TANH = theory.activation("tanh")
 KEY = jax.random.key(7)
@@ -311,7 +313,7 @@ def test_networks_without_weights_agree_with_networks_of_weights():
         for explicit in (True, False)
     ]
     for o in theory.OBSERVABLES.values():
-        each = [sigprop.contributions(o, e.samples) for e in ensembles]
+        each = [sigprop.comparison.contributions(o, e.samples) for e in ensembles]
         error = np.sqrt(sum(c.var(axis=0, ddof=1) / len(c) for c in each))
         difference = each[0].mean(axis=0) - each[1].mean(axis=0)
         assert np.max(np.abs(difference) / error) < 5, o.name

@@ -21,7 +21,7 @@ def noisy(phi, weight_variance, bias_variance, variance, depth, *, residual=Fals
 
 
 def drawn(network, width=40, key=KEY):
-    return sigprop.DrawnNetwork(network, key, width)
+    return sigprop.networks.DrawnNetwork(network, key, width)
 
 
 def test_every_input_and_every_unit_has_its_own_normal_number():
@@ -69,7 +69,7 @@ def test_jacobians_are_those_under_the_same_noise(residual):
 def test_an_equivariant_network_stays_so_under_its_noise():
     network = noisy(theory.radial("tanh"), 2.25, 0.0, 0.2, 4, components=3)
     x = jax.random.normal(KEY, (1, 12, 3))
-    certificate = sigprop.certify(drawn(network, 12), x, theory.generators(network))
+    certificate = sigprop.certify(drawn(network, 12), x, theory.phases.generators(network))
     assert jnp.all(certificate.holds)
     assert jnp.all(certificate.claim < 1e-10)
     rotated = x @ jnp.linalg.qr(jax.random.normal(KEY, (3, 3)))[0].T

@@ -29,7 +29,7 @@ def network(steps=STEPS, **how):
 
 def test_every_step_has_the_same_weights_and_biases():
     x = sequences()
-    drawn = sigprop.DrawnNetwork(network(), KEY, 12)
+    drawn = sigprop.networks.DrawnNetwork(network(), KEY, 12)
     z = drawn(x)[..., 0].reshape(2, STEPS, 12)
     at = lambda *path: _folded(jax.random.fold_in(KEY, 0), *path)
     law = lambda variance: theory.WeightLaw(variance)
@@ -52,7 +52,7 @@ def statistics(samples, steps):
     """Two-time moments and their squares, log growth of tangents and of gradients."""
     last = jax.tree.map(lambda x: jnp.asarray(x[:, -1]), samples.moments)
     c = np.asarray(last.covariance[..., 0, 0]).reshape(len(samples.gradient_growth), -1)
-    tangents = np.log(np.asarray(theory.step_growth(last, steps))).reshape(len(c), -1)
+    tangents = np.log(np.asarray(theory.mean_field.step_growth(last, steps))).reshape(len(c), -1)
     gradients = np.log(np.asarray(samples.gradient_growth)).reshape(len(c), -1)
     numbers = np.concatenate([c, tangents, gradients], axis=1)
     return np.concatenate([numbers, numbers**2, numbers * numbers[:, ::-1]], axis=1)
@@ -156,8 +156,8 @@ def test_exponents_are_those_of_brute_force():
     steps, width = 400, 24
     net = theory.recurrent(ERF, 3.0, 0.05, steps=steps)
     x = jnp.zeros((steps, 16, 1)).at[0].set(sequences()[0])
-    found = sigprop.sample_exponents(net, x, key=KEY, width=width, count=3)
-    z = sigprop.DrawnNetwork(net, KEY, width)(x)[..., 0]
+    found = sigprop.jacobians.sample_exponents(net, x, key=KEY, width=width, count=3)
+    z = sigprop.networks.DrawnNetwork(net, KEY, width)(x)[..., 0]
     weights = draw_weights(theory.WeightLaw(3.0), _folded(KEY, 0, 1, 0, 1, 0), width, width, float)[
         ..., 0
     ]
@@ -173,6 +173,6 @@ def test_the_largest_exponent_goes_to_that_of_theory():
     for gain in (0.9, 1.2, 1.6):
         net = theory.recurrent(phi, gain**2, steps=steps)
         x = jnp.zeros((steps, 16, 1)).at[0].set(sequences()[0])
-        found = sigprop.sample_exponents(net, x, key=KEY, width=1000, count=1)
-        state = theory.stationary_state(theory.layer(phi, gain**2))
+        found = sigprop.jacobians.sample_exponents(net, x, key=KEY, width=1000, count=1)
+        state = theory.phases.stationary_state(theory.layer(phi, gain**2))
         assert abs(found.values[0] - state.exponent.value) < 0.02

@@ -47,7 +47,7 @@ def test_an_ensemble_has_the_predicted_length_and_no_neighbour_of_it():
     error = lengths.std(ddof=1) / np.sqrt(len(lengths))
 
     def distance(network):
-        found = theory.length_correction(network, q)
+        found = theory.finite_width.length_correction(network, q)
         expected = found.length.value[-1] + found.correction.value[-1] / width
         return abs(lengths.mean() - float(expected)) / error
 
@@ -82,7 +82,7 @@ def test_theory_of_sparse_jacobians_is_that_of_gaussian_ones():
         theory.layer(TANH, 1.0, residual=True, weights=weights)
         for weights in ("sparse:0.1", "gaussian", "orthogonal")
     ]
-    ratios = [theory.residual_moments(body, 1.0, 2).ratios.value[1] for body in bodies]
+    ratios = [theory.spectrum.residual_moments(body, 1.0, 2).ratios.value[1] for body in bodies]
     assert ratios[0] == ratios[1] != ratios[2]
 
 
@@ -96,11 +96,11 @@ def test_weights_are_drawn_unless_that_is_refused():
     sequence = jnp.tile(x, (3, 1, 1))
     for refused in (
         lambda: sigprop.sample_network(network, x, key=KEY, width=9, explicit_weights=False),
-        lambda: sigprop.DrawnNetwork(network, KEY, 9, explicit_weights=False)(x),
+        lambda: sigprop.networks.DrawnNetwork(network, KEY, 9, explicit_weights=False)(x),
         lambda: sigprop.sample_network(loop, sequence, key=KEY, width=9, explicit_weights=False),
     ):
         with pytest.raises(ValueError, match="`explicit_weights`: must be True with") as caught:
             refused()
         assert "\n" not in str(caught.value)
-    held = sigprop.DrawnNetwork(loop, KEY, 9)(sequence)
+    held = sigprop.networks.DrawnNetwork(loop, KEY, 9)(sequence)
     assert held.shape == (3, 9, 1)

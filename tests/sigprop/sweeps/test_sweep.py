@@ -24,8 +24,9 @@ import xarray as xr
 
 import sigprop
 import theory
-from sigprop import Sweep, contributions, run_sweep
+from sigprop import Sweep, run_sweep
 from sigprop.commands import _cli
+from sigprop.comparison import contributions
 from sigprop.sweeps import _sweep_program, _sweep_store
 from sigprop.sweeps._environment import environment
 from sigprop.sweeps._sweep_summary import summarised, sweep_theory

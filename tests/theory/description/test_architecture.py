@@ -10,7 +10,8 @@ import pytest
 from jaxtyping import TypeCheckError
 
 import theory
-from theory import Chain, Pointwise, Reading, Repeat, Residual, along_depth, interpret
+from theory import Chain, Pointwise, Repeat, Residual
+from theory.description import Reading, along_depth, interpret
 
 TANH = theory.activation("tanh")
 

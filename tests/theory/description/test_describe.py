@@ -114,6 +114,6 @@ def test_the_formula_of_the_length_gives_what_the_mean_field_gives(body):
     told = eval(code, {"q": q, "square": square})
     start = theory.given_moments(jnp.full((1, 1, 1, 1), q))
     zero = jax.tree.map(jnp.zeros_like, start)
-    state = theory.PreActivation(start, zero)
-    after, _ = theory.interpret(body, theory.MeanField(errors=False), state)
+    state = theory.mean_field.PreActivation(start, zero)
+    after, _ = theory.description.interpret(body, theory.mean_field.MeanField(errors=False), state)
     np.testing.assert_allclose(told, theory.length(after.value)[0], rtol=1e-12)

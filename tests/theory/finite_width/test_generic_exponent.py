@@ -8,7 +8,8 @@ import scipy.special
 import scipy.stats
 
 import theory
-from theory import Status, generic_exponent, radial
+from theory import Status, radial
+from theory.finite_width import generic_exponent
 
 TANH, RELU = theory.radial("tanh"), theory.activation("relu")
 

@@ -566,7 +566,7 @@ def test_a_kink_close_to_where_rules_are_split_is_in_the_error():
 )
 def test_what_grows_faster_than_the_density_falls_has_no_finite_error(fn, variance, truth):
     """The rules end long before its tails turn up. (The last but two by hand, E |u|^n.)"""
-    found = theory.gaussian_expectation(fn, variance)
+    found = theory.gaussian.gaussian_expectation(fn, variance)
     if math.isinf(truth):
         assert np.isinf(found.error)
         assert found.status == Status.INACCURATE
@@ -586,7 +586,9 @@ def test_what_grows_faster_than_the_density_falls_has_no_finite_error(fn, varian
 )
 def test_the_same_of_pairs(fn, infinite):
     """E exp(a u v) exists for |a| < 1."""
-    assert np.isfinite(theory.gaussian_pair_expectation(fn, 1.0, 1.0, 0.0).error) != infinite
+    assert (
+        np.isfinite(theory.gaussian.gaussian_pair_expectation(fn, 1.0, 1.0, 0.0).error) != infinite
+    )
 
 
 @pytest.mark.parametrize("profile", [lambda z: z * jnp.exp(z**4), lambda z: jnp.sinh(z**3)])

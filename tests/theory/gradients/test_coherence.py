@@ -17,7 +17,7 @@ ONE = theory.given_moments(jnp.full((1, 1, 1, 1), 0.7))
 def found(name, variance, bias=0.0, *, residual=True, inputs=ONE, **how):
     phi = theory.activation(name)
     network = theory.feedforward(phi, variance, bias, depth=DEPTH, residual=residual)
-    return theory.gradient_coherence(network, inputs, **how)
+    return theory.gradients.gradient_coherence(network, inputs, **how)
 
 
 def lags():
@@ -79,7 +79,7 @@ class TestClosedForms:
             theory.radial("linear"), 0.4, depth=DEPTH, residual=True, components=k, algebra=algebra
         )
         inputs = theory.given_moments(0.7 * jnp.eye(k)[None, None])
-        cosine = theory.gradient_coherence(network, inputs).cosine
+        cosine = theory.gradients.gradient_coherence(network, inputs).cosine
         np.testing.assert_allclose(cosine.value, 1.4 ** -lags().astype(float), rtol=1e-8)
 
     def test_an_activation_at_the_end_counts(self):
@@ -89,7 +89,9 @@ class TestClosedForms:
         phi = theory.activation("relu")
         plain = theory.feedforward(phi, 0.5, depth=DEPTH, residual=True)
         tailed = theory.Chain((*plain.parts, theory.Pointwise(phi)))
-        one, two = (theory.gradient_coherence(n, inputs).backward[-1, -1] for n in (plain, tailed))
+        one, two = (
+            theory.gradients.gradient_coherence(n, inputs).backward[-1, -1] for n in (plain, tailed)
+        )
         # Relative to the first input: E φ'φ' = (π − arccos c)/2π of 1/2.
         last = theory.propagate(plain, inputs).value
         c = float(theory.correlation(last)[-1, 0, 1])
@@ -116,7 +118,7 @@ class TestClosedForms:
 )
 def test_mistakes(network, loss, error, message):
     with pytest.raises(error, match=message):
-        theory.gradient_coherence(network, ONE, loss)
+        theory.gradients.gradient_coherence(network, ONE, loss)
 
 
 class TestLinearResidual:
@@ -133,7 +135,7 @@ class TestLinearResidual:
                 c = flow(y + h / 2 * b)
                 y += h / 6 * (a + 2 * b + 2 * c + flow(y + h * c))
             exact.append(y)
-        gain = theory.linear_residual_gain(target, depth, times)
+        gain = theory.gradients.linear_residual_gain(target, depth, times)
         assert np.all(np.asarray(gain.status) == Status.OK)
         np.testing.assert_allclose(gain.value, exact, rtol=1e-9)
 
@@ -159,7 +161,7 @@ class TestLinearResidual:
 
     def test_without_noise_a_trained_network_has_the_gain(self):
         u, _, weights = self.trained(4, 6, 2.5, 0.0, 0.05, 2000)
-        gain = float(theory.linear_residual_gain(2.5, 6, 0.05).value[0])
+        gain = float(theory.gradients.linear_residual_gain(2.5, 6, 0.05).value[0])
         assert (1 + u @ weights[2] @ u) ** 6 == pytest.approx(gain, rel=2e-3)
         np.testing.assert_allclose(weights[0], weights[5], atol=1e-12)
 
@@ -169,8 +171,12 @@ class TestLinearResidual:
         """v_1 of neighbours over training, from the exact gain and the law of spikes."""
         size, depth, target, stop = 200, 6, 2.5, 0.2
         _, _, weights = self.trained(size, depth, target, noise, stop, 200)
-        w = float(theory.linear_residual_gain(target, depth, stop).value[0]) ** (1 / depth) - 1
-        predicted = float(theory.spike_overlap(w / noise)[1].value)
+        w = (
+            float(theory.gradients.linear_residual_gain(target, depth, stop).value[0])
+            ** (1 / depth)
+            - 1
+        )
+        predicted = float(theory.gradients.spike_overlap(w / noise)[1].value)
         right = np.linalg.svd(weights)[2][:, 0]
         measured = np.mean(np.abs(np.sum(right[1:] * right[:-1], axis=1)))
         if above:
@@ -185,7 +191,7 @@ class TestLinearResidual:
     )
     def test_mistakes(self, arguments, field):
         with pytest.raises(ValueError, match=f"`{field}`"):
-            theory.linear_residual_gain(*arguments)
+            theory.gradients.linear_residual_gain(*arguments)
 
 
 class TestSpikes:
@@ -199,12 +205,12 @@ class TestSpikes:
             u, _, vt = np.linalg.svd(w, full_matrices=False)
             drawn.append((u[0, 0] ** 2, vt[0, 0] ** 2))
         mean, error = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1) / math.sqrt(draws)
-        law = [float(e.value) for e in theory.spike_overlap(strength, m / n)]
+        law = [float(e.value) for e in theory.gradients.spike_overlap(strength, m / n)]
         assert np.all(np.abs(mean - law) < 5 * error + 2 / n)
         for wrong in (0.9, 1.1):
-            off = [float(e.value) for e in theory.spike_overlap(wrong * strength, m / n)]
+            off = [float(e.value) for e in theory.gradients.spike_overlap(wrong * strength, m / n)]
             assert np.any(np.abs(mean - off) > 5 * error + 2 / n)
 
     def test_below_the_threshold(self):
-        for side in theory.spike_overlap(np.array([0.0, 0.5, 1.0, 2.0])):
+        for side in theory.gradients.spike_overlap(np.array([0.0, 0.5, 1.0, 2.0])):
             np.testing.assert_allclose(side.value, [0, 0, 0, 0.75])

@@ -9,7 +9,8 @@ import pytest
 
 import theory
 from tests.compiling import hastily
-from theory import along_depth, given_moments
+from theory import given_moments
+from theory.description import along_depth
 from theory.mean_field._moments import log_tangent
 
 TANH = theory.activation("tanh")
@@ -82,18 +83,20 @@ def test_one_minus_c_keeps_its_relative_accuracy_below_rounding(x, equal, tolera
     network = theory.repeat(theory.layer(TANH, 1.5, 0.05), 40)
     start = separated(0.418037200533477854, x)
     zero = jax.tree.map(jnp.zeros_like, start)
-    reading = theory.MeanField(equal_lengths=equal, errors=False)
-    fold = eqx.filter_jit(theory.interpret)
-    _, notes = fold(network, reading, theory.PreActivation(start, zero))
+    reading = theory.mean_field.MeanField(equal_lengths=equal, errors=False)
+    fold = eqx.filter_jit(theory.description.interpret)
+    _, notes = fold(network, reading, theory.mean_field.PreActivation(start, zero))
     gap = np.asarray(theory.distance(along_depth(notes).value)[:, 0, 1])
     np.testing.assert_allclose(gap[1:] / gap[:-1], chi, rtol=tolerance)
 
 
 def at_one_length(body, depth, start, order=64):
     """The moments behind each of `depth` layers of a body, for inputs of one length."""
-    reading = theory.MeanField(order, equal_lengths=True, errors=False)
-    state = theory.PreActivation(start, jax.tree.map(jnp.zeros_like, start))
-    _, notes = eqx.filter_jit(theory.interpret)(theory.repeat(body, depth), reading, state)
+    reading = theory.mean_field.MeanField(order, equal_lengths=True, errors=False)
+    state = theory.mean_field.PreActivation(start, jax.tree.map(jnp.zeros_like, start))
+    _, notes = eqx.filter_jit(theory.description.interpret)(
+        theory.repeat(body, depth), reading, state
+    )
     return along_depth(notes).value
 
 

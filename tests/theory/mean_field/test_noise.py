@@ -157,12 +157,16 @@ DEEP = Chain((theory.affine(1.0), theory.repeat(noisy_layer(TANH, 1.5), 3)))
         ),
         (lambda: theory.Recurrent(noisy_layer(TANH, 1.5), 3), TypeError, "`body`: .*got a Noise"),
         (
-            lambda: theory.stationary_state(noisy_layer(TANH, 1.5)),
+            lambda: theory.phases.stationary_state(noisy_layer(TANH, 1.5)),
             TypeError,
             "`body`: .*got a Noise",
         ),
         (lambda: theory.jacobian_factors(DEEP, 1.0), TypeError, "`network`: .*got a Noise"),
-        (lambda: theory.length_correction(DEEP, 1.0), TypeError, "`network`: .*got a Noise"),
+        (
+            lambda: theory.finite_width.length_correction(DEEP, 1.0),
+            TypeError,
+            "`network`: .*got a Noise",
+        ),
         (lambda: Residual(Chain((theory.affine(1.0), Noise(V)))), TypeError, "got Noise"),
         (
             lambda: theory.predict(Chain((Noise(V), Pointwise(TANH), theory.affine(1.0)))),

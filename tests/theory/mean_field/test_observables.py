@@ -22,7 +22,7 @@ def signals():
 @pytest.fixture(scope="module")
 def moments(signals):
     """Of these signals, with tangents that are another set of them over a scale."""
-    each = [theory.signal_moments(layer) for layer in signals]
+    each = [theory.mean_field.signal_moments(layer) for layer in signals]
     found = jax.tree.map(lambda *x: np.stack(x), *each)
     gains = np.random.default_rng(1).normal(size=(LAYERS, INPUTS))
     return theory.Moments(found.covariance, found.separation, found.covariance[::-1], gains)
@@ -96,9 +96,11 @@ def test_participation_ratio_in_closed_form(correlation, size):
     """Of n inputs of one length and correlation: n/(n + n (n − 1) c²)."""
     for n in (1, 2, 5):
         gram = np.where(np.eye(n) > 0, 1.0, correlation) * size
-        found = theory.participation_ratio(theory.given_moments(gram[..., None, None]))
+        found = theory.mean_field.participation_ratio(theory.given_moments(gram[..., None, None]))
         assert found == pytest.approx(1 / (1 + (n - 1) * correlation**2), rel=1e-14)
-    assert np.isnan(theory.participation_ratio(theory.given_moments(np.zeros((2, 2, 1, 1)))))
+    assert np.isnan(
+        theory.mean_field.participation_ratio(theory.given_moments(np.zeros((2, 2, 1, 1))))
+    )
 
 
 def test_participation_ratio_through_theory():

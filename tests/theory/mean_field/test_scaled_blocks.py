@@ -129,7 +129,7 @@ def test_the_spectrum_knows_scaled_sums():
     scaled = theory.Chain(
         (theory.Residual(theory.Chain((*weights, theory.Pointwise(HALF)))), theory.Pointwise(HALF))
     )
-    moments = theory.jacobian_moments(theory.jacobian_factors(scaled, 0.7))
+    moments = theory.spectrum.jacobian_moments(theory.jacobian_factors(scaled, 0.7))
     exact = math.log((1 + 1.5 * gain(0.7) / 2) / 2)
     assert abs(moments.log_mean.value - exact) <= moments.log_mean.error < 1e-9
     first = theory.Residual(theory.Chain((theory.Normalise(), *BRANCH.parts)))
@@ -168,8 +168,8 @@ def test_only_what_is_linear_counts_as_linear():
     other = [lambda z: z + 1.0, lambda z: jnp.abs(z), lambda z: z * z, lambda z: 1 / (2 + z * z)]
     assert all(is_linear(theory.componentwise(fn)) for fn in linear)
     assert not any(is_linear(theory.componentwise(fn)) for fn in other)
-    assert [name for name in theory.ACTIVATION_NAMES if is_linear(theory.activation(name))] == [
-        "linear"
-    ]
+    assert [
+        name for name in theory.description.ACTIVATION_NAMES if is_linear(theory.activation(name))
+    ] == ["linear"]
     assert is_linear(theory.radial("linear"))
     assert not is_linear(theory.radial("tanh"))

@@ -53,14 +53,16 @@ def test_moments_at_two_times_follow_the_closed_form(states):
     own = np.diag(c)
     apart = (own[:, None] + own[None]) / 2 - c
     np.testing.assert_allclose(states.value.separation[..., 0, 0], apart, atol=1e-13)
-    two_times = theory.autocorrelation(states.value, STEPS)
+    two_times = theory.mean_field.autocorrelation(states.value, STEPS)
     np.testing.assert_allclose(two_times[0, 1], c[:STEPS, STEPS:], atol=1e-13)
 
 
 def test_a_perturbation_of_the_first_input_grows_by_the_slope(states):
     own = np.asarray(theory.length(states.value)).reshape(2, STEPS)
     slope = WEIGHTS * 4 / np.pi / np.sqrt(1 + 4 * own[:, :-1])
-    np.testing.assert_allclose(theory.step_growth(states.value, STEPS), slope.T, rtol=1e-12)
+    np.testing.assert_allclose(
+        theory.mean_field.step_growth(states.value, STEPS), slope.T, rtol=1e-12
+    )
 
 
 def test_the_stationary_state_of_erf_with_noise_and_static_bias():
@@ -70,16 +72,16 @@ def test_the_stationary_state_of_erf_with_noise_and_static_bias():
         q = arcsine(q, q, q) + noise
     for _ in range(500):
         c = arcsine(q, q, c)
-    state = theory.stationary_state(theory.layer(ERF, WEIGHTS, BIAS), noise)
+    state = theory.phases.stationary_state(theory.layer(ERF, WEIGHTS, BIAS), noise)
     slope = WEIGHTS * 4 / np.pi / np.sqrt(1 + 4 * q)
     expected = (q, c / q, 1 - c / q, slope, np.log(slope) / 2)
     for estimate, value in zip(jax.tree.leaves(state, is_leaf=_estimate), expected, strict=False):
         assert abs(estimate.value - value) <= estimate.error + 1e-14
         assert estimate.error < 1e-9
         assert estimate.status == theory.Status.OK
-    alone = theory.stationary_state(theory.layer(ERF, WEIGHTS, BIAS))
+    alone = theory.phases.stationary_state(theory.layer(ERF, WEIGHTS, BIAS))
     # The same variance as a static bias: the same slope, and a larger part that stays.
-    static = theory.stationary_state(theory.layer(ERF, WEIGHTS, BIAS + noise))
+    static = theory.phases.stationary_state(theory.layer(ERF, WEIGHTS, BIAS + noise))
     assert static.exponent.value == state.exponent.value < alone.exponent.value
     assert static.correlation.value > state.correlation.value
 
@@ -92,7 +94,7 @@ def _estimate(node):
 def test_chaos_begins_at_unit_gain(gain):
     """Without bias: λ = log σ_w φ'(0) below the transition, where the state dies out."""
     slope = 2 / np.sqrt(np.pi)  # of erf at 0
-    state = theory.stationary_state(theory.layer(ERF, (gain / slope) ** 2))
+    state = theory.phases.stationary_state(theory.layer(ERF, (gain / slope) ** 2))
     if gain < 1:
         assert state.length.value == 0
         np.testing.assert_allclose(state.exponent.value, np.log(gain), rtol=1e-12)

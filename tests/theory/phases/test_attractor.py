@@ -89,7 +89,9 @@ def test_unstable_points_are_not_passed_off_as_attractors():
 
 
 def test_cycles_in_closed_form():
-    at = hastily(jax.vmap(lambda w: theory.length_cycle(theory.layer(BUMP, w, 0.0, components=8))))
+    at = hastily(
+        jax.vmap(lambda w: theory.phases.length_cycle(theory.layer(BUMP, w, 0.0, components=8)))
+    )
     weights = np.array([10.0, 20.0, 100.0])
     cycle = at(jnp.asarray(weights))
     assert list(cycle.period) == [1, 2, 0]

@@ -94,7 +94,7 @@ def _second_moment(phi, q):
 @pytest.mark.slow
 def test_a_half_stable_point_is_one_point_or_two_or_none():
     """Around GELU's half-stable parameters the double root splits or vanishes."""
-    point = theory.half_stable_points(theory.activation("gelu"))
+    point = theory.phases.half_stable_points(theory.activation("gelu"))
     q, w, b = (
         float(v.value[0]) for v in (point.length, point.weight_variance, point.bias_variance)
     )
@@ -222,7 +222,7 @@ def test_the_identity_of_stein_holds_at_every_fixed_point():
             value, slope = jax.jvp(phi, (z,), (jnp.ones_like(z),))
             return (slope - value / z) ** 2
 
-        right = 1 - b / q + w * theory.gaussian_expectation(gap, q).value
+        right = 1 - b / q + w * theory.gaussian.gaussian_expectation(gap, q).value
         np.testing.assert_allclose(chi, right, rtol=1e-11)
 
 

@@ -153,14 +153,14 @@ def test_spectra(name):
     if name != "one layer":  # which has no density that is known
         assert_same(here.density, there.density)
     t = jnp.linspace(0.0, 1.0, 5)
-    exponents = theory.lyapunov_quantiles
+    exponents = theory.spectrum.lyapunov_quantiles
     assert_same(
         exponents(factors, t), _jacobian_moments._lyapunov_quantiles.program(factors, t, 1e-8)
     )
     edges = _edges._spectrum_edges.program(factors, 1e-6)
-    assert_same(theory.spectrum_edges(factors), edges)
+    assert_same(theory.spectrum.spectrum_edges(factors), edges)
     moments = _jacobian_moments._jacobian_moments.program(factors, 4, 1e-8)
-    assert_same(theory.jacobian_moments(factors), moments)
+    assert_same(theory.spectrum.jacobian_moments(factors), moments)
 
 
 def test_arguments_may_be_named():

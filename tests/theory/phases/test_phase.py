@@ -43,7 +43,7 @@ def test_published_critical_points(name, bias_variance, q, w):
     ],
 )
 def test_published_half_stable_points(name, q, w, b):
-    found = theory.half_stable_points(theory.activation(name))
+    found = theory.phases.half_stable_points(theory.activation(name))
     np.testing.assert_allclose(found.length.value[0], q, rtol=2e-11)
     np.testing.assert_allclose(found.weight_variance.value[0], w, rtol=2e-11)
     np.testing.assert_allclose(found.bias_variance.value[0], b, rtol=2e-11)
@@ -51,7 +51,7 @@ def test_published_half_stable_points(name, q, w, b):
 
 def test_relu_and_tanh_have_no_half_stable_point():
     for phi in (RELU, TANH):
-        assert np.all(np.isnan(theory.half_stable_points(phi).length.value))
+        assert np.all(np.isnan(theory.phases.half_stable_points(phi).length.value))
 
 
 def test_the_critical_line_of_erf_in_closed_form():
@@ -134,7 +134,7 @@ def test_points_with_and_without_bias_in_one_program():
 
 def test_stability_where_lengths_neither_grow_nor_shrink():
     assert np.all(theory.critical_line(RELU, [1e-6, 1.0, 1e6]).stability == Stability.NEUTRAL)
-    half = theory.half_stable_points(theory.activation("silu"))
+    half = theory.phases.half_stable_points(theory.activation("silu"))
     assert list(half.stability) == [Stability.HALF_STABLE, Stability.ABSENT, Stability.ABSENT]
 
 
@@ -157,8 +157,8 @@ def test_the_rate_at_criticality_from_two_expectations():
     q = theory.critical_points(TANH, 0.05).length.value[0]
     second = jax.vmap(jax.grad(jax.grad(jnp.tanh)))
     first = jax.vmap(jax.grad(jnp.tanh))
-    top = theory.gaussian_expectation(lambda z: first(z) ** 2, q).value
-    bottom = theory.gaussian_expectation(lambda z: second(z) ** 2, q).value
+    top = theory.gaussian.gaussian_expectation(lambda z: first(z) ** 2, q).value
+    bottom = theory.gaussian.gaussian_expectation(lambda z: second(z) ** 2, q).value
     np.testing.assert_allclose(2 * top / (q * bottom), 6.17112614217, rtol=1e-11)
 
 

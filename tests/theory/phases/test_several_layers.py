@@ -111,7 +111,9 @@ def test_sectors_of_two_layers_are_those_of_one_squared():
         ),
     ],
 )
-@pytest.mark.parametrize("ask", [theory.predict, theory.fixed_points, theory.stationary_state])
+@pytest.mark.parametrize(
+    "ask", [theory.predict, theory.fixed_points, theory.phases.stationary_state]
+)
 def test_what_is_not_one_layer_is_refused_in_one_line(ask, body, message):
     with pytest.raises((TypeError, ValueError), match=message) as refusal:
         ask(body)

@@ -19,8 +19,8 @@ from theory.spectrum._branch import log_lambda, look, negative_axis, nu_of, solv
 # What runs once or twice costs more to compile than to run.
 distribution = theory.singular_value_distribution
 quantiles = theory.singular_value_quantiles
-spectrum_edges = theory.spectrum_edges
-jacobian_moments = theory.jacobian_moments
+spectrum_edges = theory.spectrum.spectrum_edges
+jacobian_moments = theory.spectrum.jacobian_moments
 
 LINEAR, RELU, TANH = (theory.activation(name) for name in ("linear", "relu", "tanh"))
 HARD_TANH = theory.activation("hard_tanh")
@@ -35,8 +35,8 @@ CRITICAL_TANH = {
 
 def deep(phi, variance, bias=0.0, *, depth, length, weights="gaussian", order=64, **how):
     """`depth` nonlinearities and as many weight matrices."""
-    layer_ = theory.layer(phi, variance, bias, weights=weights, **how)
-    return theory.jacobian_factors(repeat(layer_, depth), length, order=order)
+    layer = theory.layer(phi, variance, bias, weights=weights, **how)
+    return theory.jacobian_factors(repeat(layer, depth), length, order=order)
 
 
 def fuss_catalan(p, points):
@@ -124,9 +124,9 @@ def atoms_edge(p, depth, gaussian, variance):
 @pytest.mark.parametrize(("depth", "law"), [(4, "gaussian"), (16, "orthogonal"), (64, "gaussian")])
 def test_edges_of_piecewise_linear_networks(depth, law):
     for phi, p in [(RELU, 0.5), (HARD_TANH, erf(1 / math.sqrt(2 * 0.8)))]:
-        # at the fixed length 0.8 of one layer_
-        layer_ = theory.layer(phi, 1.3, weights=law)
-        factors = theory.jacobian_factors(layer_, 0.8).repeated(depth)
+        # at the fixed length 0.8 of one layer
+        layer = theory.layer(phi, 1.3, weights=law)
+        factors = theory.jacobian_factors(layer, 0.8).repeated(depth)
         upper = spectrum_edges(factors).log_upper
         gaussian = depth if law == "gaussian" else 0
         truth = atoms_edge(p, depth, gaussian, depth * math.log(1.3)) / 2
@@ -159,7 +159,7 @@ def test_relu_orthogonal_spectrum_in_closed_form():
     density = s / (math.pi * np.sqrt(1 - s * s))
     assert np.all(abs(found.density.value - density) <= found.density.error)
     assert np.all(found.density.error < 1e-12)
-    spectrum = theory.jacobian_spectrum(repeat(theory.layer(RELU, 2.0), 4), 1.0)
+    spectrum = theory.spectrum.jacobian_spectrum(repeat(theory.layer(RELU, 2.0), 4), 1.0)
     assert abs(spectrum.mass_at_zero.value - 0.5) <= spectrum.mass_at_zero.error < 1e-12
 
 
@@ -178,8 +178,8 @@ def test_orthogonal_linear_singular_values_are_all_equal():
 def test_shallow_orthogonal_networks_keep_an_atom():
     """Of two layers with P(D = 1) = p, 2p − 1 of the directions pass through both."""
     factors = deep(HARD_TANH, 1.0, depth=2, length=0.5, weights="orthogonal")
-    layer_ = theory.layer(HARD_TANH, 1.0, weights="orthogonal")
-    factors = theory.jacobian_factors(layer_, 0.5).repeated(2)
+    layer = theory.layer(HARD_TANH, 1.0, weights="orthogonal")
+    factors = theory.jacobian_factors(layer, 0.5).repeated(2)
     p = erf(1.0)
     edge = spectrum_edges(factors).log_upper
     assert abs(edge.value) <= edge.error
@@ -201,9 +201,9 @@ def test_a_gap_above_zero():
 def test_second_moment_on_the_critical_line(bias):
     variance, length, spread = CRITICAL_TANH[bias]
     for law, s1 in [("orthogonal", 0), ("gaussian", 1)]:
-        layer_ = theory.jacobian_factors(theory.layer(TANH, variance, bias, weights=law), length)
+        layer = theory.jacobian_factors(theory.layer(TANH, variance, bias, weights=law), length)
         for depth in (1, 64):
-            moments = jacobian_moments(layer_.repeated(depth), order=2)
+            moments = jacobian_moments(layer.repeated(depth), order=2)
             assert abs(moments.ratios.value[1] - 1 - depth * (spread + s1)) < depth * 1e-9
             assert abs(moments.log_mean.value) <= moments.log_mean.error + depth * 1e-13
 
@@ -233,29 +233,31 @@ def test_equivariant_bulk_and_goldstone_gains():
         found = jacobian_moments(factors.repeated(8), order=2)
         assert abs(found.ratios.value[1] - ratio) < 5e-4
         assert abs(found.log_mean.value - 8 * math.log(slope)) < 1e-10
-        top = theory.lyapunov_quantiles(factors, jnp.array([1.0]))
+        top = theory.spectrum.lyapunov_quantiles(factors, jnp.array([1.0]))
         assert abs(top.value[0] - math.log(slope) / 2) < 1e-11
     network = theory.feedforward(phi, 1.5**2, depth=5, components=3)
-    gains = theory.goldstone_gains(network, theory.given_moments(jnp.eye(3)[None, None]))
+    gains = theory.spectrum.goldstone_gains(network, theory.given_moments(jnp.eye(3)[None, None]))
     assert gains.value.shape == (3,)
     final = theory.propagate(network, theory.given_moments(jnp.eye(3)[None, None]))
     q = theory.length(final.value)[-1, 0]
     assert np.all(abs(gains.value - q) <= gains.error + 1e-14)
     # from the pre-activations of the first layer on, of length 1.5²
     layers = repeat(theory.layer(phi, 1.5**2, components=3), 5)
-    rest = theory.goldstone_gains(layers, theory.given_moments(1.5**2 * jnp.eye(3)[None, None]))
+    rest = theory.spectrum.goldstone_gains(
+        layers, theory.given_moments(1.5**2 * jnp.eye(3)[None, None])
+    )
     np.testing.assert_allclose(rest.value * 1.5**2, gains.value, rtol=1e-12)
     biased = theory.feedforward(phi, 1.5**2, 0.1, depth=5, components=3)
     with pytest.raises(ValueError, match="bias"):
-        theory.goldstone_gains(biased, theory.given_moments(jnp.eye(3)[None, None]))
+        theory.spectrum.goldstone_gains(biased, theory.given_moments(jnp.eye(3)[None, None]))
 
 
 def test_exponents_of_linear_and_relu_networks():
     t = jnp.array([1e-3, 0.25, 0.5, 0.75, 1.0])
-    linear = theory.lyapunov_quantiles(theory.jacobian_factors(theory.affine(1.0), 1.0), t)
+    linear = theory.spectrum.lyapunov_quantiles(theory.jacobian_factors(theory.affine(1.0), 1.0), t)
     assert np.all(abs(linear.value - np.log(t) / 2) <= linear.error)
-    layer_ = theory.jacobian_factors(theory.layer(RELU, 2.0), 1.0)
-    relu = theory.lyapunov_quantiles(layer_, t)
+    layer = theory.jacobian_factors(theory.layer(RELU, 2.0), 1.0)
+    relu = theory.spectrum.lyapunov_quantiles(layer, t)
     # 1/S = σ² (1 + m)(m + p)/(1 + m)
     with np.errstate(invalid="ignore", divide="ignore"):
         truth = np.log(2 * np.maximum(np.asarray(t) - 0.5, 0)) / 2
@@ -263,7 +265,7 @@ def test_exponents_of_linear_and_relu_networks():
     np.testing.assert_allclose(relu.value[alive], truth[alive], atol=1e-12)
     assert np.all(relu.value[~alive] == -np.inf)
     # a deep network's quantiles approach them like log(depth)/depth
-    deep = quantiles(layer_.repeated(1000), jnp.array([0.75, 0.9]))
+    deep = quantiles(layer.repeated(1000), jnp.array([0.75, 0.9]))
     np.testing.assert_allclose(
         deep.value / 1000, np.log(2 * (np.array([0.75, 0.9]) - 0.5)) / 2, atol=0.01
     )
@@ -317,10 +319,10 @@ def test_one_linear_layer_with_a_skip_connection_in_closed_form(variance):
 def test_moments_of_layers_with_skip_connections():
     """m_1 = Π (1 + χ_l) and m_2/m_1² = 1 + Σ (m_2/m_1² − 1)_l with m_2 = 1 + 4χ + E |a|⁴."""
     for weights, gaussian in [("gaussian", 2), ("orthogonal", 0)]:
-        layer_ = skip(TANH, 0.6, weights)
-        factors = theory.jacobian_factors(layer_, 0.8)
+        layer = skip(TANH, 0.6, weights)
+        factors = theory.jacobian_factors(layer, 0.8)
         mean, square = (
-            theory.gaussian_expectation(lambda z, p=p: jnp.cosh(z) ** -p, 0.85).value
+            theory.gaussian.gaussian_expectation(lambda z, p=p: jnp.cosh(z) ** -p, 0.85).value
             for p in (4, 8)
         )
         chi, fourth = 0.6 * mean, 0.36 * (square + gaussian * mean**2)
@@ -328,7 +330,7 @@ def test_moments_of_layers_with_skip_connections():
         found = jacobian_moments(factors.repeated(7), order=2)
         assert abs(found.log_mean.value - 7 * math.log1p(chi)) < 1e-12
         assert abs(found.ratios.value[1] - (1 + 7 * (ratio - 1))) < 1e-10
-        top = theory.lyapunov_quantiles(factors, jnp.array([1.0])).value[0]
+        top = theory.spectrum.lyapunov_quantiles(factors, jnp.array([1.0])).value[0]
         assert abs(top - math.log1p(chi) / 2) < 1e-12
 
 
@@ -355,8 +357,8 @@ def residual_moments_by_sampling(weights, variance, depth, width, replicas):
 def test_branches_that_begin_with_a_nonlinearity_are_not_free(weights):
     """The second moment agrees with networks; that of free layers does not."""
     depth, variance, width = 6, 1.0, 128
-    layer_ = theory.layer(TANH, variance, weights=weights, residual=True)
-    found = theory.residual_moments(layer_, 1.0, depth)
+    layer = theory.layer(TANH, variance, weights=weights, residual=True)
+    found = theory.spectrum.residual_moments(layer, 1.0, depth)
     assert found.ratios.status.tolist() == [Status.OK] * 2
     first, second = residual_moments_by_sampling(weights, variance, depth, width, 120)
     ratio = second / first**2
@@ -367,20 +369,21 @@ def test_branches_that_begin_with_a_nonlinearity_are_not_free(weights):
     q, free = 1.0, 1.0
     for _ in range(depth):
         mean, square = (
-            theory.gaussian_expectation(lambda z, p=p: jnp.cosh(z) ** -p, q).value for p in (4, 8)
+            theory.gaussian.gaussian_expectation(lambda z, p=p: jnp.cosh(z) ** -p, q).value
+            for p in (4, 8)
         )
         fourth = square + (mean**2 if weights == "gaussian" else 0.0)
         free += (1 + 4 * mean + fourth) / (1 + mean) ** 2 - 1
-        q = q + theory.gaussian_expectation(lambda z: jnp.tanh(z) ** 2, q).value
+        q = q + theory.gaussian.gaussian_expectation(lambda z: jnp.tanh(z) ** 2, q).value
     assert abs(ratio.mean() - free) > 2 * bound
 
 
 @pytest.mark.slow
 def test_linear_residual_layers_have_the_moments_of_free_ones():
     for weights in ("gaussian", "orthogonal"):
-        layer_ = theory.layer(LINEAR, 0.7, weights=weights, residual=True)
-        found = theory.residual_moments(layer_, 1.0, 5)
-        free = jacobian_moments(theory.jacobian_factors(layer_, 1.0).repeated(5), order=2)
+        layer = theory.layer(LINEAR, 0.7, weights=weights, residual=True)
+        found = theory.spectrum.residual_moments(layer, 1.0, 5)
+        free = jacobian_moments(theory.jacobian_factors(layer, 1.0).repeated(5), order=2)
         np.testing.assert_allclose(found.ratios.value, free.ratios.value, rtol=1e-12)
         np.testing.assert_allclose(found.log_mean.value, free.log_mean.value, rtol=1e-12)
 
@@ -438,10 +441,10 @@ def test_solutions_are_physical_and_the_distribution_consistent(name):
 
 def test_errors_are_honest_where_the_quadrature_is_coarse():
     """A shallow orthogonal network resolves the law of D² finely."""
-    layer_ = theory.layer(TANH, 1.5, weights="orthogonal")
+    layer = theory.layer(TANH, 1.5, weights="orthogonal")
     x = jnp.linspace(-2.0, 0.5, 23)
     few, many = (
-        distribution(theory.jacobian_factors(layer_, 1.0, order=order).repeated(2), x)
+        distribution(theory.jacobian_factors(layer, 1.0, order=order).repeated(2), x)
         for order in (12, 512)
     )
     for coarse, fine in [(few.density, many.density), (few.cumulative, many.cumulative)]:
@@ -452,8 +455,8 @@ def test_errors_are_honest_where_the_quadrature_is_coarse():
 
 def test_sweeps_over_depth_and_variance_compile_once():
     def one(variance, depth):
-        layer_ = theory.jacobian_factors(theory.layer(TANH, variance, 0.05), 0.5)
-        return theory.spectrum_summary(layer_.repeated(depth), moments=2)
+        layer = theory.jacobian_factors(theory.layer(TANH, variance, 0.05), 0.5)
+        return theory.spectrum.spectrum_summary(layer.repeated(depth), moments=2)
 
     swept = hastily(jax.vmap(one))(jnp.array([1.2, 1.8]), jnp.array([4.0, 300.0]))
     alone = hastily(one)(jnp.asarray(1.8), 300.0)
@@ -471,9 +474,9 @@ def test_what_cannot_be_predicted_is_refused():
     with pytest.raises(TypeError, match="no other branch"):
         theory.jacobian_factors(Residual(Chain((linear_skip(1.0), theory.affine(1.0)))), 1.0)
     with pytest.raises(TypeError, match="`layer`"):
-        theory.residual_moments(theory.layer(TANH, 1.5), 1.0, 2)
+        theory.spectrum.residual_moments(theory.layer(TANH, 1.5), 1.0, 2)
     with pytest.raises(ValueError, match="`length`"):
-        theory.residual_moments(theory.layer(TANH, 1.5, residual=True), 0.0, 2)
+        theory.spectrum.residual_moments(theory.layer(TANH, 1.5, residual=True), 0.0, 2)
     with pytest.raises(ValueError, match="length"):
         theory.jacobian_factors(theory.affine(1.0), -1.0)
     with pytest.raises(ValueError, match="width"):
@@ -496,7 +499,7 @@ def test_edges_of_unequal_layers_are_where_the_density_ends():
 
 
 def test_dead_networks_are_all_zeros():
-    spectrum = theory.spectrum_summary(theory.jacobian_factors(theory.affine(0.0), 1.0))
+    spectrum = theory.spectrum.spectrum_summary(theory.jacobian_factors(theory.affine(0.0), 1.0))
     assert spectrum.mass_at_zero.value == 1
     assert spectrum.edges.upper.status == Status.ABSENT
 
@@ -561,12 +564,12 @@ def repeat_linear(depth):
 def test_slopes_without_a_smallest_one_have_no_lower_edge(q):
     """Gaussian inputs reach every z, and so every slope down to 0."""
     body = theory.layer(theory.activation("tanh"), 1.7, weights="orthogonal")
-    edges = theory.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
+    edges = theory.spectrum.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
     assert edges.log_lower.error == np.inf
     assert edges.lower.value - edges.lower.error <= 0
     leaky = theory.activation("leaky_relu", negative_slope=0.1)
     body = theory.layer(leaky, 1.7, weights="orthogonal")
-    edges = theory.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
+    edges = theory.spectrum.spectrum_edges(theory.jacobian_factors(body, q).repeated(6))
     assert edges.log_lower.error < 1e-12
 
 
@@ -674,7 +677,7 @@ def test_what_is_no_number_has_no_answer():
         with pytest.raises(ValueError, match=r"^`depth`: must be finite and at least 0"):
             factors.repeated(depth)
     nan = jnp.array([jnp.nan, 0.7])
-    for e in (theory.lyapunov_quantiles(factors, nan), quantiles(factors, nan)):
+    for e in (theory.spectrum.lyapunov_quantiles(factors, nan), quantiles(factors, nan)):
         assert e.status[0] == Status.INVALID
         assert np.isnan(e.value[0])
         assert e.status[1] != Status.INVALID
