@@ -327,12 +327,16 @@ class _Reader:
             if not isinstance(value, Mapping):
                 raise TypeError(f"`{path}`: must be a table with a variance; got {shown(value)}")
             _check_fields(WeightLaw, value, path, "the weights", "")
+            for name, number in value.items():
+                _check_single(number, join(path, name))
             return _named(path, WeightLaw, **value, fields={"weight_variance": "variance"})
         if isinstance(value, Mapping):
             return self.part(value, path)
         if holds_tables(value):
             each = enumerate(value)
             return tuple(self.part(member, f"{path}[{i}]") for i, member in each)
+        if value:  # an empty list is one of parts
+            _check_single(value, path)
         return value
 
     def repeat(self, values: Mapping[str, Any], path: str) -> Part:
@@ -382,6 +386,14 @@ class _Reader:
 
     def of_file(self, target: str, path: str) -> Activation:
         return _named(path, activation_in_file, target, self.folder, fields={"name": ""})
+
+
+def _check_single(value: Any, path: str) -> None:
+    """Raise a `ValueError` if there is a number for each of several layers, and no `Repeat`."""
+    if isinstance(value, list | tuple):
+        raise ValueError(
+            f"`{path}`: must be one value outside of a repeat; got a list of {len(value)}"
+        )
 
 
 def _check_fields(make: Any, values: Mapping[str, Any], path: str, key: str, name: str) -> None:

@@ -240,6 +240,11 @@ def deep_table(levels):
         ({**LAYER, "weight_variance": "1"}, "`weight_variance`: must hold real numbers; got '1'"),
         ({**LAYER, "weight_variance": True}, "`weight_variance`: must hold real numbers; got Tr"),
         ({**LAYER, "weight_variance": -1}, "`weight_variance`: must be finite and at least 0"),
+        ({**LAYER, "weight_variance": [1, 2]}, "`weight_variance`: must be one value outside of a"),
+        (
+            {"node": "affine", "weights": {"variance": [1, 2]}, "bias_variance": 0},
+            "`weights.variance`: must be one value outside of a repeat; got a list of 2",
+        ),
         ({**LAYER, "weights": "cauchy"}, "`weights`: must be"),
         ({**LAYER, "residual": "no"}, "`residual`: must be True or False; got 'no'"),
         ({**LAYER, "gain": 2}, "`gain`: not a field of layer, which has activation,"),
