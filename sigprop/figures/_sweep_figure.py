@@ -1,6 +1,7 @@
 """One observable of a sweep against one of its axes: simulation as points, theory as lines."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +124,9 @@ def _nearest(name: str, values: tuple, wanted: Any) -> Any:
                 with_rounding = False
         if same or with_rounding:
             return value
+    if name == "layer" and str(wanted).startswith("-"):  # from the last one
+        with suppress(ValueError, IndexError):
+            return values[int(wanted)]
     shown = ", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
     raise ValueError(f"`at`: must have a {name} of {shown}; got {wanted}")
 

@@ -806,6 +806,9 @@ class TestCommands:
         view = ["--observable", "correlation", "--at", "bias-variance=0.1,layer=4"]
         code, out, _ = command("sweep", "show", "whole.zarr", *view, "--output", "fig", "--json")
         found = json.loads(out)
+        view[-1] = "bias-variance=0.1,layer=-1"  # which is 4
+        _, out, _ = command("sweep", "show", "whole.zarr", *view, "--output", "fig", "--json")
+        assert json.loads(out)["view"] == found["view"]
         assert code == 0
         assert (found["view"]["against"], found["view"]["by"]) == ("weight_variance", "width")
         assert sorted(p.name for p in (tmp_path / "fig").iterdir()) == ["sweep.pdf", "sweep.png"]
@@ -827,6 +830,7 @@ class TestCommands:
             (["show", whole, "--observable", "slop"], "--observable: must be one of length"),
             (["show", whole, "--against", "depth"], "--against: must be one of"),
             (["show", whole, "--at", "layer=9"], "--at: must have a layer of 0, 1"),
+            (["show", whole, "--at", "layer=-9"], "--at: must have a layer of 0, 1"),
             (["show", whole, "--at", "layer"], "--at: must be axis=value"),
             (["show", whole, "--input", "5"], "--input: must be from 0 to 1"),
             (["merge", "none.zarr", "--output", "o.zarr"], "must be the store of a sweep"),
