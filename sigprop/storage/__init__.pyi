@@ -1,13 +1,15 @@
 from ._configuration import Count, build, check_fields
 from ._descriptions import network_text, portable
-from ._store import (
+from ._places import (
     is_empty_folder,
     move_into_place,
     partial_name,
-    provenance,
-    read_dataset,
-    write_dataset,
+    partials,
+    place_of,
+    recover,
+    source_of,
 )
+from ._store import provenance, read_dataset, write_dataset
 
 __all__ = [
     "Count",
@@ -17,8 +19,12 @@ __all__ = [
     "move_into_place",
     "network_text",
     "partial_name",
+    "partials",
+    "place_of",
     "portable",
     "provenance",
     "read_dataset",
+    "recover",
+    "source_of",
     "write_dataset",
 ]

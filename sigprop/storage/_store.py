@@ -2,11 +2,10 @@
 
 import dataclasses
 import enum
-import glob
+import hashlib
 import json
 import math
 import platform
-import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,6 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+
+from sigprop.storage._places import (
+    is_empty_folder,
+    move_into_place,
+    partial_name,
+    partials,
+    place_of,
+    recover,
+    source_of,
+)
 
 _PACKAGES = ("sigprop", "jax", "jaxlib", "numpy", "equinox")
 _STALE_SECONDS = 3600
@@ -75,17 +84,21 @@ def write_dataset(
     Raises
     ------
     ValueError
-        If `path` cannot be written, or something else than a Zarr store is there.
+        If `path` cannot be written, or something else than a Zarr store is there, or a sweep's.
     """
-    path = Path(path).resolve()
+    path = place_of(path)
     if path.exists() and not (path / "zarr.json").is_file() and not is_empty_folder(path):
         raise ValueError(f"`path`: must be free or a Zarr store; got something else at {path}")
+    if _attributes(path).get("sigprop_sweep") is not None:
+        raise ValueError(f"`path`: must not be the store of a sweep; got one at {path}")
     attributes = _plain({**dataset.attrs, **provenance})
-    dataset = dataset.drop_encoding().assign_attrs(attributes)
-    dataset = _with_texts(dataset, "U", object)
+    attributes.pop(_CHECKSUMS, None)
+    dataset = _with_texts(dataset.drop_encoding().assign_attrs(attributes), "U", object)
+    dataset.attrs[_CHECKSUMS] = json.dumps(_checksums(dataset))
     partial = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        recover(path)
         _remove_stale(path)
         dataset.to_zarr(partial, mode="w-", zarr_format=3, consolidated=False)
         move_into_place(path, partial)
@@ -102,12 +115,10 @@ def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If there is no store at `path`, or it cannot be read.
+        If there is no store at `path`, or it cannot be read, or it is not what was written.
     """
-    path = Path(path).resolve()
-    source = path
-    if not path.exists() and _former(path).exists():
-        source = _former(path)  # a run was killed between the two renamings of `move_into_place`
+    path = place_of(path)
+    source = source_of(path)
     if not (source / "zarr.json").is_file():
         raise ValueError(f"`path`: must be a Zarr store; got none at {path}")
     try:
@@ -116,50 +127,60 @@ def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
     except Exception as error:  # zarr and its codecs raise errors of many types
         reason = str(error).partition("\n")[0]
         raise ValueError(f"`path`: must be a readable Zarr store; got {reason}, {path}") from error
+    written = dataset.attrs.pop(_CHECKSUMS, None)
+    if written is not None:
+        _check(dataset, json.loads(written), path)
     return _with_texts(dataset, "TO", str)
 
 
-# A store ``results.zarr`` has three names, all in one folder, so that renaming is atomic:
-#   results.zarr                  always complete;
-#   .results.zarr.former          its complete predecessor, only while the two change places;
-#   .results.zarr.TOKEN.partial   being written or being deleted, never read.
+_CHECKSUMS = "sigprop_checksums"
+"""The attribute with a hash of every variable and of the other attributes."""
 
 
-def _former(path: Path) -> Path:
-    return path.with_name(f".{path.name}.former")
+def _checksums(dataset: xr.Dataset) -> dict[str, str]:
+    found = {str(name): _hash_of(variable) for name, variable in dataset.variables.items()}
+    others = {name: value for name, value in dataset.attrs.items() if name != _CHECKSUMS}
+    text = json.dumps(_plain(others), sort_keys=True)
+    return found | {"": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
 
-def partial_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+def _hash_of(variable: xr.Variable) -> str:
+    """Of what a variable holds, whatever the codec and the machine that read it."""
+    values = np.asarray(variable.values)
+    if values.dtype.kind in "OTU":
+        kind, content = "text", json.dumps([str(text) for text in values.ravel()]).encode()
+    else:
+        little = values.astype(values.dtype.newbyteorder("<"))
+        kind, content = little.dtype.str, np.ascontiguousarray(little).tobytes()
+    words = _plain(variable.attrs)
+    head = json.dumps([kind, list(variable.dims), list(values.shape), words], sort_keys=True)
+    found = hashlib.blake2b(head.encode(), digest_size=16)
+    found.update(content)
+    return found.hexdigest()
 
 
-def move_into_place(path: Path, complete: Path) -> None:
-    """Put a complete store at a path; at every moment `path` or its former is complete."""
-    former = _former(path)
-    if path.exists() and not is_empty_folder(path):
-        _discard(former)
-        path.rename(former)
-    complete.replace(path)
-    _discard(former)
+def _check(dataset: xr.Dataset, written: Mapping[str, str], path: Path) -> None:
+    """Raise a `ValueError` that names what is not as it was written."""
+    found = _checksums(dataset)
+    for name in sorted(found.keys() | written.keys()):
+        if found.get(name) != written.get(name):
+            what = f"the variable {name}" if name else "its attributes"
+            raise ValueError(f"`path`: must be undamaged; got other bytes of {what}, {path}")
 
 
-def _discard(former: Path) -> None:
-    """Delete a store that is not needed, under a name that nobody reads."""
-    if former.exists():
-        doomed = former.with_suffix(f".{secrets.token_hex(4)}.partial")
-        former.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+def _attributes(path: Path) -> dict[str, Any]:
+    """Of the store that is there, as far as they can be read."""
+    try:
+        return dict(json.loads((path / "zarr.json").read_bytes())["attributes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _remove_stale(path: Path) -> None:
     """Delete what killed runs have left; a young one may be another process at work."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    for partial in partials(path):
         if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _with_texts(dataset: xr.Dataset, kinds: str, dtype: type) -> xr.Dataset:

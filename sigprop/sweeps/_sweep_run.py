@@ -15,6 +15,7 @@ import xarray as xr
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from sigprop.storage import place_of
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_files import union
 from sigprop.sweeps._sweep_program import Engine, structures
@@ -115,8 +116,7 @@ def run_sweep(
     run that is killed at any moment and called again ends with the same bits.
     """
     check_kind("sweep", sweep, Sweep, "a sigprop.Sweep")
-    check_kind("path", path, str | PathLike, "a path")
-    path = Path(path).resolve()
+    path = place_of(path)
     check_kind("shard", shard, tuple, "a pair (i, n)")
     number, parts = shard
     if not 0 <= number < parts:
@@ -328,8 +328,8 @@ def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[st
         If sweeps, versions or devices differ, or two stores have different numbers for one
         cell; if the output cannot be written. The stores that were there stay as they are.
     """
-    output = Path(output).resolve()
-    places = list(dict.fromkeys(Path(path).resolve() for path in paths))
+    output = place_of(output, "output")
+    places = list(dict.fromkeys(place_of(path, "paths") for path in paths))
     with writing(output):
         if output.exists() and any(output.iterdir()):
             places = [output, *(path for path in places if path != output)]
@@ -377,4 +377,4 @@ def read_sweep(path: str | PathLike[str]) -> xr.Dataset:
     ValueError
         If there is no store of a sweep at `path`.
     """
-    return dataset_of(open_store(Path(path).resolve(), write=False))
+    return dataset_of(open_store(place_of(path), write=False))

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 
+from sigprop.storage import place_of, source_of
+
 SCHEMA = 1
 """Of the store, and of what the numbers in it mean."""
 
@@ -38,10 +40,10 @@ def sweep_status(path: str | PathLike[str]) -> SweepStatus:
     ValueError
         If there is no store of a sweep at `path`.
     """
-    with reading(Path(path).resolve(), write=False) as (group, attributes):
-        marker: Any = group["marker"]
-        done = np.asarray(marker[...])[..., 0].astype(np.int64).sum(axis=1)
+    with reading(place_of(path), write=False) as (group, attributes):
         replicas = int(json.loads(attributes["sweep"])["replicas"])
+        counts = all_counts(group["marker"], replicas, attributes["chunk"][1])
+        done = counts.sum(axis=1)
         return SweepStatus(
             len(done) * replicas,
             int(done.sum()),
@@ -51,6 +53,33 @@ def sweep_status(path: str | PathLike[str]) -> SweepStatus:
             dict(attributes["axes"]),
             json.loads(attributes["environment"]),
         )
+
+
+def read_markers(marker: Any, rows: slice, block: int) -> np.ndarray:
+    """The markers [points, 2] of some points and one block of replicas; zeros if damaged."""
+    try:
+        return np.asarray(marker[rows, block])
+    except Exception:  # the codecs raise errors of many types
+        return np.zeros((rows.stop - rows.start, 2), np.uint64)
+
+
+def possible_counts(markers: np.ndarray, most: int) -> np.ndarray:
+    """How many networks markers say are there; 0 where they say what cannot be."""
+    counts = markers[..., 0]
+    return np.where(counts <= most, counts, 0).astype(np.int64)
+
+
+def all_counts(marker: Any, replicas: int, per_block: int) -> np.ndarray:
+    """How many networks all markers say are there: [points, blocks of replicas]."""
+    points, blocks = marker.shape[:2]
+    step = marker.chunks[0]
+    found = np.zeros((points, blocks), np.int64)
+    for block in range(blocks):
+        most = min(per_block, replicas - block * per_block)
+        for start in range(0, points, step):
+            rows = slice(start, min(start + step, points))
+            found[rows, block] = possible_counts(read_markers(marker, rows, block), most)
+    return found
 
 
 @contextmanager
@@ -63,9 +92,10 @@ def reading(path: Path, *, write: bool) -> Iterator[tuple[zarr.Group, dict[str, 
         If there is no store of a sweep, it has another schema, or it cannot be read.
     """
     try:
-        if not (path / "zarr.json").is_file():
+        source = source_of(path)
+        if not (source / "zarr.json").is_file():
             raise ValueError(f"`path`: must be the store of a sweep; got none at {path}")
-        group = zarr.open_group(path, mode="r+" if write else "r")
+        group = zarr.open_group(source, mode="r+" if write else "r")
         attributes: dict[str, Any] = dict(group.attrs)
         schema = attributes.get("sigprop_sweep")
         if schema is None:
@@ -75,7 +105,7 @@ def reading(path: Path, *, write: bool) -> Iterator[tuple[zarr.Group, dict[str, 
                 f"`path`: must be a sweep's store of version {SCHEMA}; got version {schema}, {path}"
             )
         yield group, attributes
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # zarr and its codecs raise errors of many types
         if str(error).startswith("`path`"):
             raise
         reason = str(error).partition("\n")[0]

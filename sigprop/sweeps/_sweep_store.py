@@ -23,13 +23,20 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from sigprop.storage import is_empty_folder, move_into_place, partial_name, provenance
+from sigprop.storage import (
+    is_empty_folder,
+    move_into_place,
+    partial_name,
+    partials,
+    provenance,
+    recover,
+)
 from sigprop.sweeps._environment import environment
 from sigprop.sweeps._own_observables import Absent
 from sigprop.sweeps._ratios import PARTS, of_networks
 from sigprop.sweeps._sweep import AXES, Sweep
 from sigprop.sweeps._sweep_files import from_fields
-from sigprop.sweeps._sweep_status import SCHEMA, reading
+from sigprop.sweeps._sweep_status import SCHEMA, all_counts, possible_counts, read_markers, reading
 from theory import Observable
 
 Arrays = dict[str, np.ndarray]
@@ -45,6 +52,14 @@ class SweepStore:
         self.names = [stored.name for stored in sweep.stored]
         self.arrays = {name: _array(group, name) for name in self.names}
         self.marker = _array(group, "marker")
+        size = (sweep.points, sweep.replicas)
+        shapes = {name: array.shape[:2] for name, array in self.arrays.items()}
+        shapes["marker"] = (self.marker.shape[0], sweep.replicas)
+        for name, shape in shapes.items():
+            if shape != size or self.marker.shape[1] != self._across:
+                raise ValueError(
+                    f"`path`: must be the store of a sweep; got another shape of {path / name}"
+                )
 
     @property
     def chunks(self) -> int:
@@ -71,12 +86,17 @@ class SweepStore:
     def read(self, chunk: int) -> tuple[Arrays, np.ndarray]:
         """The data of a chunk, and how many of its networks are there at every point.
 
-        A cell whose data do not have the hash of its marker has none.
+        A cell whose data cannot be read, or do not have the hash of its marker, has none.
         """
         rows, replicas = self.region(chunk)
-        markers = np.asarray(self.marker[rows, chunk % self._across])
-        arrays = {name: np.array(self.arrays[name][rows, replicas]) for name in self.names}
-        counts = markers[:, 0].astype(np.int64)
+        markers = read_markers(self.marker, rows, chunk % self._across)
+        counts = possible_counts(markers, replicas.stop - replicas.start)
+        arrays = self.empty(chunk)
+        try:
+            for name in self.names:
+                arrays[name] = np.array(self.arrays[name][rows, replicas])
+        except Exception:  # a file that is damaged; the codecs raise errors of many types
+            counts[:] = 0
         for row in map(int, np.flatnonzero(counts)):
             if _digest(arrays, row, int(counts[row])) != markers[row, 1]:
                 counts[row] = 0
@@ -97,7 +117,7 @@ class SweepStore:
 
     def counts(self) -> np.ndarray:
         """How many networks the markers say are there: [points, blocks of replicas]."""
-        return np.asarray(self.marker[...])[..., 0].astype(np.int64)
+        return all_counts(self.marker, self.sweep.replicas, self.replicas_per_chunk)
 
     def networks(self, chunk: int) -> int:
         """How many networks a chunk is to hold."""
@@ -106,7 +126,13 @@ class SweepStore:
 
     def stored_addresses(self) -> np.ndarray:
         """The addresses of the points, as they were computed where the store was made."""
-        return np.asarray(_array(self.group, "address")[...])
+        try:
+            return np.asarray(_array(self.group, "address")[...])
+        except Exception as error:  # the codecs raise errors of many types
+            where = self.path / "address"
+            raise ValueError(
+                f"`path`: must be the store of a sweep; got a damaged file in {where}"
+            ) from error
 
     def empty(self, chunk: int) -> Arrays:
         """Arrays of the size of a chunk without any data."""
@@ -129,7 +155,13 @@ def _digest(arrays: Arrays, row: int, count: int) -> int:
 
 
 def _array(group: zarr.Group, name: str) -> Any:
-    return group[name]
+    try:
+        return group[name]
+    except Exception as error:  # damaged metadata; zarr raises errors of many types
+        where = f"{group.store_path}/{name}/zarr.json".removeprefix("file://")
+        raise ValueError(
+            f"`path`: must be the store of a sweep; got a damaged file {where}"
+        ) from error
 
 
 def create_store(
@@ -222,12 +254,21 @@ def writing(path: Path) -> Iterator[None]:
         If another process has it, with its number and host; or if nothing can be written.
     """
     lock = path.with_name(f".{path.name}.lock")
+    handle = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _locked(lock)
+        if handle is not None:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            recover(path)
+            for left in partials(path):
+                shutil.rmtree(left, ignore_errors=True)
         if path.is_dir() and not os.access(path, os.W_OK):
             raise PermissionError(13, os.strerror(13))
     except OSError as error:
+        if handle is not None:
+            _unlock(lock, handle)
         reason = error.strerror or error
         raise ValueError(f"`path`: must be writable; got {reason} for {path}") from error
     if handle is None:
@@ -235,12 +276,14 @@ def writing(path: Path) -> Iterator[None]:
             who = held.read().strip() or "another process"
         raise ValueError(f"`path`: must not be written by two at a time; got {who} at {path}")
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
+        _unlock(lock, handle)
+
+
+def _unlock(lock: Path, handle: int) -> None:
+    lock.unlink(missing_ok=True)
+    os.close(handle)
 
 
 def _locked(lock: Path) -> int | None:

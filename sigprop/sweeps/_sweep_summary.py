@@ -2,7 +2,6 @@
 
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 import theory
+from sigprop.storage import place_of
 from sigprop.sweeps._ratios import PARTS, influences
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_store import dataset_of, open_store, ratios
@@ -36,7 +36,7 @@ def summarise_sweep(path: str | PathLike[str]) -> xr.Dataset:
     ValueError
         If there is no store of a sweep at `path`.
     """
-    store = open_store(Path(path).resolve(), write=False)
+    store = open_store(place_of(path), write=False)
     return summarised(store.sweep, dataset_of(store))
 
 

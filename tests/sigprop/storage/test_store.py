@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sigprop.storage import _store
+from sigprop.storage import _places
 from sigprop.storage._store import provenance, read_dataset, write_dataset
 
 
@@ -261,7 +261,7 @@ def test_provenance_says_everything(path):
 def test_replacing_needs_no_more_than_renaming(path, monkeypatch):
     """Were the old store deleted before the new one is in place, a kill would lose both."""
     write_dataset(version(1), path, provenance={})
-    monkeypatch.setattr(_store, "_discard", lambda former: None)
+    monkeypatch.setattr(_places, "_discard", lambda former: None)
     write_dataset(version(2), path, provenance={})
     assert number_of(read_dataset(path)) == 2
     shutil.rmtree(path)
