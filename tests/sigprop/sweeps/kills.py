@@ -1,0 +1,154 @@
+"""Kills a writer of a store before every change of a file, and writes again: run with the folder
+of a finished store, what to do, and the step from one kill to the next; with a step of 0 it kills
+only before a whole store is moved or removed. Prints how often it killed.
+
+The process forks for each attempt, before JAX has a device: what it imports is imported once."""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from sigprop.storage import read_dataset, write_dataset
+from sigprop.sweeps import merge_sweeps, sweep_status
+from sigprop.sweeps._sweep_store import dataset_of, open_store, prepare, writing
+
+MOVES = ("os.rename", "shutil.rmtree")
+CHANGES = (*MOVES, "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+
+
+def kill_before(number, folder, inside):
+    """Kill this process before it changes something in the folder for the n-th time."""
+    seen = 0
+
+    def hook(event, args):
+        nonlocal seen
+        writes = event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if not (writes and inside) and event not in (CHANGES if inside else MOVES):
+            return
+        paths = [Path(a) for a in args if isinstance(a, str | Path)]
+        if any(folder in (p.parents if inside else (p.parent,)) for p in paths):
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def in_child(do):
+    """The exit status of a function in a process of its own."""
+    child = os.fork()
+    if child == 0:
+        try:
+            do()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def measured(path):
+    """How many networks a store has, and a hash of them."""
+    found = dataset_of(open_store(path, write=False))
+    found = found.isel(replica=slice(0, 4))
+    content = b"".join(found[n].values.tobytes() for n in sorted(found))
+    return int(found["measured"].sum()), hashlib.sha256(content).hexdigest()
+
+
+class Grow:
+    """A store that gets room for more replicas and for another variance."""
+
+    def __init__(self, source, folder):
+        self.source, self.path = source, folder / "sweep.zarr"
+        sweep = open_store(source, write=False).sweep
+        self.larger = dataclasses.replace(sweep, replicas=6, bias_variance=(0.0, 0.05, 0.1))
+
+    def before(self):
+        shutil.copytree(self.source, self.path)
+
+    def act(self):
+        with writing(self.path):
+            prepare(self.larger, self.path)
+
+    def there(self):
+        return sweep_status(self.path).done == 24
+
+    def right(self):
+        found = dataset_of(open_store(self.path, write=False)).sel(bias_variance=[0.0, 0.1])
+        known = dataset_of(open_store(self.source, write=False))
+        return all(
+            np.array_equal(found[n].isel(replica=slice(0, 4)), known[n], equal_nan=True)
+            for n in ("length", "overlap", "measured")
+        )
+
+
+class Merge(Grow):
+    """A store that takes up another one."""
+
+    def act(self):
+        merge_sweeps([self.source], self.path)
+
+    def right(self):
+        return measured(self.path) == measured(self.source)
+
+
+class Replace:
+    """A data set that takes the place of another."""
+
+    def __init__(self, source, folder):
+        self.path = folder / "found.zarr"
+
+    def before(self):
+        write_dataset(xr.Dataset({"a": ("x", [1.0, 2.0])}), self.path, provenance={})
+
+    def act(self):
+        write_dataset(xr.Dataset({"a": ("x", [3.0, 4.0])}), self.path, provenance={})
+
+    def there(self):
+        return read_dataset(self.path)["a"].values.tolist() in ([1.0, 2.0], [3.0, 4.0])
+
+    def right(self):
+        for left in self.path.parent.glob("*.partial"):  # is removed when it is an hour old
+            shutil.rmtree(left)
+        return read_dataset(self.path)["a"].values.tolist() == [3.0, 4.0]
+
+
+def attempt(case, number, folder, inside):
+    kill_before(number, folder, inside)
+    case.act()
+
+
+def check(case, number, folder):
+    assert case.there(), f"lost before change {number}"
+    case.act()
+    assert case.right(), f"other numbers after change {number}"
+    left = sorted(p.name for p in folder.iterdir() if p != case.path)
+    assert not left, (number, left)
+
+
+def main(source, kind, step):
+    folder = source.parent / f"kills of {kind}"
+    case = {"grow": Grow, "merge": Merge, "replace": Replace}[kind](source, folder)
+    kills, number, status = 0, 1, -signal.SIGKILL
+    while status:
+        folder.mkdir()
+        case.before()
+        status = in_child(partial(attempt, case, number, folder, step > 0))
+        assert status in (0, -signal.SIGKILL), status
+        assert in_child(partial(check, case, number, folder)) == 0
+        shutil.rmtree(folder)
+        kills, number = kills + (status != 0), number + max(step, 1)
+    print(kills)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
