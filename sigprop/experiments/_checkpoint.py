@@ -1,12 +1,50 @@
-"""Checkpoints of somebody else's training."""
+"""Checkpoints: their bytes are checked before training goes on from them."""
 
+import hashlib
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+
+_SEAL = "sigprop.blake2b"
+"""The file in a checkpoint that holds a hash of all others; the last that is written."""
 
 
 def read_checkpoint(path: Path) -> Any:
     """The arrays in the folder of an Orbax checkpoint, as nested dictionaries."""
     with ocp.StandardCheckpointer() as reader:
         return reader.restore(path.resolve())
+
+
+def seal(folder: Path) -> None:
+    """Say that a checkpoint is complete, with a hash of its files."""
+    (folder / _SEAL).write_text(_hash_of(folder))
+
+
+def forget_damaged(folder: Path) -> None:
+    """Delete the checkpoints whose bytes are not those that were written.
+
+    A checkpoint is a short cut: without it training goes on from an earlier one, or begins again,
+    and ends with the same numbers.
+    """
+    for step in folder.glob("*") if folder.is_dir() else ():
+        try:
+            good = (step / _SEAL).read_text() == _hash_of(step)
+        except (OSError, UnicodeDecodeError):  # no seal: killed while it was written, or damaged
+            good = False
+        if not good:
+            message = f"the checkpoint {step} is not complete; going on without it"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            shutil.rmtree(step) if step.is_dir() else step.unlink()
+
+
+def _hash_of(folder: Path) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / _SEAL:
+            name = path.relative_to(folder).as_posix()
+            found.update(f"{len(name)} {name} {path.stat().st_size} ".encode())
+            found.update(path.read_bytes())
+    return found.hexdigest()

@@ -33,7 +33,12 @@ def member_store(folder: Path, member: Member) -> Path:
 
 
 def is_ready(folder: Path, member: Member) -> bool:
-    return (member_store(folder, member) / "zarr.json").is_file()
+    """Whether the results of a network are there, and as they were written."""
+    try:
+        read_dataset(member_store(folder, member))
+    except ValueError:
+        return False
+    return True
 
 
 def member_dataset(records: Record, parameters: int) -> xr.Dataset:

@@ -19,6 +19,7 @@ import xarray as xr
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop.experiments._blocks import BlockClassifier
+from sigprop.experiments._checkpoint import forget_damaged, seal
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
 from sigprop.experiments._data import Labelled, copy_task, load_images, permuted, python_sources
 from sigprop.experiments._measures import MEASURES, Measured
@@ -383,7 +384,8 @@ def _train_chunk(
     blank = jax.eval_shape(look, states)
     records = jax.tree.map(lambda leaf: np.full((len(stops), *leaf.shape), -1, leaf.dtype), blank)
     at, saved = 0, time.monotonic()
-    how = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+    forget_damaged(checkpoints)
+    how = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
     with ocp.CheckpointManager(checkpoints, options=how) as manager:
         latest = manager.latest_step()
         if latest is not None:
@@ -412,6 +414,7 @@ def _train_chunk(
                 full, _ = _full_and_empty((states, records))
                 with _SAVING:
                     manager.save(stop, args=ocp.args.StandardSave(full))
+                seal(checkpoints / str(stop))
                 saved = time.monotonic()
     count = parameter_count(jax.tree.map(lambda leaf: leaf[0], states.parameters))
     for index, member in enumerate(chunk):

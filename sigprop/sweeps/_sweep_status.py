@@ -1,7 +1,8 @@
 """How much of a sweep is there: read from its store, without what computes it."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -55,6 +56,12 @@ def sweep_status(path: str | PathLike[str]) -> SweepStatus:
         )
 
 
+def attributes_hash(attributes: Mapping[str, Any]) -> str:
+    """Of what a store says of itself."""
+    text = json.dumps(attributes, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def read_markers(marker: Any, rows: slice, block: int) -> np.ndarray:
     """The markers [points, 2] of some points and one block of replicas; zeros if damaged."""
     try:
@@ -103,6 +110,11 @@ def reading(path: Path, *, write: bool) -> Iterator[tuple[zarr.Group, dict[str, 
         if schema != SCHEMA:
             raise ValueError(
                 f"`path`: must be a sweep's store of version {SCHEMA}; got version {schema}, {path}"
+            )
+        written = attributes.pop("hash", None)
+        if written is not None and written != attributes_hash(attributes):
+            raise ValueError(
+                f"`path`: must be the store of a sweep; got damaged attributes, {path}"
             )
         yield group, attributes
     except Exception as error:  # zarr and its codecs raise errors of many types

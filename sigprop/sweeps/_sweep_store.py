@@ -36,7 +36,14 @@ from sigprop.sweeps._own_observables import Absent
 from sigprop.sweeps._ratios import PARTS, of_networks
 from sigprop.sweeps._sweep import AXES, Sweep
 from sigprop.sweeps._sweep_files import from_fields
-from sigprop.sweeps._sweep_status import SCHEMA, all_counts, possible_counts, read_markers, reading
+from sigprop.sweeps._sweep_status import (
+    SCHEMA,
+    all_counts,
+    attributes_hash,
+    possible_counts,
+    read_markers,
+    reading,
+)
 from theory import Observable
 
 Arrays = dict[str, np.ndarray]
@@ -188,6 +195,7 @@ def create_store(
         "axes": {name: len(values) for name, values in sweep.axes.items()},
         "chunk": list(chunk),
     }
+    attributes["hash"] = attributes_hash(attributes)
     partial = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

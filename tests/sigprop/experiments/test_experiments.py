@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,9 +355,46 @@ def test_a_killed_study_resumes_with_the_same_bits(tmp_path):
     printed(tmp_path / "whole")
     printed(tmp_path / "cut", enough=200)
     assert not ready("cut")
-    assert printed(tmp_path / "cut")[0] >= 100  # it went on from a checkpoint
+    assert printed(tmp_path / "cut")[1] >= 100  # it went on from a checkpoint
     one, two = (sigprop.read_dataset(*ready(name)) for name in ("whole", "cut"))
     xr.testing.assert_identical(one.drop_attrs(), two.drop_attrs())
+
+
+def changed(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_left_out(tmp_path):
+    """Whatever became of a checkpoint, the network ends with the same numbers."""
+    study = Study(
+        (O2,), depth=5, features=12, learning_rates=(1e-2,), seeds=(0,), epochs=6, batch=64
+    )
+
+    def cut(progress):
+        if progress.done > 80:
+            raise KeyboardInterrupt
+
+    def run(folder, **how):
+        return train(study, folder, checkpoint_seconds=0, **how)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", progress=cut)
+    (place,) = (tmp_path / "cut" / "checkpoints").iterdir()
+    files = [p for p in place.rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size).relative_to(place.parent)
+    for damage in (changed, Path.unlink, lambda path: path.write_bytes(b"")):
+        folder = tmp_path / "again"
+        shutil.copytree(tmp_path / "cut", folder)
+        damage(folder / "checkpoints" / largest)
+        (folder / "checkpoints" / place.name / "999").mkdir()
+        with pytest.warns(RuntimeWarning, match="is not complete; going on without it"):
+            found = run(folder)
+        xr.testing.assert_identical(found.drop_attrs(), whole.drop_attrs())
+        shutil.rmtree(folder)
 
 
 class TestSequences:
