@@ -21,18 +21,29 @@ from theory.numerics import Progress
 STUDY = Path(__file__).parent / "studies" / "depth.toml"
 
 
-def array_task() -> str:
-    """The shard "i/n" of a Slurm array's task, "0/1" outside of arrays."""
-    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
-    task, first, count = (int(os.environ.get(n, d)) for n, d in zip(names, (0, 0, 1), strict=True))
-    return f"{task - first}/{count}"
+def part_of(parts: int | None) -> tuple[int, int]:
+    """(i, n) for the task of a Slurm array: part i, its own number, of n; (0, 1) without an array.
+
+    A task that is submitted again alone knows nothing of the others, so that n is said by the user.
+    """
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if task is None:
+        if parts not in (None, 1):
+            raise ValueError(f"--parts: must be 1 outside of a Slurm array; got {parts}")
+        return 0, 1
+    if parts is None or not 0 <= int(task) < parts:
+        raise ValueError(
+            f"--parts: must be the number of tasks of the whole array, 0 to n-1, and above this "
+            f"task's own number {task}; got {'none' if parts is None else parts}"
+        )
+    return int(task), parts
 
 
 def main(argv: list[str] | None = None) -> sigprop.sweeps.SweepRun:
     parser = argparse.ArgumentParser(description="Measure what is missing of a sweep.")
     parser.add_argument("sweep", nargs="?", type=Path, default=STUDY, help="TOML file")
     parser.add_argument("--output", type=Path, help="Zarr store that every host sees")
-    parser.add_argument("--shard", default=array_task(), help="i/n, by default the array's task")
+    parser.add_argument("--parts", type=int, help="tasks of the whole Slurm array, 0 to n-1")
     parser.add_argument("--distributed", action="store_true", help="several hosts together")
     # A TPU pod and a Slurm step are found by JAX; elsewhere say where the first process is.
     parser.add_argument("--coordinator", help="host:port of process 0")
@@ -45,7 +56,7 @@ def main(argv: list[str] | None = None) -> sigprop.sweeps.SweepRun:
     if options.distributed or options.coordinator:
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
 
-    number, parts = map(int, options.shard.split("/"))
+    number, parts = part_of(options.parts)
     output = options.output or Path("runs") / f"{options.sweep.stem}.zarr"
     if parts > 1:
         output = output.with_suffix(f".{number}-of-{parts}.zarr")

@@ -5,6 +5,8 @@ moments through it, find its `fixed_points`, `predict` its infinite-depth behavi
 a whole `phase_diagram`.
 """
 
+from importlib.metadata import version as _version
+
 from theory import (
     description,
     finite_width,
@@ -71,6 +73,8 @@ from theory.phases import (
     symmetry,
 )
 from theory.spectrum import jacobian_factors, singular_value_distribution, singular_value_quantiles
+
+__version__ = _version("sigprop")
 
 __all__ = [
     "Affine",

@@ -5,6 +5,7 @@ What a command does stands in a module of its own, imported only when it runs, s
 mistakes need not wait for JAX.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from sigprop.commands._network import Network, Rotating, Structure
 from sigprop.commands._output import BadInput
 from sigprop.commands._plan_cli import plan
 from sigprop.commands._sweep_cli import sweep
+from sigprop.commands._whole_numbers import exactly
 
 _HELP = """\
 Random deep networks: mean-field theory predicts, simulation at finite width tests.
@@ -29,7 +31,13 @@ ordered, above 1 chaotic. Depth scales ξ are in layers.
 """
 _EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 bad input, 3 no verdict."
 
-app = App(name="sigprop", help=_HELP, help_epilogue=_EPILOGUE, help_format="markdown")
+app = App(
+    name="sigprop",
+    help=_HELP,
+    help_epilogue=_EPILOGUE,
+    help_format="markdown",
+    default_parameter=Parameter(converter=exactly),
+)
 app.command(plan)
 app.command(sweep)
 
@@ -126,10 +134,18 @@ def compare(
         ),
     ] = None,
     widths: Annotated[
-        str, Parameter(help="Widths N: at least 3 different ones, with commas between.")
+        str,
+        Parameter(
+            help="Widths N: at least 3 different ones, with commas between.",
+            allow_leading_hyphen=True,
+        ),
     ] = "64,128,256,512",
     replicas: Annotated[
-        str, Parameter(help="Networks per width, at least 2: one number, or one for each width.")
+        str,
+        Parameter(
+            help="Networks per width, at least 2: one number, or one for each width.",
+            allow_leading_hyphen=True,
+        ),
     ] = "200",
     inputs: Annotated[
         str,
@@ -427,7 +443,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sigprop: {name}: must be given with a value; got none", file=sys.stderr)
         return 2
     except (BadInput, CycloptsError) as error:
-        print("sigprop:", " ".join(str(error).split()), file=sys.stderr)
+        said = " ".join(str(error).split())
+        # Cyclopts names the option before a sentence of ours that does so, too.
+        print("sigprop:", re.sub(r"^Invalid value for (\S+): (?=\1: )", "", said), file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):

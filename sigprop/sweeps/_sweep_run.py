@@ -335,7 +335,7 @@ def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[st
             places = [output, *(path for path in places if path != output)]
         if not places:
             raise ValueError("`paths`: must be at least one store; got none")
-        sources = [open_store(path, write=False) for path in places]
+        sources = [_source(path) for path in places]
         for other in sources[1:]:
             for name, value in sources[0].environment.items():
                 if other.environment.get(name) != value:
@@ -353,6 +353,14 @@ def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[st
                 fill=lambda new: gather(new, sources),
             )
     return sweep_status(store.path)
+
+
+def _source(path: Path) -> SweepStore:
+    """A store to be merged."""
+    try:
+        return open_store(path, write=False)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`path`", "`paths`", 1)) from error
 
 
 def read_sweep(path: str | PathLike[str]) -> xr.Dataset:

@@ -463,6 +463,12 @@ MISTAKES = {
     "huge width": (replaced("--widths", "16,32,10000001", COMPARE), "from 1 to 10000000"),
     "huge depth": (replaced("--depth", "1000000000000", COMPARE), "--depth: must be a whole"),
     "huge replicas": (replaced("--replicas", "99999999999", COMPARE), "from 2 to 1000000"),
+    "negative width": (replaced("--widths", "-1,2,3", COMPARE), "--widths: must be whole numbers"),
+    "fraction of a layer": (
+        replaced("--depth", "1.5", COMPARE),
+        "--depth: must be a whole number; got",
+    ),
+    "hexadecimal seed": ([*COMPARE, "--seed", "0x10"], "--seed: must be a whole number; got 0x10"),
     "two widths": (replaced("--widths", "16,32", COMPARE), "--widths: must be at least 3"),
     "equal widths": (replaced("--widths", "16,16,32", COMPARE), "--widths: must be at least 3"),
     "depth 0": (replaced("--depth", "0", COMPARE), "--depth: must be a whole number"),

@@ -732,10 +732,15 @@ def scan_depth():
 
 def test_a_slurm_array_is_shards(monkeypatch):
     module = scan_depth()
-    assert module.array_task() == "0/1"
-    for name, value in (("ID", "7"), ("MIN", "5"), ("COUNT", "4")):
+    assert module.part_of(None) == (0, 1)
+    with pytest.raises(ValueError, match="--parts: must be 1 outside of a Slurm array; got 4"):
+        module.part_of(4)
+    for name, value in (("ID", "7"), ("MIN", "7"), ("COUNT", "1")):  # submitted again alone
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
-    assert module.array_task() == "2/4"
+    assert module.part_of(16) == (7, 16)
+    for parts in (None, 7, 1):
+        with pytest.raises(ValueError, match="--parts: must be the number of tasks of the whole"):
+            module.part_of(parts)
 
 
 # Enough networks, one to a file, that a run takes a second and can be killed on its way.
@@ -833,7 +838,10 @@ class TestCommands:
             (["show", whole, "--at", "layer=-9"], "--at: must have a layer of 0, 1"),
             (["show", whole, "--at", "layer"], "--at: must be axis=value"),
             (["show", whole, "--input", "5"], "--input: must be from 0 to 1"),
-            (["merge", "none.zarr", "--output", "o.zarr"], "must be the store of a sweep"),
+            (
+                ["merge", "none.zarr", "--output", "o.zarr"],
+                "--stores: must be the store of a sweep",
+            ),
         ):
             code, out, err = command("sweep", *argv)
             assert (code, out) == (2, ""), argv
