@@ -32,7 +32,6 @@ def environment(sweep: Sweep) -> dict[str, Any]:
         "device": jax.local_devices()[0].device_kind,
         "machine": platform.machine(),
         "x64": bool(config.jax_enable_x64),
-        "matmul_precision": str(config.jax_default_matmul_precision or "default"),
         "random": str(config.jax_default_prng_impl),
         "random_partitionable": bool(config.jax_threefry_partitionable),
         "compiler": plain_options(),

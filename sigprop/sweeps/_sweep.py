@@ -340,6 +340,12 @@ class Sweep:
     def signals(self, length: float, correlation: float) -> Any:
         """The inputs of a point of the grid, [inputs, width_in, components], in the dtype."""
         import jax
+
+        with jax.default_matmul_precision(self.precision):
+            return self._signals(length, correlation)
+
+    def _signals(self, length: float, correlation: float) -> Any:
+        import jax
         import jax.numpy as jnp
 
         from sigprop.networks import digits_inputs, gram_inputs, idx_inputs, pair_gram

@@ -60,7 +60,7 @@ class _Key(NamedTuple):
     at_once: int
     mesh: Mesh
     inputs: tuple[int, ...]
-    configuration: tuple
+    x64: bool
 
 
 @lru_cache(maxsize=64)
@@ -110,13 +110,15 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
     )
     program: Any = jax.jit(sharded, compiler_options=plain_options())
     table, real = (key.mesh.size * key.steps, key.at_once), jnp.result_type(float)
-    call = program.lower(
-        placed((key.mesh.size,), jnp.int32, spread),
-        placed(key.inputs, dtype, whole),
-        placed(table, jnp.int32, spread),
-        *(placed(table, real, spread) for _ in sweep.numbers),
-        placed(table, jnp.int32, spread),
-    ).compile()
+    # Products that name no precision of their own have that of the sweep, not of the process.
+    with jax.default_matmul_precision(sweep.precision):
+        call = program.lower(
+            placed((key.mesh.size,), jnp.int32, spread),
+            placed(key.inputs, dtype, whole),
+            placed(table, jnp.int32, spread),
+            *(placed(table, real, spread) for _ in sweep.numbers),
+            placed(table, jnp.int32, spread),
+        ).compile()
     stats = call.memory_analysis()
     parts = ("temp", "output", "argument")
     memory = sum(int(getattr(stats, f"{part}_size_in_bytes", 0)) for part in parts)
@@ -171,7 +173,7 @@ class Engine:
             self.at_once,
             self.mesh,
             self._inputs.shape,
-            (config.jax_enable_x64, config.jax_default_matmul_precision),
+            bool(config.jax_enable_x64),
         )
         return _compiled(self._fixed, key)
 

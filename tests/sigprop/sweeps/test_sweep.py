@@ -328,7 +328,10 @@ for fields in json.loads(sys.argv[1]):
         found = {address(one)} | {address(dataclasses.replace(one, **o)) for o in others}
         found |= {address(one, {**here, name: "other"}) for name in here}
         assert len(found) == 1 + len(others) + len(here)
-        assert {"sigprop", "jax", "jaxlib", "device", "x64", "matmul_precision"} <= set(here)
+        assert {"sigprop", "jax", "jaxlib", "device", "x64"} <= set(here)
+        # A sweep fixes its precision: that of the process is nothing to it.
+        with jax.default_matmul_precision("bfloat16"):
+            assert address(one, environment(one)) == address(one, here)
         # The axes around a point and the number of replicas do not.
         assert address(dataclasses.replace(one, replicas=9)) == address(one)
         assert SMALL.addresses(here)[3].tobytes() == address(one)
@@ -823,6 +826,13 @@ class TestCommands:
         np.testing.assert_allclose(one["mean"], means["correlation"][:, 0])
         expected = sweep_theory(small, "correlation", {**small.point(1), "width": 8})
         assert one["theory"][0] == pytest.approx(expected[4, 0])
+
+    def test_what_python_began_goes_on_here(self, command, tmp_path, whole):
+        """The command line sets the precision of products of its process."""
+        file = write_toml(SMALL, tmp_path / "sweep.toml")
+        shutil.copytree(whole, tmp_path / "begun.zarr")
+        code, out, _ = command("sweep", "run", file, "--output", "begun.zarr", "--json")
+        assert (code, json.loads(out)["computed"], json.loads(out)["reused"]) == (0, 0, 24)
 
     def test_mistakes(self, command, tmp_path, whole):
         file = write_toml(SMALL, tmp_path / "sweep.toml")
