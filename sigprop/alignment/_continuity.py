@@ -344,7 +344,8 @@ def rotation_drift(
 
 def layer_remarks(found: Continuity, names: Sequence[str] | None = None) -> list[str]:
     """One sentence for every layer without a leading direction, and for layers that cannot be
-    compared."""
+    compared.
+    """
     names = [f"layer {i}" for i in range(len(found.shapes))] if names is None else list(names)
     lines = []
     for name, status, values in zip(names, np.asarray(found.status), found.values, strict=True):

@@ -418,7 +418,8 @@ def continuity(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (disagreement), 2 (bad input) or 3 (no
-    verdict)."""
+    verdict).
+    """
     tokens = sys.argv[1:] if argv is None else list(argv)
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

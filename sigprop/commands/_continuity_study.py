@@ -57,7 +57,8 @@ def show_study(path: Path, output: Path | None, json: bool) -> int:
 
 def study_rows(found: xr.Dataset, record: int = -1) -> list[dict[str, Any]]:
     """Of every architecture, gain and learning rate: means over pairs of layers and then over
-    seeds, with standard errors, and what chance gives."""
+    seeds, with standard errors, and what chance gives.
+    """
     rows = []
     names = [name for name in QUANTITIES if name in found]
     size = found.sizes.get("entry", 0)

@@ -12,7 +12,8 @@ PRECISION = "highest"
 
 def set_up() -> None:
     """The configuration of JAX in this program: float64, matrix products in full, and programs
-    that were compiled before read from the user's cache folder."""
+    that were compiled before read from the user's cache folder.
+    """
     out.note("loading JAX; what is not in the cache of compiled programs is compiled first")
     import jax
 

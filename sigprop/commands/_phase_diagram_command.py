@@ -95,7 +95,7 @@ def diagram(
 
 
 def _import_writers() -> None:
-    """What draws figures takes seconds to import. (Two threads must not import xarray at once.)"""
+    """What draws figures takes seconds to import. (Two threads must not import xarray at once.)."""
     for name in ("figure", "backends.backend_agg", "backends.backend_pdf"):
         importlib.import_module(f"matplotlib.{name}")
 

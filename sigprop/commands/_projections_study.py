@@ -36,7 +36,8 @@ def nulls(study: Study, architecture: str) -> dict[tuple[str, str], Null]:
 def projection_rows(study: Study, found: xr.Dataset, record: int = -1) -> list[dict[str, Any]]:
     """Of every architecture, gain, learning rate and projection: means over pairs of layers and
     then over seeds, with standard errors, the largest of the means over records, and what chance
-    gives: mean and deviation of the mean."""
+    gives: mean and deviation of the mean.
+    """
     rows = []
     axes = ("architecture", "gain", "learning_rate")
     stacked = found.stack(at=axes)
@@ -90,7 +91,8 @@ def projection_table(rows: list[dict[str, Any]]):
 def projection_figure(study: Study, found: xr.Dataset, rows: list[dict[str, Any]]) -> Figure:
     """Of the first architecture of `projection_rows`: bars for every projection at the end, for
     every gain and rate; and the course of training in the space that the projection shares with
-    the stream."""
+    the stream.
+    """
     architecture = rows[0]["architecture"]
     rows = [row for row in rows if row["architecture"] == architecture]
     gains = sorted({row["gain"] for row in rows})

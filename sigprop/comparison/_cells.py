@@ -124,7 +124,8 @@ def fit_cells(
     denominators: np.ndarray | None = None,
 ) -> Cells:
     """Cells of one observable; where a ratio has `denominators` that are not resolved, neither
-    is the ratio, whose error is known to first order in their fluctuations."""
+    is the ratio, whose error is known to first order in their fluctuations.
+    """
     each = [contributions(observable, e.samples) for e in ensembles]
     values, slack, scale = _theory_values(observable, expected)
     eps = float(jnp.finfo(ensembles[0].samples.moments.covariance.dtype).eps)

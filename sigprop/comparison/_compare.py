@@ -46,7 +46,8 @@ _COMPARED = ("length", "correlation", "slope", "gradient_growth")
 
 def _observed(network: Part, chosen: Iterable[str | Observable]) -> tuple[Observable, ...]:
     """What is compared: through depth; or through the time of a `Recurrent` at the end of the
-    network, of all states, also at two times."""
+    network, of all states, also at two times.
+    """
     records, steps = chosen_observables(chosen), time_steps(network)
     return records if steps == 1 else tuple(_of_states(record, steps) for record in records)
 

@@ -52,7 +52,8 @@ class Rotation(NamedTuple):
 def rotation_of(cross: Float[Any, "*batch k k"], generator: Float[Any, "k k"]) -> np.ndarray:
     """tr(A C)/tr P and tr(P C)/tr P, P = −A²: sine and cosine of the relative rotation, times
     the overlap; a last axis of two. A is a plane generator; C = E u vᵀ with v = exp(θA) u has
-    the angle θ."""
+    the angle θ.
+    """
     a = np.asarray(generator)
     plane = -a @ a
     both = np.stack([a.T, plane.T])
@@ -82,7 +83,8 @@ def measured_rotation(cross: Float[Any, "networks *layers k k"], generator: Any)
 
 def predicted_rotation(cross: Any, error: Any, generator: Any) -> Rotation:
     """Of theory's moments, with bounds from theirs: every entry of `error` bounds the norm of
-    the error of its matrix, and A/|A| and P/|P| are orthonormal."""
+    the error of its matrix, and A/|A| and P/|P| are orthonormal.
+    """
     a = np.asarray(generator)
     bound = np.max(np.asarray(error), axis=(-2, -1)) / np.linalg.norm(a)
     return _polar(rotation_of(cross, generator), lambda unit: bound)
@@ -90,7 +92,8 @@ def predicted_rotation(cross: Any, error: Any, generator: Any) -> Rotation:
 
 def rotation_scale(length: Any, correlation: Any, bias_variance: float) -> float:
     """Layers over which the relative rotation of two inputs at correlation c* decays:
-    −1/log(1 − σ_b²/(q* c*)); infinite without bias, ξ_G where c* = 1."""
+    −1/log(1 − σ_b²/(q* c*)); infinite without bias, ξ_G where c* = 1.
+    """
     if bias_variance == 0:
         return float(np.inf)
     kept = 1 - bias_variance / (float(length) * float(correlation))

@@ -19,7 +19,8 @@ FRAME = 4
 
 def alignments(weights: Float[Array, "layers m n"]) -> dict[str, Array]:
     """Of neighbouring layers, shape [L − 1]: `right`, `left`, `right_frame`, `left_frame`; NaN
-    where a layer has no leading direction or no leading frame. And `effective_rank` [L]."""
+    where a layer has no leading direction or no leading frame. And `effective_rank` [L].
+    """
     m, n = weights.shape[1:]
     rank = max(1, min(FRAME, m // 2, n // 2))
     found = leading_vectors(weights, rank)

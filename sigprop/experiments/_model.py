@@ -146,7 +146,8 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
 def check_trains(network: Part, width: int, components: int) -> None:
     """Raise an error in one line unless a description maps layers of this size to the same, with
-    weights that training can change."""
+    weights that training can change.
+    """
     is_recurrent = lambda node: isinstance(node, Recurrent)
     if any(map(is_recurrent, jax.tree.leaves(network, is_leaf=is_recurrent))):
         raise ValueError("`network`: must not be recurrent in a deep network; got a Recurrent")

@@ -39,7 +39,8 @@ from theory.numerics import Report, counter
 @runtime_checkable
 class Model(Protocol):
     """What a study trains. Modules with these methods are enough for loss and accuracy; each of
-    `MEASURES` says what else it calls."""
+    `MEASURES` says what else it calls.
+    """
 
     def draw(self, key: Key[Array, ""], gain: Any = 1.0) -> Any:
         """The parameters at initialisation, a pytree of arrays in float32."""

@@ -26,7 +26,8 @@ _RESOLVED = 4.0
 
 def goldstone_figure(dataset: xr.Dataset, *, caption: str = "") -> Figure:
     """Draw what `goldstone_study` gives: order parameter, multipliers, exponents, two pairs of
-    inputs through depth, and the certificate."""
+    inputs through depth, and the certificate.
+    """
     with styled():
         figure = Figure(figsize=(WIDTH, 4.9), layout="constrained")
         panels = figure.subplots(2, 3)

@@ -283,7 +283,8 @@ def block_averages(
     total: Float[Array, "ends count"], discard: int
 ) -> tuple[Float[Array, " count"], Float[Array, " count"]]:
     """Mean growth per step of what is summed from step 0 on, without the first `discard`, and
-    its standard error from the means over blocks."""
+    its standard error from the means over blocks.
+    """
     depth = len(total) - 1
     ends = np.linspace(discard, depth, _BLOCKS + 1).round().astype(int)
     means = (total[ends[1:]] - total[ends[:-1]]) / np.diff(ends)[:, None].astype(total.dtype)

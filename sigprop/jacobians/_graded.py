@@ -68,7 +68,8 @@ def start(frame: Float[Array, "rows p"]) -> Graded:
 
 def generic_frame(size: int, dtype: Any) -> Float[Array, "{size} {size}"]:
     """A fixed random orthonormal frame: whatever the factors map to zero shows in the last
-    columns, where `step` looks for it."""
+    columns, where `step` looks for it.
+    """
     gaussian = jax.random.normal(jax.random.key(0), (size, size), dtype)
     return qr(gaussian)[0]
 
@@ -243,7 +244,8 @@ def _factorise(
     exact: bool,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Q and R of b, the rounding in each row of R, which directions are mapped to zero (now, or
-    already before), and whether any of these is so by rounding alone."""
+    already before), and whether any of these is so by rounding alone.
+    """
     rows, columns = b.shape
     p = min(rows, columns)
     order = jnp.argsort(-jnp.max(jnp.abs(b), axis=1))

@@ -41,7 +41,8 @@ from theory.numerics import (
 
 class JacobianSample(eqx.Module):
     """Singular values of one network's input-output Jacobian (or, with a leading axis, of
-    many)."""
+    many).
+    """
 
     log_singular_values: Float[Array, "*batch values"]
     """Natural logarithms, descending; −inf for zeros."""

@@ -148,7 +148,8 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
 
 def _missed(operator: Operator, v: Array, key: Array, steps: int) -> Array:
     """The largest singular value on what is orthogonal to the rows v; never too large by more
-    than rounding."""
+    than rounding.
+    """
     across = lambda x: x - v.T @ (v @ x)
     rest = operator._replace(forward=lambda x: operator.forward(across(x)))
     start = across(jax.random.normal(key, (operator.columns,), float))

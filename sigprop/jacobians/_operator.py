@@ -25,7 +25,8 @@ _ROUNDING = 8.0
 
 class Operator(NamedTuple):
     """v ↦ J v e^{−log_scale} on flat vectors of JAX's default precision; e^{log_scale} is a
-    power of two."""
+    power of two.
+    """
 
     forward: Callable[[Array], Array]
     backward: Callable[[Array], Array]

@@ -20,7 +20,8 @@ from theory.numerics import INTEGERS, exponent, largest_exponent, times_power
 
 def in_range(x: Float[Array, "n *shape"]) -> tuple[Array, Float[Array, " n"]]:
     """Signals over a power of two, and the log of its square: 1 unless squares might leave the
-    range."""
+    range.
+    """
     if x.size == 0:
         return x, jnp.zeros(len(x), x.dtype)
     power = largest_exponent(x, tuple(range(1, x.ndim)))
@@ -31,7 +32,8 @@ def in_range(x: Float[Array, "n *shape"]) -> tuple[Array, Float[Array, " n"]]:
 
 def fallen(before: Array, after: Array, exactly: Any = False) -> Bool[Array, " n"]:
     """Where what was not zero has come so near the smallest normal number that some of its terms
-    are below it. Zeros count unless they are said to be exact."""
+    are below it. Zeros count unless they are said to be exact.
+    """
     if before.size == 0:
         return jnp.zeros(len(before), bool)
     info, axes = jnp.finfo(after.dtype), tuple(range(1, after.ndim))
@@ -43,7 +45,8 @@ def fallen(before: Array, after: Array, exactly: Any = False) -> Bool[Array, " n
 
 def vanishes(activation: Any, values: Float[Array, "n width k"]) -> Bool[Array, " n"]:
     """Whether φ is zero at signals also where they are drawn out as far as its kinks allow: where
-    zeros of φ are those of a plateau, and not powers too small for their type."""
+    zeros of φ are those of a plateau, and not powers too small for their type.
+    """
     some = values[:, :64]
     near = [jnp.abs(jnp.asarray(x, values.dtype)) for x in places(activation)]
     near = [jnp.where(x > 0, x, 1) for x in near] or [jnp.ones((), values.dtype)]

@@ -162,7 +162,8 @@ def sample_ensembles(
     beside: Iterable[tuple[Any, tuple]] = (),
 ) -> list[Ensemble]:
     """`sample_ensemble` of several widths, whose programs are compiled side by side, and with
-    them what else the caller needs."""
+    them what else the caller needs.
+    """
     plans = [
         _planned(network, inputs, width, count, seed, gradients, explicit_weights, None, "highest")
         for width, count in zip(widths, replicas, strict=True)

@@ -250,7 +250,8 @@ def measure(state: Signals) -> Moments:
 @jax.custom_vjp
 def _mark_backward(values: Float[Array, "n width k"], mark: Float[Array, " n"]):
     """The identity; going backward it rescales each input's gradient to norm 1 and hands the
-    log of its squared norm to `mark`, so that gradients neither vanish nor overflow."""
+    log of its squared norm to `mark`, so that gradients neither vanish nor overflow.
+    """
     return values
 
 

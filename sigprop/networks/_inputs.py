@@ -186,7 +186,8 @@ def digits_inputs(
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """All images and labels: from the file that scikit-learn installs, since its import takes
-    longer than JAX's."""
+    longer than JAX's.
+    """
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     if not Path(str(file)).is_file():
         from sklearn.datasets import load_digits

@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_limits
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """LAPACK without threads of its own: they wait for each other by spinning, and an ensemble
-    keeps the cores busy without them."""
+    keeps the cores busy without them.
+    """
     # What jaxlib calls; it loads it at its first factorisation, and only what is loaded is held.
     importlib.import_module("scipy.linalg.cython_lapack")
     with threadpool_limits(1, user_api="blas"):

@@ -23,7 +23,8 @@ def _orthogonal_tangent(
     inputs: Float[Array, "n width k"], key: Key[Array, ""]
 ) -> Float[Array, "width k"]:
     """A random direction of unit mean square whose components, as vectors over the units, are
-    orthogonal to those of every input: E t uᵀ = 0, as for a tangent that knows nothing of them."""
+    orthogonal to those of every input: E t uᵀ = 0, as for a tangent that knows nothing of them.
+    """
     n, width, k = inputs.shape
     if width <= n * k:
         raise ValueError(

@@ -317,7 +317,8 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
 
     def measured(x):
         """Lengths of the columns, and their correlations with Cholesky's factors of them:
-        without and with a shift."""
+        without and with a shift.
+        """
         gram = dot(x.T, x)
         length = jnp.sqrt(jnp.diagonal(gram))
         some = length > 0
@@ -330,7 +331,8 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     def divided(x, size, factor):
         """X F⁻¹ of columns over their lengths. By products, of which one corrects the other:
         behind two columns that are nearly parallel X would not be (X F⁻¹) F to rounding, and
-        a triangular solve with so few columns costs more."""
+        a triangular solve with so few columns costs more.
+        """
         columns, inverse = x / size[None], solve_upper(factor, unit)
         first = dot(inverse.T, columns.T).T
         return first + dot(inverse.T, (columns - dot(first, factor)).T).T
@@ -359,7 +361,8 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
 
 def _factored(x: Array, haar: int) -> tuple[Array, Array]:
     """Q and R of images. What rounding leaves of dependent columns would not commute with the
-    algebra: Q has zeros there."""
+    algebra: Q has zeros there.
+    """
     if haar > 1 and x.shape[1] > x.shape[0]:
         # More images than dimensions: the unit vectors, which are images themselves.
         return jnp.eye(len(x), dtype=x.dtype), x

@@ -450,7 +450,8 @@ def _check_description(
 
 def _standardised(own: Array, others: Array) -> Array:
     """z of every network, the own one first, by mean and deviation over all of them: so all
-    are treated alike, and ranks are exact."""
+    are treated alike, and ranks are exact.
+    """
     all_ = jnp.concatenate([own[None].astype(others.dtype), others])
     centred = all_ - jnp.mean(all_, axis=0, keepdims=True)
     deviation = jnp.std(all_, axis=0, ddof=1, keepdims=True)
@@ -463,7 +464,8 @@ def _boundaries(
     anatomy: Anatomy, signals: LayerSignals | None, wanted: int
 ) -> tuple[int, ...] | None:
     """Which layers the boundaries of a description are: all of them, or those that hold
-    parameters."""
+    parameters.
+    """
     if signals is None:
         return None
     if anatomy.layers is None:

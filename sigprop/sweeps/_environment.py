@@ -13,7 +13,8 @@ from sigprop.sweeps._sweep_status import SCHEMA
 
 def environment(sweep: Sweep) -> dict[str, Any]:
     """What decides the bits of a result beside the fields: versions, device, configuration, and
-    the content of a data set."""
+    the content of a data set.
+    """
     import jax
 
     from theory.numerics import plain_options

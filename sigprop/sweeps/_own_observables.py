@@ -49,7 +49,8 @@ def written(observable: Observable) -> dict[str, Any]:
 
 def read(values: Mapping[str, Any]) -> Observable:
     """The observable that was written down. Nothing is imported: a function that is not there,
-    or has another text now, is `Absent`."""
+    or has another text now, is `Absent`.
+    """
     values = dict(values)
     absent = Absent(values.pop("of"), values.pop("text"))
     of = _found(absent.place)

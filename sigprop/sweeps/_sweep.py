@@ -439,7 +439,8 @@ class Sweep:
 
     def _numbered(self, point: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, list]]:
         """The networks of a structure: without numbers, with all of them at 1, and which of them
-        are those of `numbers`."""
+        are those of `numbers`.
+        """
         ones = {**point, **dict.fromkeys(self.numbers, 1.0)}
         several = [ones, *({**ones, name: 2.0} for name in self.numbers)]
         table, (base, *others) = _description.numbered(map(self.network, several))

@@ -25,7 +25,8 @@ from theory.numerics import cast, plain_options
 
 def measured(sweep: Sweep, sample: Sample, depth: int) -> dict[str, jax.Array]:
     """The kept layers of one network's observables, NaN where a layer has none or has lost
-    digits."""
+    digits.
+    """
     sample = sample.known
     labels = np.array(sweep.kept_layers)
     kept = np.where(labels < 0, labels + depth + 1, labels)

@@ -251,7 +251,8 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
 
 def _terms(activation, variance, k, d, symmetric, how: Resolution):
     """½ log χ, the terms of the coefficient, the spread, and how far the length is from the
-    onset; this one is NaN without a stable length."""
+    onset; this one is NaN without a stable length.
+    """
 
     def growth(log_q):
         q = jnp.exp(log_q)

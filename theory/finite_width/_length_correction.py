@@ -52,7 +52,8 @@ class LengthCorrection(eqx.Module):
 
 class _State(eqx.Module):
     """Values and errors of the mean square q + M/N of what an `Affine` acts on, its variance V/N
-    over networks, and the mean fourth power."""
+    over networks, and the mean fourth power.
+    """
 
     value: Float[Array, " 4"]
     error: Float[Array, " 4"]

@@ -241,7 +241,8 @@ def _unless(infinite: Array, found: Estimate) -> Estimate:
 
 def _weighted(values: Array, weight: Array, magnitude: bool) -> Float[Array, "parts *outputs"]:
     """The parts of the sum, one for each mirror image of the nodes that the weights are of: what
-    the rule is wrong by in one part may cancel in the sum, and in that of each other rule."""
+    the rule is wrong by in one part may cancel in the sum, and in that of each other rule.
+    """
     values = values.reshape(*values.shape[:-1], -1, weight.size)
     values = xp.abs(values) if magnitude else values
     return xp.moveaxis(xp.sum(values * weight.reshape((1,) * (values.ndim - 1) + (-1,)), -1), -1, 0)
@@ -271,7 +272,8 @@ def _estimate(
     evaluate: Callable, far: Callable, parameters: Any, order: int, valid: Array, zoom: int
 ) -> Estimate:
     """The expectation, compared with the other rules and with one that looks closer at the
-    ends of panels: what all others leave out there is not what they differ by."""
+    ends of panels: what all others leave out there is not what they differ by.
+    """
     parts = evaluate(Resolution(order), parameters)
     value, at = xp.sum(parts, axis=0), frozen(parameters)
 

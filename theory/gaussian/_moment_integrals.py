@@ -181,7 +181,8 @@ BEYOND = np.arange(9.0, 38.0, 0.5)
 
 def beyond_cut(activation: Componentwise, q: Points) -> SingleMoments:
     """What the terms of the moments may hold where no rule has nodes: there is nothing else
-    where φ is 0 up to there. Infinite where φ grows too fast for any of them to exist."""
+    where φ is 0 up to there. Infinite where φ grows too fast for any of them to exist.
+    """
     q = floored(q)
     root, far = xp.sqrt(q)[..., None, None], np.asarray(BEYOND, q.dtype)
     z = behind(q, xp.stack([far, -far]))
@@ -198,7 +199,8 @@ def beyond_cut(activation: Componentwise, q: Points) -> SingleMoments:
 
 def half_moments(activation: Componentwise, q: Scalar, how: Resolution) -> Float[Array, "2 h 4"]:
     """E φ, φ', φ² and φ'² of u > 0 and, unless parity tells, of u < 0; and the sizes of their
-    terms."""
+    terms.
+    """
     _, _, weight, f, df = _sampled(activation, floored(q), how)
     terms = xp.stack([f, df, f * f, df * df])
     halves = (terms * weight[None]).reshape(4, 1 if activation.parity else 2, -1)
@@ -398,7 +400,8 @@ def pair_quadrature(
     bounds: bool = False,
 ) -> Any:
     """The moments; with `bounds` instead the first three, the sizes of their terms, and the
-    rounding errors of the terms over eps."""
+    rounding errors of the terms over eps.
+    """
     if equal:
         q_a = q_b = (q_a + q_b) / 2
     q_a, q_b = floored(q_a), floored(q_b)

@@ -135,7 +135,8 @@ def _unseen(
     activation: Componentwise, a: Array, b: Array, x: Array, m: PairErrors, order: int
 ) -> PairErrors:
     """What rules for pairs leave out between an end of a panel and a kink close to it that is
-    not declared: relative to sizes, no more than ten times what those of one variable do."""
+    not declared: relative to sizes, no more than ten times what those of one variable do.
+    """
     shares, squares, tails, strange = [], [], [], []
     for q in (a,) if a is b else (a, b):
         values, sizes = half_moments(activation, q, Resolution(order))

@@ -131,7 +131,8 @@ def _with_steps(rows: Any, rate: Array | float) -> RadialMoments:
 
 def _beyond(activation: Radial, q: Points, k: int) -> RadialMoments:
     """What the moments may hold where no rule has nodes: there is nothing else where g is 0 up
-    to there."""
+    to there.
+    """
     root = xp.sqrt(floored(q))[..., None]
     far = xp.asarray(BEYOND + math.sqrt(k), root.dtype)
     rho = behind(q, far)

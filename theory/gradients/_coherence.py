@@ -212,7 +212,8 @@ def _states(first: PreActivation, notes: Any) -> PreActivation:
 
 def _pulled(node: Pointwise, at: PreActivation, signal: Array, error: Array, order: int):
     """E φ'(u_a) S_ab φ'(u_b) and its error: a backward signal goes through φ as a tangent does,
-    on whatever scale."""
+    on whatever scale.
+    """
     put = lambda moments, tangent: eqx.tree_at(lambda m: m.tangent, moments, tangent)
     state = PreActivation(put(at.value, signal), put(at.error, error))
     after, _ = MeanField(order).pointwise(node, state)

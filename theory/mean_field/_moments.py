@@ -48,7 +48,8 @@ class Moments(eqx.Module):
     @property
     def whole_tangent(self) -> Float[Array, "*batch n n k k"]:
         """`tangent` with its scale. What reads a slope reads this: behind a `Repeat` the other
-        has lost its size."""
+        has lost its size.
+        """
         return self.tangent * self._scale
 
     @property
@@ -72,7 +73,8 @@ class PreActivation(eqx.Module):
 
 class PostActivation(eqx.Module):
     """Moments that need not be Gaussian, with the mean: what stands behind a nonlinearity,
-    and the input of a network."""
+    and the input of a network.
+    """
 
     value: Moments
     error: Moments

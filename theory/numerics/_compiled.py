@@ -78,7 +78,8 @@ def structure(tree: Any) -> tuple:
 
 def one_program(options: Callable[[], dict[str, Any]]) -> Callable:
     """A decorator: the function compiled as a whole, once for each structure and shape of its
-    arguments, unless it is part of another program."""
+    arguments, unless it is part of another program.
+    """
 
     def decorate(fn: Callable) -> Callable:
         @functools.wraps(fn)

@@ -113,7 +113,6 @@ def bracketed_root(
     false the result is `start`, so that one absent root costs nothing under `vmap`. The caller
     judges the residual.
     """
-
     if not traced(args, start, lower, upper):
         return _bracketed(fn, args, start, lower, upper, present, rises)
 
@@ -189,7 +188,8 @@ def nearest_extremum(
 ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
     """The interval in which a function comes closest to zero and turns back, and whether there
     is one: a pair of roots between two nodes shows as an extremum that heads for zero from both
-    ends."""
+    ends.
+    """
     f, d = values, slopes
     heading = (f[:-1] * d[:-1] < 0) & (f[1:] * d[1:] > 0) & (f[:-1] * f[1:] > 0)
     fall = xp.abs(d[:-1]) * xp.abs(d[1:]) / (xp.abs(d[:-1]) + xp.abs(d[1:]))

@@ -138,7 +138,8 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
 
     def seek(state, far):
         """From near the root to it, and then (`far`) to the end of its error where that is wide:
-        in one loop, so that the layer is compiled once."""
+        in one loop, so that the layer is compiled once.
+        """
         asked = xp.where(far, state.wide, problem.needed)
         if not traced(asked) and not asked:
             return state, state.y

@@ -438,7 +438,8 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
 
 def _crossings(table: _Table) -> tuple[Bool[Array, " nodes"], Int[Array, " nodes"], Array]:
     """Nodes where a sign is known and other than the last one that was, the nodes of those, and
-    whether roots may hide where no sign is known."""
+    whether roots may hide where no sign is known.
+    """
     told = xp.abs(table.miss) > table.doubt
     last = running_max(xp.where(told, xp.arange(told.size), -1))
     before = xp.append(xp.full_like(last[:1], -1), last[:-1])

@@ -38,7 +38,8 @@ def along_length(
     body: Part, q: Float[Array, "*b"], order: int
 ) -> tuple[LayerMap, LayerMap, LayerMap]:
     """One layer from length q: values, errors, and derivatives with respect to q (on the host that
-    of the length alone)."""
+    of the length alone).
+    """
     if not traced(body, q):
         value, error, rate = layer_alone(body, xp.atleast_1d(q), order=order)
         if np.ndim(q) == 0:

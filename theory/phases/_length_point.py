@@ -153,7 +153,8 @@ def _power(seen: LengthGrid) -> Array:
 
 def zero_point(seen: LengthGrid) -> tuple[Array, Array, Reach]:
     """Whether q* = 0 is a fixed point, its stability, and the lengths that cannot be told from
-    it."""
+    it.
+    """
     there = ~(_power(seen) <= 0.5) & ~xp.isnan(seen.growth[0])
     # At λ = 1 the first growth that can be told from zero decides.
     first, told = xp.argmax(seen.sure), xp.any(seen.sure)

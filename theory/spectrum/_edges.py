@@ -91,7 +91,8 @@ def has_gap(factors: JacobianFactors) -> Bool[Array, ""]:
 
 def _ring(law: SlopeLaw) -> tuple[Bool[Array, " laws"], Bool[Array, " laws"]]:
     """Whether all eigenvalues of a are inside the unit circle, or all outside: they fill a ring
-    of radii (E |a|^(−2))^(−1/2) and (E |a|²)^(1/2) (Haagerup and Larsen 2000, theorem 4.4)."""
+    of radii (E |a|^(−2))^(−1/2) and (E |a|²)^(1/2) (Haagerup and Larsen 2000, theorem 4.4).
+    """
     outer = xp.sum(law.probability * law.square, axis=1)
     inner = xp.sum(law.probability / xp.where(law.square > 0, law.square, 1e-300), axis=1)
     return outer < 1, (law.branch == 0) & (inner < 1)
@@ -269,7 +270,8 @@ def _exponential(log: Estimate) -> Estimate:
 
 def _no_smallest(factors: JacobianFactors) -> Bool[Array, " laws"]:
     """Whether slopes have no smallest one, but fall on in the tails or pass 0: the edge is then
-    0, or unknown."""
+    0, or unknown.
+    """
     law = factors.law
     there = law.square > 0
     smallest = xp.argmin(xp.where(there, law.square, xp.inf), axis=1)

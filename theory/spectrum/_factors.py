@@ -81,7 +81,8 @@ class _Scale(_Weights):
 
 class _Slopes(eqx.Module):
     """Note of a nonlinearity: the law of D², and the same by another rule at a length that is
-    wrong by its error."""
+    wrong by its error.
+    """
 
     law: SlopeLaw
     check: SlopeLaw
@@ -298,7 +299,8 @@ def _joined_factors(notes: Any) -> JacobianFactors:
 
 def _sorted_notes(notes: Any) -> tuple[list[_Weights], list[_Slopes], list[tuple]]:
     """Weights and slopes of layers without skip connection, and the pairs of laws (by both
-    rules) of those with one."""
+    rules) of those with one.
+    """
     weights: list[_Weights] = []
     slopes: list[_Slopes] = []
     branches: list[tuple[SlopeLaw, SlopeLaw]] = []

@@ -225,7 +225,8 @@ def _are_atoms(here: Array, other: Array) -> Array:
 
 def _between_sums(factors: JacobianFactors, x: Array, cumulative: Array) -> Array:
     """How far the cumulative of a single layer may be from that at x = log λ, by the bound of
-    `_between_nodes`; 0 between atoms."""
+    `_between_nodes`; 0 between atoms.
+    """
 
     def around(law):
         size, sums = _sums(factors, law)
@@ -241,7 +242,8 @@ def _between_sums(factors: JacobianFactors, x: Array, cumulative: Array) -> Arra
 
 def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Array:
     """How far a quantile of a single layer may be from x = log λ: the sums over nodes on both
-    sides of one bound the law there (Chebyshev, Markov and Stieltjes); 0 at an atom."""
+    sides of one bound the law there (Chebyshev, Markov and Stieltjes); 0 at an atom.
+    """
 
     def around(law):
         size, sums = _sums(factors, law)

@@ -57,7 +57,8 @@ class SlopeLaw(eqx.Module):
     @property
     def mean(self) -> Float[Array, "*laws"]:
         """Of the squared singular values of the layer, without its weights if it has no skip
-        connection."""
+        connection.
+        """
         mean = xp.sum(self.probability * self.square, axis=-1)
         return mean if self.branch is None else xp.where(self.branch < 0, mean, 1 + mean)
 
