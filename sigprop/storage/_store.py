@@ -1,4 +1,4 @@
-"""Results as Zarr stores: written whole or not at all, each with a record of its origin."""
+"""Results as Zarr stores: written completely or not at all, each with its provenance."""
 
 import dataclasses
 import enum
@@ -26,15 +26,15 @@ _STALE_SECONDS = 3600
 
 
 def provenance(*, seed: int | None = None, **parameters: Any) -> dict[str, str | int | None]:
-    """Where a result comes from: parameters, seed, versions, device, precision and date.
+    """Record where a result comes from: parameters, seed, versions, device, precision and date.
 
     Parameters
     ----------
     seed
-        The seed of every key of the run, None where nothing is random.
+        The seed of every key of the run, None if nothing is random.
     **parameters
-        What the run was asked for. Arrays become lists, complex numbers their two parts, numbers
-        that are not finite their names, dataclasses their type and fields, functions their names.
+        The arguments of the run. Arrays become lists, complex numbers their two parts, non-finite
+        numbers their names, dataclasses their type and fields, functions their names.
 
     Returns
     -------
@@ -57,25 +57,25 @@ def provenance(*, seed: int | None = None, **parameters: Any) -> dict[str, str |
 def write_dataset(
     dataset: xr.Dataset, path: str | PathLike[str], *, provenance: Mapping[str, Any]
 ) -> None:
-    """Write a data set as a Zarr store (format 3), replacing a store that is there.
+    """Write a data set as a Zarr store (format 3), replacing an existing store.
 
-    The store is written beside `path` under another name and renamed when it is complete. A run
-    that is killed leaves the former store, the new one or none, and `read_dataset` finds it. One
-    process at a time may write to a path.
+    The store is written next to `path` under another name and renamed when it is complete. If a
+    run is killed, `read_dataset` finds the old store, the new one or none. Only one process at a
+    time may write to a path.
 
     Parameters
     ----------
     dataset
         Numbers, truth values and texts, in NumPy or JAX arrays.
     path
-        A folder; those above it are made. Only a Zarr store or an empty folder is replaced.
+        A folder; its parents are created. Only a Zarr store or an empty folder is replaced.
     provenance
-        Added to the attributes of the data set; made by `provenance`.
+        Added to the attributes of the data set; from `provenance`.
 
     Raises
     ------
     ValueError
-        If `path` cannot be written, or something else than a Zarr store is there.
+        If `path` cannot be written, or is something other than a Zarr store.
     """
     path = Path(path).resolve()
     if path.exists() and not (path / "zarr.json").is_file() and not is_empty_folder(path):
@@ -97,7 +97,12 @@ def write_dataset(
 
 
 def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
-    """The data set in a Zarr store, loaded into memory.
+    """Load the data set in a Zarr store into memory.
+
+    Parameters
+    ----------
+    path
+        The store.
 
     Raises
     ------
@@ -122,7 +127,7 @@ def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
 # A store ``results.zarr`` has three names, all in one folder, so that renaming is atomic:
 #   results.zarr                  always complete;
 #   .results.zarr.former          its complete predecessor, only while the two change places;
-#   .results.zarr.TOKEN.partial   being written or being deleted, never read.
+#   .results.zarr.TOKEN.partial   being written or deleted, never read.
 
 
 def _former(path: Path) -> Path:
@@ -134,7 +139,7 @@ def partial_name(path: Path) -> Path:
 
 
 def move_into_place(path: Path, complete: Path) -> None:
-    """Put a complete store at a path; at every moment `path` or its former is complete."""
+    """Move a complete store to a path; at every moment `path` or its former is complete."""
     former = _former(path)
     if path.exists() and not is_empty_folder(path):
         _discard(former)
@@ -144,7 +149,7 @@ def move_into_place(path: Path, complete: Path) -> None:
 
 
 def _discard(former: Path) -> None:
-    """Delete a store that is not needed, under a name that nobody reads."""
+    """Delete a store that is no longer needed, under a name that is never read."""
     if former.exists():
         doomed = former.with_suffix(f".{secrets.token_hex(4)}.partial")
         former.rename(doomed)
@@ -152,7 +157,7 @@ def _discard(former: Path) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Delete what killed runs have left; a young one may be another process at work."""
+    """Delete what killed runs have left; recent files may belong to another process."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
@@ -163,7 +168,7 @@ def is_empty_folder(path: Path) -> bool:
 
 
 def _with_texts(dataset: xr.Dataset, kinds: str, dtype: type) -> xr.Dataset:
-    """The data set with its texts in another type: NumPy's fixed-width one is not in the format."""
+    """The data set with its texts in another type: Zarr has no fixed-width text as NumPy does."""
     texts = {
         name: (variable.dims, variable.values.astype(object).astype(dtype), variable.attrs)
         for name, variable in dataset.variables.items()
@@ -184,7 +189,7 @@ def _python() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types, without NaN and infinity, which JSON does not have."""
+    """The value in JSON types, which have no NaN or infinity."""
     match value:
         case enum.Enum():
             return value.name
