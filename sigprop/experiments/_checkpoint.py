@@ -1,4 +1,4 @@
-"""Checkpoints of somebody else's training."""
+"""Checkpoints of existing models."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,12 @@ import orbax.checkpoint as ocp
 
 
 def read_checkpoint(path: Path) -> Any:
-    """The arrays in the folder of an Orbax checkpoint, as nested dictionaries."""
+    """Read the arrays in the folder of an Orbax checkpoint, as nested dictionaries.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
     with ocp.StandardCheckpointer() as reader:
         return reader.restore(path.resolve())
