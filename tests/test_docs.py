@@ -200,6 +200,24 @@ def test_results_of_documented_functions_are_documented():
                 assert kind in found, (name, kind)
 
 
+FUNCTIONS = {name: fn for name, fn in documented().items() if inspect.isfunction(fn)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_documented_functions_name_their_parameters(name):
+    """Ruff takes modules with a leading underscore as private, and misses what is missing there."""
+    text = inspect.getdoc(FUNCTIONS[name]) or ""
+    summary, _, rest = text.partition("\n")
+    assert re.search(r"\w.*[.:]$", summary)
+    assert not rest.partition("\n")[0]
+    section = re.search(r"^Parameters\n-{10}\n(.*?)(?=^\w[\w ]*\n-{3}|\Z)", rest, re.M | re.S)
+    listed = re.findall(r"^\**(\w+(?:, \**\w+)*)$", section[1] if section else "", re.M)
+    found = {word.strip(" *") for line in listed for word in line.split(",")}
+    parameters = inspect.signature(FUNCTIONS[name]).parameters.values()
+    missing = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - found
+    assert not missing
+
+
 @pytest.mark.slow
 def test_measured_table_is_that_of_the_script():
     """Two lengths of the table in docs/precision.md, measured again."""

@@ -1,4 +1,4 @@
-"""How the weights of different layers lie to each other, and what chance does."""
+"""Alignment of the weights of different layers, compared with chance."""
 
 import lazy_loader
 

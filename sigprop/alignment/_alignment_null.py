@@ -1,4 +1,4 @@
-"""What alignments are by chance: exact laws for directions and frames without a relation."""
+"""Alignments by chance: exact laws for unrelated directions and frames."""
 
 import math
 from typing import NamedTuple
@@ -19,21 +19,28 @@ class Null(NamedTuple):
     quantile: float
     """Exceeded with probability 1 − level."""
     quantile_error: float
-    """Standard error where the quantile is sampled, else 0."""
+    """Standard error if the quantile is sampled, else 0."""
 
 
 def cosine_null(dimension: int, level: float = 0.99) -> Null:
-    """|⟨u, v⟩| of independent uniform unit vectors in d dimensions.
+    """The law of |⟨u, v⟩| for independent uniform unit vectors in d dimensions.
 
-    ⟨u, v⟩² has the law Beta(1/2, (d − 1)/2), so that E|⟨u, v⟩| = Γ(d/2)/(√π Γ((d + 1)/2)), which
-    is √(2/πd)(1 + 1/(4d) + …), and E⟨u, v⟩² = 1/d. Along a chain of independent directions the
-    cosines of neighbours are independent, so that their mean over L − 1 pairs has the deviation
-    over √(L − 1).
+    ⟨u, v⟩² has the law Beta(1/2, (d − 1)/2), so E|⟨u, v⟩| = Γ(d/2)/(√π Γ((d + 1)/2)), which is
+    √(2/πd)(1 + 1/(4d) + …), and E⟨u, v⟩² = 1/d. Along a chain of independent directions the
+    cosines of neighbours are independent: the deviation of their mean over L − 1 pairs is smaller
+    by √(L − 1).
+
+    Parameters
+    ----------
+    dimension
+        d, at least 1.
+    level
+        Probability that defines the quantile, between 0 and 1.
 
     Raises
     ------
     ValueError
-        If the level is not between 0 and 1.
+        If an argument is out of range.
     """
     check_count("dimension", dimension)
     _check_level(level)
@@ -50,17 +57,26 @@ def cosine_null(dimension: int, level: float = 0.99) -> Null:
 
 
 def overlap_null(dimension: int, rank: int, level: float = 0.99) -> Null:
-    """‖UᵀV‖²/r of independent uniform orthonormal frames of r vectors in d dimensions.
+    """The law of ‖UᵀV‖²/r for independent uniform orthonormal frames of r vectors in d dimensions.
 
-    The mean is r/d. The traceless symmetric matrices are irreducible under rotations, whence the
-    variance 2(1 − r/d)²/((d − 1)(d + 2)). The quantile is sampled, from the exact law: UᵀV has the
+    The mean is r/d. Traceless symmetric matrices are irreducible under rotations, which gives the
+    variance 2(1 − r/d)²/((d − 1)(d + 2)). The quantile is sampled from the exact law: UᵀV has the
     singular values of a matrix-variate Beta variable, A/(A + B) with Wishart matrices A and B of
     r and d − r degrees of freedom.
+
+    Parameters
+    ----------
+    dimension
+        d, at least 1.
+    rank
+        r, from 1 to d.
+    level
+        Probability that defines the quantile, between 0 and 1.
 
     Raises
     ------
     ValueError
-        If the rank is larger than the dimension, or the level not between 0 and 1.
+        If an argument is out of range.
     """
     check_count("dimension", dimension)
     check_count("rank", rank)
@@ -84,7 +100,7 @@ def overlap_null(dimension: int, rank: int, level: float = 0.99) -> Null:
 
 
 def _wishart(rng: np.random.Generator, size: int, freedom: int) -> np.ndarray:
-    """Wishart matrices of unit scale; Bartlett's decomposition where they have full rank."""
+    """Wishart matrices of unit scale, by Bartlett's decomposition if they have full rank."""
     if freedom < size:
         thin = rng.normal(size=(_DRAWS, size, freedom))
         return thin @ np.swapaxes(thin, 1, 2)

@@ -1,7 +1,7 @@
-"""Geometric continuity: how alike the weights of different layers are, against chance.
+"""Geometric continuity: how similar the weights of different layers are, compared with chance.
 
-Notation: W_l the weights of layer l, which act on columns: v its right singular vectors, in the
-space of its inputs, u the left ones, in that of its outputs; s the singular values.
+Notation: W_l the weights of layer l, which act on columns; v its right singular vectors, in the
+space of its inputs; u the left ones, in the space of its outputs; s the singular values.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from theory import Estimate, Status
 
 
 class Continuity(eqx.Module):
-    """Alignments of L layers with each other, every one with a bound on its error and a status.
+    """Alignments of all pairs of L layers, each with a bound on its error and a status.
 
     ABSENT: a layer has no such direction (its weights are zero, or singular values agree to
     rounding), or the two layers live in spaces of different dimensions. INVALID: weights are not
@@ -36,9 +36,9 @@ class Continuity(eqx.Module):
     values: Float[np.ndarray, "layers rank"]
     """The leading singular values."""
     status: Any
-    """Of every layer's leading direction, shape [L]."""
+    """Status of the leading direction of every layer, shape [L]."""
     found: tuple[LeadingVectors, ...]
-    """The vectors, of the layers of each shape in turn."""
+    """The vectors, for the layers of each shape in turn."""
     rank: int = eqx.field(static=True)
     shapes: tuple[tuple[int, int], ...] = eqx.field(static=True)
 
@@ -60,25 +60,26 @@ def continuity(
     tolerance: float = 1e-2,
     start: Continuity | None = None,
 ) -> Continuity:
-    """Alignment of the leading singular vectors of all layers.
+    """Compute the alignment of the leading singular vectors of all layers.
 
     Parameters
     ----------
     weights
-        [L, m, n], or a sequence of L matrices, which may differ in shape: layers are then
-        compared where their inputs, or outputs, have one dimension.
+        [L, m, n], or a sequence of L matrices. Their shapes may differ: layers are then compared
+        if their inputs, or outputs, have equal dimensions.
     rank
         Size r of the frames.
     tolerance
-        On the alignments. Leading vectors are found to half of it, where rounding allows.
+        Largest error of an alignment that is not INACCURATE. Leading vectors are computed to half
+        of it, if rounding allows.
     start
-        What was found for the same layers before, some steps of training ago: the search for
-        leading vectors starts there, which is faster where they have a gap.
+        The result for the same layers some training steps earlier. The search for leading vectors
+        starts there, which is faster if they have a gap.
 
     Returns
     -------
     Continuity
-        Hold it against `cosine_null` and `overlap_null`.
+        Compare it with `cosine_null` and `overlap_null`.
 
     Raises
     ------
@@ -131,7 +132,7 @@ def continuity(
 
 
 def as_matrices(weights: Any) -> list[Array]:
-    """The layers, each a real matrix."""
+    """The layers, each as a real matrix."""
     layers = list(weights)
     if not layers:
         raise ValueError("`weights`: must hold at least one matrix; got none")
@@ -162,7 +163,7 @@ def _padded(stacks: list[np.ndarray]) -> np.ndarray:
 
 
 def _all_pairs(value, error, status, alike, tolerance) -> Estimate:
-    """A map over pairs of layers from the errors and statuses of the layers."""
+    """A map over pairs of layers, from the errors and statuses of the layers."""
     total = error[:, None] + error[None]
     bad = lambda kind: (status == kind)[:, None] | (status == kind)[None]
     found = np.where(total <= tolerance, Status.OK, Status.INACCURATE)
@@ -170,20 +171,31 @@ def _all_pairs(value, error, status, alike, tolerance) -> Estimate:
     found = np.where(bad(Status.ABSENT) | ~alike, Status.ABSENT, found)
     found = np.where(bad(Status.INVALID), Status.INVALID, found).astype(np.int8)
     gone = (found == Status.ABSENT) | (found == Status.INVALID)
-    # A layer is aligned with itself, whatever is known of its direction.
+    # A layer is aligned with itself, whatever the error of its direction.
     value, total = np.where(gone, np.nan, np.minimum(value, 1)), np.where(gone, np.nan, total)
     return Estimate(jnp.asarray(value), jnp.asarray(total), jnp.asarray(found))
 
 
 def neighbours(map_: Estimate) -> Estimate:
-    """Of layers l and l + 1, shape [L − 1], from a map of all pairs."""
+    """Select neighbouring layers l and l + 1 from a map of all pairs; shape [L − 1].
+
+    Parameters
+    ----------
+    map_
+        A field of `Continuity`, shape [L, L].
+    """
     return jax.tree.map(lambda x: jnp.diagonal(x, offset=1), map_)
 
 
 def mean_alignment(map_: Estimate) -> tuple[Estimate, int]:
-    """The mean over neighbours whose alignment is known, and how many there are.
+    """The mean over neighbours with a known alignment, and their number.
 
     ABSENT if there are none: one layer, or no direction in any pair.
+
+    Parameters
+    ----------
+    map_
+        A field of `Continuity`, shape [L, L].
     """
     near = neighbours(map_)
     value, error, status = (np.asarray(x) for x in (near.value, near.error, near.status))
@@ -203,14 +215,19 @@ def mean_alignment(map_: Estimate) -> tuple[Estimate, int]:
 def frobenius_cosines(matrices: Float[Array, "layers m n"]) -> Estimate:
     """⟨A_l, A_l'⟩/(‖A_l‖ ‖A_l'‖) of any two matrices: weights, updates, or gradients.
 
-    For a matrix that is rotated at random against the other, from the left or from the right, the
-    mean is 0; for independent Gaussian entries the deviation is 1/√(mn).
+    If one matrix is randomly rotated relative to the other, from the left or from the right, the
+    mean is 0. For independent Gaussian entries the deviation is 1/√(mn).
+
+    Parameters
+    ----------
+    matrices
+        L matrices of one shape.
 
     Returns
     -------
     Estimate
-        Shape [L, L]. The error is that of rounding. ABSENT where a matrix is zero, INVALID where
-        an entry is not finite.
+        Shape [L, L]. The error is due to rounding. ABSENT if a matrix is zero, INVALID if an
+        entry is not finite.
     """
     flat = matrices.reshape(len(matrices), -1)
     return _cosines(flat)
@@ -218,18 +235,23 @@ def frobenius_cosines(matrices: Float[Array, "layers m n"]) -> Estimate:
 
 @jax.jit
 def gram_cosines(weights: Float[Array, "layers m n"]) -> tuple[Estimate, Estimate]:
-    """Alignment of all singular vectors, right and left, without any gap between the values.
+    """Alignment of all singular vectors, right and left, which needs no gaps between the values.
 
-    The cosine of the traceless parts of WᵀW and W'ᵀW' (right), and of WWᵀ and W'W'ᵀ (left). It
-    weighs ⟨v_i, v_j'⟩² with s_i² s_j'² for all i and j, so that it asks for no pairing of indices.
-    Where one is rotated at random against the other the mean is exactly 0, and the deviation
-    √(2/((d − 1)(d + 2))): the traceless symmetric matrices are irreducible.
+    It is the cosine of the traceless parts of WᵀW and W'ᵀW' (right), and of WWᵀ and W'W'ᵀ (left).
+    It weights ⟨v_i, v_j'⟩² with s_i² s_j'² for all i and j, so indices need not be paired. If one
+    matrix is randomly rotated relative to the other, the mean is exactly 0 and the deviation
+    √(2/((d − 1)(d + 2))), since traceless symmetric matrices are irreducible.
+
+    Parameters
+    ----------
+    weights
+        L matrices of one shape.
 
     Returns
     -------
     Estimate
-        Both of shape [L, L]. ABSENT where all singular values of a layer are one (or it is zero),
-        INVALID where an entry is not finite.
+        Both of shape [L, L]. ABSENT if all singular values of a layer are equal (or zero),
+        INVALID if an entry is not finite.
     """
     size = jnp.max(jnp.abs(weights), axis=(1, 2), keepdims=True)
     unit = weights / jnp.where(size > 0, size, 1)
@@ -270,14 +292,19 @@ def _cosines(flat: Float[Array, "layers size"]) -> Estimate:
 def spectra(weights: Float[Array, "layers m n"]) -> Spectra:
     """Effective ranks, and the σ²-weighted alignment of neighbours, from all singular values.
 
-    Singular vectors of one index are paired; where neighbouring values are close the pairing
-    is arbitrary, which `gram_cosines` avoids. Chance gives the mean of `cosine_null` for square
+    Singular vectors are paired by index. If neighbouring values are close the pairing is
+    arbitrary; `gram_cosines` avoids that. Chance gives the mean of `cosine_null` for square
     matrices.
+
+    Parameters
+    ----------
+    weights
+        L matrices of one shape.
 
     Accuracy
     --------
-    The error of the effective rank is rounding; that of the alignment is the weight of singular
-    values that agree to rounding, with INACCURATE above a hundredth.
+    The error of the effective rank is rounding. That of the alignment is the weight of singular
+    values that agree to rounding; it is INACCURATE above a hundredth.
     """
     finite = jnp.all(jnp.isfinite(weights), axis=(1, 2))
     safe = jnp.where(finite[:, None, None], weights, 0)
@@ -308,7 +335,7 @@ def spectra(weights: Float[Array, "layers m n"]) -> Spectra:
 
 
 _CLOSE = 64.0
-"""Singular values closer than this many eps of the largest are not told apart."""
+"""Singular values closer than this many eps of the largest count as equal."""
 
 
 def _known(value: Array, error: Array, status: Array) -> Estimate:
@@ -321,8 +348,15 @@ def rotation_drift(
 ) -> tuple[Estimate, Estimate]:
     """The angles, in radians, by which v_1 and u_1 of every layer have rotated, each shape [L].
 
-    Directions have no sign: the angle is between 0 and π/2; that of two independent directions
-    in d dimensions is close to π/2 − √(2/πd).
+    Directions have no sign: the angle is between 0 and π/2. For two independent directions in d
+    dimensions it is close to π/2 − √(2/πd).
+
+    Parameters
+    ----------
+    before, after
+        The weights, as in `continuity`.
+    tolerance
+        Largest error of an angle that is not INACCURATE.
 
     Raises
     ------
@@ -343,8 +377,15 @@ def rotation_drift(
 
 
 def layer_remarks(found: Continuity, names: Sequence[str] | None = None) -> list[str]:
-    """One sentence for every layer without a leading direction, and for layers that cannot be
-    compared."""
+    """One sentence for every layer without a leading direction, and for incomparable layers.
+
+    Parameters
+    ----------
+    found
+        The result of `continuity`.
+    names
+        Names of the layers; by default they are numbered.
+    """
     names = [f"layer {i}" for i in range(len(found.shapes))] if names is None else list(names)
     lines = []
     for name, status, values in zip(names, np.asarray(found.status), found.values, strict=True):

@@ -1,12 +1,12 @@
-"""Rotations of the layers that leave a network as it is, and the drift of weights along them.
+"""Rotations of the layers that leave a network unchanged, and the drift of weights along them.
 
 Notation: W_l the weights of layers l = 1 … L of one width; R_l rotations, A_l antisymmetric.
 
-A chain h ↦ φ(W_l h) whose φ commutes with all rotations of a layer (linear, or a radial function
-of the whole layer) is the same function for the weights R_l W_l R_{l−1}ᵀ, with the maps before
-and behind it rotated by R_0 and R_L: every layer has a frame of its own. With skip connections
-h ↦ h + φ(W_l h) all R_l must be one R. A φ that acts on single components leaves no rotation, and
-one on units of k components those of the units.
+Consider a chain h ↦ φ(W_l h) whose φ commutes with all rotations of a layer (linear, or a radial
+function of the whole layer). It is the same function for the weights R_l W_l R_{l−1}ᵀ, if the maps
+before and after it are rotated by R_0 and R_L: every layer has its own frame. With skip connections
+h ↦ h + φ(W_l h) all R_l must be equal. If φ acts on single components, no rotation is left; if it
+acts on units of k components, only those of the units.
 """
 
 import functools
@@ -20,20 +20,28 @@ Frames = Literal["each", "common"]
 
 
 class Drift(NamedTuple):
-    """A change of weights, taken apart."""
+    """A change of weights, decomposed."""
 
     along: Float[Array, ""]
-    """The share of its squared norm that is a change of frames alone."""
+    """The fraction of its squared norm that is a change of frames."""
     chance: Float[Array, ""]
-    """What that is for a random change: the number of its dimensions over that of weights."""
+    """The same fraction for a random change: the number of frame dimensions over that of
+    weights."""
     error: Float[Array, ""]
-    """What the iteration left of the residual, relative to the change."""
+    """The residual that the iteration left, relative to the change."""
 
 
 def rotate_weights(
     weights: Float[Array, "layers n n"], rotations: Float[Array, "frames n n"]
 ) -> Float[Array, "layers n n"]:
     """R_l W_l R_{l−1}ᵀ from L + 1 rotations R_0 … R_L, or R W_l Rᵀ from one.
+
+    Parameters
+    ----------
+    weights
+        Square matrices W_1 … W_L.
+    rotations
+        One rotation, or L + 1.
 
     Raises
     ------
@@ -59,21 +67,22 @@ def frame_drift(
     """How much of a change of weights is a rotation of frames, A_l W_l − W_l A_{l−1}.
 
     The nearest such change is a linear least-squares problem for the A_l, solved with conjugate
-    gradients on the normal equations. A gradient of a loss is orthogonal to every direction that
-    leaves the function as it is, so that gradient flow has none of it at any time; what is found
-    of a finite change comes from the size of its steps, from an optimiser such as Adam that is
-    not equivariant under rotations, or from the maps before and behind, which rotate too.
+    gradients on the normal equations. The gradient of a loss is orthogonal to every direction that
+    leaves the function unchanged, so gradient flow contains none of it at any time. A finite
+    change does, because of its step size, of an optimiser such as Adam that is not equivariant
+    under rotations, or of the maps before and after the layers, which rotate too.
 
     Parameters
     ----------
     weights
-        Where the change begins.
+        The weights before the change.
     change
         For example the step of an optimiser, or the difference of two checkpoints.
     frames
-        "each": every layer has its own (chains); "common": all the same (residual networks).
+        "each": every layer has its own (chains); "common": all layers share one (residual
+        networks).
     steps
-        Of the iteration.
+        Number of iterations.
     """
     layers, n = weights.shape[:2]
     count = 1 if frames == "common" else layers + 1

@@ -1,4 +1,4 @@
-"""Leading singular vectors of many matrices, with an error, without their whole spectra.
+"""Leading singular vectors of many matrices, with errors, without computing whole spectra.
 
 Notation: s the singular values of W, u and v its left and right singular vectors, M = WᵀW.
 """
@@ -19,21 +19,21 @@ from theory import Status
 from theory.numerics import check_count, cores
 
 _BASIS = 64
-"""Vectors in the basis of one cycle; larger eigenvalue problems are much slower on a CPU."""
+"""Number of basis vectors in one cycle; larger eigenvalue problems are much slower on a CPU."""
 _CYCLES = 40
 _STEPS_AGAIN = 4
-"""Blocks in the first cycle from vectors that were found before."""
+"""Number of blocks in the first cycle, if it starts from earlier vectors."""
 _NOISE = 1e-2
-"""Size of the random numbers that are added to them."""
+"""Size of the random numbers that are added to these."""
 _LARGE = 2**21
-"""From as many numbers on, the matrices are worth a thread for every core."""
+"""From this many numbers on, the matrices are worth one thread per core."""
 _SPARE = 1
-"""Vectors in a block beside those that are wanted: they see a degeneracy."""
+"""Number of extra vectors in a block, which detect a degeneracy."""
 _SMALL = 96
-"""Up to this size all singular values at once are faster."""
+"""Up to this size it is faster to compute all singular values."""
 _ROUNDING = 8.0
 """Singular values closer than this many eps of the largest, times the root of the number of
-rows or columns, are not told apart: rounding of the products."""
+rows or columns, count as equal: rounding of the products."""
 
 
 class LeadingVectors(eqx.Module):
@@ -48,12 +48,12 @@ class LeadingVectors(eqx.Module):
     frame_error: Float[Array, "*layers"]
     """The same for the largest angle between the spans of the first `rank`."""
     status: Int[Array, "*layers"]
-    """Of the leading vectors. ABSENT: there is no leading direction, the matrix is zero or its
-    two largest singular values agree to rounding. INVALID: an entry is not finite."""
+    """Status of the leading vectors. ABSENT: there is no leading direction, since the matrix is
+    zero or its two largest singular values agree to rounding. INVALID: an entry is not finite."""
     frame_status: Int[Array, "*layers"]
-    """Of the span: ABSENT where s_rank and its successor agree to rounding."""
+    """Status of the span: ABSENT if s_rank and its successor agree to rounding."""
     next_right: Float[Array, "*layers n spare"]
-    """What was found behind the first `rank`, which tells the gap; without an error."""
+    """The vectors found after the first `rank`, which give the gap; without an error."""
 
 
 def leading_vectors(
@@ -63,34 +63,34 @@ def leading_vectors(
     tolerance: float = 1e-2,
     start: LeadingVectors | None = None,
 ) -> LeadingVectors:
-    """Leading singular vectors of a stack of matrices.
+    """Compute the leading singular vectors of a stack of matrices.
 
     Parameters
     ----------
     weights
         L matrices of one shape.
     rank
-        How many of the leading vectors.
+        Number of leading vectors.
     tolerance
-        On the sine of the angle to the exact direction and span.
+        Largest sine of the angle to the exact direction and span.
     start
-        What was found for similar matrices, such as the same layers some steps of training ago:
-        where the search starts. It changes how long it takes, and what it may miss.
+        The result for similar matrices, such as the same layers some training steps earlier. The
+        search starts there, which affects how long it takes and what it may miss.
 
     Raises
     ------
     ValueError
-        If `rank` is not between 1 and the smaller side of the matrices, or `start` is of
-        another rank or other shapes.
+        If `rank` is not between 1 and the smaller side of the matrices, or `start` has another
+        rank or other shapes.
 
     Accuracy
     --------
     By Wedin's theorem the sine of the angle is at most the norm of the residual WᵀU − V S over
-    the gap to the next singular value; rounding is counted into the residual. The gap is that
-    of the values that were found, so that a direction which the start does not contain would go
-    unseen. A random one contains all; to earlier vectors random numbers of a hundredth of their
-    size are added. A status INACCURATE says that the bound is above the tolerance where rounding
-    leaves no better, NOT_CONVERGED that the iteration stopped.
+    the gap to the next singular value; rounding is included in the residual. The gap is computed
+    from the values found, so a direction that the start does not contain would be missed. A random
+    start contains all directions; to earlier vectors random numbers of a hundredth of their size
+    are added. INACCURATE means that rounding keeps the bound above the tolerance, NOT_CONVERGED
+    that the iteration stopped.
 
     References
     ----------
@@ -149,13 +149,13 @@ def _leading(weights: Any, before: Any, rank: int, tolerance: float) -> LeadingV
             found = _iterated(unit, before, rank, tolerance, key)
         return _judged(found, size, zero, finite, rank, tolerance)
 
-    if jax.default_backend() == "cpu":  # one after the other: a matrix then stays in the cache
+    if jax.default_backend() == "cpu":  # one after the other: each matrix then stays in the cache
         return jax.lax.map(one, (weights, before))
     return jax.vmap(one)((weights, before))
 
 
 def _iterated(w: Array, before: Array | None, rank: int, tolerance: float, key: Any) -> tuple:
-    """Block Krylov iteration: u, s, v and the norms of the residuals, of a whole block."""
+    """Block Krylov iteration: u, s, v and the residual norms of a whole block."""
     eps = jnp.finfo(w.dtype).eps
     n = w.shape[1]
     block = rank + _SPARE
@@ -175,7 +175,7 @@ def _iterated(w: Array, before: Array | None, rank: int, tolerance: float, key: 
             for _ in range(3):
                 x = each(lambda row: row - times(times(basis, row), basis), x)
                 q, r = qr(x.T)
-                # Where the span is complete, what is left is rounding, and not orthogonal.
+                # If the span is complete, the rest is rounding, and not orthogonal.
                 lost = jnp.abs(jnp.diagonal(r)) <= 1e3 * eps * scale
                 x, scale = jnp.where(lost[:, None], fresh, q.T), jnp.ones_like(scale)
             return jax.lax.dynamic_update_slice_in_dim(basis, x, i * block, 0), x
@@ -193,7 +193,7 @@ def _iterated(w: Array, before: Array | None, rank: int, tolerance: float, key: 
         residual = jnp.linalg.norm(rest, axis=1)
         floor = _ROUNDING * math.sqrt(max(w.shape)) * eps * values[0]
         gaps = values[:-1] - values[1:] - residual[1:]
-        # Of the vectors in front of a gap, all of which count for the span.
+        # For the vectors above a gap, all of which count for the span.
         bound = lambda k: jnp.linalg.norm(residual[: k + 1]) / jnp.maximum(gaps[k], floor)
         done = jnp.maximum(bound(0), bound(rank - 1)) <= tolerance
         done = done | (jnp.max(residual[: rank + 1]) <= floor)

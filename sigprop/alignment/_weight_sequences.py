@@ -1,4 +1,4 @@
-"""The weights of the layers of somebody else's model, in order."""
+"""The weights of the layers of an existing model, in order."""
 
 import re
 from typing import Any
@@ -21,8 +21,8 @@ def weight_sequences(model: Any) -> dict[str, list[Array]]:
 
     Returns
     -------
-    By name, with * for the number of the layer, the matrices in order, each [outputs, inputs].
-    Layers may be numbered ("layers.3.weight", "Dense_3"), or one array with a leading axis.
+    The matrices in order, each [outputs, inputs], by name, with * for the number of the layer.
+    Layers may be numbered ("layers.3.weight", "Dense_3"), or be one array with a leading axis.
 
     Raises
     ------
@@ -31,8 +31,9 @@ def weight_sequences(model: Any) -> dict[str, list[Array]]:
 
     Notes
     -----
-    What is called kernel is [inputs, outputs], as in Flax, and is transposed; the heads of an
-    attention are joined. Of several numbers in a name the first one that differs is the layer's.
+    Arrays called kernel are [inputs, outputs], as in Flax, and are transposed; the heads of an
+    attention are joined. If a name contains several numbers, the first one that varies is that of
+    the layer.
     """
     found: dict[str, dict[int, Array]] = {}
     whole: dict[str, list[Array]] = {}
@@ -54,7 +55,7 @@ def weight_sequences(model: Any) -> dict[str, list[Array]]:
     several = {p: layers for p, layers in found.items() if len(layers) > 1}
     result = dict(whole)
     used: set[int] = set()
-    # Patterns whose number comes first in the name win.
+    # Patterns whose number comes first in the name take precedence.
     for pattern in sorted(several, key=lambda p: (p.index("*"), p)):
         layers = several[pattern]
         if used.isdisjoint(map(id, layers.values())):
@@ -79,12 +80,12 @@ def _is_weight(leaf: Any) -> bool:
 
 
 def _matrix(name: str, array: Array) -> Array | None:
-    """[outputs, inputs], or None if it is no matrix of one layer."""
+    """[outputs, inputs], or None if it is not a matrix of one layer."""
     kernel = name.rsplit("/", 1)[-1] == "kernel"
     if array.ndim == 2:
         return array.T if kernel else array
     if array.ndim == 3 and kernel and _NUMBER.search(name):
-        # Flax's attention: [inputs, heads, size] in front, [heads, size, outputs] behind.
+        # Attention in Flax: [inputs, heads, size] before it, [heads, size, outputs] after it.
         parts = name.split("/")
         into = len(parts) > 1 and parts[-2] in ("query", "key", "value")
         first = array.shape[0] if into else array.shape[0] * array.shape[1]

@@ -1,8 +1,7 @@
-"""The command line: `sigprop predict`, `phase-diagram`, `compare`, `goldstone`, `spectrum`,
-`demo`, `probe`, `train` and `continuity`.
+"""The command line: `predict`, `phase-diagram`, `compare`, `goldstone`, `spectrum` and others.
 
-What a command does stands in a module of its own, imported only when it runs, so that help and
-mistakes need not wait for JAX.
+The work of a command is in its own module, which is imported only when it runs, so that help and
+error messages need not wait for JAX.
 """
 
 import re
@@ -26,7 +25,7 @@ A network is z_{l+1} = W φ(z_l) + b with fresh random weights and biases in eve
 weight has variance σ_w²/N (N the width), a bias has variance σ_b². All parameters are
 variances, never standard deviations. The length q_l = |z_l|²/N is the mean square of a
 pre-activation in layer l, c_l the correlation of two inputs there, and the slope χ the
-factor per layer of the squared distance of two nearby inputs: below 1 the network is
+factor per layer on the squared distance of two nearby inputs: below 1 the network is
 ordered, above 1 chaotic. Depth scales ξ are in layers.
 """
 _EPILOGUE = "Exit codes: 0 done, 1 theory and simulation disagree, 2 bad input, 3 no verdict."
@@ -48,14 +47,14 @@ StartLength: TypeAlias = Annotated[
 WeightMatrices: TypeAlias = Annotated[
     Literal["auto", "always", "never"],
     Parameter(
-        help="Draw every weight, or only what the weights do to the signals, which has the same "
-        "law at a cost that grows like the width and not like its square. auto: the cheaper way "
+        help="Draw every weight, or only the products of weights and signals, which has the same "
+        "law at a cost proportional to the width rather than its square. auto: the cheaper way "
         "from width 1025 on."
     ),
 ]
 Dtype: TypeAlias = Annotated[
     Literal["float32", "float64"],
-    Parameter(help="Numbers of the simulation; the theory is in float64."),
+    Parameter(help="Precision of the simulation; the theory uses float64."),
 ]
 Seed: TypeAlias = Annotated[int, Parameter(help="Decides every random number.")]
 Output: TypeAlias = Annotated[
@@ -81,13 +80,13 @@ def predict(
     """Predict one network of infinite width and depth.
 
     Prints the stable fixed points q* (length) and c* (correlation), the slope χ, the depth
-    scales ξ_q and ξ_c in layers and the phase; each number with its estimated error and a
-    status. In JSON a number that is infinite or absent is null, and its status says which.
+    scales ξ_q and ξ_c in layers, and the phase; each number with its estimated error and a
+    status. In JSON a number that is infinite or absent is null; its status says which.
 
-    With a symmetry also the group that the description has, the number of its Goldstone modes
-    (pseudo-Goldstone ones where a bias breaks it explicitly; none while q* = 0), the order
-    parameter m = E g(|z|), and the multipliers per layer of a small difference of two inputs:
-    of a relative rotation (goldstone: 1 − σ_b²/q*), of the distance (trace: χ) and of a
+    With a symmetry, also prints the symmetry group of the description, the number of its
+    Goldstone modes (pseudo-Goldstone modes if a bias breaks it explicitly; none if q* = 0), the
+    order parameter m = E g(|z|), and the multipliers per layer of a small difference of two
+    inputs: of a relative rotation (goldstone: 1 − σ_b²/q*), of the distance (trace: χ) and of a
     relative shear (symmetric_traceless).
     """
     network.check()
@@ -96,7 +95,7 @@ def predict(
     return _predict_command.predict(network, start_length, json)
 
 
-_RANGE = "start:stop:count, or numbers with commas between."
+_RANGE = "start:stop:count, or numbers separated by commas."
 
 
 @app.command
@@ -111,9 +110,9 @@ def phase_diagram(
 ) -> int:
     """Predict a whole plane of variances: phases, q*, c*, χ, and the depth scales ξ in layers.
 
-    Writes phase_diagram.png, .pdf and .zarr with the edge of chaos χ = 1 in the figure; in the
-    data every number has its estimated error and a status. With a symmetry the order parameter
-    and the multipliers by sector take the place of c* and its scales.
+    Writes phase_diagram.png, .pdf and .zarr. The figure shows the edge of chaos χ = 1; in the
+    data every number has its estimated error and a status. With a symmetry, the order parameter
+    and the multipliers by sector replace c* and its scales.
     """
     network.check()
     from sigprop.commands import _phase_diagram_command
@@ -129,14 +128,14 @@ def compare(
     depth: Annotated[
         int | None,
         Parameter(
-            help="Hidden layers behind the input layer, at least 1; a whole network in a file has "
-            "its own."
+            help="Hidden layers after the input layer, at least 1; omit it for a file with a whole "
+            "network."
         ),
     ] = None,
     widths: Annotated[
         str,
         Parameter(
-            help="Widths N: at least 3 different ones, with commas between.",
+            help="Widths N: at least 3 different ones, separated by commas.",
             allow_leading_hyphen=True,
         ),
     ] = "64,128,256,512",
@@ -150,13 +149,13 @@ def compare(
     inputs: Annotated[
         str,
         Parameter(
-            help="gram (two inputs of exactly the wanted length and correlation), digits "
+            help="gram (two inputs of exactly the given length and correlation), digits "
             "(scikit-learn's, 8x8 pixels), or a folder of IDX files (MNIST, Fashion-MNIST)."
         ),
     ] = "gram",
-    input_count: Annotated[int, Parameter(help="Images to take of digits or of a folder.")] = 2,
+    input_count: Annotated[int, Parameter(help="Number of images from digits or a folder.")] = 2,
     input_length: Annotated[
-        float, Parameter(help="Length q > 0 of inputs; of a data set, the mean over its images.")
+        float, Parameter(help="Length q > 0 of inputs; for a data set, the mean over its images.")
     ] = 1.0,
     input_correlation: Annotated[
         float, Parameter(help="Correlation of the two inputs of gram, from -1 to 1.")
@@ -164,12 +163,12 @@ def compare(
     observables: Annotated[
         str,
         Parameter(
-            help="What is compared, with commas between; a word that is no observable is answered "
-            "with all of them."
+            help="Observables to compare, separated by commas; an unknown one prints the list of "
+            "all of them."
         ),
     ] = "length,correlation,slope,gradient_growth",
     gradients: Annotated[
-        bool, Parameter(help="Also measure how gradients grow from layer to layer.")
+        bool, Parameter(help="Also measure the growth of gradients from layer to layer.")
     ] = True,
     weight_matrices: WeightMatrices = "auto",
     dtype: Dtype = "float32",
@@ -179,16 +178,16 @@ def compare(
 ) -> int:
     """Simulate networks of several widths and test theory against them, layer by layer.
 
-    Measured in every layer, unless --observables says otherwise: length q_l, correlation c_l,
-    slope χ_l, and the growth of squared gradients. Means over networks are extrapolated to
-    infinite width in powers of 1/N, and z says how surprising their distance from theory is, in
-    standard deviations of a normal law. The verdict has a false-alarm rate of 1e-6 over all
-    tests; its power is shown by what the same check says of theory with one variance 3 % wrong.
-    χ²/dof tells whether the extrapolation fits.
+    By default measures in every layer the length q_l, the correlation c_l, the slope χ_l, and the
+    growth of squared gradients. Means over networks are extrapolated to infinite width in powers
+    of 1/N; z is the significance of their distance from theory, in standard deviations of a
+    normal law. The verdict has a false-alarm rate of 1e-6 over all tests. Its power is the result
+    of the same check for a theory with one variance 3 % wrong. χ²/dof shows whether the
+    extrapolation fits.
 
-    Exits with 0 where theory and simulation agree, with 1 where they disagree, with 2 on bad
-    input, with 3 where too little could be judged or a number is not finite. Writes
-    comparison.png, .pdf and .zarr.
+    Exits with 0 if theory and simulation agree, with 1 if they disagree, with 2 on bad input,
+    with 3 if too few cells could be judged or a number is not finite. Writes comparison.png, .pdf
+    and .zarr.
     """
     network.check()
     from sigprop.commands import _compare_command
@@ -220,7 +219,7 @@ def goldstone(
     *,
     network: Rotating = _ROTATING,
     depth: Annotated[
-        int, Parameter(help="Hidden layers behind the input layer, at least 20.")
+        int, Parameter(help="Hidden layers after the input layer, at least 20.")
     ] = 200,
     width: Annotated[int, Parameter(help="Units per layer.")] = 256,
     replicas: Annotated[int, Parameter(help="Networks per point and pair, at least 2.")] = 100,
@@ -232,11 +231,12 @@ def goldstone(
 ) -> int:
     """Show what a symmetry protects: order parameter, multipliers, rotations through depth.
 
-    Theory and networks of one width: the order parameter m = E g(|z|) against σ_w², the
-    multipliers by sector, two inputs that are rotated copies of each other and two that are
-    not, their overlap and relative rotation layer by layer (a bias lets the rotation decay),
-    and for one network its leading Lyapunov exponents, told apart by alignment with the
-    generators A, and the residual of J(Ax) = A f(x). Writes goldstone.png, .pdf and .zarr.
+    Compares theory with networks of one width: the order parameter m = E g(|z|) against σ_w²;
+    the multipliers by sector; the overlap and relative rotation, layer by layer, of two inputs
+    that are rotated copies of each other and of two that are not (with a bias the rotation
+    decays). For one network, also shows its leading Lyapunov exponents, classified by alignment
+    with the generators A, and the residual of J(Ax) = A f(x). Writes goldstone.png, .pdf and
+    .zarr.
     """
     network.check()
     from sigprop.commands import _goldstone_command
@@ -254,8 +254,8 @@ def spectrum(
     start_length: Annotated[
         float | None,
         Parameter(
-            help="Length q_0 > 0 of the pre-activations that go in. By default all layers are at "
-            "the fixed point q* reached from 1; or q_0 = 1, where q* is 0 or infinite."
+            help="Length q_0 > 0 of the pre-activations that enter. By default all layers are at "
+            "the fixed point q* reached from 1, or q_0 = 1 if q* is 0 or infinite."
         ),
     ] = None,
     theory_only: Annotated[bool, Parameter(negative="", help="Draw no networks.")] = False,
@@ -269,13 +269,13 @@ def spectrum(
     """Predict and measure all singular values of the input-output Jacobian J.
 
     J = W_L D_L ... W_1 D_1 has a weight matrix W and a diagonal matrix D of slopes φ' in each
-    of its layers. Printed: the edges of the singular values, moments of JJᵀ, the fraction of
+    of its layers. Prints the edges of the singular values, moments of JJᵀ, the fraction of
     singular values that are zero, the exponents log s/L of infinitely many layers at the fixed
     point, and with a symmetry the squared gains along its generators; each with error and status.
 
-    Then networks of one width are drawn, all their singular values computed to full relative
-    accuracy, and compared. Writes spectrum.png, .pdf and .zarr. Networks differ from theory by
-    O(L/N) as well as by their standard errors.
+    Then draws networks of one width, computes all their singular values to full relative
+    accuracy, and compares. Writes spectrum.png, .pdf and .zarr. Networks differ from theory by
+    O(L/N) in addition to their standard errors.
     """
     network.check()
     from sigprop.commands import _spectrum_command
@@ -287,7 +287,7 @@ def spectrum(
 
 @app.command
 def demo(*, output: Output = None, json: Json = False) -> int:
-    """Show all of it in under two minutes: three tanh networks, and their phase diagram.
+    """Show everything in under two minutes: three tanh networks, and their phase diagram.
 
     At σ_b² = 0.05, σ_w² = 1.5 is ordered, 1.760955 critical and 2.5 chaotic. Each is predicted,
     simulated 50 layers deep at widths 64, 128 and 256, and judged. Writes to runs/demo.
@@ -314,8 +314,8 @@ def probe(
             "64 pixels, mean length 1), or a .npy file with a leading axis over inputs."
         ),
     ] = "digits",
-    input_count: Annotated[int, Parameter(help="Inputs to take of digits or of a file.")] = 8,
-    input_width: Annotated[int, Parameter(help="Entries of an input of gram.")] = 64,
+    input_count: Annotated[int, Parameter(help="Number of inputs from digits or a file.")] = 8,
+    input_width: Annotated[int, Parameter(help="Number of entries of an input of gram.")] = 64,
     layers: Annotated[
         str | None, Parameter(help="Name in the file of a list of layers that compose to NAME.")
     ] = None,
@@ -330,9 +330,10 @@ def probe(
 ) -> int:
     """Measure signals, gradients and the Jacobian of any network in a Python file.
 
-    Prints lengths, exact zeros and gradients layer by layer, where layers can be told apart,
-    and the singular values of the Jacobian at each input with their errors; with a description
-    also the rank of this network among networks drawn from it. Writes probe.png, .pdf and .zarr.
+    Prints lengths, exact zeros and gradients layer by layer if the layers can be found, and the
+    singular values of the Jacobian at each input with their errors. With a description, also
+    prints the rank of this network among networks drawn from it. Writes probe.png, .pdf and
+    .zarr.
     """
     from sigprop.commands._probe_command import probe_network
 
@@ -355,17 +356,17 @@ def train(
     study: Annotated[
         Path,
         Parameter(
-            help="A TOML file with the fields of sigprop.experiments.Study and a table "
-            "[[architecture]] for each: words, a description, or the file of a network."
+            help="A TOML file with the fields of sigprop.experiments.Study and one table "
+            "[[architecture]] for each: keywords, a description, or the file of a network."
         ),
     ],
     *,
     data: Annotated[
-        str | None, Parameter(help="A folder of IDX files, or digits, instead of the study's.")
+        str | None, Parameter(help="A folder of IDX files, or digits; overrides the study.")
     ] = None,
-    depth: Annotated[int | None, Parameter(help="Layers, instead of the study's.")] = None,
+    depth: Annotated[int | None, Parameter(help="Layers; overrides the study.")] = None,
     delay: Annotated[
-        int | None, Parameter(help="Longest delay of the copy task, instead of the study's.")
+        int | None, Parameter(help="Longest delay of the copy task; overrides the study.")
     ] = None,
     permuted: Annotated[
         bool | None, Parameter(help="Whether pixels are read in a random order.")
@@ -376,10 +377,10 @@ def train(
 ) -> int:
     """Train a study: classifiers of several architectures, gains, learning rates and seeds.
 
-    Whatever is ready in the output folder (by default runs/ and the name of the file) is not
-    trained again, and what was interrupted goes on from its last checkpoint. Prints the
-    best and worst learning rate of every architecture and gain. Writes study.png, .pdf and
-    .zarr, and a Zarr store for every network.
+    Finished networks in the output folder (by default runs/ and the name of the file) are not
+    trained again, and interrupted ones resume from their last checkpoint. Prints the best and
+    worst learning rate of every architecture and gain. Writes study.png, .pdf and .zarr, and a
+    Zarr store for every network.
     """
     try:
         from sigprop.commands._train_command import train_study
@@ -404,18 +405,18 @@ def continuity(
     *,
     names: Annotated[
         str,
-        Parameter(help="Which weights, with * for any text; # stands for the number of a layer."),
+        Parameter(help="Which weights, with * for any text; # represents the number of a layer."),
     ] = "*",
     rank: Annotated[int, Parameter(help="Leading singular vectors in a frame, at least 1.")] = 4,
-    tolerance: Annotated[float, Parameter(help="On the alignments, between 0 and 1.")] = 1e-2,
+    tolerance: Annotated[float, Parameter(help="Error of alignments, between 0 and 1.")] = 1e-2,
     output: Output = None,
     json: Json = False,
 ) -> int:
-    """Measure how alike the weights of different layers are, against chance.
+    """Measure how similar the weights of different layers are, compared with chance.
 
-    Weights that occur in every layer are found by their names. Printed: |cos| of the leading right
+    Finds weights that occur in every layer by their names. Prints |cos| of the leading right
     (inputs, v) and left (outputs, u) singular vectors of neighbouring layers, with the mean and the
-    99 % quantile of independent random directions, and a line for every layer that has no leading
+    99 % quantile for independent random directions, and a line for every layer without a leading
     direction. Writes layer×layer maps: continuity.png, .pdf and .zarr.
     """
     if target.endswith(".toml"):
@@ -433,8 +434,10 @@ def continuity(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 (disagreement), 2 (bad input) or 3 (no
-    verdict)."""
+    """Run the command line and return its exit code.
+
+    The code is 0, 1 (disagreement), 2 (bad input) or 3 (no verdict).
+    """
     tokens = sys.argv[1:] if argv is None else list(argv)
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

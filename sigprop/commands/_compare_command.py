@@ -1,4 +1,4 @@
-"""What the command `compare` does."""
+"""The command `compare`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,7 @@ def compare(
     output: Path | None,
     json: bool,
 ) -> int:
-    """Simulate a description at several widths and hold it against theory."""
+    """Simulate a description at several widths and compare it with theory."""
     if depth is not None:
         check_depth(depth)
     run.check()
@@ -85,7 +85,7 @@ def store_comparison(
     run: Run,
     inputs: Inputs,
 ) -> list[str]:
-    """Write the data and the figure of a comparison; gives back the paths."""
+    """Write the data and the figure of a comparison, and return the paths."""
     import sigprop
     from sigprop.figures import comparison_figure
 
@@ -148,12 +148,12 @@ _WORDS = {"agrees": "agree", "disagrees": "DISAGREE", "not_judged": "not judged"
 
 
 def verdict_word(verdict: Any) -> str:
-    """A verdict in a table."""
+    """A verdict as a word in a table."""
     return _WORDS[verdict.name.lower()]
 
 
 def verdict_tables(comparison: "Comparison", network: Network) -> list[Any]:
-    """The verdict per observable, the power per leaf, and a line that sums up."""
+    """The verdict per observable, the power per leaf, and a summary line."""
     columns = ("theory", "simulation", "largest |z|", "pooled z", "χ²/dof", "judged", "verdict")
     verdict = out.table(network.text, "observable", *columns)
     freedom = len(comparison.widths) - (3 if len(comparison.widths) >= 4 else 2)

@@ -1,4 +1,4 @@
-"""What `sigprop continuity` does: read weights, align their layers, show what was found."""
+"""The command `continuity`: read weights, align their layers, show the result."""
 
 import fnmatch
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sigprop.alignment import Continuity
 
 MOST_MAPS = 8
-"""Sequences that are drawn."""
+"""Largest number of sequences in the figure."""
 LEVEL = 0.99
 _SIDES = ("right", "left", "right_frame", "left_frame")
 
@@ -73,7 +73,7 @@ def load_weights(target: str) -> Any:
             return _checkpoint(path)
     except BadInput:
         raise
-    except Exception as error:  # files of somebody else's can fail in any way
+    except Exception as error:  # a user's file can fail in any way
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"TARGET: must be readable; got {target} ({reason})") from error
     if ".py:" not in target:
@@ -97,7 +97,7 @@ def _checkpoint(path: Path) -> Any:
 
 
 def chance(found: "Continuity", side: str) -> dict[str, float | None]:
-    """What chance gives for one pair, and the quantile of its mean over all of them."""
+    """The mean by chance for one pair, and the quantile of the mean over all pairs."""
     from sigprop.alignment import cosine_null, overlap_null
 
     axis = 1 if side.startswith("right") else 0
@@ -162,7 +162,7 @@ def _table(rows: list[dict[str, Any]]):
 
 
 def continuity_dataset(found: "dict[str, Continuity]") -> "xr.Dataset":
-    """All maps, values and statuses by name of the weights."""
+    """All maps, with values and statuses, by name of the weights."""
     import xarray as xr
 
     data: dict[str, Any] = {}
@@ -179,7 +179,7 @@ def continuity_dataset(found: "dict[str, Continuity]") -> "xr.Dataset":
 
 
 def continuity_figure(found: "dict[str, Continuity]") -> "Figure":
-    """Layer×layer maps of the leading vectors, and neighbours against chance."""
+    """Layer×layer maps of the leading vectors, and neighbours compared with chance."""
     from matplotlib.figure import Figure
 
     from sigprop.figures import BLUE, VERMILLION, WIDTH, styled, write_caption

@@ -1,4 +1,4 @@
-"""Continuity of a trained study: what is aligned at the end, against chance, and over training."""
+"""Continuity of a trained study: alignments at the end, against chance, and over training."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _SYMBOLS = {
 
 
 def show_study(path: Path, output: Path | None, json: bool) -> int:
-    """Show the continuity of a study that has been trained with that measure."""
+    """Show the continuity of a trained study that measures it."""
     set_up()
     try:
         study = read_study(path)
@@ -56,8 +56,11 @@ def show_study(path: Path, output: Path | None, json: bool) -> int:
 
 
 def study_rows(found: xr.Dataset, record: int = -1) -> list[dict[str, Any]]:
-    """Of every architecture, gain and learning rate: means over pairs of layers and then over
-    seeds, with standard errors, and what chance gives."""
+    """One row for every architecture, gain and learning rate.
+
+    It has means over pairs of layers and then over seeds, with standard errors, and the values by
+    chance.
+    """
     rows = []
     names = [name for name in QUANTITIES if name in found]
     size = found.sizes.get("entry", 0)
@@ -74,7 +77,7 @@ def study_rows(found: xr.Dataset, record: int = -1) -> list[dict[str, Any]]:
                     "learning_rate": float(rate),
                     "networks": int(own["ready"].sum()),
                 }
-                # Gradients fade at the end: their coherence is that before training.
+                # Gradients vanish at the end, so use their coherence before training.
                 for name in names:
                     at = 0 if name == "gradient_cosine" else record
                     each = own[name].isel(record=at).mean("pair")
@@ -109,7 +112,7 @@ def _table(rows: list[dict[str, Any]]):
 
 
 def continuity_curves(study: Study, found: xr.Dataset) -> Figure:
-    """Alignments over training, for every gain: of W and of what has been added to it."""
+    """Alignments over training, for every gain: of W and of its change during training."""
     gains = list(found["gain"].values)
     names = [name for name in _SYMBOLS if name in found]
     with styled():
@@ -157,7 +160,7 @@ def continuity_curves(study: Study, found: xr.Dataset) -> Figure:
 
 
 def _band(panel, found: xr.Dataset, name: str) -> None:
-    """What independent random directions give, where all networks have one width."""
+    """Draw the range for independent random directions, if all networks have one width."""
     vectors = found["right_vector" if name.endswith("right") else "left_vector"]
     widths = (
         vectors.notnull().any(["seed", "layer", "record", "gain", "learning_rate"]).sum("entry")

@@ -36,7 +36,7 @@ DEPTH = 50
 RUN = Run(widths=(64, 128, 256), replicas=(300, 200, 100), seed=0, dtype="float32")
 INPUTS = Inputs("gram", count=2, length=1.0, correlation=0.5)
 POINTS = 41
-"""Values of each variance in the phase diagram."""
+"""Number of values of each variance in the phase diagram."""
 
 
 def demo(
@@ -48,7 +48,7 @@ def demo(
     run: Run = RUN,
     points: int = POINTS,
 ) -> int:
-    """Predict and simulate networks of one activation, and draw the phase diagram they live in."""
+    """Predict and simulate networks of one activation, and draw their phase diagram."""
     set_up()
     figures = ["phase_diagram", *networks]
     folder = out.output_folder(output or Path("runs") / "demo", "demo", figures, figures)
@@ -97,7 +97,7 @@ def _draw_diagram(
 
 
 def _prediction(dataset: "xr.Dataset", network: Network) -> dict[str, Any]:
-    """What the phase diagram says of a network, in the form of `sigprop predict`."""
+    """The result of the phase diagram for a network, in the form of `sigprop predict`."""
     point = dataset.sel(
         weight_variance=network.weight_variance, bias_variance=network.bias_variance
     )

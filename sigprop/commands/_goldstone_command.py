@@ -1,4 +1,4 @@
-"""What the command `goldstone` does."""
+"""The command `goldstone`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -74,7 +74,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
 def goldstone_as_json(
     dataset: "xr.Dataset", layer: "Part", weight_variance: float
 ) -> dict[str, Any]:
-    """What was predicted and measured, as plain numbers."""
+    """Predictions and measurements as plain numbers."""
     import jax.numpy as jnp
 
     import theory
@@ -115,7 +115,7 @@ _PARTS = ("", "_error", "_status")
 
 
 def _goldstone_tables(dataset: "xr.Dataset", found: dict[str, Any], network: Network) -> list[Any]:
-    """Theory against networks, the certificate, and the exponents."""
+    """Theory and networks, the certificate, and the exponents."""
     order = out.table(f"{network.text}: order parameter m", "σ_w²", "theory", "networks")
     sampled = found["sampled"]
     for variance, mean, error in zip(*sampled.values(), strict=True):

@@ -7,13 +7,16 @@ from typing import Any
 from sigprop.commands import _output as out
 
 PRECISION = "highest"
-"""Of every matrix product."""
+"""Precision of every matrix product."""
 
 
 def set_up() -> None:
-    """The configuration of JAX in this program: float64, matrix products in full, and programs
-    that were compiled before read from the user's cache folder."""
-    out.note("loading JAX; what is not in the cache of compiled programs is compiled first")
+    """Configure JAX for this program.
+
+    It uses float64, full precision in matrix products, and a cache of compiled programs in the
+    user's cache folder.
+    """
+    out.note("loading JAX; programs that are not in the cache are compiled first")
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -33,4 +36,4 @@ def set_up() -> None:
 CACHE = "SIGPROP_CACHE"
 """The environment variable with another folder for compiled programs, or "off"."""
 _CACHE_SIZE = 2**29
-"""Bytes; what was not used for longest then goes."""
+"""Size of the cache in bytes; the least recently used programs are removed first."""

@@ -1,4 +1,4 @@
-"""The network that a command is about: a file, or options that build the same description."""
+"""The network of a command: a file, or options that build the same description."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,29 +25,29 @@ Symmetry: TypeAlias = Annotated[
     str | None,
     Parameter(
         help="O(k), U(m) or Sp(m): units of k, 2m or 4m real components with real, complex or "
-        "quaternionic weights and the radial activation g(|z|) z/|z|, whose profile g is then "
-        "--activation (threshold too, max(|z| - 1, 0)). Lengths and variances of biases are per "
+        "quaternionic weights and the radial activation g(|z|) z/|z|. The profile g is "
+        "--activation (also threshold, max(|z| - 1, 0)). Lengths and bias variances are per "
         "real component."
     ),
 ]
 WeightVariance: TypeAlias = Annotated[
-    float | None, Parameter(help="σ_w², at least 0: a weight's variance times the width.")
+    float | None, Parameter(help="σ_w², at least 0: the variance of a weight times the width.")
 ]
 BiasVariance: TypeAlias = Annotated[
-    float | None, Parameter(help="σ_b², at least 0: a bias's variance.")
+    float | None, Parameter(help="σ_b², at least 0: the variance of a bias.")
 ]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Structure:
-    """What a network is, up to its variances."""
+    """The structure of a network, without its variances."""
 
     network: Annotated[
         str | None,
         Parameter(
-            help="A description in a file, instead of the options below: FILE.toml, as "
-            "theory.save_network writes it, or FILE.py:NAME, which is run. One layer, or a whole "
+            help="A file with a description, instead of the options below: FILE.toml, as written "
+            "by theory.save_network, or FILE.py:NAME, which is run. One layer, or a whole "
             "network."
         ),
     ] = None
@@ -66,7 +66,7 @@ class Structure:
     symmetry: Symmetry = None
 
     def check(self) -> None:
-        """Raise `BadInput` unless either a file or its own options say what the network is."""
+        """Raise `BadInput` unless exactly one of file and options specifies the network."""
         needed = ("activation",)
         needed += tuple(
             name for name in ("weight_variance", "bias_variance") if hasattr(self, name)
@@ -81,7 +81,7 @@ class Structure:
 
     @property
     def symmetric(self) -> bool:
-        """Whether units are told to rotate."""
+        """Whether the options ask for units that rotate."""
         from theory.description import components
 
         if self._loaded is None:
@@ -90,7 +90,7 @@ class Structure:
 
     @property
     def whole(self) -> bool:
-        """Whether a file holds a whole network, of which one layer is taken."""
+        """Whether a file contains a whole network, from which one layer is taken."""
         from theory.description import repeats_layers
 
         return self._loaded is not None and repeats_layers(self._loaded)
@@ -104,7 +104,7 @@ class Structure:
         return kind if self.symmetry is None else f"{self.symmetry} {kind}"
 
     def layer_with(self, weight_variance: float, bias_variance: float) -> "Part":
-        """One layer; that of a file has variances of its own."""
+        """One layer; one from a file has its own variances."""
         import theory
 
         if self._loaded is not None:
@@ -130,7 +130,7 @@ class Structure:
 
     @cached_property
     def _loaded(self) -> "Part | None":
-        """What the file holds."""
+        """The description in the file."""
         if self.network is None:
             return None
         import theory
@@ -141,7 +141,7 @@ class Structure:
             raise BadInput(f"--network: {error}") from error
 
     def as_parameters(self) -> dict[str, Any]:
-        """What was asked for, as plain numbers and words; with what a file held."""
+        """The options as plain numbers and words, including the contents of a file."""
         import theory
 
         asked = dataclasses.asdict(self)
@@ -152,7 +152,7 @@ class Structure:
                 "network": self.network,
                 "description": theory.to_dict(self._loaded),
             }
-        except ValueError:  # a function in a file of Python that no file can name
+        except ValueError:  # a function in a Python file that cannot be written down
             return {"network": self.network, "description": theory.describe(self._loaded)}
 
 
@@ -166,7 +166,7 @@ class Network(Structure):
 
     @property
     def variances(self) -> tuple[float, float]:
-        """σ_w² and σ_b²; those of a file stand in it."""
+        """σ_w² and σ_b²; a file has its own."""
         return self.weight_variance or 0.0, self.bias_variance or 0.0
 
     def fields(self) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class Network(Structure):
         return self.layer_with(*self.variances)
 
     def deep(self, depth: int | None) -> "Part":
-        """The whole network, for `sigprop.compare`; one of a file may have a depth of its own."""
+        """The whole network, for `sigprop.compare`; one from a file may have its own depth."""
         from theory.description import deep_network, repeats_layers
 
         if depth is None:
@@ -222,7 +222,7 @@ class Network(Structure):
 
     @property
     def units(self) -> int:
-        """Real components of a unit."""
+        """Number of real components of a unit."""
         from theory.description import components
 
         return components(self.layer)

@@ -1,4 +1,4 @@
-"""What the command line leaves behind: folders, figures, tables, progress bars, JSON."""
+"""The output of the command line: folders, figures, tables, progress bars, JSON."""
 
 import json
 import math
@@ -29,19 +29,19 @@ DPI = 300
 """Pixels per inch of PNG files."""
 _SILENT = 2.0
 _EVERY = 30.0
-"""Seconds before the first line of progress, and between two, where there is no terminal."""
+"""Seconds before the first line of progress, and between two, if there is no terminal."""
 
 
 class BadInput(ValueError):
-    """What a command was asked for is not possible; the message is one line for its user."""
+    """A command cannot do what was requested; the message is one line for the user."""
 
 
 @contextmanager
 def checked(**options: str) -> Iterator[None]:
     """Turn a `ValueError` or `OSError` raised inside into `BadInput`, in terms of options.
 
-    The library's messages begin with the field, as in "`weight_variance`: must be ...";
-    that becomes the option of the same name, or the one named by keyword.
+    Messages of the library begin with the field, as in "`weight_variance`: must be ..."; the
+    field becomes the option of the same name, or the one given by keyword.
     """
 
     def as_option(match: re.Match[str]) -> str:
@@ -56,13 +56,13 @@ def checked(**options: str) -> Iterator[None]:
 
 
 def output_folder(output: Path | None, command: str, figures: list[str], stores: list[str]) -> Path:
-    """The folder that a command will write to; leaves nothing behind if it cannot.
+    """Create the folder that a command will write to; leave nothing behind if that fails.
 
     Raises
     ------
     BadInput
-        If the folder cannot be made or written to, or something else stands where a figure
-        or a store is to go.
+        If the folder cannot be created or written to, or if something else is in the place of a
+        figure or a store.
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"{command}-{stamp}" if output is None else output
@@ -89,13 +89,13 @@ def output_folder(output: Path | None, command: str, figures: list[str], stores:
 
 
 def save_figure(figure: "Figure", folder: Path, name: str) -> list[str]:
-    """Write a figure in every format, each file whole or not at all; gives back the paths."""
+    """Write a figure in every format, each file completely or not at all; return the paths."""
     from sigprop.figures import styled
 
     figure.set_dpi(DPI)
     with styled():
         figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # keeps the layout: finding it takes most of the time
+    figure.set_layout_engine("none")  # keeps the layout, which takes most of the time to compute
     paths = []
     for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"
@@ -121,7 +121,7 @@ def store(
     name: str,
     origin: Mapping[str, Any],
 ) -> list[str]:
-    """Write the data, and then the figure, of a command; gives back the paths."""
+    """Write the data, and then the figure, of a command; return the paths."""
     from sigprop.storage import write_dataset
 
     path = folder / f"{name}.zarr"
@@ -131,25 +131,25 @@ def store(
 
 
 def number(value: Any) -> float | None:
-    """A number for strict JSON: null where it is infinite or not a number."""
+    """Convert a number for strict JSON: null if it is infinite or not a number."""
     value = float(value)
     return value if math.isfinite(value) else None
 
 
 def with_error(value: float | None, error: float | None, digits: int = 2) -> str:
-    """A cell of a table; nothing where there is no value."""
+    """A cell of a table; empty if there is no value."""
     if value is None:
         return ""
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout; a NaN or an infinity in it is an error."""
+    """Print one JSON object on stdout; a NaN or an infinity in it is an error."""
     print(json.dumps(value, allow_nan=False))
 
 
 def table(title: str, *columns: str) -> Table:
-    """An empty table, numbers to the right."""
+    """An empty table with right-aligned numbers."""
     made = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         made.add_column(column, justify="left" if i == 0 else "right")
@@ -157,7 +157,7 @@ def table(title: str, *columns: str) -> Table:
 
 
 def show(*items: Any) -> None:
-    """Print tables and lines on stdout, as text alone where it is not a terminal."""
+    """Print tables and lines on stdout, as plain text unless it is a terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100)
@@ -173,7 +173,7 @@ def report(
     folder: Path,
     as_json: bool,
 ) -> None:
-    """Say what was found and where it was written: as JSON, or in tables and lines."""
+    """Report the results and the files written: as JSON, or in tables and lines."""
     if as_json:
         print_json({**found, "files": files, "parameters": asked})
     else:
@@ -181,14 +181,14 @@ def report(
 
 
 def note(text: str) -> None:
-    """A line on stderr where that is a terminal: what the wait is for."""
+    """Print a line on stderr, if it is a terminal, to explain a wait."""
     if sys.stderr.isatty():
         print(f"sigprop: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator["Report"]:
-    """What a `progress` argument takes, drawing on stderr: bars on a terminal, else lines.
+    """Yield a `progress` argument that draws on stderr: bars on a terminal, otherwise lines.
 
     Nothing is drawn if `quiet`.
     """
@@ -202,7 +202,7 @@ def progress_bars(quiet: bool) -> Iterator["Report"]:
 
 
 def _lines() -> "Report":
-    """A line now and then, for logs; what takes little time is silent."""
+    """Print a line now and then, for logs; short tasks print nothing."""
     due = time.monotonic() + _SILENT
 
     def line(p: "Progress") -> None:

@@ -1,4 +1,4 @@
-"""What the command `phase-diagram` does."""
+"""The command `phase-diagram`."""
 
 import importlib
 import threading
@@ -30,7 +30,7 @@ def phase_diagram(
     check_positive("--start-length", start)
     set_up()
     asked = {**network.as_parameters(), **ranges, "start_length": start}
-    # One point of the plane, for what is checked before anything is computed.
+    # One point of the plane, to check arguments before anything is computed.
     layer = network.layer_with(1.0, 0.0)
     folder = out.output_folder(output, "phase-diagram", ["phase_diagram"], ["phase_diagram"])
     with out.progress_bars(json) as progress:
@@ -71,7 +71,7 @@ def diagram(
     start: float = 1.0,
     progress: "Report",
 ) -> "tuple[xr.Dataset, CriticalLine | None]":
-    """A phase diagram over the two variances of a layer, and its edge of chaos if that is known."""
+    """A phase diagram over the two variances of a layer, and its edge of chaos if it is known."""
     import jax
 
     import theory
@@ -95,7 +95,7 @@ def diagram(
 
 
 def _import_writers() -> None:
-    """What draws figures takes seconds to import. (Two threads must not import xarray at once.)"""
+    """Import xarray and the figures, which takes seconds; two threads must not do it at once."""
     for name in ("figure", "backends.backend_agg", "backends.backend_pdf"):
         importlib.import_module(f"matplotlib.{name}")
 
@@ -108,7 +108,7 @@ def store_diagram(
     origin: Mapping[str, Any],
     points: Any = (),
 ) -> list[str]:
-    """Write the data and the figure of a phase diagram; gives back the paths."""
+    """Write the data and the figure of a phase diagram, and return the paths."""
     from sigprop.figures import phase_diagram_figure
     from theory import Stability
 
@@ -128,6 +128,6 @@ def store_diagram(
 
 
 def count_flags(flags: "xr.DataArray") -> dict[str, int]:
-    """How often each of the meanings of an integer array occurs."""
+    """Count how often each meaning of an integer array occurs."""
     meanings = zip(flags.attrs["flag_values"], flags.attrs["flag_meanings"].split(), strict=True)
     return {meaning: int((flags == value).sum()) for value, meaning in meanings}

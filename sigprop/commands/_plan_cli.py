@@ -17,18 +17,18 @@ def plan(
     network: Network = _NONE,
     depth: Annotated[
         int | None,
-        Parameter(help="Hidden layers behind the input layer; a whole network has its own."),
+        Parameter(help="Hidden layers after the input layer; omit it for a whole network."),
     ] = None,
     observable: Annotated[
         str,
         Parameter(
-            help="What is wanted, such as length or correlation; a word that is no observable is "
-            "answered with all of them."
+            help="The observable, such as length or correlation; an unknown one prints the list of "
+            "all of them."
         ),
     ],
     error: Annotated[
         float,
-        Parameter(help="Wanted root mean square of 1/N bias and sampling noise, above 0."),
+        Parameter(help="Root mean square of 1/N bias and sampling noise to reach, above 0."),
     ],
     width: Annotated[
         int | None, Parameter(help="Units per layer; by default the cheapest width.")
@@ -36,23 +36,23 @@ def plan(
     input_length: Annotated[float, Parameter(help="Length q > 0 of the two inputs.")] = 1.0,
     input_correlation: Annotated[float, Parameter(help="Correlation of the inputs.")] = 0.5,
     dtype: Annotated[
-        Literal["float32", "float64"], Parameter(help="Numbers of the simulation.")
+        Literal["float32", "float64"], Parameter(help="Precision of the simulation.")
     ] = "float32",
     seed: Annotated[int, Parameter(help="Decides every random number.")] = 0,
     run: Annotated[
-        bool, Parameter(negative="", help="Run the plan, and say what was obtained beside it.")
+        bool, Parameter(negative="", help="Run the plan, and compare the result with it.")
     ] = False,
     output: Annotated[
         Path | None, Parameter(help="The Zarr store of --run; by default runs/plan.zarr.")
     ] = None,
     json: Json = False,
 ) -> int:
-    """Plan width and number of networks for a wanted precision in the last layer.
+    """Plan width and number of networks for a given precision in the last layer.
 
-    Draws a pilot of small networks and times this device. Prints the cheapest width, how many
-    networks, their memory and time, and whether 1/N bias or sampling noise dominates.
+    Draws a pilot of small networks and times this device. Prints the cheapest width, the number
+    of networks, their memory and time, and whether 1/N bias or sampling noise dominates.
 
-    Exits with 1 if a given width is so small that its bias alone is above the wanted error.
+    Exits with 1 if a given width is so small that its bias alone exceeds the given error.
     """
     from sigprop.commands._plan_command import plan_networks
 

@@ -1,4 +1,4 @@
-"""What `sigprop plan` does."""
+"""The command `plan`."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ def plan_networks(
     output: Path | None,
     json: bool,
 ) -> int:
-    """Plan, and run the plan if wanted."""
+    """Plan, and run the plan on request."""
     set_up()
     import sigprop
     from theory.numerics import clock
@@ -70,7 +70,7 @@ def _bytes(count: float) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Numbers that JSON has; others are null."""
+    """Convert to JSON numbers; others become null."""
     match value:
         case dict():
             return {key: _finite(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""What the command `predict` does."""
+"""The command `predict`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ ESTIMATES = (
     "depth_scale_length",
     "depth_scale_correlation",
 )
-"""The fields of a prediction, in the order in which they are printed."""
+"""The fields of a prediction, in printing order."""
 
 
 def predict(network: Network, start: float, json: bool) -> int:

@@ -1,4 +1,4 @@
-"""What `sigprop probe` does: load a network from a Python file, probe it, show what was found."""
+"""The command `probe`: load a network from a Python file, measure it, show the result."""
 
 import math
 import runpy
@@ -30,7 +30,7 @@ def probe_network(
     output: Path | None,
     json: bool,
 ) -> int:
-    """Probe what stands in a Python file under a name."""
+    """Probe an object of a Python file."""
     set_up()
     import jax
 
@@ -53,7 +53,7 @@ def probe_network(
             )
     except BadInput:
         raise
-    except Exception as error:  # the function is somebody else's and can fail in any way
+    except Exception as error:  # a user's function can fail in any way
         raise BadInput(f"TARGET: must take one input of {inputs}; {_one_line(error)}") from error
     dataset = probe_dataset(found)
     asked = {
@@ -74,19 +74,19 @@ def probe_network(
 
 
 def load_names(target: str) -> tuple[Path, dict[str, Any]]:
-    """What a Python file defines, from "FILE.py:NAME"."""
+    """The names that a Python file defines, from "FILE.py:NAME"."""
     file, _, name = target.rpartition(":")
     path = Path(file)
     if not name or path.suffix != ".py" or not path.is_file():
         raise BadInput(f"TARGET: must be FILE.py:NAME with a file that is there; got {target}")
     try:
         return path, runpy.run_path(str(path), run_name=path.stem)
-    except Exception as error:  # a file of somebody else's can fail in any way
+    except Exception as error:  # a user's file can fail in any way
         raise BadInput(f"TARGET: {path} must run; {_one_line(error)}") from error
 
 
 def find_name(names: dict[str, Any], option: str, name: str, path: Path) -> Any:
-    """The object of that name."""
+    """Return the object of that name."""
     if name not in names:
         raise BadInput(f"{option}: must be a name in {path}; got {name}")
     return names[name]
@@ -125,7 +125,7 @@ def _one_line(error: Exception) -> str:
 
 
 def probe_dataset(found: "Probe") -> "xr.Dataset":
-    """Everything that a probe found, by name."""
+    """All results of a probe, by name."""
     import xarray as xr
 
     jacobian = found.jacobian
@@ -179,7 +179,7 @@ def probe_dataset(found: "Probe") -> "xr.Dataset":
 
 
 def probe_as_json(found: "Probe") -> dict[str, Any]:
-    """What was found, as plain numbers; null where one is infinite or not a number."""
+    """The results as plain numbers; null if one is infinite or not a number."""
     import theory
 
     jacobian, layers, check = found.jacobian, found.layers, found.check

@@ -16,11 +16,11 @@ from sigprop.figures import BLUE, VERMILLION, WIDTH, styled, write_caption
 SIDES = {"right": ("$v_1$ (inputs)", BLUE), "left": ("$u_1$ (outputs)", VERMILLION)}
 LABELS = ("Q", "K", "V", "O", "Gate", "Up", "Down")
 WRITE = ("out", "down")
-"""Projections whose outputs are in the stream; the inputs of the others are."""
+"""Projections whose outputs are in the residual stream; the others take their inputs from it."""
 
 
 def nulls(study: Study, architecture: str) -> dict[tuple[str, str], Null]:
-    """What one pair gives by chance, by projection and side."""
+    """The alignment of one pair by chance, by projection and side."""
     (own,) = (a for a in study.architectures if a.name == architecture)
     model = Transformer(own.features or study.features, study.depth)
     parts = jax.eval_shape(lambda: model.projections(model.draw(jax.random.key(0))))
@@ -34,9 +34,11 @@ def nulls(study: Study, architecture: str) -> dict[tuple[str, str], Null]:
 
 
 def projection_rows(study: Study, found: xr.Dataset, record: int = -1) -> list[dict[str, Any]]:
-    """Of every architecture, gain, learning rate and projection: means over pairs of layers and
-    then over seeds, with standard errors, the largest of the means over records, and what chance
-    gives: mean and deviation of the mean."""
+    """One row for every architecture, gain, learning rate and projection.
+
+    It has means over pairs of layers and then over seeds, with standard errors, the largest of the
+    means over records, and the mean by chance with its deviation.
+    """
     rows = []
     axes = ("architecture", "gain", "learning_rate")
     stacked = found.stack(at=axes)
@@ -88,9 +90,11 @@ def projection_table(rows: list[dict[str, Any]]):
 
 
 def projection_figure(study: Study, found: xr.Dataset, rows: list[dict[str, Any]]) -> Figure:
-    """Of the first architecture of `projection_rows`: bars for every projection at the end, for
-    every gain and rate; and the course of training in the space that the projection shares with
-    the stream."""
+    """Draw the first architecture of `projection_rows`.
+
+    Bars show every projection at the end, for every gain and rate; curves show the course of
+    training in the space that the projection shares with the residual stream.
+    """
     architecture = rows[0]["architecture"]
     rows = [row for row in rows if row["architecture"] == architecture]
     gains = sorted({row["gain"] for row in rows})

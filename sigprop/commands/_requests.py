@@ -1,4 +1,4 @@
-"""What the command line is asked for, as data, and whether it is possible."""
+"""The requests of the command line as data, with checks."""
 
 import math
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ import numpy as np
 from sigprop.commands._output import BadInput, checked
 
 MOST_POINTS = 2000
-"""Values along one axis of a phase diagram."""
+"""Most values along one axis of a phase diagram."""
 MOST_DEPTH = 100_000
 MOST_UNITS = 10_000_000
-"""Of a layer without a weight matrix."""
+"""Most units of a layer without a weight matrix."""
 MOST_REPLICAS = 1_000_000
 
 
 Matrices: TypeAlias = Literal["auto", "always", "never"]
-"""Whether weight matrices are drawn: by the width, or as asked for."""
+"""Whether weight matrices are drawn: depending on the width, always or never."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a description is simulated."""
+    """How to simulate a description."""
 
     widths: tuple[int, ...]
     replicas: tuple[int, ...]
@@ -34,11 +34,11 @@ class Run:
 
     @property
     def explicit_weights(self) -> bool | None:
-        """As `sigprop.sample_ensemble` takes it."""
+        """The argument of `sigprop.sample_ensemble`."""
         return {"auto": None, "always": True, "never": False}[self.weight_matrices]
 
     def check(self) -> None:
-        """Raise `BadInput` unless `sigprop.compare` can do with these numbers."""
+        """Raise `BadInput` unless `sigprop.compare` accepts these numbers."""
         if len(set(self.widths)) < 3 or len(set(self.widths)) != len(self.widths):
             raise BadInput(f"--widths: must be at least 3 different widths; got {self.widths}")
         if len(self.replicas) not in (1, len(self.widths)):
@@ -64,7 +64,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is fed to the networks."""
+    """The inputs of the networks."""
 
     source: str
     """"gram", "digits", or the path of IDX files."""
@@ -87,7 +87,7 @@ class Inputs:
 
         import sigprop
 
-        # Networks of width N have the key folded with N: 0 is free.
+        # Networks of width N use the key folded with N, so 0 is free.
         key = jax.random.fold_in(jax.random.key(run.seed), 0)
         check_positive("--input-length", self.length)
         if components > 1 and self.source != "gram":
@@ -136,7 +136,7 @@ def whole_numbers(option: str, text: str, lowest: int, highest: int) -> tuple[in
 
 
 def axis_values(option: str, text: str) -> np.ndarray:
-    """The values of an axis, from "start:stop:count" or numbers with commas between."""
+    """The values of an axis, from "start:stop:count" or numbers separated by commas."""
     try:
         values = _axis_values(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the command `spectrum` does."""
+"""The command `spectrum`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ def spectrum(
     output: Path | None,
     json: bool,
 ) -> int:
-    """Predict the spectrum of a Jacobian, and measure it unless only theory is wanted."""
+    """Predict the spectrum of a Jacobian, and measure it unless only theory is requested."""
     run.check_seed()
     if start is not None:
         check_positive("--start-length", start)
@@ -99,7 +99,7 @@ def _compare(
 
 
 def _one(estimate: "Estimate") -> dict[str, Any]:
-    """As JSON, where −∞, the logarithm of zero, is infinite."""
+    """Convert to JSON; −∞, the logarithm of zero, has the status infinite."""
     found = as_json(estimate)
     return found | ({"status": "infinite"} if np.isinf(estimate.value) else {})
 
@@ -133,7 +133,7 @@ def spectrum_as_json(predicted: "SpectrumPrediction", network: Network) -> dict[
 
 
 def sampled_as_json(dataset: "xr.Dataset") -> dict[str, Any]:
-    """What was measured, as plain numbers."""
+    """The measurements as plain numbers."""
     import theory
 
     def measured(name: str) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def sampled_as_json(dataset: "xr.Dataset") -> dict[str, Any]:
 
 
 def _tables(found: dict[str, Any], network: Network, depth: int, run: Run) -> list[Any]:
-    """Theory, and networks beside it where there are any."""
+    """Tables of theory, and of networks if there are any."""
     rows = out.table(f"{network.text}, {depth} layers", "", "value", "error", "status")
 
     def add(name: str, e: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 sweep = App(
     name="sweep",
-    help="Measure networks over a grid of values; a sweep that is stopped goes on where it was.",
+    help="Measure networks over a grid of values; a sweep that is interrupted can be resumed.",
 )
 
 Json: TypeAlias = Annotated[
@@ -25,7 +25,7 @@ def run(
     ] = None,
     shard: Annotated[
         str | None,
-        Parameter(help="i/n: only part i, from 0, of n, in a store of its own for merge."),
+        Parameter(help="i/n: compute only part i of n, from 0, in its own store for merge."),
     ] = None,
     devices: Annotated[
         int | None, Parameter(help="Devices of this host to use; by default all.")
@@ -36,10 +36,10 @@ def run(
     ] = False,
     json: Json = False,
 ) -> int:
-    """Compute what is missing of a sweep.
+    """Compute the missing part of a sweep.
 
-    Several values of a field are an axis: a list, or "start:stop:count". What the store has
-    already, by the address of its content, is not computed again; a run that was killed goes on
+    Several values of a field are an axis: a list, or "start:stop:count". Results in the store,
+    found by the address of their content, are not computed again; a run that was killed resumes
     and ends with the same bits. A larger sweep takes over the results of a smaller one.
     """
     from sigprop.commands import _sweep_command
@@ -49,7 +49,7 @@ def run(
 
 @sweep.command
 def status(store: Store, *, json: Json = False) -> int:
-    """Say how much of a sweep is there."""
+    """Show how much of a sweep has been computed."""
     from sigprop.commands import _sweep_command
 
     return _sweep_command.status(store, json)
@@ -59,10 +59,10 @@ def status(store: Store, *, json: Json = False) -> int:
 def merge(
     stores: Annotated[list[Path], Parameter(help="Stores of shards, or of parts of a grid.")],
     *,
-    output: Annotated[Path, Parameter(help="The store that is made, or joined as well.")],
+    output: Annotated[Path, Parameter(help="The store to create; an existing one is joined too.")],
     json: Json = False,
 ) -> int:
-    """Join the stores of several runs in one."""
+    """Join the stores of several runs into one."""
     from sigprop.commands import _sweep_command
 
     return _sweep_command.merge(stores, output, json)
@@ -73,16 +73,16 @@ def show(
     store: Store,
     *,
     observable: Annotated[
-        str | None, Parameter(help="What to show; by default the first that was measured.")
+        str | None, Parameter(help="The observable to show; by default the first one measured.")
     ] = None,
     against: Annotated[
-        str | None, Parameter(help="The axis to show it against, or layer; by default the fastest.")
+        str | None, Parameter(help="The horizontal axis, or layer; by default the fastest axis.")
     ] = None,
     by: Annotated[str | None, Parameter(help="The axis of the series, or layer.")] = None,
     at: Annotated[
         str | None,
         Parameter(
-            help="Values of the other axes, as in depth=50,layer=-1; by default the first of "
+            help="Values of the other axes, such as depth=50,layer=-1; by default the first of "
             "each, and the last layer."
         ),
     ] = None,
@@ -94,7 +94,7 @@ def show(
 ) -> int:
     """Draw one observable against one axis, with standard errors and theory.
 
-    Writes sweep.png and sweep.pdf; a sweep that is not finished shows what is there.
+    Writes sweep.png and sweep.pdf. An unfinished sweep shows the results so far.
     """
     from sigprop.commands import _sweep_command
 

@@ -1,4 +1,4 @@
-"""What `sigprop sweep run`, `status`, `merge` and `show` do."""
+"""The commands `sweep run`, `status`, `merge` and `show`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +9,7 @@ from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
 
 _EVERY = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if there is no terminal."""
 
 
 def run(
@@ -20,7 +20,7 @@ def run(
     distributed: bool,
     json: bool,
 ) -> int:
-    """Compute what is missing of a sweep that stands in a TOML file."""
+    """Compute the missing part of the sweep in a TOML file."""
     set_up()
     import jax
 
@@ -37,7 +37,7 @@ def run(
     except ValueError as error:
         raise BadInput(str(error)) from error
     number, parts = part_of(shard)
-    # Not a new name for each run: a sweep resumes.
+    # The same name for every run, so that a sweep resumes.
     store = Path("runs") / f"{path.stem}.zarr" if output is None else output
     if parts > 1:
         store = store.with_suffix(f".{number}-of-{parts}.zarr")
@@ -67,7 +67,7 @@ def summary_line(done: Any) -> str:
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
-    """The (i, n) of a text "i/n"."""
+    """Parse a text "i/n" to (i, n)."""
     try:
         number, parts = (0, 1) if shard is None else map(int, shard.split("/"))
     except ValueError:
@@ -90,7 +90,7 @@ def mesh_of(devices: int | None) -> Any:
 
 
 def status(store: Path, json: bool) -> int:
-    """Say what is there of a sweep."""
+    """Show how much of a sweep has been computed."""
     from sigprop.sweeps import sweep_status
 
     with checked(path="store"):

@@ -1,4 +1,4 @@
-"""What `sigprop train` does: train what is missing of a study, and show what is there."""
+"""The command `train`: train the missing part of a study, and show the results."""
 
 import json as json_text
 import re
@@ -20,14 +20,14 @@ from sigprop.figures import styled, write_caption
 from sigprop.storage import provenance, write_dataset
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito 2008; told apart by everybody."""
+"""The palette of Okabe and Ito 2008, which colour-blind readers can distinguish."""
 MARKERS = "os^vDPXp*"
 
 
 def train_study(
     path: Path, instead: dict[str, Any], output: Path | None, only_show: bool, json: bool
 ) -> int:
-    """Train a study that stands in a TOML file, with some of its fields replaced."""
+    """Train the study in a TOML file, with some of its fields overridden."""
     set_up()
     try:
         chosen = {name: value for name, value in instead.items() if value is not None}
@@ -35,7 +35,7 @@ def train_study(
     except ValueError as error:
         raise BadInput(str(error)) from error
     if output is None:
-        output = Path("runs") / path.stem  # not a new one for each run: a study resumes
+        output = Path("runs") / path.stem  # the same for every run, so that a study resumes
     folder = out.output_folder(output, "train", ["study"], ["study"])
     with checked(folder="output", path="data"):
         if only_show:
@@ -58,7 +58,7 @@ def train_study(
 
 @contextmanager
 def _named(path: Path, options: dict[str, Any]) -> Iterator[None]:
-    """Say of a field that is no option of the command in which file it stands."""
+    """Name the file in errors about a field that is not an option of the command."""
     try:
         yield
     except ValueError as error:
@@ -69,14 +69,14 @@ def _named(path: Path, options: dict[str, Any]) -> Iterator[None]:
 
 
 def over_seeds(accuracy: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Mean and standard error over the seeds that are there."""
+    """Mean and standard error over the available seeds."""
     count = accuracy.notnull().sum("seed")
     error = accuracy.std("seed", ddof=1) / np.sqrt(count)
     return accuracy.mean("seed"), error.where(count > 1)
 
 
 def best_rates(found: xr.Dataset) -> list[dict[str, Any]]:
-    """Of every architecture and gain: the best and the worst learning rate."""
+    """For every architecture and gain, the best and the worst learning rate."""
     mean, error = over_seeds(found["test_accuracy"].isel(record=-1))
     rows = []
     for architecture in found["architecture"].values:
@@ -143,7 +143,7 @@ def _table(rows: list[dict[str, Any]]):
 
 
 def study_figure(study: Study, found: xr.Dataset) -> Figure:
-    """Accuracy over the learning rate and over the gain, and what the first steps do."""
+    """Accuracy against learning rate and gain, and the effect of the first steps."""
     accuracy = found["test_accuracy"].isel(record=-1)
     mean, error = over_seeds(accuracy)
     best = mean.max("learning_rate")

@@ -1,4 +1,4 @@
-"""Theory beside finite networks."""
+"""Comparison of theory with finite networks."""
 
 import lazy_loader
 

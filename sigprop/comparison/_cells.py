@@ -1,4 +1,4 @@
-"""One observable of ensembles of several widths, held against theory layer by layer.
+"""One observable of ensembles of several widths, compared with theory layer by layer.
 
 Notation: as in `_scores`.
 """
@@ -19,14 +19,21 @@ from theory import Moments, Observable
 from theory.mean_field import PreActivation
 
 ROUNDING = 16
-"""Differences below this many roundings of the simulation's dtype contradict nothing."""
+"""Differences below this many roundings of the simulation's dtype are no contradiction."""
 
 
 def contributions(observable: Observable, sample: Sample) -> np.ndarray:
-    """Per network, numbers whose mean is the estimate and whose spread is its error.
+    """One number per network, such that their mean is the estimate and their spread its error.
 
-    For a ratio of mean moments these are its influence values (first order in the
-    fluctuations), so that correlated moments get the right standard error.
+    For a ratio of mean moments these are its influence values (first order in the fluctuations),
+    which give the right standard error for correlated moments.
+
+    Parameters
+    ----------
+    observable
+        What to estimate.
+    sample
+        Measurements, with a leading axis over networks.
 
     Returns
     -------
@@ -61,7 +68,7 @@ def _inaccurate(observable: Observable, sample: Sample) -> np.ndarray:
         jax.tree.map(jnp.ones_like, (sample.moments, growth)),
         is_leaf=lambda x: x is None,
     ).known
-    # What is made of a number that is NaN is NaN itself.
+    # NaN propagates.
     if observable.gradients:
         each = np.asarray(ones.gradient_growth)
     else:
@@ -75,15 +82,15 @@ def _of_networks(observable: Observable, moments: Moments) -> Array:
 
 
 def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.ndarray, ...]:
-    """What theory says, a bound on its error, and what changes of it are compared with."""
+    """The theoretical values, bounds on their errors, and the scales of their changes."""
     return tuple(map(np.asarray, _with_error(observable, state)))
 
 
 @eqx.filter_jit
 def _with_error(observable: Observable, state: PreActivation) -> tuple[Array, Array, Array]:
     value = observable.values(state.value)
-    # |∂o/∂m| · error(m), summed over moments: one derivative for each sign would be enough for
-    # monotone observables, but not for correlations, whose moments pull in different ways.
+    # |∂o/∂m| · error(m), summed over moments. One derivative for each sign would be enough for
+    # monotone observables, but not for correlations, on which moments have opposite effects.
     error = jnp.zeros_like(value)
     leaves, structure = jax.tree.flatten(state.value)
     for i, bound in enumerate(jax.tree.leaves(state.error)):
@@ -96,7 +103,7 @@ def _with_error(observable: Observable, state: PreActivation) -> tuple[Array, Ar
 
 
 def _z(difference: Any, slack: Any, limit: Limit) -> np.ndarray:
-    """The difference beyond what theory, rounding and the fit leave open, as a score."""
+    """The score of a difference, beyond the errors of theory, rounding and the fit."""
     beyond = np.maximum(np.abs(difference) - slack, 0)
     # 0/0: a number that does not fluctuate and agrees.
     t = np.divide(
@@ -108,7 +115,7 @@ def _z(difference: Any, slack: Any, limit: Limit) -> np.ndarray:
 def _scores(
     limit: Limit, pooled: Limit, resolved: np.ndarray, theory: np.ndarray, slack: np.ndarray
 ) -> tuple[np.ndarray, float, float]:
-    """z per cell (NaN where not resolved), theory's mean over cells, and the pooled z."""
+    """z per cell (NaN if not resolved), the mean of theory over cells, and the pooled z."""
     z = np.where(resolved, _z(limit.value - theory, slack, limit), np.nan)
     if not resolved.any():
         return z, np.nan, np.nan
@@ -123,8 +130,11 @@ def fit_cells(
     threshold: float,
     denominators: np.ndarray | None = None,
 ) -> Cells:
-    """Cells of one observable; where a ratio has `denominators` that are not resolved, neither
-    is the ratio, whose error is known to first order in their fluctuations."""
+    """Compute the cells of one observable.
+
+    A ratio with unresolved `denominators` is unresolved itself, since its error is known only to
+    first order in their fluctuations.
+    """
     each = [contributions(observable, e.samples) for e in ensembles]
     values, slack, scale = _theory_values(observable, expected)
     eps = float(jnp.finfo(ensembles[0].samples.moments.covariance.dtype).eps)
@@ -156,12 +166,12 @@ def fit_cells(
 
 
 def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Per network, over the cells; NaN where there are none."""
+    """The mean over the cells for each network; NaN if there are none."""
     return values[:, where].mean(axis=1) if where.any() else np.full(len(values), np.nan)
 
 
 def distance_from(cells: Cells, other: PreActivation) -> float:
-    """The largest |z| of the same measurements against another prediction."""
+    """The largest |z| of the same measurements relative to another prediction."""
     values, _, _ = _theory_values(cells.observable, other)
     slack = cells.theory_error + cells.left_out
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Theory against finite networks: z-scores after extrapolation to infinite width.
+"""Theory compared with finite networks: z-scores after extrapolation to infinite width.
 
 Notation: as in `_scores`.
 """
@@ -39,14 +39,17 @@ from theory.numerics import (
 )
 
 PERTURBATION = 0.03
-"""Relative change of a leaf of the description that the power refers to."""
+"""Relative change of a leaf of the description to which the power refers."""
 _COMPARED = ("length", "correlation", "slope", "gradient_growth")
-"""The observables that are compared unless others are named."""
+"""The observables that are compared by default."""
 
 
 def _observed(network: Part, chosen: Iterable[str | Observable]) -> tuple[Observable, ...]:
-    """What is compared: through depth; or through the time of a `Recurrent` at the end of the
-    network, of all states, also at two times."""
+    """The observables to compare: through depth, or through time.
+
+    The latter applies to a `Recurrent` at the end of the network, whose states are compared at
+    all times, also at two times.
+    """
     records, steps = chosen_observables(chosen), time_steps(network)
     return records if steps == 1 else tuple(_of_states(record, steps) for record in records)
 
@@ -62,7 +65,7 @@ def _of_states(record: Observable, steps: int) -> Observable:
 
 
 def _variances(network: Part) -> list[tuple[str, Any]]:
-    """The leaves of the description, by name; their place is that in the flattened tree."""
+    """The leaves of the description, by name, in the order of the flattened tree."""
     paths = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
 
@@ -75,7 +78,7 @@ def _perturbed(network: Part, index: int, factor: float) -> Part:
 
 
 def _propagation() -> Any:
-    """theory.propagate in one program: the power asks for it again and again."""
+    """theory.propagate in one program, since the power calls it repeatedly."""
     return compiled(theory.propagate, light_options)
 
 
@@ -91,49 +94,49 @@ def compare(
     explicit_weights: bool | None = None,
     progress: Report | None = None,
 ) -> Comparison:
-    """Simulate a description at several widths and hold the result against theory.
+    """Simulate a description at several widths and compare the result with theory.
 
     Parameters
     ----------
     network
-        The description; theory and simulation read the same one.
+        The description; theory and simulation use the same one.
     inputs
         Shape [inputs, width_in, components].
     widths
-        At least three different ones; corrections of order 1/N (and, from four widths on,
-        1/N²) are fitted and taken out.
+        At least three different widths. Corrections of order 1/N (and 1/N² from four widths on)
+        are fitted and removed.
     replicas
         Networks per width: one number, or one for each width.
     seed
         Decides every draw.
     observables
-        Names from `theory.OBSERVABLES`, and observables of your own. What one input has no pairs
-        for is left out.
+        Names from `theory.OBSERVABLES`, and observables of your own. Those that need pairs are
+        skipped if there is only one input.
     gradients
-        Also compare the growth of gradients, where it is among the observables.
+        Also compare the growth of gradients, if it is among the observables.
     explicit_weights
-        See `sample_ensemble`; without, many more networks can be afforded. The choice is made
-        for each width; `Comparison.explicit_weights` says which.
+        See `sample_ensemble`. Without, many more networks are affordable. The choice is made for
+        each width; `Comparison.explicit_weights` records it.
     progress
         As in `sample_ensemble`.
 
     Returns
     -------
     Comparison
-        z per observable and layer, a verdict at family-wise false-alarm rate 1e-6
-        (Bonferroni over all cells), and the power: whether the same check rejects theory
-        with a leaf of the description changed by 3 % in either direction.
+        z per observable and layer, a verdict at family-wise false-alarm rate 1e-6 (Bonferroni
+        over all cells), and the power: whether the same check rejects theory with one leaf of
+        the description changed by 3 % in either direction.
 
     Raises
     ------
     ValueError
-        Names the field and its allowed range.
+        If an argument is out of range. The message names the argument and its allowed range.
 
     Accuracy
     --------
-    Standard errors come from independent networks. Beyond N ≲ depth the expansion in 1/N
-    need not hold; then χ² of the fit says so. Cells whose fluctuations have heavy tails are
-    not judged, and counted in `Cells.resolved`.
+    Standard errors come from independent networks. Beyond N ≲ depth the expansion in 1/N may
+    fail; χ² of the fit then shows it. Cells whose fluctuations have heavy tails are not judged;
+    see `Cells.resolved`.
     """
     check_part("network", network)
     inputs = as_signals("inputs", inputs)
@@ -174,7 +177,7 @@ def compare(
 
 
 def _check_gradients(network: Part, inputs: Any) -> None:
-    """Raise a `ValueError` if there are layers between which gradients are not measured."""
+    """Raise a `ValueError` if gradients are not measured between all layers."""
     if time_steps(network) > 1:
         return
     layers = measured_depth(network, inputs)
@@ -202,7 +205,26 @@ def judge(
     ensembles: Sequence[Ensemble],
     observables: Sequence[str | Observable] = _COMPARED,
 ) -> Comparison:
-    """The verdict on ensembles that have been drawn already."""
+    """Compare ensembles that have been drawn already with theory.
+
+    Parameters
+    ----------
+    network
+        The description.
+    inputs
+        Shape [inputs, width_in, components].
+    expected
+        The prediction for them, from `theory.propagate`.
+    ensembles
+        From `sample_ensemble`, one for each of at least three widths.
+    observables
+        As in `compare`.
+
+    Returns
+    -------
+    Comparison
+        As from `compare`.
+    """
     several = inputs.shape[0] > 1
     growths = ensembles[0].samples.gradient_growth
     gradients = growths is not None and growths.shape[1] > 0

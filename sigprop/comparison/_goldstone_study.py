@@ -1,4 +1,4 @@
-"""What a symmetry does to depth, predicted and measured: the data behind `sigprop goldstone`."""
+"""The effect of a symmetry on depth, predicted and measured: the data of `sigprop goldstone`."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,18 +25,18 @@ from theory.description import AlgebraName, Radial
 from theory.numerics import Progress, Report, check_count, compiled, cores, counter, plain_options
 
 ANGLE = 0.8
-"""Radians between the two inputs of a pair."""
+"""Angle in radians between the two inputs of a pair."""
 OVERLAP = 0.9
 """Correlation, before the rotation, of the pair that no rotation relates."""
 PAIRS = ("related", "generic")
 _SAMPLED = 9
-"""Weight variances at which networks are drawn."""
+"""Number of weight variances at which networks are drawn."""
 _DIRECTIONS = 16
-"""Exponents that are followed."""
+"""Number of exponents."""
 CERTIFIED = 1024
-"""Units of the network that is certified, at most: its weights are drawn."""
+"""Most units of the certified network, whose weights are drawn."""
 NARROW, LONG = 32, 2000
-"""Units and layers of the network whose exponents are followed."""
+"""Units and layers of the network whose exponents are measured."""
 
 
 class Rotation(NamedTuple):
@@ -50,9 +50,11 @@ class Rotation(NamedTuple):
 
 
 def rotation_of(cross: Float[Any, "*batch k k"], generator: Float[Any, "k k"]) -> np.ndarray:
-    """tr(A C)/tr P and tr(P C)/tr P, P = −A²: sine and cosine of the relative rotation, times
-    the overlap; a last axis of two. A is a plane generator; C = E u vᵀ with v = exp(θA) u has
-    the angle θ."""
+    """Sine and cosine of the relative rotation, times the overlap; on a last axis of two.
+
+    They are tr(A C)/tr P and tr(P C)/tr P, P = −A², with A a plane generator. C = E u vᵀ with
+    v = exp(θA) u has the angle θ.
+    """
     a = np.asarray(generator)
     plane = -a @ a
     both = np.stack([a.T, plane.T])
@@ -69,7 +71,7 @@ def _polar(mean: np.ndarray, spread: Callable[[np.ndarray], np.ndarray]) -> Rota
 
 
 def measured_rotation(cross: Float[Any, "networks *layers k k"], generator: Any) -> Rotation:
-    """Of the mean over networks, with its standard errors (to first order)."""
+    """The rotation of the mean over networks, with standard errors (to first order)."""
     each = rotation_of(cross, generator)
     centred = each - each.mean(axis=0)
 
@@ -81,16 +83,21 @@ def measured_rotation(cross: Float[Any, "networks *layers k k"], generator: Any)
 
 
 def predicted_rotation(cross: Any, error: Any, generator: Any) -> Rotation:
-    """Of theory's moments, with bounds from theirs: every entry of `error` bounds the norm of
-    the error of its matrix, and A/|A| and P/|P| are orthonormal."""
+    """The rotation from theoretical moments, with bounds from theirs.
+
+    Every entry of `error` bounds the norm of the error of its matrix, and A/|A| and P/|P| are
+    orthonormal.
+    """
     a = np.asarray(generator)
     bound = np.max(np.asarray(error), axis=(-2, -1)) / np.linalg.norm(a)
     return _polar(rotation_of(cross, generator), lambda unit: bound)
 
 
 def rotation_scale(length: Any, correlation: Any, bias_variance: float) -> float:
-    """Layers over which the relative rotation of two inputs at correlation c* decays:
-    −1/log(1 − σ_b²/(q* c*)); infinite without bias, ξ_G where c* = 1."""
+    """The depth scale over which the relative rotation of two inputs at correlation c* decays.
+
+    It is −1/log(1 − σ_b²/(q* c*)): infinite without bias, and ξ_G if c* = 1.
+    """
     if bias_variance == 0:
         return float(np.inf)
     kept = 1 - bias_variance / (float(length) * float(correlation))
@@ -120,19 +127,19 @@ def goldstone_study(
     activation, weight_variance, bias_variance, components, algebra
         The description, as in `theory.feedforward`; its symmetry must be continuous.
     depth, width
-        Layers behind the first, at least 20, and units per layer.
+        Layers after the first, at least 20, and units per layer.
     replicas
         Networks per point and pair, at least 2.
     seed
         Decides every draw.
     dtype
-        Of the simulation.
+        Precision of the simulation.
     weight_variances
-        Where theory is drawn; nine of them are simulated. By default from 0.25 to 1.5 times
-        the given one, and to 2 at least.
+        Where to evaluate theory; nine of them are simulated. By default from 0.25 to 1.5 times
+        `weight_variance`, and at least to 2.
     explicit_weights
-        As in `sample_ensemble`; by default none are drawn. The certificate needs them, and is
-        that of a network of at most 1024 units.
+        As in `sample_ensemble`; by default none are drawn. The certificate needs them, and
+        belongs to a network of at most 1024 units.
     progress
         As in `sample_ensemble`; counts draws, of networks of every variance and pair.
 
@@ -141,24 +148,24 @@ def goldstone_study(
     xarray.Dataset
         `order_parameter`, `length`, `goldstone`, `trace`, `symmetric_traceless` over
         `weight_variance` (the given one among them), each with error and status;
-        `sampled_order_parameter` with its standard error, of layer `depth`.
+        `sampled_order_parameter` with its standard error, at layer `depth`.
         `overlap` and `rotation` over `pair` and `layer`: size and angle (radians) of the
-        cross-covariance of two inputs over the length, theory with its error bound, mean and
-        standard error over networks. `related` inputs are rotations of each other, `generic`
-        ones have correlation 0.9 besides. NaN where a network has lost digits (`Sample.status`).
+        cross-covariance of two inputs over the length; theory with its error bound, mean and
+        standard error over networks. `related` inputs are rotations of each other; `generic`
+        ones also have correlation 0.9. NaN if a network has lost digits (`Sample.status`).
         The certificate of one network per `generator`; and per `direction` the exponents of
-        another one, of 32 units and 2000 layers in float64, since depth and not width tells
-        exponents apart.
+        another one, of 32 units and 2000 layers in float64, since depth and not width separates
+        exponents.
 
     Convention
     ----------
-    Means over networks of one finite width: they differ from theory by O(1/width) as well as
-    by their standard error.
+    Means over networks of one finite width: they differ from theory by O(1/width) in addition to
+    their standard error.
 
     Raises
     ------
     ValueError
-        Names the field and its allowed range.
+        If an argument is out of range. The message names the argument and its allowed range.
     """
     check_count("depth", depth, 20)
     check_count("width", width)
@@ -191,7 +198,7 @@ def goldstone_study(
     def finished() -> None:
         done[0] += replicas
 
-    # What does not need the other is compiled and run beside it.
+    # Independent parts are compiled and run side by side.
     with ThreadPoolExecutor(max(2, cores())) as pool:
         diagram = pool.submit(theory.sector_diagram, layer, {"weight_variance": weight_variances})
         single = [
@@ -256,7 +263,7 @@ def _profile_means(
 
 
 def _pair(network, both, generator, width, replicas, seed, dtype, explicit, progress):
-    """Two inputs through depth: overlap and rotation, theory and networks; q and c at last."""
+    """Two inputs through depth: overlap and rotation, in theory and networks; then q and c."""
     expected = theory.propagate(network, both)
     moments = sample_ensemble(
         network,

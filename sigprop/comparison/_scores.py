@@ -1,4 +1,4 @@
-"""Means over networks of several widths: their limit, and how surprising it is.
+"""Means over networks of several widths: their limit, and its significance.
 
 Notation: over R networks of width N an observable has the mean y_N = y + b/N (+ c/N² from four
 widths on), x = N_min/N, and t = (estimate of y − theory)/(standard error).
@@ -10,27 +10,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _DOUBT = 2.0
-"""Standard errors by which a skewness may be larger than that of the sample."""
+"""Standard errors by which the skewness may exceed that of the sample."""
 _MISFIT = 3.29
-"""Deviations of the fit beyond which it does not hold: one true cell in 1000."""
+"""Deviations of the fit beyond which it is rejected: one true cell in 1000."""
 _CONVERGES = 0.5
-"""The largest correction of order 1/N, at the smallest width, with which the series is used."""
+"""Largest correction of order 1/N, at the smallest width, for which the series is used."""
 _NEXT = 2.0
 """A bound on the next order over the power of the first; it is ½ for y exp(b/(N y))."""
 
 
 class Fit(NamedTuple):
-    """What turns means over networks into coefficients.
+    """Coefficients that turn means over networks into the parameters of the fit.
 
-    Fixed numbers: weights that are estimated from the same networks would draw the limit
-    towards the widths that happen to fluctuate less.
+    They are fixed numbers: weights estimated from the same networks would bias the limit towards
+    the widths that happen to fluctuate less.
     """
 
     coefficients: np.ndarray
-    """[orders, widths]. Of y, b/N_min, …: least squares with weights R N, the inverse of variances
-    s/(R N)."""
+    """[orders, widths]. For y, b/N_min, …: least squares with weights R N, the inverse of the
+    variances s/(R N)."""
     misfit: np.ndarray
-    """[rest, widths]. Orthonormal combinations that vanish where the form holds."""
+    """[rest, widths]. Orthonormal combinations that vanish if the form is right."""
     left_out: float
     """The error of y for a next order of 1 at the smallest width."""
 
@@ -47,7 +47,7 @@ def fit_of(widths: Sequence[int], replicas: Sequence[int]) -> Fit:
 
 
 class Limit(NamedTuple):
-    """What simulation says of infinite width, cell by cell."""
+    """The simulation extrapolated to infinite width, cell by cell."""
 
     value: np.ndarray
     error: np.ndarray
@@ -60,13 +60,13 @@ class Limit(NamedTuple):
     """b/N at the smallest width."""
     first_error: np.ndarray
     chi_square: np.ndarray
-    """Of the fit, with one degree of freedom for each of its `misfit`."""
+    """χ² of the fit, with one degree of freedom for each of its `misfit`."""
     fits: np.ndarray
     """Whether that is no larger than in all but one of 1000 true cells."""
 
 
 def limit_of(fit: Fit, samples: Sequence[np.ndarray]) -> Limit:
-    """The limit of infinite width from a number per network, [networks, cells] at each width.
+    """The limit of infinite width from one number per network, [networks, cells] at each width.
 
     References
     ----------
@@ -95,7 +95,7 @@ def limit_of(fit: Fit, samples: Sequence[np.ndarray]) -> Limit:
 
     rest = np.einsum("iw,w...->...i", fit.misfit, mean)
     covariance = np.einsum("iw,w...,jw->...ij", fit.misfit, variance, fit.misfit)
-    # What does not fluctuate at all (a conserved number) is known to rounding.
+    # Numbers that do not fluctuate at all (conserved ones) are known to rounding.
     floor = (4 * np.finfo(float).eps * np.abs(mean).max(axis=0)) ** 2 + 1e-200
     covariance = covariance + floor[..., None, None] * np.eye(len(fit.misfit))
     solved = np.linalg.solve(covariance, rest[..., None])[..., 0]
@@ -124,15 +124,15 @@ def _spread(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score(t: Any, limit: Limit) -> np.ndarray:
-    """The z of a normal law that is as surprising as t, and never more.
+    """The z of a normal law that is as significant as t, and never more.
 
     Few networks make large t likely (Student's law). So does skewness, on one side: mean and
-    standard error are then both too small, or both too large. Hall's transformation takes it
-    out to first order; the worse side counts, and beyond its turning point nothing is known.
+    standard error are then both too small, or both too large. Hall's transformation removes it to
+    first order; the worse side counts, and beyond its turning point nothing is known.
 
     Accuracy
     --------
-    docs/comparison.md. Wallace's formula is below the exact z by at most .01 at z = 5 for 10
+    See docs/comparison.md. Wallace's formula is below the exact z by at most .01 at z = 5 for 10
     degrees of freedom.
 
     References
@@ -148,15 +148,15 @@ def score(t: Any, limit: Limit) -> np.ndarray:
 
 
 def judgeable(limit: Limit, scale: Any, threshold: float) -> np.ndarray:
-    """Whether a verdict at this threshold can be given.
+    """Whether a verdict at this threshold is possible.
 
-    It cannot where skewness hides deviations of that size, where the form of the fit does not
-    hold, or where the correction of order 1/N is as large as the number itself.
+    It is not if skewness hides deviations of that size, if the form of the fit is wrong, or if
+    the correction of order 1/N is as large as the number itself.
 
     Parameters
     ----------
     scale
-        What corrections are compared with.
+        The scale of the corrections.
     """
     far = score(np.full_like(limit.skewness, np.inf), limit)
     small = np.abs(limit.first) - 2 * limit.first_error <= _CONVERGES * scale
@@ -164,7 +164,7 @@ def judgeable(limit: Limit, scale: Any, threshold: float) -> np.ndarray:
 
 
 def next_order(fit: Fit, limit: Limit, scale: np.ndarray) -> np.ndarray:
-    """A bound on what the fit leaves out: an estimate from the first order, [layers, cells].
+    """A bound on the omitted orders of the fit, estimated from the first order, [layers, cells].
 
     Corrections are powers of depth over width, so those of earlier layers count, too.
     """
@@ -174,7 +174,7 @@ def next_order(fit: Fit, limit: Limit, scale: np.ndarray) -> np.ndarray:
 
 
 def _as_student(z: float, freedom: float) -> float:
-    """The t of Student's law that is as surprising as z."""
+    """The t of Student's law that is as significant as z."""
     scaled = z * (8 * freedom + 3) / (8 * freedom + 1)
     return float(np.sqrt(freedom * np.expm1(scaled**2 / freedom)))
 
@@ -182,7 +182,7 @@ def _as_student(z: float, freedom: float) -> float:
 def extrapolate(
     widths: Sequence[int], mean: np.ndarray, standard_error: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted least squares of y_N = y + b/N (+ c/N² from four widths on).
+    """Fit y_N = y + b/N (+ c/N² from four widths on) by weighted least squares.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Singular values of Jacobians, predicted and measured: the data behind `sigprop spectrum`."""
+"""Singular values of Jacobians, predicted and measured: the data of `sigprop spectrum`."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,32 +16,32 @@ from theory.numerics import Report, check_count, replace_where
 from theory.spectrum import JacobianFactors, Spectrum
 
 FRACTIONS = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""Of the exponents of infinite depth."""
+"""Fractions for the exponents of infinite depth."""
 _LEVELS = 64
 """Quantiles that are compared."""
 _BINS = 40
 _CURVE = 241
-"""Points of a density."""
+"""Number of points of a density."""
 _LOWEST = 0.01
-"""The fraction of the nonzero singular values below what is drawn."""
+"""The fraction of the nonzero singular values below the range of the figure."""
 AIRY_MEAN = -1.2065335745820
-"""Of the largest eigenvalue of real symmetric matrices, in units of its fluctuation: the mean of
-the Tracy-Widom law with β = 1 (Bornemann 2010, On the numerical evaluation of distributions in
-random matrix theory, table 10)."""
+"""Mean of the largest eigenvalue of real symmetric matrices, in units of its fluctuation: the
+Tracy–Widom law with β = 1 (Bornemann 2010, On the numerical evaluation of distributions in random
+matrix theory, table 10)."""
 
 
 class SpectrumPrediction(NamedTuple):
-    """What theory says of the Jacobian of `network` at an input of this length."""
+    """The theoretical spectrum of the Jacobian of `network` at an input of this length."""
 
     network: Part
     length: float
-    """Of the pre-activations z_0, per component."""
+    """Length of the pre-activations z_0, per component."""
     factors: JacobianFactors
     spectrum: Spectrum
     exponents: Estimate
     """At `FRACTIONS`: infinitely many layers at the fixed point."""
     gains: Estimate | None
-    """Squared gains of the generators; None where a bias breaks the symmetry."""
+    """Squared gains of the generators; None if a bias breaks the symmetry."""
 
 
 def predict_spectrum(layer: Part, depth: int, start: float | None = None) -> SpectrumPrediction:
@@ -52,21 +52,20 @@ def predict_spectrum(layer: Part, depth: int, start: float | None = None) -> Spe
     Parameters
     ----------
     layer
-        One layer, of `theory.layer`, without a residual branch.
+        One layer, such as `theory.layer`, without a residual branch.
     depth
-        Layers, at least 1.
+        Number of layers, at least 1.
     start
-        Length of the pre-activations z_0, per component, from which later ones follow. Without
-        it all layers are at the fixed point q* reached from 1, or begin with 1 where q* is 0
-        or infinite.
+        Length of the pre-activations z_0, per component; later lengths follow. Without it all
+        layers are at the fixed point q* reached from 1, or start at 1 if q* is 0 or infinite.
 
     Raises
     ------
     ValueError
-        Names the field and its allowed range.
+        If an argument is out of range. The message names the argument and its allowed range.
     """
     check_count("depth", depth)
-    # The fixed point decides exponents in any case.
+    # The exponents always belong to the fixed point.
     fixed = theory.predict(layer).length
     q = float(fixed.value)
     network = theory.repeat(layer, depth)
@@ -99,18 +98,18 @@ def spectrum_study(
     dtype: Any = "float64",
     progress: Report | None = None,
 ) -> xr.Dataset:
-    """Theory's distribution of singular values beside that of finite networks.
+    """Compare the theoretical distribution of singular values with that of finite networks.
 
     Parameters
     ----------
     predicted
-        Of `predict_spectrum`.
+        From `predict_spectrum`.
     width, replicas
         Units per layer, and networks, at least 2.
     seed
         Decides every draw.
     dtype
-        Of the simulation.
+        Precision of the simulation.
     progress
         As in `sample_ensemble`.
 
@@ -119,28 +118,28 @@ def spectrum_study(
     xarray.Dataset
         Means over networks with their standard errors (the singular values of one network
         repel each other and are no independent samples), and theory with error and status.
-        `quantile` of log s at `fraction`, the places of single singular values; `cumulative`,
-        the fraction of singular values below theory's quantiles; `density` of log s, and of s
-        in units of the upper edge s_+, over bins and (theory) on a finer `curve`; `moment`,
+        `quantile` of log s at `fraction`, the positions of single singular values; `cumulative`,
+        the fraction of singular values below the theoretical quantiles; `density` of log s, and
+        of s in units of the upper edge s_+, over bins and (theory) on a finer `curve`; `moment`,
         measured over theory, with the relative error of theory; `mass_at_zero`; `log_largest`,
-        with theory's edge and `log_largest_expected` at this width; `log_singular_value` of
-        every network, with its own numerical `error` and `status`.
+        with the theoretical edge and `log_largest_expected` at this width; `log_singular_value`
+        of every network, with its own numerical `error` and `status`.
 
     Convention
     ----------
-    Fractions and densities are of all singular values, those that are zero included. Every
+    Fractions and densities refer to all singular values, including those that are zero. Every
     network has its own input of independent Gaussian pre-activations, as a layer inside a deep
     network has.
 
     Accuracy
     --------
-    Networks of one finite width differ from theory by O(depth/width) as well as by their
+    Networks of one finite width differ from theory by O(depth/width) in addition to their
     standard errors.
 
     Raises
     ------
     ValueError
-        Names the field and its allowed range.
+        If an argument is out of range. The message names the argument and its allowed range.
     """
     check_count("width", width)
     check_count("replicas", replicas, 2)
@@ -179,7 +178,7 @@ def spectrum_study(
 
 
 def _add(dataset: xr.Dataset, name: str, dims: Any, estimate: Estimate) -> None:
-    """Theory, with error and status."""
+    """Add theory, with error and status."""
     for part in ("value", "error", "status"):
         label = f"{name}_theory" + ("" if part == "value" else f"_{part}")
         dataset[label] = (dims, np.asarray(getattr(estimate, part)))
@@ -189,7 +188,7 @@ def _add(dataset: xr.Dataset, name: str, dims: Any, estimate: Estimate) -> None:
 
 
 def _measure(dataset: xr.Dataset, name: str, dims: Any, each: np.ndarray) -> None:
-    """Mean and standard error of what was measured in every network; NaN where not finite."""
+    """Add mean and standard error of the measurements of all networks; NaN if not finite."""
     each = np.where(np.all(np.isfinite(each), axis=0), each, np.nan)
     error = each.std(axis=0, ddof=1) / math.sqrt(len(each))
     dataset[f"{name}_mean"] = (dims, each.mean(axis=0))
@@ -200,7 +199,7 @@ def _add_quantiles(
     dataset: xr.Dataset, factors: JacobianFactors, logs: np.ndarray, mass: float
 ) -> None:
     n = logs.shape[1]
-    # The i-th largest of n stands at the fraction 1 − (i + 1/2)/n.
+    # The i-th largest of n is at the fraction 1 − (i + 1/2)/n.
     last = max(math.ceil(n * (1 - mass) - 0.5) - 1, 0)
     index = np.unique(np.linspace(0, last, _LEVELS).round().astype(int))[::-1]
     fraction = 1 - (index + 0.5) / n
@@ -247,7 +246,7 @@ def _add_densities(
 def _add_histogram(
     dataset: xr.Dataset, name: str, edges: np.ndarray, values: Any, cumulative: Any, error: Any
 ) -> None:
-    """Fractions of singular values in bins over the width of a bin."""
+    """Add fractions of singular values in bins, over the width of a bin."""
     size = np.diff(edges)
     dataset.coords[name] = (edges[1:] + edges[:-1]) / 2
     dataset[f"{name}_width"] = (name, size)

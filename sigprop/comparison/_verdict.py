@@ -1,4 +1,4 @@
-"""What a comparison says: a score for each cell, the verdict, the power.
+"""The result of a comparison: a score for each cell, the verdict, the power.
 
 Notation: as in `_scores`.
 """
@@ -15,19 +15,19 @@ from theory import Observable
 FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""
 ENOUGH = 0.5
-"""The share of cells that must be judged for a verdict."""
+"""The fraction of cells that must be judged for a verdict."""
 
 
 class Verdict(enum.IntEnum):
-    """What a comparison says."""
+    """The conclusion of a comparison."""
 
     AGREES = 0
     """At least half of the cells could be judged, and none contradicts theory."""
     DISAGREES = 1
     """A cell contradicts theory."""
     NOT_JUDGED = 2
-    """Neither: too few networks, tails too heavy, or networks too narrow for their depth, at
-    more than half of the cells; or a number that is not finite."""
+    """Neither: for more than half of the cells there are too few networks, tails are too heavy, or
+    networks are too narrow for their depth; or a number is not finite."""
 
 
 def _verdict(contradicts: bool, judged: float, finite: bool) -> Verdict:
@@ -39,68 +39,67 @@ def _verdict(contradicts: bool, judged: float, finite: bool) -> Verdict:
 
 
 class Cells(NamedTuple):
-    """One observable at every layer: what theory says and what the networks say."""
+    """One observable at every layer, in theory and in networks."""
 
     observable: Observable
     theory: np.ndarray
     theory_error: np.ndarray
-    """With the rounding of the simulation."""
+    """Error of theory, including the rounding of the simulation."""
     mean: np.ndarray
     """[widths, layers, cells]."""
     standard_error: np.ndarray
     limit: Limit
-    """Of the mean over networks, for infinite width."""
+    """Standard error of the mean over networks, for infinite width."""
     left_out: np.ndarray
-    """A bound on the next order in 1/N, which the extrapolation leaves out."""
+    """A bound on the next order in 1/N, which the extrapolation omits."""
     resolved: np.ndarray
-    """Where the networks allow a verdict at all; where one has lost digits (`Sample.status`) they
-    do not."""
+    """Where the networks allow a verdict; not where one has lost digits (`Sample.status`)."""
     z: np.ndarray
-    """NaN where not resolved."""
+    """NaN if not resolved."""
     pooled_limit: Limit
-    """Of the mean over all cells that are resolved."""
+    """For the mean over all resolved cells."""
     pooled_theory: float
     pooled_z: float
-    """NaN where not resolved."""
+    """NaN if not resolved."""
 
     @property
     def largest_z(self) -> float:
-        """NaN where nothing could be judged."""
+        """The largest |z|; NaN if nothing could be judged."""
         return largest(self.z, self.pooled_z)
 
     @property
     def judged(self) -> float:
-        """The share of cells with a verdict."""
+        """The fraction of cells with a verdict."""
         return float(np.mean(self.resolved))
 
     @property
     def finite(self) -> bool:
-        """Whether every number is."""
+        """Whether every number is finite."""
         return bool(np.all(np.isfinite(self.mean)) and np.all(np.isfinite(self.z[self.resolved])))
 
     def verdict(self, threshold: float) -> Verdict:
-        """What this observable says, at a threshold of |z|."""
+        """The verdict for this observable, at a threshold of |z|."""
         return _verdict(self.largest_z > threshold, self.judged, self.finite)
 
 
 class Power(NamedTuple):
-    """What the comparison says when one leaf of the description is changed by ±3 %."""
+    """The result of the comparison when one leaf of the description is changed by ±3 %."""
 
     leaf: str
     largest_z: float
-    """The smaller of the two signs' largest |z|."""
+    """The largest |z|, for the sign that gives the smaller one."""
     rejected: bool
 
 
 class Comparison(NamedTuple):
-    """The outcome of `compare`."""
+    """The result of `compare`."""
 
     cells: tuple[Cells, ...]
     power: tuple[Power, ...]
     threshold: float
     """|z| beyond which a cell contradicts theory, at family-wise false-alarm rate 1e-6."""
     tests: int
-    """Of how many cells and pooled means."""
+    """Number of cells and pooled means."""
     widths: tuple[int, ...]
     replicas: tuple[int, ...]
     explicit_weights: tuple[bool, ...] = ()
@@ -108,23 +107,23 @@ class Comparison(NamedTuple):
 
     @property
     def largest_z(self) -> float:
-        """NaN where nothing could be judged."""
+        """The largest |z|; NaN if nothing could be judged."""
         return largest(*(c.largest_z for c in self.cells))
 
     @property
     def judged(self) -> float:
-        """The share of all cells with a verdict."""
+        """The fraction of all cells with a verdict."""
         return float(np.mean(np.concatenate([c.resolved.ravel() for c in self.cells])))
 
     @property
     def verdict(self) -> Verdict:
-        """Of all observables together; `Cells.verdict` has that of each."""
+        """The verdict for all observables together; `Cells.verdict` gives it for each."""
         finite = all(c.finite for c in self.cells)
         return _verdict(self.largest_z > self.threshold, self.judged, finite)
 
     @property
     def agrees(self) -> bool:
-        """Whether theory and simulation agree: neither disagree nor remain without a verdict."""
+        """Whether theory and simulation agree; False also if there is no verdict."""
         return self.verdict == Verdict.AGREES
 
     @property
@@ -140,7 +139,13 @@ def largest(*z: Any) -> float:
 
 
 def comparison_dataset(comparison: Comparison) -> xr.Dataset:
-    """The comparison as labelled arrays, every mean with its standard error."""
+    """The comparison as labelled arrays, every mean with its standard error.
+
+    Parameters
+    ----------
+    comparison
+        The result of `compare`.
+    """
     dataset = xr.Dataset(coords={"width": list(comparison.widths)})
     dataset["replicas"] = ("width", list(comparison.replicas))
     if comparison.explicit_weights:

@@ -1,6 +1,6 @@
 """Training studies: descriptions as trainable networks, trained in ensembles that resume.
 
-The only part of sigprop that needs optax, flax and orbax: `pip install sigprop[train]`.
+This is the only part of sigprop that needs optax, flax and orbax: `pip install sigprop[train]`.
 """
 
 import lazy_loader

@@ -17,12 +17,12 @@ _EPSILON = 1e-5
 class BlockClassifier(eqx.Module):
     """Linear(pixels → features), L layers h ↦ [h +] φ(W norm(h)), Linear(features → classes).
 
-    No description of mean-field theory: the branch does not end in fresh weights. W reads the
-    stream h from its input space, and φ sees the directions of its output space.
+    It has no mean-field description, since the branch does not end in fresh weights. W reads the
+    stream h in its input space, and φ acts in its output space.
 
-    W is square and dense, of independent N(0, σ_w²/features) entries, or with `shared` one real
+    W is square and dense, with independent N(0, σ_w²/features) entries, or with `shared` one real
     number between two units of k components, N(0, σ_w² k/features). A radial φ of units with
-    k components commutes with the rotations of a unit; with k = features it is one function of
+    k components commutes with the rotations of a unit. With k = features it is one function of
     the whole layer, and W is dense whatever the symmetry.
     """
 
@@ -69,7 +69,7 @@ class BlockClassifier(eqx.Module):
     def states(
         self, parameters: dict[str, Any], x: Float[Array, "n pixels"]
     ) -> tuple[Float[Array, "features n"], Float[Array, "depth features n"]]:
-        """The last state, and what every W is applied to; a unit's components come second."""
+        """The last state, and the inputs of every W; the components of a unit come second."""
         weights, bias = parameters["read_in"]
         start = jnp.matmul(weights, x.T, precision=self.precision) + bias[:, None]
         return self._through(parameters, start)
@@ -88,7 +88,7 @@ class BlockClassifier(eqx.Module):
     def inside(
         self, parameters: dict[str, Any], z: Float[Array, "n width k"]
     ) -> Float[Array, "n width k"]:
-        """The layers alone, from the state behind the first map to the last state."""
+        """The layers alone, from the state after the first map to the last state."""
         start = jnp.moveaxis(z, 0, -1).reshape(self.features, -1)
         last, _ = self._through(parameters, start)
         return jnp.moveaxis(last.reshape(*z.shape[1:], -1), -1, 0)
@@ -100,7 +100,7 @@ class BlockClassifier(eqx.Module):
     def layer_inputs(
         self, parameters: dict[str, Any], x: Float[Array, "n pixels"]
     ) -> Float[Array, "depth size columns"]:
-        """What the matrices are applied to, as columns."""
+        """The inputs of the matrices, as columns."""
         into = self.states(parameters, x)[1]
         return into.reshape(len(into), parameters["blocks"].shape[2], -1)
 

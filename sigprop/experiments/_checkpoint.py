@@ -13,7 +13,13 @@ _SEAL = "sigprop.blake2b"
 
 
 def read_checkpoint(path: Path) -> Any:
-    """The arrays in the folder of an Orbax checkpoint, as nested dictionaries."""
+    """Read the arrays in the folder of an Orbax checkpoint, as nested dictionaries.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
     with ocp.StandardCheckpointer() as reader:
         return reader.restore(path.resolve())
 

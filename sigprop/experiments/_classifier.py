@@ -16,14 +16,14 @@ from theory.description import along_depth, components, interpret
 class Classifier(eqx.Module):
     """Linear(pixels → features), the interior, Linear(features → classes).
 
-    The two end maps have biases and no symmetry; they are initialised uniformly in
-    ±1/√fan_in, as PyTorch and Equinox do.
+    The first and the last map have biases and no symmetry. They are initialised uniformly in
+    ±1/√fan_in, as in PyTorch and Equinox.
     """
 
     interior: Part = eqx.field(converter=without_zero_biases)
     pixels: int = eqx.field(static=True)
     features: int = eqx.field(static=True)
-    """Real numbers in a hidden layer, width · k."""
+    """Number of real numbers in a hidden layer, width · k."""
     classes: int = eqx.field(static=True)
     precision: str = eqx.field(static=True, default="highest")
 
@@ -36,18 +36,18 @@ class Classifier(eqx.Module):
 
     @property
     def components(self) -> int:
-        """Real components of a unit."""
+        """Number of real components of a unit."""
         return components(self.interior)
 
     @property
     def width(self) -> int:
-        """Units of a hidden layer."""
+        """Number of units of a hidden layer."""
         return self.features // self.components
 
     def draw(
         self, key: Key[Array, ""], gain: float | Float[Array, ""] = 1.0, dtype: Any = jnp.float32
     ) -> dict[str, Any]:
-        """The parameters at initialisation, the weight variances of the interior times gain²."""
+        """The parameters at initialisation, with interior weight variances multiplied by gain²."""
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         is_law = lambda node: isinstance(node, WeightLaw)
         louder = lambda node: (
@@ -76,7 +76,7 @@ class Classifier(eqx.Module):
         probes: Float[Array, "turns n width k"] | None = None,
         keep: bool = False,
     ) -> tuple[Float[Array, "n width k"], Float[Array, "layers n width k"] | None]:
-        """The last hidden state, and if `keep` the signals before and behind every turn."""
+        """The last hidden state, and if `keep` the signals before and after every layer."""
         weights, bias = parameters["read_in"]
         first = jnp.matmul(weights, x.T, precision=self.precision) + bias[:, None]
         state = first.reshape(self.width, self.components, len(x))
@@ -110,14 +110,28 @@ class Classifier(eqx.Module):
 
 
 def parameter_count(parameters: Any) -> int:
-    """Real numbers in the parameters."""
+    """Count the real numbers in the parameters.
+
+    Parameters
+    ----------
+    parameters
+        Any tree of arrays.
+    """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
 
 
 def cross_entropy(
     logits: Float[Array, "n *answers classes"], labels: Int[Array, "n *answers"]
 ) -> Float[Array, " n"]:
-    """−log of the probability of the label, the mean over answers where there are several."""
+    """−log of the probability of the label; the mean over answers if there are several.
+
+    Parameters
+    ----------
+    logits
+        Scores of the classes.
+    labels
+        The index of the right class.
+    """
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     each = jax.nn.logsumexp(logits, axis=-1) - chosen
     return jnp.mean(each.reshape(len(each), -1), axis=1)

@@ -1,4 +1,4 @@
-"""What a study measures of the alignment of layers, inside its compiled program."""
+"""Alignment of layers as measured by a study, inside its compiled program."""
 
 from typing import Any
 
@@ -14,17 +14,20 @@ from sigprop.networks import singular_values
 
 _CERTIFIED = 2
 FRAME = 4
-"""Vectors in a frame, or half of the space where that is less."""
+"""Number of vectors in a frame, or half of the space if that is less."""
 
 
 def alignments(weights: Float[Array, "layers m n"]) -> dict[str, Array]:
-    """Of neighbouring layers, shape [L − 1]: `right`, `left`, `right_frame`, `left_frame`; NaN
-    where a layer has no leading direction or no leading frame. And `effective_rank` [L]."""
+    """Alignments of neighbouring layers, and effective ranks.
+
+    `right`, `left`, `right_frame` and `left_frame` have shape [L − 1]; they are NaN if a layer has
+    no leading direction or no leading frame. `effective_rank` has shape [L].
+    """
     m, n = weights.shape[1:]
     rank = max(1, min(FRAME, m // 2, n // 2))
     found = leading_vectors(weights, rank)
     near = lambda x: jnp.maximum(x[1:], x[:-1])
-    error, frame_error = near(found.error), near(found.frame_error)  # NaN where there is none
+    error, frame_error = near(found.error), near(found.frame_error)  # NaN if there is none
     result = {}
     for side in ("right", "left"):
         vectors = getattr(found, side)
@@ -40,7 +43,7 @@ def alignments(weights: Float[Array, "layers m n"]) -> dict[str, Array]:
 
 
 def continuity_of(model, parameters, initial, x, labels) -> dict[str, tuple[Array, tuple]]:
-    """Quantities of the weights W, of what training has added ΔW, and of the gradients."""
+    """Quantities of the weights W, of their change ΔW during training, and of the gradients."""
     weights = model.layer_weights(parameters)
     change = _beyond_rounding(weights - model.layer_weights(initial), weights)
     found: dict[str, tuple[Any, tuple]] = {}
@@ -68,7 +71,7 @@ def continuity_of(model, parameters, initial, x, labels) -> dict[str, tuple[Arra
 
 
 def _beyond_rounding(change: Array, weights: Array) -> Array:
-    """Zero where a layer has changed by no more than drawing it again may round."""
+    """The change, or zero if rounding of the redrawn initial weights could explain it."""
     size = lambda x: jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True))
     floor = 8 * jnp.finfo(weights.dtype).eps * size(weights)
     return jnp.where(size(change) <= floor, 0, change)

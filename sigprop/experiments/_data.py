@@ -1,4 +1,4 @@
-"""What training studies learn: images, at once or pixel by pixel, copying after a delay, text."""
+"""Data for training studies: images, whole or pixel by pixel, delayed copying, text."""
 
 import sysconfig
 from pathlib import Path
@@ -18,7 +18,7 @@ _BLANK, _GO = _SYMBOLS, _SYMBOLS + 1
 
 
 class Labelled(NamedTuple):
-    """Numbers in float32, and labels: several for each where there are several answers."""
+    """Numbers in float32, and labels; several labels each if there are several answers."""
 
     train: Float[Array, "train numbers"]
     train_labels: Int[Array, "train *answers"]
@@ -26,24 +26,24 @@ class Labelled(NamedTuple):
     test_labels: Int[Array, "test *answers"]
     classes: int
     inputs: int
-    """How many of the numbers come in at one step, where they are read as a sequence."""
+    """Number of inputs per step, if the numbers are read as a sequence."""
 
 
 def load_images(source: str, train_count: int | None = None) -> Labelled:
-    """Images to train and to test on, with pixels in [0, 1].
+    """Load training and test images, with pixels in [0, 1].
 
     Parameters
     ----------
     source
-        "digits", scikit-learn's 1797 images of 8×8 pixels, of which 360 fixed ones are for the
-        test; or a folder with the IDX files of MNIST or Fashion-MNIST, 60000 and 10000.
+        "digits", the 1797 images of 8×8 pixels in scikit-learn, of which 360 fixed ones are for
+        the test; or a folder with the IDX files of MNIST or Fashion-MNIST, 60000 and 10000 images.
     train_count
-        How many to train on, the first of a fixed order; None for all.
+        Number of training images, the first of a fixed order; None for all.
 
     Raises
     ------
     ValueError
-        If there are no such files (it says how to get them), or fewer images than asked for.
+        If there are no such files (the message says how to get them), or too few images.
     """
     if source == "digits":
         every, digits = digits_inputs(_DIGITS, key=jax.random.key(0), centre=False)
@@ -78,17 +78,30 @@ def load_images(source: str, train_count: int | None = None) -> Labelled:
 
 
 def permuted(images: Labelled) -> Labelled:
-    """The same images with their pixels in one random order, always the same."""
+    """Apply one fixed random order to the pixels of all images.
+
+    Parameters
+    ----------
+    images
+        From `load_images`.
+    """
     order = np.random.default_rng(0).permutation(images.train.shape[1])
     return images._replace(train=images.train[:, order], test=images.test[:, order])
 
 
 def copy_task(delay: int, train_count: int = 10_000, test_count: int = 1000) -> Labelled:
-    """Ten tokens, to be repeated after a delay that differs from sequence to sequence.
+    """Build the copy task: ten tokens, to be repeated after a delay that varies.
 
     A sequence has `delay` + 20 steps, each one of ten symbols, one-hot: blanks, ten tokens out
     of eight, between 1 and `delay` blanks, the signal to go, nine blanks. The answers at the
     last ten steps are the tokens. Chance is 1/8.
+
+    Parameters
+    ----------
+    delay
+        Longest delay, at least 1.
+    train_count, test_count
+        Number of sequences.
 
     References
     ----------
@@ -112,15 +125,22 @@ def copy_task(delay: int, train_count: int = 10_000, test_count: int = 1000) -> 
 
 
 def python_sources(train_count: int | None = None, window: int = 64) -> Labelled:
-    """The sources of Python's standard library as bytes, and the byte that follows each.
+    """Load the sources of Python's standard library as bytes, with the byte that follows each.
 
-    The modules of the library's first level in the order of their names; every tenth is for the
-    test. They differ from version to version of Python.
+    They are the top-level modules of the library, ordered by name; every tenth is for the test.
+    They differ between versions of Python.
+
+    Parameters
+    ----------
+    train_count
+        Number of training windows; None for all.
+    window
+        Number of bytes in a window.
 
     Raises
     ------
     ValueError
-        If this Python comes without its sources, or they have fewer windows than asked for.
+        If this Python comes without its sources, or they have fewer windows than requested.
     """
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     parts = []

@@ -1,4 +1,4 @@
-"""What training does to the signals and gradients of a classifier."""
+"""The effect of training on the signals and gradients of a classifier."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from sigprop.experiments._recurrent import SequenceClassifier
 
 
 class Diagnostics(eqx.Module):
-    """Of one network at n inputs, behind each of the turns of its `Repeat`."""
+    """Diagnostics of one network at n inputs, after each layer of its `Repeat`."""
 
     order_parameter: Float[Array, ""]
     """Mean over units and inputs of |h| in the last hidden state, which is E g(r) for a
@@ -21,13 +21,13 @@ class Diagnostics(eqx.Module):
     similarity: Float[Array, " turns"]
     """Mean cosine of the states of two different inputs."""
     spread: Float[Array, " turns"]
-    """Standard deviation over inputs, over the root mean square of the state."""
+    """Standard deviation over inputs, divided by the root mean square of the state."""
     log_gradient: Float[Array, " turns"]
-    """log of the mean over inputs of |∂loss/∂z_l|, the loss of one input."""
+    """log of the mean over inputs of |∂loss/∂z_l|, for the loss of one input."""
     charge: Float[Array, " generators"]
-    """Root mean square over inputs of Q_A = Σ_units ⟨∂loss/∂z, A z⟩ behind the last turn."""
+    """Root mean square over inputs of Q_A = Σ_units ⟨∂loss/∂z, A z⟩ after the last layer."""
     charge_drift: Float[Array, " generators"]
-    """Largest change of Q_A over depth, over the largest |∂loss/∂z_l| |A z_l|, over inputs:
+    """Largest change of Q_A over depth, divided by the largest |∂loss/∂z_l| |A z_l|, over inputs:
     rounding for an equivariant network."""
 
 
@@ -38,11 +38,21 @@ def diagnose(
     labels: Int[Array, "n *answers"],
     generators: Float[Any, "generators k k"],
 ) -> Diagnostics:
-    """Measure the states and gradients of a network on a batch of inputs."""
+    """Measure the states and gradients of a network on a batch of inputs.
+
+    Parameters
+    ----------
+    classifier, parameters
+        The model, and its parameters.
+    x, labels
+        The inputs and their labels.
+    generators
+        Antisymmetric matrices, such as `rotations`, whose charges are measured.
+    """
     n, k = len(x), classifier.components
     last, kept = classifier.hidden(parameters, x, keep=True)
     assert kept is not None
-    states = kept[1:]  # the first affine map is not behind a turn
+    states = kept[1:]  # the first affine map comes before the layers
 
     def loss(probes):
         hidden, _ = classifier.hidden(parameters, x, probes)
@@ -74,7 +84,13 @@ def diagnose(
 
 
 def rotations(components: int) -> Float[np.ndarray, "generators k k"]:
-    """The generators of SO(k), ½k(k − 1) of them; charges of their subgroup are among them."""
+    """The ½k(k − 1) generators of SO(k); those of its subgroups are combinations of them.
+
+    Parameters
+    ----------
+    components
+        k.
+    """
     rows, columns = np.triu_indices(components, 1)
     result = np.zeros((len(rows), components, components))
     result[np.arange(len(rows)), rows, columns] = -1

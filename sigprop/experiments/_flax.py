@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 
 class Network(nnx.Module):
-    """The same function as `model.logits`, with every array of the parameters an `nnx.Param`.
+    """The function `model.logits`, with every array of the parameters as an `nnx.Param`.
 
-    Made by `to_nnx`. The parameters are named by their place in the tree of the model,
+    Create it with `to_nnx`. The parameters are named by their place in the tree of the model,
     `parameters["read_in_0"]` and so on, and can be trained, split and saved as in any module.
     """
 
@@ -23,7 +23,7 @@ class Network(nnx.Module):
         def scores(leaves, x):
             return model.logits(jax.tree.unflatten(structure, leaves), x)
 
-        self._scores = scores  # the variances of the description are no state of the module
+        self._scores = scores  # the variances of the description are not state of the module
 
     def __call__(self, x: Float[Array, "n numbers"]) -> Array:
         """Scores of the classes."""
@@ -39,13 +39,13 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def to_nnx(model: Any, parameters: Any) -> Network:
-    """A model and its parameters as one `flax.nnx` module.
+    """Convert a model and its parameters to one `flax.nnx` module.
 
     Parameters
     ----------
     model
         A `Classifier`, `SequenceClassifier` or other `Model`.
     parameters
-        As `model.draw` gives them, or trained.
+        From `model.draw`, or trained.
     """
     return Network(model, parameters)

@@ -1,4 +1,4 @@
-"""Lyapunov exponents of the map that a recurrent network iterates while its input stands still."""
+"""Lyapunov exponents of the map that a recurrent network iterates under constant input."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,14 @@ class MapExponents(eqx.Module):
     """The leading exponents of a map along one trajectory."""
 
     values: Float[Array, " count"]
-    """Natural logarithm of the stretch per step; descending up to their standard errors."""
+    """Natural logarithm of the growth per step; descending within standard errors."""
     standard_error: Float[Array, " count"]
     """From the means over blocks of steps."""
     alignment: Float[Array, " count"]
     """1 for exponents that the symmetry protects, else 0: see `sigprop.jacobians.Exponents`."""
     length: Float[Array, ""]
-    """Root mean square of the last state. Where it is zero to rounding no symmetry is broken,
-    and nothing protects an exponent from being that of the vacuum."""
+    """Root mean square of the last state. If it is zero to rounding no symmetry is broken, and the
+    exponents are those of the symmetric state, without protection."""
 
 
 def map_exponents(
@@ -43,15 +43,15 @@ def map_exponents(
     state
         Where the trajectory starts; its dtype is that of the calculation.
     generators
-        Of the symmetry that the map may have: what is protected is found, not assumed.
+        Generators of a possible symmetry: which exponents it protects is measured, not assumed.
     count
         Number of leading exponents, at most width · k.
     discard, steps
-        How long the trajectory and the frame settle, and how long they are averaged over.
+        Number of steps for the trajectory and the frame to settle, and to average over.
 
     Accuracy
     --------
-    Neighbours closer than 1/steps are not told apart. A protected exponent is
+    Neighbours closer than 1/steps are not separated. A protected exponent is
     log(|A z_end|/|A z_start|)/steps: zero up to O(1/steps) on any bounded trajectory that stays
     away from zero.
 

@@ -1,4 +1,4 @@
-"""What a study can measure of its networks beside loss and accuracy, by name."""
+"""Additional measurements of a study besides loss and accuracy, by name."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ from sigprop.experiments._model import apply_parameters
 from sigprop.jacobians import certify, product_log_singular_values
 
 _LOOKED_AT = 2
-"""Test inputs whose Jacobians are taken."""
+"""Number of test inputs whose Jacobians are computed."""
 _LEADING = 16
-"""Exponents of a recurrent network."""
+"""Number of exponents of a recurrent network."""
 
 
 class Measured(eqx.Module):
@@ -27,7 +27,7 @@ class Measured(eqx.Module):
 
 
 Measure = Callable[..., dict[str, Measured]]
-"""(model, parameters, initial, x, labels) ↦ quantities by name. `initial` holds the parameters
+"""(model, parameters, initial, x, labels) ↦ quantities by name. `initial` are the parameters
 before training; x and labels are up to 256 test data. Called inside one compiled program."""
 
 
@@ -46,7 +46,7 @@ def signals(model, parameters, initial, x, labels) -> dict[str, Measured]:
 
 
 def classes(model, parameters, initial, x, labels) -> dict[str, Measured]:
-    """`class_similarity`: the mean cosine of the mean states of two classes, at every turn."""
+    """`class_similarity`: the mean cosine of the mean states of two classes, at every layer."""
     states = model.hidden(parameters, x, keep=True)[1][1:]
     return {
         "class_similarity": Measured(class_similarity(states, labels, model.classes), ("turn",))
@@ -56,7 +56,7 @@ def classes(model, parameters, initial, x, labels) -> dict[str, Measured]:
 def class_similarity(
     states: Float[Array, "turns n width k"], labels: Int[Array, " n"], count: int
 ) -> Float[Array, " turns"]:
-    """The mean cosine of the mean states of two classes that are there."""
+    """The mean cosine of the mean states of two classes, over all classes that occur."""
     member = jax.nn.one_hot(labels, count, dtype=states.dtype, axis=0)
     sums = jnp.einsum("cn,lnuk->lcuk", member, states, precision="highest")
     flat = sums.reshape(*sums.shape[:2], -1)
@@ -68,10 +68,10 @@ def class_similarity(
 
 
 def jacobian(model, parameters, initial, x, labels) -> dict[str, Measured]:
-    """The Jacobian of all turns of a deep classifier in float64, at two inputs.
+    """The Jacobian of all layers of a deep classifier in float64, at two inputs.
 
-    `log_singular_values`; `effective_rank` exp(−Σ p log p), p the shares of their squares in the
-    sum; `exponents`, the QR diagonals over depth; and of the Goldstone identity the
+    Quantities: `log_singular_values`; `effective_rank` exp(−Σ p log p), p the fractions of their
+    squares in the sum; `exponents`, the QR diagonals over depth; and for the Goldstone identity
     `certificate_residual` and the rounding that it may claim.
     """
     exact = jnp.result_type(float)
@@ -110,12 +110,11 @@ def jacobian(model, parameters, initial, x, labels) -> dict[str, Measured]:
 
 
 def exponents(model, parameters, initial, x, labels) -> dict[str, Measured]:
-    """Leading Lyapunov exponents of a recurrent network in float64: `map_exponents`, from the
-    states at the end of two test sequences on.
+    """Leading Lyapunov exponents of a recurrent network in float64: `map_exponents`.
 
-    `free`: without read-in, which leaves W, φ and the gates' own biases, so that the symmetry
-    is whole. `held`: with the input of the last step, over and over; the read-in breaks the
-    symmetry as far as training makes it.
+    They start from the states at the end of two test sequences. `free`: without read-in, which
+    leaves W, φ and the biases of the gates, so that the symmetry is exact. `held`: with the input
+    of the last step repeated; the read-in breaks the symmetry to the extent that training made it.
     """
     exact = jnp.result_type(float)
     parameters = jax.tree.map(lambda leaf: leaf.astype(exact), parameters)
@@ -165,4 +164,4 @@ MEASURES: dict[str, Measure] = {
     "continuity": continuity,
     "projections": projections,
 }
-"""By the names that stand in a study."""
+"""The measurements, by their names in a study."""

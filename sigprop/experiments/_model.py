@@ -1,4 +1,4 @@
-"""A description with weights that are kept: parameters to train."""
+"""A description with stored weights: parameters to train."""
 
 from typing import Any
 
@@ -16,16 +16,16 @@ from theory.numerics import check_count
 
 
 class Parameters(eqx.Module):
-    """What an `Affine` has drawn."""
+    """The weights and biases that an `Affine` has drawn."""
 
     weights: Float[Array, "*layers fan_out fan_in tables"]
     """The real numbers w_a of w = Σ_a w_a e_a (see `theory.WeightLaw`)."""
     bias: Float[Array, "*layers fan_out k"] | None
-    """None where the description has no bias, which would break a symmetry."""
+    """None if the description has no bias, which would break a symmetry."""
 
 
 class _Drawing(Survey[Array]):
-    """Notes the parameters of every `Affine`; the state is a unit's worth of zeros."""
+    """Note the parameters of every `Affine`; the state is zeros for one unit."""
 
     key: Key[Array, "*layers"]
     width: int = eqx.field(static=True)
@@ -53,7 +53,13 @@ class _Drawing(Survey[Array]):
 
 
 def without_zero_biases(network: Part) -> Part:
-    """The description with None for every bias variance that is known to be zero."""
+    """Replace every bias variance that is known to be zero by None.
+
+    Parameters
+    ----------
+    network
+        The description.
+    """
 
     def bare(node):
         if not isinstance(node, Affine):
@@ -69,21 +75,21 @@ def without_zero_biases(network: Part) -> Part:
 class HeldNetwork(Reading[Float[Array, "width k n"]]):
     """A network with given parameters; the state is the signals of n inputs.
 
-    Inputs come last, so that every layer is one matrix product without transposed copies, and
-    every turn of a `Repeat` keeps nothing but the state before it: its activations are found
-    again on the way back, which is faster than to fetch them from memory.
+    Inputs are the last axis, so that every layer is one matrix product without transposed copies.
+    Every layer of a `Repeat` stores only the state before it: its activations are recomputed on
+    the backward pass, which is faster than loading them from memory.
     """
 
     parameters: Any
-    """As `draw_parameters` gives them."""
+    """From `draw_parameters`."""
     probes: Float[Array, "*turns width k n"] | None = None
-    """Added to the signals behind every turn of the outermost `Repeat`: zeros, whose
-    gradient is the backward signal there."""
+    """Added to the signals after every layer of the outermost `Repeat`: zeros, whose gradient is
+    the backward signal there."""
     keep: bool = eqx.field(static=True, default=False)
-    """Note the signals before the outermost `Repeat` and behind every turn of it."""
+    """Note the signals before the outermost `Repeat` and after every layer of it."""
     precision: str = eqx.field(static=True, default="highest")
     inside: bool = eqx.field(static=True, default=False)
-    """Whether this is a part of a turn, or of a branch."""
+    """Whether this is a part of a layer, or of a branch."""
 
     def _at(self, parameters: Any, probes: Any, inside: bool) -> "HeldNetwork":
         return HeldNetwork(parameters, probes, self.keep, self.precision, inside)
@@ -145,8 +151,10 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
 
 def check_trains(network: Part, width: int, components: int) -> None:
-    """Raise an error in one line unless a description maps layers of this size to the same, with
-    weights that training can change."""
+    """Raise a one-line error unless a description maps layers of this size to the same size.
+
+    Its weights must also be trainable.
+    """
     is_recurrent = lambda node: isinstance(node, Recurrent)
     if any(map(is_recurrent, jax.tree.leaves(network, is_leaf=is_recurrent))):
         raise ValueError("`network`: must not be recurrent in a deep network; got a Recurrent")
@@ -172,8 +180,8 @@ def apply_weights(
 ) -> Float[Array, "fan_out k_out n"]:
     """W x for every input, by one real matrix product.
 
-    Real weights act on whole vectors; the others become one matrix of fan_out·k_out rows, which
-    has as many multiplications as the lifted product of the sampler, or fewer.
+    Real weights act on whole vectors. Others become one matrix of fan_out·k_out rows, with at most
+    as many multiplications as the lifted product of the sampler.
     """
     fan_in, k, n = x.shape
     if len(law.table) == 1:
@@ -206,10 +214,12 @@ def draw_parameters(
         The same key and width give the weights of `sigprop.networks.DrawnNetwork`.
     fan_in, width, components
         Units of the input and of a layer, and real components of a unit.
+    dtype
+        Floating-point type of the parameters.
 
     Returns
     -------
-    A tree that mirrors the description, of `Parameters`.
+    A tree of `Parameters` that mirrors the description.
 
     Raises
     ------
@@ -231,7 +241,19 @@ def apply_parameters(
     *,
     precision: str = "highest",
 ) -> Float[Array, "n width k"]:
-    """The network with these parameters, at n inputs."""
+    """Apply a network with these parameters to n inputs.
+
+    Parameters
+    ----------
+    network
+        The description.
+    parameters
+        From `draw_parameters`, or trained.
+    x
+        Shape [inputs, fan_in, components].
+    precision
+        Precision of the matrix products.
+    """
     state = jnp.moveaxis(x, 0, -1)
     reading = HeldNetwork(parameters, precision=precision)
     return jnp.moveaxis(interpret(network, reading, state)[0], -1, 0)

@@ -19,41 +19,41 @@ Kind = Literal["rnn", "gru"]
 class SequenceClassifier(eqx.Module):
     """h_t = φ(W h_{t−1} + U x_t + b), read out at the last steps; or its gated version.
 
-    W is shared over time, with the law of a description: it commutes with the symmetry.
-    U, b and the read-out are ordinary dense maps and break it.
+    W is shared over time, with the law of a description, and commutes with the symmetry. U, b and
+    the read-out are ordinary dense maps and break it.
 
     A "gru" has gates u, r in (0, 1) for every unit:
-    h_t = (1 − u) h_{t−1} + u φ(W (r h_{t−1}) + U x_t + b), where the gates are dense functions
-    of x_t and of what is invariant in h_{t−1}: the norms of its units. With one component they
-    are functions of h_{t−1} itself, as in Cho et al. 2014.
+    h_t = (1 − u) h_{t−1} + u φ(W (r h_{t−1}) + U x_t + b). The gates are dense functions of x_t
+    and of the invariants of h_{t−1}: the norms of its units. With one component they are
+    functions of h_{t−1} itself, as in Cho et al. 2014.
     """
 
     law: WeightLaw
     activation: Activation
     kind: Kind = eqx.field(static=True)
     inputs: int = eqx.field(static=True)
-    """Numbers that come in at one step; a sequence is the rows of [steps, inputs]."""
+    """Number of inputs at one step; a sequence is the rows of [steps, inputs]."""
     features: int = eqx.field(static=True)
-    """Real numbers in h."""
+    """Number of real numbers in h."""
     classes: int = eqx.field(static=True)
     answers: int | None = eqx.field(static=True, default=None)
-    """How many last steps are read, each on its own; None: the last, without an axis for it."""
+    """Number of last steps to read out, each separately; None for the last one, without an axis."""
     precision: str = eqx.field(static=True, default="highest")
 
     @property
     def components(self) -> int:
-        """Real components of a unit."""
+        """Number of real components of a unit."""
         return self.law.components
 
     @property
     def width(self) -> int:
-        """Units of h."""
+        """Number of units of h."""
         return self.features // self.components
 
     def draw(
         self, key: Key[Array, ""], gain: float | Float[Array, ""] = 1.0, dtype: Any = jnp.float32
     ) -> dict[str, Any]:
-        """The parameters at initialisation, the variance of W times gain²."""
+        """The parameters at initialisation, with the variance of W multiplied by gain²."""
         keys = [jax.random.fold_in(key, i) for i in range(4)]
         weights = draw_weights(self.law, keys[1], self.width, self.width, dtype)
         parameters = {
@@ -73,10 +73,10 @@ class SequenceClassifier(eqx.Module):
         probes: Float[Array, "turns n width k"] | None = None,
         keep: bool = False,
     ) -> tuple[Any, Float[Array, "layers n width k"] | None]:
-        """The states that are read, and if `keep` the states behind every step.
+        """The states to read out, and if `keep` the states after every step.
 
-        The first of the latter is that before the first step, all zeros, so that turns are
-        counted as in a deep network.
+        The first of the latter is the state before the first step, all zeros, so that steps are
+        counted like layers of a deep network.
         """
         n = len(x)
         sequence = jnp.moveaxis(x.reshape(n, -1, self.inputs), 0, -1)
@@ -110,7 +110,7 @@ class SequenceClassifier(eqx.Module):
         h: Float[Array, "width k n"],
         x_t: Float[Array, "inputs n"],
     ) -> Float[Array, "width k n"]:
-        """The same with inputs last, as it is fast."""
+        """`step` with inputs on the last axis, which is faster."""
         drive = self._into(parameters["read_in"], x_t).reshape(h.shape)
         if self.kind == "rnn":
             return self.activation(self._turned(parameters, h) + drive, axis=-2)
@@ -125,7 +125,7 @@ class SequenceClassifier(eqx.Module):
         return self.read_out(parameters, self.hidden(parameters, x)[0])
 
     def read_out(self, parameters: dict[str, Any], hidden: Array) -> Array:
-        """Scores from the states that are read."""
+        """Scores from the states to read out."""
         weights, bias = parameters["read_out"]
         flat = hidden.reshape(*hidden.shape[:-2], -1)
         out = jnp.matmul(flat, weights.T, precision=self.precision)

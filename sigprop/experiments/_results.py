@@ -1,4 +1,4 @@
-"""What is stored of a network that was trained, and the results of a study."""
+"""Stored results of trained networks and of a study."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ REASONS = {0: "", 1: "the loss was not finite", 2: "a gradient was not finite"}
 
 
 class Record(eqx.Module):
-    """What is measured of a network at one step."""
+    """Measurements of a network at one step."""
 
     step: Int[Array, ""]
     failed: Int[Array, ""]
     batch_loss: Float[Array, ""]
     test_loss: Float[Array, ""]
     test_accuracy: Float[Array, ""]
-    """Right answers."""
+    """Number of right answers."""
     test_success: Float[Array, ""]
-    """Inputs all of whose answers are right."""
+    """Number of inputs all of whose answers are right."""
     measured: dict[str, Measured]
 
 
@@ -69,10 +69,17 @@ def member_dataset(records: Record, parameters: int) -> xr.Dataset:
 
 
 def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
-    """What is ready of a study, with axes architecture, gain, learning_rate, seed and record.
+    """Collect the results of a study, with axes architecture, gain, learning_rate, seed and record.
 
-    Networks that are missing are NaN, and `ready` says 0. Axes of what is measured have the
-    size of the largest, NaN where a network has less.
+    Missing networks are NaN, with `ready` 0. Axes of measurements have the size of the largest;
+    values are NaN where a network has fewer.
+
+    Parameters
+    ----------
+    study
+        The study.
+    folder
+        The folder in which it was trained.
     """
     folder = Path(folder).resolve()
     axes = {

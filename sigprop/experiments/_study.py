@@ -1,4 +1,4 @@
-"""A training study as data: what is trained, on what, and how."""
+"""A training study as data: what to train, on what, and how."""
 
 import dataclasses
 import hashlib
@@ -34,53 +34,53 @@ SHORTHAND = {
     "normalisation": "none",
     "same_entries": False,
 }
-"""What these fields are where nothing else is said, and no `description` is given."""
+"""Defaults of these fields if no `description` is given."""
 _UNREAD = {
     "rnn": ("residual", "normalisation"),
     "gru": ("residual", "normalisation"),
     "block": ("weights", "same_entries"),
     "transformer": tuple(SHORTHAND),
 }
-"""The fields that say nothing of a cell."""
+"""The fields that do not affect a recurrent cell."""
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The interior of a deep classifier, or a recurrent cell.
 
-    It is a `description`; or a shorthand, the fields from `components` to `same_entries`, which
-    builds one of weight variance 1, so that the gain of a study is its σ_w, and 1 the transition
-    of every architecture with φ'(0) = 1; unless `same_entries`.
+    It is a `description`, or a shorthand: the fields from `components` to `same_entries`, which
+    build one of weight variance 1. The gain of a study is then its σ_w, and the transition of
+    every architecture with φ'(0) = 1 is at gain 1 (except with `same_entries`).
     """
 
     name: str
     components: Count | None = None
-    """Real components k of a unit: 1 if nothing is said."""
+    """Number k of real components of a unit, 1 by default."""
     mixing: str | None = None
-    """What weights between units are: numbers of this algebra ("real" if nothing is said), or any
-    k×k matrix (dense)."""
+    """The weights between units: numbers of this algebra ("real" by default), or any k×k matrix
+    ("dense")."""
     activation: str | None = None
-    """ "radial PROFILE" of whole units ("radial tanh" if nothing is said), or the name of an
-    activation of every real component."""
+    """ "radial PROFILE" of whole units ("radial tanh" by default), or the name of an activation of
+    every real component."""
     weights: str | None = None
-    """ "gaussian" (if nothing is said), "orthogonal" or "sparse:DENSITY": at initialisation."""
+    """ "gaussian" (the default), "orthogonal" or "sparse:DENSITY", at initialisation."""
     residual: bool | None = None
     normalisation: Literal["none", "layer", "rms"] | None = None
-    """In front of every activation, without gain."""
+    """Normalisation before every activation, without gain."""
     same_entries: bool | None = None
     """Dense weights whose entries have the variance of the entries of real weights between
     units of k components at the same gain, as in the code released with Iqbal et al. 2026:
     their weight variance is k σ_w²."""
     features: Count | None = None
-    """Real numbers in a hidden layer, if not those of the study."""
+    """Number of real numbers in a hidden layer, by default that of the study."""
     cell: Literal["deep", "rnn", "gru", "block", "transformer"] = "deep"
-    """A deep network, or a recurrent one that reads its input step by step; a deep one of layers
+    """A deep network; a recurrent one that reads its input step by step; a deep one of layers
     [h +] φ(W norm(h)), see `BlockClassifier`; or a language model, see `Transformer`. The last two
     have no description."""
     description: Any = None
-    """Any hidden layer, instead of the shorthand; of a deep network also the whole of it, with the
-    depth of the study. A part, its dictionary, or the name of its file, as in `sigprop.Sweep`; kept
-    as the text of the dictionary. A recurrent cell takes a φ and a W: see `theory.layer`."""
+    """Any hidden layer, instead of the shorthand; for a deep network also all of it, with the depth
+    of the study. A part, its dictionary, or the name of its file, as in `sigprop.Sweep`; stored as
+    the text of the dictionary. A recurrent cell takes φ and W from it: see `theory.layer`."""
 
     def __post_init__(self):
         check_fields(self)
@@ -149,7 +149,7 @@ class Architecture:
 
     @property
     def units(self) -> int:
-        """Real components of a unit."""
+        """Number of real components of a unit."""
         from theory.description import components
 
         return components(self.part)
@@ -161,7 +161,7 @@ class Architecture:
         Raises
         ------
         ValueError
-            If the description says more.
+            If the description contains anything else.
         """
         from theory import Affine, Chain, Pointwise
 
@@ -181,10 +181,10 @@ class Architecture:
     def interior(self, depth: int) -> "Part":
         """A deep network of `depth` hidden layers at gain 1.
 
-        The weights that a layer ends with, and the layer, `depth` − 1 times. Behind the last one
-        stands once more what a layer does before its weights, a norm and φ: the read-out takes
-        what the weights of one more layer would. A whole network that goes on behind its `Repeat`
-        is taken as it is.
+        It consists of the last weights of the layer, then the layer `depth` − 1 times, and then
+        again what the layer does before its weights (normalisation and φ), since the read-out
+        takes the place of the weights of one more layer. A whole network that continues after its
+        `Repeat` is used as it is.
 
         Raises
         ------
@@ -212,37 +212,37 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Study:
-    """Classifiers trained from every gain at every learning rate, from several seeds."""
+    """Classifiers trained from every gain at every learning rate, with several seeds."""
 
     architectures: tuple[Architecture, ...]
     data: str = "digits"
-    """ "digits" (scikit-learn's), a folder of IDX files (MNIST, Fashion-MNIST); "copy": ten tokens
-    to be repeated after a delay, for recurrent cells; or "python": the sources of Python's
+    """ "digits" (those of scikit-learn), a folder of IDX files (MNIST, Fashion-MNIST); "copy": ten
+    tokens to be repeated after a delay, for recurrent cells; or "python": the sources of Python's
     standard library, for transformers."""
     permuted: bool = False
-    """Take the pixels in a random order: it matters to recurrent cells."""
+    """Read the pixels in a random order, which matters to recurrent cells."""
     delay: Count = 25
     """Longest delay of the copy task."""
     depth: Several = 100
-    """Hidden layers; where an architecture describes a whole network, one more than its turns."""
+    """Hidden layers; if an architecture describes a whole network, one more than it repeats."""
     features: Count = 64
     gains: tuple[Positive, ...] = (1.2,)
-    """Factors g of every hidden weight at initialisation: they multiply every weight variance of a
-    description by g², and no bias. What reads the data, the gates of a GRU and the read-out have no
-    gain; in transformers, which have no description, every matrix has."""
+    """Factors g on all hidden weights at initialisation: they multiply every weight variance of a
+    description by g², and no bias. The read-in, the gates of a GRU and the read-out have no gain;
+    in transformers, which have no description, every matrix has one."""
     learning_rates: tuple[Positive, ...] = (1e-4, 3e-4, 1e-3)
     seeds: tuple[Seed, ...] = (0, 1, 2)
     epochs: Count = 5
     batch: Several = 256
     optimiser: Literal["adam", "sgd"] = "adam"
     records: Several = 12
-    """How often the networks are measured: at steps in geometric progression, and at the end."""
+    """Number of measurements: at steps in geometric progression, and at the end."""
     precision: Literal["highest", "high", "default"] = "highest"
-    """Of matrix products."""
+    """Precision of matrix products."""
     measures: tuple[str, ...] = ("signals",)
-    """What is measured beside loss and accuracy: names in `MEASURES`."""
+    """Measurements besides loss and accuracy: names in `MEASURES`."""
     train_count: Count | None = None
-    """Images to train on, None for all."""
+    """Number of training images, None for all."""
 
     def __post_init__(self):
         check_fields(self)
@@ -295,12 +295,12 @@ class Member:
 
     @property
     def key(self) -> str:
-        """A name made of everything that decides the result.
+        """A name made of everything that determines the result.
 
-        The network enters as the dictionary of its description, however it was given, in the
-        single precision of training, and with the content of files instead of their names. Fields
-        of the study at their defaults are left out, so that a new field renames nothing; so are its
-        axes, the name of the architecture, and where a folder of data lies.
+        The network enters as the dictionary of its description, however it was specified, in the
+        single precision of training, and with the contents of files instead of their names. Fields
+        of the study with default values are left out, so that a new field renames nothing; so are
+        its axes, the name of the architecture, and the location of a data folder.
         """
         study, own = _chosen(self.study), self.architecture
         for name in ("architectures", "gains", "learning_rates", "seeds", "features"):
@@ -315,7 +315,7 @@ class Member:
         if own.cell in ("block", "transformer"):
             content["words"] = {name: getattr(own, name) for name in SHORTHAND}
         else:
-            study.pop("depth", None)  # the description holds it
+            study.pop("depth", None)  # the description contains it
             table = json.dumps(portable(_table(own, self.study.depth)))
             content["network"] = json.loads(table, parse_float=lambda x: float(np.float32(x)))
         text = json.dumps(content, sort_keys=True)
@@ -332,7 +332,7 @@ def _table(architecture: Architecture, depth: int) -> dict[str, Any]:
 
 
 def _chosen(fields: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are not at their defaults."""
+    """The fields of a dataclass that differ from their defaults."""
     return {
         field.name: getattr(fields, field.name)
         for field in dataclasses.fields(fields)
@@ -341,15 +341,22 @@ def _chosen(fields: Any) -> dict[str, Any]:
 
 
 def read_study(path: str | PathLike[str], **instead: Any) -> Study:
-    """A study from a TOML file, whose names are the fields of `Study` and `Architecture`.
+    """Read a study from a TOML file, whose names are the fields of `Study` and `Architecture`.
 
-    The `description` of an architecture is a table, or the name of a file, from the folder of this
-    one; `network` is another word for the latter. Keywords take the place of what the file says.
+    The `description` of an architecture is a table, or the name of a file relative to the folder
+    of this one; `network` is another word for the latter.
+
+    Parameters
+    ----------
+    path
+        The file.
+    **instead
+        Fields that override those of the file.
 
     Raises
     ------
     ValueError
-        Names what cannot be read, an unknown field, or one out of range.
+        If the file cannot be read, or a field is unknown or out of range. The message names it.
     """
     content = read_toml(path)
     tables = content.pop("architecture", [])

@@ -39,8 +39,11 @@ from theory.numerics import Report, counter
 
 @runtime_checkable
 class Model(Protocol):
-    """What a study trains. Modules with these methods are enough for loss and accuracy; each of
-    `MEASURES` says what else it calls."""
+    """A model that a study can train.
+
+    Modules with these methods are enough for loss and accuracy. Each of `MEASURES` documents what
+    else it calls.
+    """
 
     def draw(self, key: Key[Array, ""], gain: Any = 1.0) -> Any:
         """The parameters at initialisation, a pytree of arrays in float32."""
@@ -52,27 +55,27 @@ class Model(Protocol):
 
 
 _PROBED = 256
-"""Test data on which `MEASURES` look."""
+"""Number of test data for `MEASURES`."""
 _TEST_BLOCK = 1000
 _SAVING = threading.Lock()
-"""Orbax counts its operations for the whole process."""
+"""Orbax counts its operations per process."""
 
 
 class Progressing(eqx.Module):
-    """One network on its way: everything that the rest of its training depends on."""
+    """One network in training: everything that the rest of its training depends on."""
 
     parameters: Any
     moments: Any
-    """The optimiser's."""
+    """State of the optimiser."""
     step: Int[Array, ""]
     failed: Int[Array, ""]
-    """A key of `REASONS`; if not 0, the network stays as it was before that step."""
+    """A key of `REASONS`; if it is not 0, the network stays as it was before that step."""
     loss: Float[Array, ""]
-    """Of the last batch."""
+    """Loss of the last batch."""
 
 
 def load_data(study: Study) -> Labelled:
-    """What a study learns."""
+    """The data of a study."""
     if study.data == "copy":
         return copy_task(study.delay, study.train_count or 10_000)
     if study.data == "python":
@@ -84,7 +87,7 @@ def load_data(study: Study) -> Labelled:
 def model_of(
     study: Study, architecture: Architecture, data: Labelled
 ) -> Classifier | SequenceClassifier | BlockClassifier | Transformer:
-    """The network that an architecture makes for these data, at gain 1."""
+    """The network of an architecture for these data, at gain 1."""
     features = architecture.features or study.features
     if architecture.cell == "deep":
         interior, numbers = architecture.interior(study.depth), data.train.shape[1]
@@ -122,14 +125,14 @@ def optimiser_of(study: Study) -> optax.GradientTransformation:
 
 
 def record_steps(study: Study, data: Labelled) -> list[int]:
-    """When the networks are measured: before training, and from step 1 in geometric progression."""
+    """When to measure: before training, and from step 1 in geometric progression."""
     total = steps_per_epoch(study, data) * study.epochs
-    steps = np.geomspace(total, 1, study.records - 1).round().astype(int)  # one alone is the end
+    steps = np.geomspace(total, 1, study.records - 1).round().astype(int)  # a single one is the end
     return [0, *(int(step) for step in np.unique(steps))]
 
 
 def steps_per_epoch(study: Study, data: Labelled) -> int:
-    """Whole batches in the images to train on."""
+    """Number of whole batches in the training images."""
     if study.batch > len(data.train):
         raise ValueError(
             f"`batch`: must be at most {len(data.train)}, the images to train on; got {study.batch}"
@@ -160,9 +163,9 @@ def advance(
     seed: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> Progressing:
-    """Train to step `stop`, in the epoch of the first step.
+    """Train to step `stop`, within the epoch of the first step.
 
-    A step whose loss or gradient is not finite is not taken, and none after it.
+    If the loss or the gradient is not finite, that step and all later ones are skipped.
     """
     optimiser = optimiser_of(study)
     per_epoch = steps_per_epoch(study, data)
@@ -180,7 +183,7 @@ def advance(
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)]
         good = jnp.isfinite(functools.reduce(jnp.add, squares))
         failed = jnp.where(jnp.isfinite(loss), jnp.where(good, 0, 2), 1).astype(jnp.int32)
-        with jax.numpy_dtype_promotion("standard"):  # as optax needs it
+        with jax.numpy_dtype_promotion("standard"):  # required by optax
             direction, moments = optimiser.update(gradient, state.moments)
         moved = jax.tree.map(lambda p, d: p - rate * d, state.parameters, direction)
         parameters, moments = jax.tree.map(
@@ -202,7 +205,7 @@ def measure(
     gain: Float[Array, ""],
     seed: Int[Array, ""],
 ) -> Record:
-    """Test a network, and measure what the study asks for."""
+    """Test a network, and take the measurements of the study."""
     count = len(data.test)
     blocks = -(-count // _TEST_BLOCK)
     size = -(-count // blocks)
@@ -252,12 +255,12 @@ def _measure(classifier, study, data, states, gains, seeds, each):
 
 
 def one_by_one(fn: Callable, *leading: Any) -> Any:
-    """The function on every member, one after the other: on a CPU."""
+    """Apply the function to the members one after the other, for a CPU."""
     return jax.lax.map(lambda member: fn(*member), leading)
 
 
 def side_by_side(fn: Callable, *leading: Any) -> Any:
-    """The function on every member at once: on an accelerator."""
+    """Apply the function to all members at once, for an accelerator."""
     return jax.vmap(fn)(*leading)
 
 
@@ -269,29 +272,28 @@ def train(
     checkpoint_seconds: float = 10.0,
     progress: Report | None = None,
 ) -> xr.Dataset:
-    """Train every network of a study, or what of it is missing in a folder.
+    """Train all networks of a study that are missing in a folder.
 
     Parameters
     ----------
     study
         What to train.
     folder
-        Holds one Zarr store for every network that is ready, and checkpoints of those that are
-        not. A run that is stopped, however it is stopped, goes on from there
-        and ends with the same bits.
+        Contains one Zarr store for every finished network, and checkpoints of the others. A run
+        that is stopped in any way resumes from there and ends with the same bits.
     members_at_once
-        Networks in one compiled program: by default 1 on a CPU, where two programs run at a
-        time, and 64 elsewhere. It can change the last bits on an accelerator.
+        Networks in one compiled program: by default 1 on a CPU, where two programs run at once,
+        and 64 elsewhere. It can change the last bits on an accelerator.
     checkpoint_seconds
-        A checkpoint is written at the end of an epoch if the last one is at least this old: writing
-        one takes a tenth of a second, as long as many an epoch.
+        A checkpoint is written at the end of an epoch if the last one is at least this old. Writing
+        one takes a tenth of a second, which is longer than many epochs.
     progress
         Called with a `theory.numerics.Progress` of steps.
 
     Returns
     -------
     xr.Dataset
-        As `study_dataset`.
+        As from `study_dataset`.
 
     Raises
     ------
@@ -367,7 +369,7 @@ def _train_chunk(
     checkpoint_seconds: float,
     note: Callable[[int], None],
 ) -> None:
-    """Train some networks of one architecture, from their last checkpoint on."""
+    """Train some networks of one architecture, starting from their last checkpoint."""
     study, architecture = chunk[0].study, chunk[0].architecture
     padded = chunk + [chunk[-1]] * (size - len(chunk))
     each = one_by_one if on_cpu else side_by_side
@@ -429,7 +431,7 @@ def _train_chunk(
 
 
 def _full_and_empty(tree: Any) -> tuple[list[Any], list[Any]]:
-    """The leaves of a tree with and without entries: Orbax saves none of the latter."""
+    """The leaves of a tree with and without entries; Orbax cannot save the latter."""
     leaves = jax.tree.leaves(tree)
     return [x for x in leaves if x.size], [x for x in leaves if not x.size]
 

@@ -1,4 +1,4 @@
-"""A small language model on bytes: attention with Q, K, V, O and a gated MLP, RMS norms."""
+"""A small language model on bytes: attention with Q, K, V, O and a gated MLP, RMS normalisation."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 BYTES = 256
 PROJECTIONS = ("query", "key", "value", "out", "gate", "up", "down")
-"""The first three, gate and up read the stream; out and down write to it."""
+"""The first three, gate and up read from the residual stream; out and down write to it."""
 
 
 class _Layer(nnx.Module):
@@ -61,13 +61,13 @@ class _Network(nnx.Module):
 
 
 class Transformer(eqx.Module):
-    """Predicts the next byte at every step, as Llama is built (Touvron et al. 2023)."""
+    """Predict the next byte at every step, with the architecture of Llama (Touvron et al. 2023)."""
 
     features: int = eqx.field(static=True)
     depth: int = eqx.field(static=True)
     heads: int = eqx.field(static=True, default=4)
     deviation: float = eqx.field(static=True, default=0.02)
-    """Of all weights at gain 1."""
+    """Standard deviation of all weights at gain 1."""
 
     def _parts(self) -> tuple[Any, Any]:
         """The graph of the module, and its state without numbers."""
@@ -99,7 +99,7 @@ class Transformer(eqx.Module):
             return nnx.merge(graph, state)(x.astype(jnp.int32))
 
     def projections(self, parameters: dict[str, Any]) -> dict[str, Float[Array, "depth out in"]]:
-        """By name, the matrices of all layers, [outputs, inputs]."""
+        """The matrices of all layers by name, [outputs, inputs]."""
         layers = parameters["layers"]
         stack = lambda name: jnp.stack([layers[i][name]["kernel"].T for i in range(self.depth)])
         return {name: stack(name) for name in PROJECTIONS}

@@ -1,4 +1,4 @@
-"""One style, and every figure."""
+"""All figures, in one style."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The figure of a comparison, drawn from the data set that is stored."""
+"""The figure of a comparison, drawn from the stored data set."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -30,7 +30,7 @@ from theory import OBSERVABLES
 
 
 def comparison_figure(comparison: Comparison | xr.Dataset, *, caption: str = "") -> Figure:
-    """Draw theory and simulation layer by layer, and how far apart they are.
+    """Draw theory and simulation layer by layer, and their distance.
 
     One panel per observable shows its first cell (input 1, inputs 1 and 2); the last panel
     shows z of every cell.
@@ -105,8 +105,8 @@ def _label(dataset: xr.Dataset, name: str) -> str:
 def _places(layer: np.ndarray, i: int, series: int) -> tuple[np.ndarray, np.ndarray]:
     """Which layers series i of several shows, and where, so that no marker hides another.
 
-    In shallow networks that is all layers, a little to the side; in deep ones each series has
-    layers of its own.
+    In shallow networks it shows all layers, slightly displaced; in deep ones each series has its
+    own layers.
     """
     if len(layer) <= 5 * series:
         at = np.arange(len(layer))

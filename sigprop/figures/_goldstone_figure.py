@@ -1,4 +1,4 @@
-"""The figure of `sigprop goldstone`, drawn from the data set that is stored."""
+"""The figure of `sigprop goldstone`, drawn from the stored data set."""
 
 from typing import Any
 
@@ -21,12 +21,15 @@ PAIRS = {
 }
 POINTS: dict[str, Any] = {"ms": 3, "mfc": "white", "elinewidth": 0.7, "linestyle": "none"}
 _RESOLVED = 4.0
-"""An angle is drawn where the overlap is this many standard errors long."""
+"""Least overlap, in standard errors, at which an angle is drawn."""
 
 
 def goldstone_figure(dataset: xr.Dataset, *, caption: str = "") -> Figure:
-    """Draw what `goldstone_study` gives: order parameter, multipliers, exponents, two pairs of
-    inputs through depth, and the certificate."""
+    """Draw a data set from `goldstone_study`.
+
+    Panels show order parameter, multipliers, exponents, two pairs of inputs through depth, and the
+    certificate.
+    """
     with styled():
         figure = Figure(figsize=(WIDTH, 4.9), layout="constrained")
         panels = figure.subplots(2, 3)
@@ -65,7 +68,7 @@ def order_parameter_panel(
 
 
 def multipliers_panel(panel: Axes, dataset: xr.Dataset) -> None:
-    """Factors per layer of a small difference of two inputs, by sector."""
+    """Factors per layer on a small difference of two inputs, by sector."""
     for name, color, style, label in SECTORS:
         if np.any(np.isfinite(dataset[name])):
             panel.plot(dataset["weight_variance"], dataset[name], style, color=color, label=label)
@@ -74,7 +77,7 @@ def multipliers_panel(panel: Axes, dataset: xr.Dataset) -> None:
 
 
 def exponents_panel(panel: Axes, dataset: xr.Dataset) -> None:
-    """Leading exponents of one network; filled where they are aligned with the generators."""
+    """Leading exponents of one network; filled if they are aligned with the generators."""
     index = np.arange(1, dataset.sizes["direction"] + 1)
     value, error = dataset["exponent"].values, dataset["exponent_standard_error"].values
     aligned = dataset["exponent_alignment"].values > 0.5
@@ -116,7 +119,7 @@ def pair_panels(
 
 
 def _scales(overlap: Axes, rotation: Axes, dataset: xr.Dataset) -> None:
-    """Logarithmic where something decays, no further down than networks can show."""
+    """Use a logarithmic scale if something decays, down to what networks can resolve."""
     mean, error = dataset["overlap_mean"], dataset["overlap_standard_error"]
     lowest = float(mean.where(mean > _RESOLVED * error).min())
     overlap.set_ylim(0.4 * lowest, 1.5)
@@ -133,7 +136,7 @@ def _scales(overlap: Axes, rotation: Axes, dataset: xr.Dataset) -> None:
 
 
 def certificate_panel(panel: Axes, dataset: xr.Dataset) -> None:
-    """The residual of J(Ax) = A f(x), and what rounding explains of it."""
+    """The residual of J(Ax) = A f(x), and the part that rounding explains."""
     index = np.arange(1, dataset.sizes["generator"] + 1)
     residual = dataset["certificate_residual"].values
     claim = dataset["certificate_claim"].values

@@ -1,4 +1,4 @@
-"""The figure of a phase diagram, drawn from the data set that is stored."""
+"""The figure of a phase diagram, drawn from the stored data set."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -58,7 +58,7 @@ LABELS = {
 _QUANTITIES = ("length", "correlation", "slope", "depth_scale_correlation", "depth_scale_length")
 _SECTORS = ("length", "order_parameter", "trace", "goldstone", "depth_scale_goldstone")
 _AT_LENGTH = ("slope", "trace", "goldstone")
-"""What has a limit for diverging lengths, which belongs to no fixed point."""
+"""Quantities that have a limit for diverging lengths, which does not belong to a fixed point."""
 _DIVERGES = ("white", "\\\\\\\\", "the length diverges")
 
 
@@ -71,26 +71,26 @@ def phase_diagram_figure(
 ) -> Figure:
     """Draw phases, fixed points and depth scales over two parameters.
 
-    Where the length diverges χ and λ are those of q → ∞ and not drawn. The edge of chaos is
-    solid where its points attract lengths, dashed where they repel them: no network comes to
-    rest there.
+    If the length diverges, χ and λ are those of q → ∞ and are not drawn. The edge of chaos is
+    solid where its points attract lengths, and dashed where they repel them, so that no network
+    is found there.
 
     Parameters
     ----------
     dataset
-        Made by `theory.phase_diagram` or `theory.sector_diagram` over two axes, the first of
-        which is drawn across.
+        From `theory.phase_diagram` or `theory.sector_diagram`, over two axes; the first is
+        horizontal.
     line
-        The edge of chaos, drawn where the axes are the two variances.
+        The edge of chaos, drawn if the axes are the two variances.
     points
-        Places to mark: (across, up, name).
+        Places to mark: (horizontal, vertical, name).
     caption
         Text under the panels.
 
     Raises
     ------
     ValueError
-        If the data set has not two axes of two points or more.
+        Unless the data set has two axes of two points or more.
     """
     across, up = _two_axes(dataset)
     if (across, up) != ("weight_variance", "bias_variance"):
@@ -171,7 +171,7 @@ def _quantity_panel(figure: Figure, panel: Axes, dataset: xr.Dataset, name: str)
 
 
 def _outline(dataset: xr.Dataset, where: np.ndarray) -> MplPath:
-    """The cells that are True, as one path: one hatch, which is drawn at once."""
+    """The cells that are True, as one path with one hatch, which is drawn at once."""
     x, y = (_edges(dataset[name]) for name in _two_axes(dataset))
     i, j = np.nonzero(where)
     corners = [(x[i + a], y[j + b]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
@@ -179,7 +179,7 @@ def _outline(dataset: xr.Dataset, where: np.ndarray) -> MplPath:
 
 
 def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, str]:
-    """The colour scale of a quantity, and at which end values go beyond it."""
+    """The colour scale of a quantity, and at which end values exceed it."""
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     positive = finite[finite > 0]
@@ -199,7 +199,7 @@ def _scale(name: str, values: np.ndarray) -> tuple[Normalize, str | Colormap, st
 
 
 def _pieces(line: CriticalLine) -> list[tuple[str, Literal["-", "--"], np.ndarray]]:
-    """Label, line style and which points of the edge of chaos are of a kind."""
+    """Label, line style and points for each kind of piece of the edge of chaos."""
     kinds = np.asarray(line.stability)
     shown = np.isfinite(np.asarray(line.bias_variance.value))
     repels = (kinds == Stability.UNSTABLE) & shown

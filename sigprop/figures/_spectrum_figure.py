@@ -1,4 +1,4 @@
-"""The figure of `sigprop spectrum`, drawn from the data set that is stored."""
+"""The figure of `sigprop spectrum`, drawn from the stored data set."""
 
 import numpy as np
 import xarray as xr
@@ -11,7 +11,7 @@ _BARS = "#A6CBE3"
 
 
 def spectrum_figure(dataset: xr.Dataset, *, caption: str = "") -> Figure:
-    """Draw what `spectrum_study` gives: densities, quantiles and moments, theory on networks."""
+    """Draw a data set from `spectrum_study`: densities, quantiles, moments; theory and networks."""
     with styled():
         figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
         panels = figure.subplots(2, 2)
@@ -43,7 +43,7 @@ def linear_panel(panel: Axes, dataset: xr.Dataset) -> None:
     density = dataset["density_theory"].values / np.exp(x)
     panel.plot(np.exp(x)[known], density[known], color=VERMILLION, label="theory")
     mean = dataset["bin_density_mean"].values
-    # A smooth curve reaches below the first bin; what no bin shows is not drawn.
+    # A smooth curve extends below the first bin; values below all bins are not drawn.
     drawn = mean[mean > 0]
     panel.set(yscale="log", ylim=(0.5 * drawn.min(), 3 * drawn.max()))
     panel.set(xlabel="singular value $s/s_+$", ylabel="density of $s/s_+$")
@@ -52,7 +52,7 @@ def linear_panel(panel: Axes, dataset: xr.Dataset) -> None:
 
 
 def log_panel(panel: Axes, dataset: xr.Dataset) -> None:
-    """The density of log s, and where theory says that it ends."""
+    """The density of log s, and the theoretical edges."""
     _bars(panel, dataset, "log_bin")
     known = np.isfinite(dataset["density_theory_error"].values)
     x, density = dataset["curve"].values[known], dataset["density_theory"].values[known]
@@ -86,7 +86,7 @@ def quantile_panel(panel: Axes, dataset: xr.Dataset) -> None:
 
 
 def moment_panel(panel: Axes, dataset: xr.Dataset) -> None:
-    """Moments of JJᵀ over theory's."""
+    """Moments of JJᵀ divided by their theoretical values."""
     order = dataset["order"].values
     mean = dataset["moment_relative_mean"].values
     error = dataset["moment_relative_standard_error"].values

@@ -1,4 +1,4 @@
-"""The look of every figure, and its caption."""
+"""The style of all figures, and their captions."""
 
 import textwrap
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 WIDTH = 7.0
 """Inches across two columns of a journal."""
 _CAPTION = 132
-"""Characters in a line of a caption of that width."""
+"""Number of characters in a line of a caption of that width."""
 
-# Okabe and Ito's colours, told apart by colour-blind readers.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 
@@ -22,7 +22,7 @@ MARKERS = "os^vP*X"
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The look of the figures; wanted while they are drawn and while they are saved."""
+    """Apply the style of the figures, both while drawing and while saving."""
     look: dict[Any, Any] = {
         "font.size": 8,
         "axes.titlesize": 8,

@@ -31,24 +31,24 @@ _SHORT = {
 }
 _CONTINUOUS = ("weight_variance", "bias_variance", "input_length", "input_correlation")
 _LINE = 49
-"""Points of a line of theory."""
+"""Number of points of a theoretical line."""
 _MARKERS = "os^vDP*X"
 
 
 @dataclass(frozen=True)
 class View:
-    """What of a sweep is shown."""
+    """The part of a sweep that is shown."""
 
     observable: str
     against: str
     by: str | None
-    """The axis that tells the series apart."""
+    """The axis that distinguishes the series."""
     at: Mapping[str, Any]
     """Values of all other axes and of the layer."""
     input: int = 0
     """Which input, or pair of inputs."""
     label: str = ""
-    """Of the observable, on the axis."""
+    """Symbol of the observable, for the axis."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Series:
     mean: np.ndarray
     standard_error: np.ndarray
     theory: np.ndarray
-    """At the same x."""
+    """Theory at the same x."""
     line: tuple[list[Any], np.ndarray]
-    """Theory at more x, to be drawn."""
+    """Theory at more x, for drawing."""
 
 
 def choose(
@@ -75,12 +75,12 @@ def choose(
     at: Mapping[str, Any],
     index: int,
 ) -> View:
-    """A view of a sweep; what is not said is the first that there is.
+    """Choose a view of a sweep; by default the first possibility.
 
     Raises
     ------
     ValueError
-        Names what is not in the sweep.
+        If something is not in the sweep. The message names it.
     """
     names = [record.name for record in sweep.records]
     observable = observable or names[0]
@@ -132,7 +132,7 @@ def _nearest(name: str, values: tuple, wanted: Any) -> Any:
 
 
 def series_of(sweep: Sweep, summary: xr.Dataset, view: View) -> list[Series]:
-    """The numbers of a view, with theory beside them."""
+    """The numbers of a view, with theory."""
     axes = {**sweep.axes, "layer": sweep.kept_layers}
     labels = axes[view.by] if view.by is not None else (None,)
     xs = list(axes[view.against])
@@ -185,7 +185,7 @@ def sweep_figure(view: View, series: list[Series], caption: str) -> Figure:
             x, order = across(one.line[0]), np.argsort(across(one.line[0]))
             if view.by != "width":
                 panel.plot(x[order], one.line[1][order], color=colour, linewidth=1)
-            elif i == 0:  # theory knows no width
+            elif i == 0:  # theory does not depend on the width
                 panel.plot(x[order], one.line[1][order], color=BLACK, linewidth=1)
             name = None if view.by is None else _SHORT.get(view.by, view.by)
             panel.errorbar(
@@ -216,7 +216,7 @@ def _text(value: Any) -> str:
 
 
 def caption_of(sweep: Sweep, view: View, series: list[Series]) -> str:
-    """What a view shows, for the text under its figure."""
+    """Describe a view, for the text under its figure."""
     fixed = {name: sweep.values(name)[0] for name in sweep.axis_names if name not in sweep.axes}
     fixed = {name: value for name, value in {**fixed, **view.at}.items() if value is not None}
     words = ["described"] * (sweep.description is not None)

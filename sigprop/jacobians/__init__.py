@@ -1,4 +1,4 @@
-"""Singular values and exponents of finite networks, and what their symmetry protects."""
+"""Singular values and exponents of finite networks, and the modes that symmetry protects."""
 
 import lazy_loader
 

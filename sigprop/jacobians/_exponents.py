@@ -1,8 +1,8 @@
 """Leading Lyapunov exponents of one network, and which of them the symmetry protects.
 
-Notation: Q_l an orthonormal frame of tangents behind layer l, J_l Q_{l-1} = Q_l R_l with R_l
-upper triangular; exponent i is the mean over depth of log R_l[i, i]. The first j columns of
-Q_l span what grows fastest in j dimensions, V_j, whatever frame they started from.
+Notation: Q_l is an orthonormal frame of tangents after layer l, and J_l Q_{l-1} = Q_l R_l with R_l
+upper triangular. Exponent i is the mean over depth of log R_l[i, i]. The first j columns of Q_l
+span V_j, the fastest-growing subspace of j dimensions, whatever the initial frame.
 """
 
 import dataclasses
@@ -43,46 +43,46 @@ from theory.numerics import (
 from theory.phases import generators
 
 _BLOCKS = 16
-"""Stretches of depth whose means give the standard error."""
+"""Blocks of depth whose means give the standard error."""
 _OUT = 1e-3
-"""A direction with this part left outside V_j counts as half inside."""
+"""A direction with this part outside V_j counts as half inside."""
 
 
 class Exponents(eqx.Module):
     """Leading Lyapunov exponents of one network along one trajectory."""
 
     values: Float[Array, " count"]
-    """Natural logarithm of the stretch per layer; descending up to their standard errors."""
+    """Natural logarithm of the growth per layer; descending within standard errors."""
     standard_error: Float[Array, " count"]
-    """From the means over blocks of depth: of the average over depth, not over networks."""
+    """Of the average over depth (not over networks), from the means over blocks of depth."""
     alignment: Float[Array, " count"]
-    """By how much direction i raises the number of dimensions that V_i shares with the
-    generators' directions A z: 1 for exponents that the symmetry protects and 0 for others,
-    between where depth has not told neighbours apart. The sum is at most the number of
-    broken generators."""
+    """By how much direction i increases the number of dimensions that V_i shares with the
+    directions A z of the generators: 1 for exponents that the symmetry protects, 0 for others,
+    and in between if the depth is too small to separate neighbours. The sum is at most the number
+    of broken generators."""
     expected: Float[Array, " generators"]
-    """log(|A z_L|/|A z_0|)/L, of root mean squares over units: the exponents of the generators'
-    directions, by equivariance; without a bias, J takes A z_0 to A z_L. Like what follows, NaN
-    where z_L is too small for its type."""
+    """log(|A z_L|/|A z_0|)/L, of root mean squares over units: the exponents along the directions
+    of the generators, by equivariance; without a bias, J maps A z_0 to A z_L. This and the
+    following fields are NaN if z_L underflows."""
     outside: Float[Array, " generators"]
-    """The part of A z_L/|A z_L| outside V_count. Near 0: its exponent is among the values."""
+    """The part of A z_L/|A z_L| outside V_count. Near 0, its exponent is among the values."""
     residual: Float[Array, " generators"]
-    """The part of J(A x) − A z_L outside V_count, over |A z_L|, with J re-orthogonalised
-    against V_count at every layer: what rounding leaves of the identity once the directions
-    that amplify it most are taken out. Compare it with `outside`, what is left to test."""
+    """The part of J(A x) − A z_L outside V_count, over |A z_L|, with J re-orthogonalised against
+    V_count at every layer. It shows how far rounding violates the identity, without the directions
+    that amplify rounding most. Compare it with `outside`, the part that can be tested."""
 
 
 class _Frame(Signals):
-    """The frame's columns are the tangents: `count` generic ones, then one per generator."""
+    """The columns of the frame are the tangents: `count` generic ones, then one per generator."""
 
     log_stretch: Float[Array, " columns"] = eqx.field(kw_only=True)
     """Σ_l log R_l[i, i]."""
     triangle: Float[Array, "generators generators"] = eqx.field(kw_only=True)
-    """The product of the generators' block of the R_l."""
+    """The product of the blocks of R_l that belong to the generators."""
 
 
 class _Following(Along[_Frame]):
-    """A finite network whose tangents are made orthonormal again at every boundary."""
+    """A finite network whose tangents are re-orthonormalised at every boundary."""
 
     def note(self, state: _Frame):
         return state.log_stretch
@@ -91,7 +91,7 @@ class _Following(Along[_Frame]):
         return orthonormalised(state)
 
     def through_time(self, step, state: _Frame, steps: int):
-        """The states of one sequence; what is given back is the last one."""
+        """The states of one sequence; returns the last one."""
         drives = state.values
         if len(drives) != steps:
             raise ValueError(f"`x`: must be one sequence of {steps} inputs; got {len(drives)}")
@@ -121,7 +121,7 @@ class _Following(Along[_Frame]):
 
 
 def orthonormalised(state: _Frame) -> _Frame:
-    """The same flag of subspaces by orthonormal columns, its stretch put into the logs."""
+    """Represent the same flag of subspaces by orthonormal columns; add their growth to the logs."""
     shape = state.tangents.shape
     q, r = qr(state.tangents.reshape(-1, shape[-1]))
     diagonal = jnp.diagonal(r)
@@ -153,21 +153,21 @@ def sample_exponents(
     Parameters
     ----------
     network
-        The description; its outermost `Repeat` should be hundreds of layers deep, or its
-        `Recurrent` as many steps long, which are then the layers.
+        The description. Its outermost `Repeat` should be hundreds of layers deep, or its
+        `Recurrent` as many steps long; steps then count as layers.
     x
-        One input, or one sequence; only its first input is perturbed. Its dtype is that of the
-        simulation.
-    key, width
+        One input, or one sequence, of which only the first input is perturbed. Its dtype is that
+        of the simulation.
+    key, width, precision
         As in `sample_network`.
     count
-        Number of leading exponents, up to the width_in · k directions of the input less the
-        generators of the symmetry, which are followed too.
+        Number of leading exponents, at most width_in · k (the dimension of the input) minus the
+        number of generators of the symmetry, which are followed as well.
     discard
-        Layers left out of the averages, while the frame rotates towards its flag; a tenth of
-        them by default.
+        Number of initial layers to leave out of the averages, while the frame converges; by
+        default a tenth of all layers.
     explicit_weights
-        As in `sample_network`; without them the law is the same at a cost of
+        As in `sample_network`. Without them the law is the same, at a cost of
         width · (count + generators)², times steps² for a `Recurrent`.
 
     Convention
@@ -177,14 +177,14 @@ def sample_exponents(
 
     Accuracy
     --------
-    Finite depth: neighbours closer than 1/depth are not told apart, and values carry an
-    error of the order of 1/depth beside their standard error. These are QR diagonals:
-    Lyapunov exponents as depth goes to infinity, not the singular values of the product.
+    Finite depth does not separate neighbours closer than 1/depth, and adds an error of order
+    1/depth to the standard error. The values are QR diagonals: they become Lyapunov exponents as
+    the depth goes to infinity, and are not the singular values of the product.
 
     Raises
     ------
     ValueError
-        If `count` or `discard` is outside its range.
+        If `count` or `discard` is out of range.
 
     References
     ----------
@@ -254,7 +254,7 @@ def _sampled(
             f"`discard`: must leave at least {_BLOCKS} layers of the {depth} that the network "
             f"repeats; got {discard}"
         )
-    # A note is made before the boundary of its layer, so that layer l ends at note l + 1.
+    # A layer is noted before its boundary, so that layer l ends at note l + 1.
     stretch = jnp.concatenate([stretch[1:], final.log_stretch[None]])[:, :count]
     values, error = block_averages(stretch, discard)
 
@@ -263,7 +263,7 @@ def _sampled(
     power = largest_exponent(directions, 0)
     directions = times_power(directions, -power)
     size = jnp.linalg.norm(directions, axis=0)
-    gone = size == 0  # too small for their type
+    gone = size == 0  # underflow
     size = jnp.where(gone, 1, size)
     before = norm(_rotated(a, x).reshape(width_in * k, len(a)), 0)
     units = np.sqrt(width_in * k / len(frame)).astype(x.dtype)
@@ -282,8 +282,11 @@ def _sampled(
 def block_averages(
     total: Float[Array, "ends count"], discard: int
 ) -> tuple[Float[Array, " count"], Float[Array, " count"]]:
-    """Mean growth per step of what is summed from step 0 on, without the first `discard`, and
-    its standard error from the means over blocks."""
+    """Mean growth per step of a cumulative sum, and its standard error.
+
+    The sum starts at step 0, the first `discard` steps are left out, and the error is from the
+    means over blocks.
+    """
     depth = len(total) - 1
     ends = np.linspace(discard, depth, _BLOCKS + 1).round().astype(int)
     means = (total[ends[1:]] - total[ends[:-1]]) / np.diff(ends)[:, None].astype(total.dtype)
@@ -297,14 +300,14 @@ def _rotated(a: Float[Array, "generators k k"], x: Float[Array, "1 width k"]) ->
 
 
 def _without(frame: Float[Array, "size m"], columns: Float[Array, "size g"]) -> Array:
-    for _ in range(2):  # once more takes out what rounding left
+    for _ in range(2):  # the second pass removes what rounding left
         overlap = jnp.matmul(frame.T, columns, precision="highest")
         columns = columns - jnp.matmul(frame, overlap, precision="highest")
     return columns
 
 
 def alignment(frame: Float[Array, "size count"], directions: Float[Array, "size g"]) -> Array:
-    """By how much each column raises the number of the directions' dimensions in V_j.
+    """By how much each column increases the number of dimensions that V_j shares with `directions`.
 
     That number is Σ τ²/(s² + τ²) over the sines s of the principal angles between V_j and the
     span of the directions.

@@ -1,6 +1,6 @@
 """What the symmetry protects in one network, forwards and backwards.
 
-Forwards J(x)·(Ax) = A f(x) for every generator A; backwards a conserved charge.
+Forwards it is the identity J(x)·(Ax) = A f(x) for every generator A; backwards a conserved charge.
 """
 
 from collections.abc import Callable
@@ -25,32 +25,32 @@ from theory.mean_field import check_signals
 from theory.numerics import as_signals, cast, check_callable, norm, one_program, plain_options
 
 _COPIES = 4
-"""Evaluations at inputs that differ by rounding."""
+"""Number of evaluations, at inputs that differ by rounding."""
 _NUDGE = 8.0
-"""Their difference, in units of eps: about what the layers of a deep network round."""
+"""Their difference, in units of eps: about the rounding of the layers of a deep network."""
 _SAFETY = 6.0
 _FLOOR = 16.0
-"""Claims are at least this many eps."""
+"""Smallest claim, in units of eps."""
 
 
 class Certificate(eqx.Module):
-    """The Goldstone identity of one function at one input, generator by generator.
+    """The Goldstone identity of one function at one input, for each generator.
 
-    Notation: f the function, J its Jacobian at x, A a generator acting on every unit.
+    Notation: f the function, J its Jacobian at x, A a generator that acts on every unit.
     """
 
     residual: Float[Array, " generators"]
     """|J(Ax) − A f(x)| / |A f(x)|: zero in exact arithmetic for an equivariant function."""
     claim: Float[Array, " generators"]
     """The residual that rounding alone explains, measured at inputs that differ by a few eps.
-    Above 1, the arithmetic leaves nothing to be claimed: the network amplifies its rounding."""
+    Above 1 nothing can be claimed: the network amplifies its rounding errors too much."""
     holds: Bool[Array, " generators"]
     """residual <= claim."""
     gain: Float[Array, " generators"]
     """|J(Ax)|²/|Ax|²."""
     expected_gain: Float[Array, " generators"]
-    """tr(AᵀAΣ_L)/tr(AᵀAΣ_0), Σ the covariances of output and input units, times the ratio of
-    widths: the gain of an equivariant function, which no chaos and no depth changes."""
+    """tr(AᵀAΣ_L)/tr(AᵀAΣ_0), with Σ the covariances of output and input units, times the ratio of
+    widths: the gain of an equivariant function, independent of chaos and depth."""
     broken: Int[Array, ""]
     """Number of independent directions Ax: the Goldstone modes of this state."""
 
@@ -66,18 +66,18 @@ def certify(
     Parameters
     ----------
     fn
-        Any function of inputs [n, width, k], such as a `DrawnNetwork`.
-        Only forward derivatives are taken.
+        Any function of inputs [n, width, k], such as a `DrawnNetwork`. Only forward derivatives
+        are needed.
     x
-        One input; its dtype is the arithmetic that is tested.
+        One input; its dtype is the precision that is tested.
     generators
-        Antisymmetric matrices, as `theory.phases.generators` gives them.
+        Antisymmetric matrices, as from `theory.phases.generators`.
 
     Accuracy
     --------
-    `claim` is an estimate from four evaluations, not a bound. A function that violates the
-    identity by more than rounding has the same residual in all of them, which is above its
-    claim; where the claim is above 1 nothing can be said.
+    `claim` is an estimate from four evaluations, not a bound. If a function violates the identity
+    by more than rounding, all evaluations have the same residual, which is above the claim. If
+    the claim is above 1 the test is inconclusive.
 
     References
     ----------
@@ -112,7 +112,7 @@ def certify(
 
     directions = jax.vmap(lambda g: rotated(g, x))(a).astype(jnp.result_type(float))
     start = _norm(directions)
-    # Signals that are too small for their type leave nothing to be claimed.
+    # If signals underflow nothing can be claimed.
     claim = jnp.where((end > 0) | (start == 0), claim, jnp.inf)
     start = jnp.where(start > 0, start, 1.0)
     values = singular_values(directions.reshape(len(a), -1))
@@ -156,9 +156,9 @@ def backward_charges(
     gradient: Float[Array, "1 width_out k"],
     generators: Float[Any, "generators k k"],
 ) -> Float[Array, "depth generators"]:
-    """Q_A(l) = Σ_units ⟨∂loss/∂z_l, A z_l⟩ behind every layer l of a network's `Repeat`.
+    """The charges Q_A(l) = Σ_units ⟨∂loss/∂z_l, A z_l⟩ after every layer l of a `Repeat`.
 
-    An equivariant network conserves it: every layer has the charge of the last, which is
+    An equivariant network conserves them: every layer has the charge of the last one,
     Σ ⟨gradient, A z_L⟩.
 
     Parameters
@@ -166,21 +166,21 @@ def backward_charges(
     drawn
         One network, with one level of `Repeat`.
     x
-        Its input; the dtype is the arithmetic.
+        Its input; the dtype is the precision of the calculation.
     gradient
         ∂loss/∂z_L at the output.
     generators
-        As `theory.phases.generators` gives them.
+        Antisymmetric matrices, as from `theory.phases.generators`.
 
     Accuracy
     --------
-    Rounding, relative to |∂loss/∂z_l| |A z_l|, which chaos makes large backwards while the
-    charge stays.
+    Rounding relative to |∂loss/∂z_l| |A z_l|, which chaos makes large backwards while the charge
+    stays constant.
 
     References
     ----------
-    Noether's argument: Q_A is the derivative of the loss by a rotation of all units of
-    layer l, which an equivariant network carries to its output. Iqbal et al. 2026
+    Noether's argument: Q_A is the derivative of the loss with respect to a rotation of all units
+    of layer l, which an equivariant network carries to its output. Iqbal et al. 2026
     (arXiv 2605.14685).
     """
     network = cast(drawn.network, x.dtype)

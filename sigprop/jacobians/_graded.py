@@ -1,4 +1,4 @@
-"""All singular values of a deep product to full relative accuracy, whatever its condition."""
+"""All singular values of a deep product to full relative accuracy, however ill conditioned."""
 
 import itertools
 import math
@@ -15,30 +15,30 @@ from theory import Status
 # Notation: the product of the factors so far is J = Q e^d T, with Q well conditioned, d the
 # logs of its scales, T upper triangular with unit diagonal. To first order the exact product
 # is Q (1 + X) e^d T + Q e^d dT, where X (strictly lower triangular) and dT, both float32 and
-# in units of eps, are what rounding did. The part of X above the diagonal belongs to dT.
-# Rounding has known sizes but unknown signs: X and dT are kept for several draws of them.
+# in units of eps, are the effects of rounding. The part of X above the diagonal belongs to dT.
+# Rounding errors have known sizes but unknown signs: X and dT are kept for several draws of them.
 
 _SAMPLES = 3
-"""Draws of the signs of rounding: all of them small by chance is rare."""
+"""Draws of the signs of rounding errors; all of them are rarely small by chance."""
 _SAFETY = 7.0
-"""The reported error over that of the largest sample."""
+"""Ratio of the reported error to that of the largest sample."""
 _SIZE = 0.25
-"""Standard deviation of the rounding of a dot product aᵀb, in eps |a| |b|."""
+"""Standard deviation of the rounding error of a dot product aᵀb, in eps |a| |b|."""
 _FIRST_ORDER = 0.1
-"""Where rounding moves anything by more than this part of it, nothing is known."""
+"""If rounding changes anything by more than this fraction, the error is unknown."""
 _FLOOR = 1e-20
-"""Least size of X: what is smaller may have been lost, and grow."""
+"""Least size of X: smaller entries may have been lost, and grow."""
 _FAST = 1e-4
-"""Scales above this (relative to the first) let the factorisation be done in float32."""
+"""Scales above this (relative to the first) allow the factorisation in float32."""
 _STEPS = 60
 _FAR = 80.0
 
 
 class Graded(eqx.Module):
-    """The product so far, in factors that neither over- nor underflow."""
+    """The product so far, in factors that neither overflow nor underflow."""
 
     frame: Float[Array, "rows p"]
-    """Q; columns of directions that were mapped to zero are zero."""
+    """Q; columns are zero for directions that were mapped to zero."""
     log_scales: Float[Array, " p"]
     """d; −inf for directions that were mapped to zero."""
     mix: Float[Array, "p columns"]
@@ -48,13 +48,13 @@ class Graded(eqx.Module):
     mix_drift: Float[Array, "samples p columns"]
     """dT."""
     largest_drift: Float[Array, ""]
-    """The largest entry that X had."""
+    """The largest entry of X so far."""
     log_drift: Float[Array, ""]
     """Σ over the steps of max d²: d is rounded at each, by eps of its size."""
     unsure: Bool[Array, ""]
-    """A direction counts as mapped to zero that rounding may have hidden."""
+    """A direction counts as mapped to zero, but rounding may have hidden it."""
     count: UInt32[Array, ""]
-    """Of steps."""
+    """Number of steps."""
 
 
 def start(frame: Float[Array, "rows p"]) -> Graded:
@@ -67,8 +67,10 @@ def start(frame: Float[Array, "rows p"]) -> Graded:
 
 
 def generic_frame(size: int, dtype: Any) -> Float[Array, "{size} {size}"]:
-    """A fixed random orthonormal frame: whatever the factors map to zero shows in the last
-    columns, where `step` looks for it."""
+    """A fixed random orthonormal frame.
+
+    Whatever the factors map to zero shows in the last columns, where `step` looks for it.
+    """
     gaussian = jax.random.normal(jax.random.key(0), (size, size), dtype)
     return qr(gaussian)[0]
 
@@ -82,11 +84,10 @@ def step(
 ) -> Graded:
     """Factorise A Q = Q' R, the image of the frame under one more factor.
 
-    Convention: R is found in float32 from rows that are sorted by size and counts as exact;
-    Q' = A Q R⁻¹ is then orthonormal to single precision, which is enough. Where R is too ill
-    conditioned for that, or for the `last` step, both have the precision of the product. `noise`
-    is the rounding of each row of A Q in units of eps, where that is more than what one product
-    leaves.
+    Convention: R is computed in float32 from rows that are sorted by size, and counts as exact.
+    Q' = A Q R⁻¹ is then orthonormal to single precision, which is enough. If R is too ill
+    conditioned for that, or in the `last` step, both have the precision of the product. `noise`
+    is the rounding error of each row of A Q in units of eps, if it exceeds that of one product.
     """
     size = jnp.max(jnp.abs(product))
     size = jnp.where(size > 0, size, 1.0).astype(product.dtype)
@@ -116,7 +117,7 @@ def step(
     own = own[None] * _draws(2 * state.count + 1, (_SAMPLES, *own.shape)) / 2
 
     def carried(sample):
-        """One draw of X and dT behind this factor."""
+        """One draw of X and dT after this factor."""
         x, t, fresh, own = sample
         moved = _upper_lower(u, x) + fresh
         drift = jnp.where(dead[None] | dead[:, None], 0.0, _dot(moved[:, :p], inverse))
@@ -131,7 +132,7 @@ def step(
             moved_mix += _dot(rest, state.mix[p:].astype(jnp.float32))
         return below, moved_mix
 
-    # One after the other: programs with a copy for each draw compile twice as long.
+    # One after the other: programs with a copy for each draw take twice as long to compile.
     samples = (state.frame_drift, state.mix_drift, fresh, own)
     below, mix_drift = jax.lax.map(carried, samples)
     largest = jnp.maximum(state.largest_drift, jnp.max(jnp.abs(below), initial=0.0))
@@ -158,12 +159,13 @@ def finish(
     *,
     believed: Bool[Array, ""] | bool = True,
 ) -> tuple[Float[Array, " p"], Float[Array, ""], Int[Array, ""], Int[Array, ""], Array]:
-    """Logs of the singular values, their error, the number of zeros, the status, and log_scales
-    of the QR factorisation of the whole product.
+    """Compute singular values from the product in factors.
 
-    Two graded QR sweeps, then simultaneous Jacobi rotations of all pairs until what is still
-    to come is below rounding. A direction that rounding hides counts as zero; unless that is
-    `believed`, the error is then infinite.
+    Returns the logs of the singular values, their error, the number of zeros, the status, and
+    log_scales of the QR factorisation of the whole product. The method is two graded QR sweeps,
+    then simultaneous Jacobi rotations of all pairs until the remaining changes are below
+    rounding. A direction that rounding hides counts as zero; unless that is `believed`, the error
+    is then infinite.
 
     References
     ----------
@@ -214,13 +216,13 @@ def finish(
 
 
 def _gap(to: Array, of: Array) -> Array:
-    """to_j − of_i; −∞ for dead directions j, but for i = j."""
+    """to_j − of_i; −∞ for dead directions j, except for i = j."""
     gap = jnp.where(jnp.isneginf(to)[None], -jnp.inf, to[None] - of[:, None])
     return jnp.where(jnp.eye(*gap.shape, dtype=bool), 0.0, gap)
 
 
 def _scaled(r: Array, gap: Array, grown: Array) -> tuple[Array, Bool[Array, ""]]:
-    """e^{−d'} R e^d for d' = d + log diag R, and whether that had to be cut."""
+    """e^{−d'} R e^d for d' = d + log diag R, and whether it had to be truncated."""
     p, columns = r.shape
     diagonal = jnp.diagonal(r)
     rise = jnp.maximum(grown[None] - grown[:, None], 0.0)
@@ -228,7 +230,7 @@ def _scaled(r: Array, gap: Array, grown: Array) -> tuple[Array, Bool[Array, ""]]
     if columns > p:
         rise = jnp.pad(rise, ((0, 0), (0, columns - p)))
         over = jnp.concatenate([over, jnp.broadcast_to(diagonal[:, None], (p, columns - p))], 1)
-    # Over the larger of two diagonals: where they rise by much, the other way overflows.
+    # Divide by the larger of two diagonals: where they rise by much, the other one overflows.
     power = gap + rise
     most = _most(r.dtype)
     cut = jnp.any(jnp.triu((power > most) & (r != 0)))
@@ -242,14 +244,17 @@ def _factorise(
     dead: Bool[Array, " columns"],
     exact: bool,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Q and R of b, the rounding in each row of R, which directions are mapped to zero (now, or
-    already before), and whether any of these is so by rounding alone."""
+    """Q and R of b, with error information.
+
+    The further results are the rounding error of each row of R, which directions are mapped to
+    zero (now or before), and whether any of these is zero because of rounding alone.
+    """
     rows, columns = b.shape
     p = min(rows, columns)
     order = jnp.argsort(-jnp.max(jnp.abs(b), axis=1))
 
     def rounding(q, r, extra):
-        """By row of b, then seen from Q."""
+        """For each row of b, then transformed by Q."""
         by_row = _norm(q * _norm(r, axis=1)[None], axis=1)
         by_row = jnp.maximum(jnp.maximum(_SIZE * by_row, noise), extra)
         return _norm(q * by_row[:, None], axis=0)
@@ -264,8 +269,8 @@ def _factorise(
         rough = rounding(q, r, off)
         least = (8 + 4 * math.sqrt(rows)) * eps * rough
         gone = jax.lax.cummax(((jnp.diagonal(r) <= least) | dead[:p]).astype(jnp.int32)) > 0
-        # Rows of zeros and directions that were dead before leave so many at most; that R has a
-        # row of zeros may be rounding.
+        # Rows of zeros and directions that were already dead limit the number of live ones; that R
+        # has a row of zeros may be due to rounding.
         alive = jnp.minimum(jnp.sum(jnp.any(b != 0, axis=1)), columns - jnp.sum(dead))
         unsure = jnp.sum(gone) > p - jnp.minimum(alive, p)
         return (
@@ -295,7 +300,7 @@ def _factorise(
 
 
 def _norm(x: Array, axis: int) -> Array:
-    """The root of a sum of squares that neither over- nor underflow."""
+    """The root of a sum of squares, without overflow or underflow."""
     most = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
     x = x / jnp.where(most > 0, most, 1.0)
     return jnp.squeeze(most, axis) * jnp.sqrt(jnp.sum(x**2, axis=axis))
@@ -344,7 +349,7 @@ def _triangular_product(s: Array, t: Array) -> Array:
 
 
 def _inverse_upper(u: Array) -> Array:
-    """U⁻¹ of an upper triangular matrix, of halves: substitution is slow for its number of sums."""
+    """U⁻¹ of an upper triangular matrix, by halves; substitution would be slower."""
     n = len(u)
     if n < 128:
         return solve_upper(u, jnp.eye(n, dtype=u.dtype))
@@ -381,12 +386,12 @@ def _times_upper(q: Array, r: Array) -> Array:
 
 
 def _cap(dtype) -> float:
-    """A gap of logs whose double does not overflow."""
+    """The largest gap of logs whose double does not overflow."""
     return 0.45 * math.log(float(jnp.finfo(dtype).max))
 
 
 def _most(dtype) -> float:
-    """The largest power of e that the mixing matrix may hold."""
+    """The largest power of e allowed in the mixing matrix."""
     return _FAR if dtype == jnp.float32 else 600.0
 
 
@@ -408,9 +413,10 @@ def _swept(r: Float[Array, "p p"], d: Float[Array, " p"]) -> tuple[Array, Array]
 def _rotated(
     y: Float[Array, "p p"], d: Float[Array, " p"], alive: Bool[Array, " p"], tolerance: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Orthogonal columns from Y e^d by rotations; with the change still to come, and steps.
+    """Orthogonalise the columns of Y e^d by rotations.
 
-    Dead columns, which come last, are not rotated against each other.
+    Also returns the change still to come, and the number of steps. Dead columns, which are last,
+    are not rotated against each other.
     """
     eye = jnp.eye(len(d), dtype=y.dtype)
     pairs = (alive[:, None] | alive[None]) & (eye == 0)
@@ -420,7 +426,7 @@ def _rotated(
     def once(carry):
         y, d, _, steps = carry
         g = _dot(y.T, y)
-        # Symmetric to the last bit: close pairs rotate by large angles for tiny g.
+        # Exactly symmetric: close pairs rotate by large angles even for tiny g.
         g = jnp.where(pairs, (g + g.T) / 2, 0.0)
         gap = jnp.clip(d[None] - d[:, None], -cap, cap)
         u = jnp.expm1(2 * gap) / 2

@@ -1,4 +1,4 @@
-"""Singular values of the Jacobians of finite networks, of one and of many.
+"""Singular values of the Jacobians of one or many finite networks.
 
 Layers are streamed through factors.
 """
@@ -40,34 +40,36 @@ from theory.numerics import (
 
 
 class JacobianSample(eqx.Module):
-    """Singular values of one network's input-output Jacobian (or, with a leading axis, of
-    many)."""
+    """Singular values of the input-output Jacobian of one network.
+
+    With a leading axis, of many networks.
+    """
 
     log_singular_values: Float[Array, "*batch values"]
     """Natural logarithms, descending; −inf for zeros."""
     error: Float[Array, "*batch"]
-    """Of every finite one of them: the largest absolute error that rounding explains."""
+    """The largest absolute error, over the finite values, that rounding explains."""
     zeros: Int[Array, "*batch"]
-    """How many are zero to working precision: the atom at zero, times the number of values."""
+    """Number of zeros to working precision: the atom at zero, times the number of values."""
     status: Int[Array, "*batch"]
-    """`Status` of the whole; see `product_log_singular_values`."""
+    """One `Status` for all; see `product_log_singular_values`."""
 
 
 class _Columns(Signals):
-    """The tangents are the frame, pushed through what came since the last factorisation."""
+    """The tangents are the frame, propagated through everything since the last factorisation."""
 
     graded: Graded = eqx.field(kw_only=True)
     clean: Bool[Array | np.ndarray, ""] = eqx.field(kw_only=True)
-    """Nothing came since then; a NumPy array where that is known when tracing."""
+    """Nothing has been applied since then; a NumPy array if that is known when tracing."""
     underflown: Bool[Array, ""] = eqx.field(kw_only=True)
-    """A slope was too small for its type, so that what counts as zero may be none."""
+    """A slope underflowed, so that apparent zeros may be none."""
 
 
 class _Streaming(Along[_Columns]):
-    """A finite network whose Jacobian is factorised behind every nonlinearity and every sum.
+    """A finite network whose Jacobian is factorised after every nonlinearity and every sum.
 
-    A saturated or dead nonlinearity makes the rows of a product very different in size; the
-    weights that follow would mix and lose them, so they meet an orthonormal frame. Inside a
+    A saturated or dead nonlinearity makes the rows of a product very different in size. The
+    weights that follow would mix and lose them, so an orthonormal frame is inserted. Inside a
     residual branch nothing is factorised: the sum is one factor.
     """
 
@@ -86,14 +88,14 @@ class _Streaming(Along[_Columns]):
     def pointwise(self, node: Pointwise, state: _Columns):
         phi, z, before = node.activation, state.values, state.tangents
         state, _ = super().pointwise(node, state)
-        if self.network.in_branch:  # absolute accuracy is enough beside a skip
+        if self.network.in_branch:  # absolute accuracy is enough next to a skip connection
             return state, None
         underflown = state.underflown | underflown_slopes(phi, z)[0]
         state = dataclasses.replace(state, underflown=underflown)
         if isinstance(phi, Componentwise) or z.shape[2] == 1:
             return state, None
-        # In components along and across z the matrix is diagonal; in others small gains along z
-        # are lost in differences of the large ones across.
+        # In components along z and perpendicular to it the matrix is diagonal. In other components
+        # small gains along z would be lost in differences of the large perpendicular ones.
         along, across = phi.gains_at(z)
         gains = jnp.concatenate([along, jnp.broadcast_to(across, z[..., 1:].shape)], axis=-1)
         tangents = gains[..., None] * _reflected(z, before)
@@ -113,7 +115,7 @@ class _Streaming(Along[_Columns]):
 def _reflected(
     z: Float[Array, "n width k"], tangents: Float[Array, "n width k m"]
 ) -> Float[Array, "n width k m"]:
-    """Tangents of every unit in the orthonormal basis that a reflection takes to z, or back."""
+    """Reflect the tangents of every unit to the basis in which z is an axis, or back."""
     first = z[..., :1]
     length = jnp.linalg.norm(z, axis=-1, keepdims=True)
     unit = jnp.where(length > 0, z / jnp.where(length > 0, length, 1), 0)
@@ -128,7 +130,7 @@ def _matrix(signals: Signals) -> Float[Array, "rows p"]:
 
 
 def _factorised(state: _Columns) -> _Columns:
-    """The same Jacobian with the tangents made an orthonormal frame again."""
+    """The same Jacobian, with the tangents re-orthonormalised."""
 
     def work(state: _Columns) -> _Columns:
         graded = step(state.graded, _matrix(state))
@@ -164,18 +166,18 @@ def sample_jacobian(
     key, width, precision
         As in `sample_network`.
     tolerance
-        The status is INACCURATE where `error` is larger.
+        The status is INACCURATE if `error` is larger.
 
     Convention
     ----------
-    The smaller of width_in · k and width_out · k values, k the components of a unit.
+    There are min(width_in · k, width_out · k) values, with k the components of a unit.
 
     Accuracy
     --------
     Full relative accuracy for every value, however deep the network: see
-    `product_log_singular_values`. `error` is that of the product of the layers as the run
-    computed them; a chaotic network also amplifies the rounding of its signals, which makes
-    it another network of the same law.
+    `product_log_singular_values`. `error` refers to the product of the layers as the run computed
+    them. A chaotic network also amplifies the rounding of its signals, which makes it another
+    network of the same law.
 
     Raises
     ------
@@ -219,7 +221,7 @@ def _sampled(network, inputs, key, width, precision, tolerance) -> JacobianSampl
     doubted = final.underflown & (status != Status.INVALID)
     error = jnp.where(doubted, jnp.inf, error)
     status = jnp.where(doubted, jnp.int8(Status.INACCURATE), status)
-    # What a bottleneck inside leaves out.
+    # Zeros due to a bottleneck inside.
     missing = min(size, len(rows)) - len(values)
     values = jnp.concatenate([values, jnp.full(missing, -jnp.inf, values.dtype)])
     return JacobianSample(values, error, zeros + missing, status)
@@ -256,7 +258,7 @@ def sample_jacobians(
     Returns
     -------
     JacobianSample
-        Leading axis over replicas; see `sample_jacobian`.
+        With a leading axis over replicas; see `sample_jacobian`.
     """
     check_part("network", network)
     check_count("width", width)

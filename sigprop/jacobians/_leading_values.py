@@ -1,4 +1,4 @@
-"""The largest singular values of a Jacobian from its products with vectors alone.
+"""The largest singular values of a Jacobian, from its products with vectors only.
 
 Notation: as in `_operator`.
 """
@@ -23,23 +23,23 @@ from theory import Status
 from theory.numerics import check_count, check_positive
 
 _CLOSE = 4.0
-"""Values that differ by this many times what is not resolved are not told apart."""
+"""Values are separated if they differ by more than this many times the resolution."""
 
 
 class LeadingValues(eqx.Module):
     """The largest singular values of a Jacobian, with their vectors."""
 
     log_singular_values: Float[Array, " count"]
-    """Natural logarithms, descending. −inf with status INFINITE where J is zero; NaN with
-    status ABSENT where the value is smaller than rounding leaves of the largest."""
+    """Natural logarithms, descending. −inf with status INFINITE if J is zero; NaN with status
+    ABSENT if the value is below the rounding error of the largest."""
     error: Float[Array, " count"]
-    """A bound on the distance, in the logarithm, to a singular value of J; infinite where the
-    residual is as large as the value or a larger value was missed, with status NOT_CONVERGED."""
+    """A bound on the distance, in the logarithm, to a singular value of J. Infinite, with status
+    NOT_CONVERGED, if the residual is as large as the value or a larger value was missed."""
     status: Int[Array, " count"]
-    """`Status`: INACCURATE where `error` is above the tolerance, INVALID if the function or
-    its derivative is NaN or infinite."""
+    """`Status`: INACCURATE if `error` is above the tolerance, INVALID if the function or its
+    derivative is NaN or infinite."""
     left: Float[Array, "count rows"]
-    """u, flattened outputs; zeros where there is no value."""
+    """u, flattened outputs; zeros if there is no value."""
     right: Float[Array, "count columns"]
     """v, flattened inputs."""
 
@@ -55,37 +55,40 @@ def leading_singular_values(
 ) -> LeadingValues:
     """The `count` largest singular values of ∂f/∂x and their vectors, without the matrix.
 
-    Golub–Kahan bidiagonalisation with full re-orthogonalisation, by `matfree`.
+    The method is Golub–Kahan bidiagonalisation with full re-orthogonalisation, by `matfree`.
 
     Parameters
     ----------
     fn
         A function of one array; a sequence of layers, the first one first, whose tangents
-        are rescaled between them; or a `DrawnNetwork`, at any depth.
+        are rescaled in between; or a `DrawnNetwork` of any depth.
     x
         Where the derivative is taken; its dtype is that of the function.
     key
         Decides the first vector.
+    count
+        Number of singular values, at most min(rows, columns).
     steps
-        Products with J and with Jᵀ; 4 · count + 20 by default, at most min(rows, columns).
+        Number of products with J and with Jᵀ; 4 · count + 20 by default, at most
+        min(rows, columns).
     tolerance
-        The status is INACCURATE where `error` is larger.
+        The status is INACCURATE if `error` is larger.
 
     Accuracy
     --------
     `error` follows from the residuals |J v − s u| and |Jᵀ u − s v|, computed afresh, and from
     the rounding of one product: J, as the function computes it, has a singular value that
-    close. The residual does not tell that none was missed: one vector sees every multiple value
-    once. So a third as many steps look for a larger value on what is orthogonal to all that was
-    found; where they find one, the i-th value is a later one, its error infinite and its status
-    NOT_CONVERGED. With few `steps` and hardly a gap one can still be missed. Values are never
-    too large by more than rounding.
+    close. The residual does not show whether one was missed: a single starting vector finds
+    every multiple value only once. So a third as many steps search the orthogonal complement of
+    the vectors found for a larger value. If there is one, the i-th value is really a later one;
+    its error is infinite and its status NOT_CONVERGED. With few `steps` and hardly any gap a
+    value can still be missed. Values are never too large by more than rounding.
 
     Raises
     ------
     ValueError
-        If `count` or `steps` is outside its range, `x` has no floating-point numbers, or the
-        network's weights are not explicit.
+        If `count` or `steps` is out of range, `x` has no floating-point numbers, or the weights
+        of the network are not explicit.
 
     References
     ----------
@@ -112,8 +115,8 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     operator = plain.tall()
     start = jax.random.normal(jax.random.fold_in(key, 1), (operator.columns,), float)
     _, basis = bidiagonal(operator, start, steps)
-    # Where the Krylov space was exhausted, rounding went into the last vectors; an orthonormal
-    # frame of the same span, and fresh products with it, do not know of that.
+    # If the Krylov space was exhausted, the last vectors are rounding errors. An orthonormal frame
+    # of the same span, and fresh products with it, are not affected.
     frame = qr(basis.T)[0].T
     u, values, right = svd(jax.vmap(operator.forward)(frame).T)
     u, values, v = u.T[:count], values[:count], right[:count] @ frame
@@ -125,9 +128,9 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     error = -jnp.log1p(-jnp.where(close, (residual + floor) / nonzero(values), 0.5))
     error = jnp.where(close, error, jnp.inf)
     above = _missed(operator, v, jax.random.fold_in(key, 2), steps)
-    # Of one in the middle of a cluster, too, larger values of it were missed.
+    # For a value in the middle of a cluster, larger values of the cluster were missed, too.
     close &= values * jnp.exp(error) >= above - _CLOSE * floor
-    # That of the logarithm itself, and of what it is added to.
+    # Rounding of the logarithm itself, and of the scale that is added to it.
     shift = 2 * float(jnp.finfo(values.dtype).eps) * jnp.abs(operator.log_scale)
     error = jnp.where(close, error + shift, jnp.inf)
     status = jnp.where(error <= tolerance, Status.OK, Status.INACCURATE)
@@ -147,8 +150,10 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
 
 
 def _missed(operator: Operator, v: Array, key: Array, steps: int) -> Array:
-    """The largest singular value on what is orthogonal to the rows v; never too large by more
-    than rounding."""
+    """The largest singular value on the orthogonal complement of the rows v.
+
+    It is never too large by more than rounding.
+    """
     across = lambda x: x - v.T @ (v @ x)
     rest = operator._replace(forward=lambda x: operator.forward(across(x)))
     start = across(jax.random.normal(key, (operator.columns,), float))

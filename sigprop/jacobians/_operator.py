@@ -1,8 +1,7 @@
 """Products of a Jacobian with vectors, for networks too wide for the whole matrix.
 
-Notation: J has `rows` × `columns`, s its singular values, v and u its right and left singular
-vectors; k steps of Golub and Kahan give J V = U B with orthonormal V and U and a small
-bidiagonal B.
+Notation: J has shape `rows` × `columns`, singular values s, and right and left singular vectors v
+and u. k Golub–Kahan steps give J V = U B with orthonormal V and U and a small bidiagonal B.
 """
 
 import math
@@ -20,12 +19,14 @@ from theory.description import interpret
 from theory.numerics import cast, check_kind, exponent, shown, times_power
 
 _ROUNDING = 8.0
-"""Singular values closer to zero than this many roundings of the largest are not resolved."""
+"""Singular values below this many roundings of the largest are not resolved."""
 
 
 class Operator(NamedTuple):
-    """v ↦ J v e^{−log_scale} on flat vectors of JAX's default precision; e^{log_scale} is a
-    power of two."""
+    """v ↦ J v e^{−log_scale} on flat vectors of JAX's default precision.
+
+    e^{log_scale} is a power of two.
+    """
 
     forward: Callable[[Array], Array]
     backward: Callable[[Array], Array]
@@ -33,14 +34,14 @@ class Operator(NamedTuple):
     rows: int
     columns: int
     log_scale: Array
-    """Of a size that leaves that of a random vector as it is."""
+    """Chosen such that the size of a random vector stays the same."""
     rounding: float
-    """What is below this fraction of the largest singular value is not resolved."""
+    """Values below this fraction of the largest singular value are not resolved."""
     valid: Array
     zero: Array
 
     def tall(self) -> "Operator":
-        """The transposed map where that has fewer columns."""
+        """The map, or its transpose if that has fewer columns."""
         if self.rows >= self.columns:
             return self
         shape = {"rows": self.columns, "columns": self.rows}
@@ -48,10 +49,10 @@ class Operator(NamedTuple):
 
 
 class _Referenced(Along[Signals]):
-    """A finite network with two tangents, both over the size of the first at each boundary.
+    """A finite network with two tangents, both divided by the size of the first at each boundary.
 
-    The second one is a linear function of where it started, at any depth. Sizes are powers of
-    two, and `log_gain` holds the sum of their exponents: both are exact.
+    The second is a linear function of its initial value, at any depth. Sizes are powers of two,
+    and `log_gain` is the sum of their exponents: both are exact.
     """
 
     def at_boundary(self, state: Signals) -> Signals:
@@ -70,7 +71,7 @@ class _Referenced(Along[Signals]):
 
 
 def _rescaled(tangents: Float[Array, "*shape 2"]) -> tuple[Array, Array, Array]:
-    """Both tangents over a power of two, the root mean square of the first, and the exponent."""
+    """Both tangents divided by a power of two, the RMS of the first, and the exponent."""
     size = _mean_size(tangents[..., 0])
     power = _power_of(size)
     return times_power(tangents, -power), size, power
@@ -81,7 +82,7 @@ def _power_of(size: Array) -> Array:
 
 
 def operator_of(fn: Any, x: Array, key: Array) -> Operator:
-    """The Jacobian at x of a function, of layers in their order, or of a drawn network."""
+    """The Jacobian at x of a function, of a sequence of layers, or of a drawn network."""
     dtype = x.dtype
     reference = jax.random.normal(key, x.shape, dtype)
     if isinstance(fn, DrawnNetwork):
@@ -119,7 +120,7 @@ def _drawn_map(drawn: DrawnNetwork, x: Array, reference: Array) -> tuple[Any, An
 
 
 def _layered_map(layers: list, x: Array, reference: Array) -> tuple[Any, Any, Any, Callable]:
-    # A layer has no place inside to rescale: a tangent starts where there is most room.
+    # Nothing can be rescaled inside a layer: start tangents where the most range is left.
     room = int(0.45 * jnp.finfo(x.dtype).maxexp)
     value, pushed, total = x, reference, jnp.zeros((), jnp.int32)
     worst = jnp.ones((), x.dtype)
@@ -150,7 +151,7 @@ def _layered_map(layers: list, x: Array, reference: Array) -> tuple[Any, Any, An
 
 
 def _mean_size(tangents: Array) -> Array:
-    """The root mean square, without over- or underflow of the squares."""
+    """The root mean square, without overflow or underflow of the squares."""
     largest = jnp.max(jnp.abs(tangents))
     safe = nonzero(largest)
     return largest * jnp.sqrt(jnp.mean((tangents / safe) ** 2))

@@ -1,7 +1,7 @@
-"""Factors of any kind as products of diagonal and well conditioned ones, with the error of that.
+"""Split factors of any kind into products of diagonal and well-conditioned ones, with errors.
 
-Notation: A 2^r' = 2^r M 2^c with whole r, c, the row scales r' of the factor before; M = L D U
-up to permutations, from Gaussian elimination with complete pivoting.
+Notation: A 2^r' = 2^r M 2^c with integer r, c, and the row scales r' of the previous factor;
+M = L D U up to permutations, from Gaussian elimination with complete pivoting.
 """
 
 import math
@@ -11,29 +11,29 @@ from typing import NamedTuple
 import numpy as np
 
 _WORK = 3e7
-"""Entries times columns up to which this is done: a pass over every matrix for each column."""
+"""Largest number of entries times columns: a pass over every matrix for each column."""
 _EVEN = 1e2
-"""Matrices of this condition are left as they are."""
+"""Matrices with a condition number below this stay as they are."""
 _EXACT = 32
-"""Rows up to which elimination is done in fractions where rounding hides a pivot."""
+"""Largest number of rows for elimination in fractions, if rounding hides a pivot."""
 _RANGE = 900
-"""Powers of two that one diagonal factor may hold."""
+"""Largest power of two in one diagonal factor."""
 
 
 class Split(NamedTuple):
     factors: np.ndarray
-    """[count, n, n], the one that is applied first first."""
+    """[count, n, n], the first one to be applied first."""
     log_scale: float
     """To be added to every log of a singular value."""
     error: float
-    """Of every log, to first order; infinite where nothing is known."""
+    """Error of every log, to first order; infinite if it is unknown."""
 
 
 def split(factors: np.ndarray) -> Split | None:
-    """The same product in factors that lose nothing, or None where that is too much work.
+    """Split a product into factors that lose no accuracy; None if that is too much work.
 
-    Where a pivot may be zero, up to 32 rows are eliminated in fractions; of more, nothing is known
-    unless what is left is zero without any rounding.
+    If a pivot may be zero, up to 32 rows are eliminated in fractions. With more rows the error is
+    unknown, unless the remainder is zero without any rounding.
 
     References
     ----------
@@ -63,7 +63,7 @@ def split(factors: np.ndarray) -> Split | None:
         error += off
     parts += _diagonal(rows)
     shift += int(np.max(rows))
-    parts += [np.eye(n)] * (8 * layers - len(parts))  # one shape, mostly: few programs compile
+    parts += [np.eye(n)] * (8 * layers - len(parts))  # mostly one shape: few programs compile
     return Split(np.array(parts), shift * math.log(2), error)
 
 
@@ -80,12 +80,12 @@ def _diagonal(powers: np.ndarray) -> list[np.ndarray]:
 
 
 def _eliminated(m: np.ndarray) -> tuple[list[np.ndarray], float]:
-    """[U, D, L] of M and a bound on what their errors move in any log."""
+    """[U, D, L] of M and a bound on the effect of their errors on any log."""
     n, eps = len(m), np.finfo(float).eps
     values = np.linalg.svd(m, compute_uv=False)
     if values[0] < _EVEN * values[-1]:
         return [m], 0.0
-    s, e = m.copy(), np.zeros((n, n))  # what is left, and its error
+    s, e = m.copy(), np.zeros((n, n))  # the remainder, and its error
     at_row, at_column = np.arange(n), np.arange(n)
     left, up, pivots, off = np.eye(n), np.eye(n), np.zeros(n), 0.0
     off_left, off_up = np.zeros((n, n)), np.zeros((n, n))
@@ -127,13 +127,13 @@ def _eliminated(m: np.ndarray) -> tuple[list[np.ndarray], float]:
         e[rest, rest] += eps / 2 * np.abs(s[rest, rest]) * (taken != 0)
     for one, off_one in ((left, off_left), (up, off_up)):
         off += np.linalg.norm(off_one) * np.linalg.norm(np.linalg.inv(one), 2)
-    # Rows and columns where they were.
+    # Move rows and columns back to where they were.
     back_row, back_column = np.argsort(at_row), np.argsort(at_column)
     return [up[:, back_column], np.diag(pivots), left[back_row]], float(off)
 
 
 def _eliminated_exactly(m: np.ndarray) -> tuple[list[np.ndarray], float]:
-    """The same in fractions, rounded at the end."""
+    """`_eliminated` in fractions, rounded at the end."""
     n, eps, rank = len(m), np.finfo(float).eps, 0
     fractions = lambda x: np.array([[Fraction(float(y)) for y in row] for row in x], object)
     s, left, up = map(fractions, (m, np.eye(n), np.eye(n)))

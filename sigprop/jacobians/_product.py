@@ -14,18 +14,18 @@ from theory import Status
 from theory.numerics import as_real, check_positive
 
 _LOSS = 5.0
-"""Factors are multiplied together while the logs of their scales spread by less."""
+"""Factors are multiplied together while the logs of their scales spread by less than this."""
 _FORGET = 0.9
-"""The spread that the next factor is expected to have, at least, over that of the last."""
+"""Least ratio of the spread expected of the next factor to that of the last."""
 _LONGEST = 16
-"""Factors that are multiplied together at most."""
+"""Largest number of factors that are multiplied together."""
 _UNEVEN = 1e-3
 _KNOWN = 1e-11
 """Smaller errors are no reason to split factors, whatever the tolerance."""
 _KNOWN_SINGLE = 1e-2
-"""The same in single precision; what is split is done in double precision."""
+"""The same in single precision; split factors use double precision."""
 _SIZE = 0.25
-"""Standard deviation of the rounding of a dot product aᵀb, in eps |a| |b|."""
+"""Standard deviation of the rounding error of a dot product aᵀb, in eps |a| |b|."""
 
 
 class ProductSpectrum(eqx.Module):
@@ -34,17 +34,17 @@ class ProductSpectrum(eqx.Module):
     log_singular_values: Float[Array, " values"]
     """Natural logarithms, descending; −inf for zeros."""
     error: Float[Array, ""]
-    """Of every one of them: the largest absolute error that rounding explains; infinite where
-    that is not known, or where a zero may be none."""
+    """The largest absolute error of a finite value that rounding explains; infinite if it is
+    unknown, or if a zero may be none."""
     zeros: Int[Array, ""]
-    """How many singular values are zero to working precision."""
+    """Number of singular values that are zero to working precision."""
     status: Int[Array, ""]
-    """`Status` of the whole: INACCURATE if `error` is above the tolerance, NOT_CONVERGED,
-    INVALID if a factor holds NaN or infinity."""
+    """One `Status` for all: INACCURATE if `error` is above the tolerance, NOT_CONVERGED, or
+    INVALID if a factor contains NaN or infinity."""
     lyapunov: Float[Array, " values"]
-    """Finite-time Lyapunov estimates: the logs of the diagonals of R in the QR factorisation
-    layer by layer, averaged. They are not the logs of singular values over depth, from which
-    they differ by O(1/depth)."""
+    """Finite-time Lyapunov estimates: the logs of the diagonals of R in the QR factorisation layer
+    by layer, averaged. They differ by O(1/depth) from the logs of the singular values over the
+    depth."""
 
 
 def product_log_singular_values(
@@ -55,26 +55,26 @@ def product_log_singular_values(
     Parameters
     ----------
     factors
-        The square matrices A_1 … A_L, the one that is applied first first.
+        The square matrices A_1 … A_L, the first one to be applied first.
     tolerance
-        The status is INACCURATE where `error` is larger.
+        The status is INACCURATE if `error` is larger.
 
     Accuracy
     --------
-    The factors count as exact. `error` is estimated, not bounded: rounding has known sizes, row
-    by row, and random signs; three draws of them are carried along to first order through all that
-    follows, and the largest times 7 is reported. It is infinite where first order says
-    nothing: rounding of a tenth or more, a scale that leaves the range of the dtype, or a
-    direction that is mapped to less than rounding leaves of it, whose value is then given as −∞.
-    A direction is mapped to zero for certain where rows or columns are zero.
+    The factors count as exact. `error` is an estimate, not a bound. Rounding errors have known
+    sizes, row by row, and random signs: three draws of them are propagated to first order through
+    everything that follows, and 7 times the largest is reported. The error is infinite if first
+    order is not enough: for rounding errors of a tenth or more, a scale outside the range of the
+    dtype, or a direction that is mapped to less than its rounding error, whose value is then −∞.
+    A direction is certainly mapped to zero if rows or columns are zero.
 
     Factors are multiplied together, 16 at most, while the logarithms of their scales are
-    expected to spread by less than 5. Where `error` then misses the tolerance, it is done again
-    with each factor by itself; where that misses it, with every factor split into diagonal and
-    well conditioned ones by Gaussian elimination with complete pivoting, for products of up to
-    3e7 entries times columns; where rounding hides a pivot, up to 32 rows are eliminated in
-    fractions, so that a direction counts as mapped to zero there if the factor is singular and
-    not if it is nearly so. Under `jax.jit` or `jax.vmap` nothing is done again.
+    expected to spread by less than 5. If `error` then misses the tolerance, the calculation is
+    repeated with each factor separately. If that misses it too, every factor is split into
+    diagonal and well-conditioned ones by Gaussian elimination with complete pivoting, for
+    products of up to 3e7 entries times columns. If rounding hides a pivot, up to 32 rows are
+    eliminated in fractions, so that a direction counts as mapped to zero only if the factor is
+    exactly singular. Under `jax.jit` or `jax.vmap` nothing is repeated.
 
     Raises
     ------
@@ -96,10 +96,10 @@ def product_log_singular_values(
 def spectrum_of_product(
     factors: Array, tolerance: float, *, believed: bool = False
 ) -> ProductSpectrum:
-    """`product_log_singular_values` of what was checked.
+    """`product_log_singular_values` of checked arguments.
 
-    `believed`: what is mapped to less than rounding leaves of it counts as mapped to zero, as in
-    factors that are rounded themselves.
+    If `believed`, directions that are mapped to less than their rounding error count as mapped
+    to zero, as is right for factors that are rounded themselves.
     """
     limit = jnp.asarray(tolerance, factors.dtype)
     believe = jnp.asarray(believed)
@@ -121,7 +121,7 @@ def spectrum_of_product(
 
 
 def _in_parts(factors: Array, found: ProductSpectrum, limit: Array) -> ProductSpectrum:
-    """The spectrum from factors that are split; the one that was found where that is better."""
+    """The spectrum from split factors, or the one in `found` if that is better."""
     parts = split(np.asarray(factors)) if jnp.result_type(float) == jnp.float64 else None
     if parts is None or not parts.error < found.error:
         return found
@@ -132,7 +132,7 @@ def _in_parts(factors: Array, found: ProductSpectrum, limit: Array) -> ProductSp
     values = once.log_singular_values + parts.log_scale
     largest = jnp.max(jnp.where(jnp.isfinite(values), jnp.abs(values), 0.0))
     rounding = float(jnp.finfo(factors.dtype).eps) * (1 + abs(parts.log_scale) + largest)
-    # Factors that have to be split are where a few draws of the signs of rounding say least.
+    # Where factors have to be split, a few draws of the signs of rounding say least.
     error = (2 * once.error + parts.error + rounding).astype(factors.dtype)
     if not error < found.error:
         return found
@@ -174,7 +174,7 @@ def _product_spectrum(
             uneven, stretched, lambda s: (s, product, noise), state
         )
         factor = factor / largest / split[None]
-        # Rounding that is there already, and that of this product, by row.
+        # Rounding from before, and from this product, by row.
         own = _SIZE**2 * jnp.sum(product**2, axis=1)
         noise = jnp.sqrt(_dot(factor**2, jnp.maximum(noise**2, own)))
         product = _dot(factor, product)
@@ -182,7 +182,7 @@ def _product_spectrum(
         def factorised(state):
             after = step(state, product, noise)
             spread = _spread(after.log_scales - state.log_scales) / (since + 1).astype(factor.dtype)
-            # Layers may be given as several factors, some of which spread nothing.
+            # A layer may consist of several factors, some of which spread nothing.
             expected = jnp.maximum(jnp.maximum(spread, _FORGET * rate), 0.1)
             most = jnp.minimum(2 * cadence, longest).astype(factor.dtype)
             new = jnp.clip(_LOSS / expected, 1, most)
@@ -219,9 +219,9 @@ def _product_spectrum(
 
 
 def _readable(factors: Array) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether all entries are finite, and whether none is so small that it can be lost.
+    """Whether all entries are finite, and whether none is small enough to be lost.
 
-    XLA may read subnormal numbers as zero: only their bits show that they are none.
+    XLA may read subnormal numbers as zero, so they are detected by their bits.
     """
     info = jnp.finfo(factors.dtype)
     bits = {8: jnp.uint64, 4: jnp.uint32, 2: jnp.uint16}[factors.dtype.itemsize]
@@ -234,7 +234,7 @@ def _readable(factors: Array) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
 
 
 def _spread(growth: Float[Array, " p"]) -> Float[Array, ""]:
-    """The range of the logs by which directions that are not dead grew."""
+    """The range of the logarithmic growth of directions that are not dead."""
     alive = jnp.isfinite(growth)
     high = jnp.max(jnp.where(alive, growth, -jnp.inf))
     low = jnp.min(jnp.where(alive, growth, jnp.inf))

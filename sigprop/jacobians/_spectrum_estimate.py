@@ -1,4 +1,4 @@
-"""Averages over all singular values of a Jacobian from its products with vectors alone.
+"""Averages over all singular values of a Jacobian, from its products with vectors only.
 
 Notation: as in `_operator`.
 """
@@ -30,31 +30,31 @@ class SpectrumEstimate(eqx.Module):
     """
 
     log_mean: Float[Array, ""]
-    """log E s²; −inf where J is zero."""
+    """log E s²; −inf if J is zero."""
     log_mean_standard_error: Float[Array, ""]
-    """Over the probes, as are all standard errors here."""
+    """Over the probes, like all standard errors here."""
     ratios: Float[Array, " orders"]
     """E s^{2p}/(E s²)^p for p = 1, 2, …, as in `theory.spectrum.jacobian_moments`."""
     ratios_standard_error: Float[Array, " orders"]
     log_grid: Float[Array, " points"]
     """Where the density of log s is estimated."""
     density: Float[Array, " points"]
-    """Density of log s, smoothed by a Gaussian of standard deviation `bandwidth`; unresolved
-    values are left out, so that it integrates to 1 − unresolved."""
+    """Density of log s, smoothed by a Gaussian of standard deviation `bandwidth`. Unresolved values
+    are left out, so it integrates to 1 − unresolved."""
     density_standard_error: Float[Array, " points"]
     density_quadrature_error: Float[Array, " points"]
-    """A bound on what the number of steps leaves, of any law with the same moments."""
+    """A bound on the error due to the number of steps, for any law with the same moments."""
     bandwidth: Float[Array, ""]
     unresolved: Float[Array, ""]
-    """The fraction of singular values that are zero or smaller than rounding leaves of the
+    """The fraction of singular values that are zero or below the rounding error of the
     largest."""
     unresolved_standard_error: Float[Array, ""]
     unresolved_quadrature_error: Float[Array, ""]
-    """A bound on the mass that so few steps may take for zero, or see elsewhere."""
+    """A bound on the mass that so few steps may take for zero, or misplace."""
     status: Int[Array, ""]
-    """`Status` of the whole: INACCURATE where the quadrature leaves more than `tolerance` of all
-    singular values open, as `unresolved` or under one smoothing Gaussian; INFINITE where J is
-    zero, INVALID if the function or its derivative is NaN or infinite."""
+    """One `Status` for all: INACCURATE if the quadrature leaves more than `tolerance` of all
+    singular values undetermined, either as `unresolved` or under one smoothing Gaussian; INFINITE
+    if J is zero; INVALID if the function or its derivative is NaN or infinite."""
 
 
 def estimate_spectrum(
@@ -71,8 +71,9 @@ def estimate_spectrum(
 ) -> SpectrumEstimate:
     """Trace moments and density of the singular values of ∂f/∂x, without the matrix.
 
-    Stochastic Lanczos quadrature: E g(s²) is the mean over random unit vectors v of
-    vᵀ g(JᵀJ) v ≈ Σ_j w_j g(s_j²), nodes and weights from the bidiagonal matrix that starts at v.
+    The method is stochastic Lanczos quadrature: E g(s²) is the mean over random unit vectors v of
+    vᵀ g(JᵀJ) v ≈ Σ_j w_j g(s_j²), with nodes and weights from the bidiagonal matrix that starts
+    at v.
 
     Parameters
     ----------
@@ -81,32 +82,32 @@ def estimate_spectrum(
     key
         Decides the probes.
     probes
-        Random vectors, at least 2.
+        Number of random vectors, at least 2.
     steps
-        Products with J and with Jᵀ per probe, at most min(rows, columns).
+        Number of products with J and with Jᵀ per probe, at most min(rows, columns).
     orders
-        Moments E s², …, E s^{2 · orders}, with 2 · steps > orders.
+        Number of moments E s², …, E s^{2 · orders}, with 2 · steps > orders.
     log_grid
-        Where to estimate the density of log s; 128 points over what was found by default.
+        Where to estimate the density of log s; by default 128 points over the range found.
     bandwidth
-        By which it is smoothed; a twentieth of the range by default.
+        Width of the smoothing Gaussian; by default a twentieth of the range.
     tolerance
-        The status is INACCURATE where the quadrature leaves a larger fraction of all open.
+        The status is INACCURATE if the quadrature leaves a larger fraction undetermined.
 
     Accuracy
     --------
-    The quadrature is exact for the moments, which have a standard error alone. The density and
-    `unresolved` have one of the quadrature too: its weights bound the cumulative at its nodes
+    The quadrature is exact for the moments, which have only a standard error. The density and
+    `unresolved` also have a quadrature error: the weights bound the cumulative at the nodes
     (Chebyshev, Markov and Stieltjes), and the weight of a node at zero bounds the mass there.
-    Both are of the law that each probe sees, and 0 where its Krylov space was exhausted. Values
-    under about 1e-15 of the largest (1e-6 in float32) are
-    not resolved, whatever the depth: they are counted.
+    Both apply to the law that each probe sees, and are 0 if its Krylov space was exhausted.
+    Values below about 1e-15 of the largest (1e-6 in float32) are not resolved at any depth: they
+    are counted.
 
     Raises
     ------
     ValueError
-        If a number is outside its range, `x` has no floating-point numbers, or the network's
-        weights are not explicit.
+        If a number is out of range, `x` has no floating-point numbers, or the weights of the
+        network are not explicit.
 
     References
     ----------
@@ -141,7 +142,7 @@ def _estimate(
     moments = jnp.sum(weights[..., None] * (nodes[..., None] / scale) ** powers[None, None], axis=1)
     mean = jnp.mean(moments, axis=0)
     first = nonzero(mean[:1])
-    # What one probe more or less would change, in relative terms.
+    # Relative change due to one probe more or less.
     own = moments / nonzero(mean)[None] - 1
     ratio_change = own - own[:, :1] * (powers / 2)[None]
     ratios = mean / first ** (powers / 2)
@@ -162,7 +163,7 @@ def _estimate(
         grid = log_grid.astype(float)
     density = _smoothed(log_nodes, shown, grid, width)
     floor = operator.rounding * scale
-    # Where the Krylov space is exhausted the rule is exact.
+    # If the Krylov space is exhausted the rule is exact.
     couplings = jnp.minimum(jnp.abs(jnp.diagonal(b, 0, 1, 2))[:, :-1], jnp.diagonal(b, 1, 1, 2))
     exact = jnp.any(couplings <= floor, axis=1) | (steps == operator.columns)
     at = grid - operator.log_scale
@@ -170,7 +171,7 @@ def _estimate(
     doubt = jnp.where(exact, 0.0, jax.vmap(_doubt, (0, 0, 0, None))(b, nodes, weights, floor))
     change, left = jnp.mean(bound, axis=0), jnp.mean(doubt)
     lost = 1 - jnp.sum(shown, axis=1)
-    # Of where it may be, too.
+    # Include the positions where the mass may be.
     lost_error = jnp.maximum(_standard_error(lost), _standard_error(lost + doubt))
 
     zero = operator.zero & operator.valid
@@ -206,8 +207,9 @@ def _quadrature(b: Float[Array, "steps steps"]) -> tuple[Array, Array]:
 def _doubt(b: Array, nodes: Array, weights: Array, floor: Array) -> Array:
     """How far the mass at s ≤ `floor` may be from the weight there.
 
-    By the two weights next to it, or where there is none, by that of a rule with a node at zero
-    over the square there of the polynomial that is zero at its other nodes.
+    The bound is the two weights next to it. If there is no node there, it is the weight of a node
+    at zero in an extended rule: that rule over the square, at zero, of the polynomial that
+    vanishes at its other nodes.
     """
     held = nodes <= floor
     below = jnp.max(jnp.where(held, weights, 0.0))
@@ -225,9 +227,9 @@ def _doubt(b: Array, nodes: Array, weights: Array, floor: Array) -> Array:
 def _smoothing_bound(
     nodes: Array, weights: Array, floor: Array, grid: Array, width: Array
 ) -> Array:
-    """∫ |F − F_rule| |dK| for the Gaussian K at each point, zero under `floor`; every probe.
+    """∫ |F − F_rule| |dK| for the Gaussian K at each point, zero below `floor`, for every probe.
 
-    F, the cumulative, is off by no more than the larger weight of the nodes on both sides.
+    The error of the cumulative F is at most the larger weight of the nodes on both sides.
     """
     order = jnp.argsort(nodes, axis=1)
     x, w = (jnp.take_along_axis(table, order, axis=1) for table in (nodes, weights))

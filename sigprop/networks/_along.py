@@ -1,4 +1,4 @@
-"""The base of readings that follow a finite network."""
+"""The base class of readings that follow a finite network."""
 
 import dataclasses
 from typing import Any
@@ -9,27 +9,27 @@ from theory.description import Reading
 
 
 class Along(Reading[Carried]):
-    """What `network` does to its signals, with something done on the way.
+    """Follow the signals through `network`, with additional actions on the way.
 
-    The state is `Signals`, or a subclass that carries more; the network moves values and tangents
-    and leaves the rest alone. A subclass says what happens `behind` every leaf and sum, what is a
-    `note` of them, and what happens at the boundary of every layer outside of branches
-    (`at_boundary`), in place of what the network itself does there. Array leaves beside the
-    network have a leading axis over the layers of a `Repeat`.
+    The state is `Signals`, or a subclass with more fields; the network changes values and tangents
+    and leaves the other fields alone. A subclass defines what happens after every leaf and sum
+    (`behind`), what to note (`note`), and what happens at the boundary of every layer outside
+    branches (`at_boundary`), instead of what the network itself does there. Array leaves besides
+    the network have a leading axis over the layers of a `Repeat`.
     """
 
     network: FiniteNetwork
 
     def behind(self, state: Carried) -> Carried:
-        """The state behind a leaf or a sum."""
+        """The state after a leaf or a sum."""
         return state
 
     def note(self, state: Carried) -> Any:
-        """What is noted behind an `Affine` or a sum, outside of branches."""
+        """The note made after an `Affine` or a sum, outside branches."""
         return None
 
     def at_boundary(self, state: Carried) -> Carried:
-        """The state at the end of one layer, outside of branches."""
+        """The state at the end of one layer, outside branches."""
         return state
 
     def affine(self, node: Affine, state: Carried) -> tuple[Carried, Any]:
@@ -49,12 +49,12 @@ class Along(Reading[Carried]):
 
     def _noted(self, state: Carried, made: Any) -> tuple[Carried, Any]:
         state = self.behind(state)
-        if self.network.shared is not None:  # the network's memory of its weights
+        if self.network.shared is not None:  # what the network knows about its weights
             return state, made
         return state, None if self.network.in_branch else self.note(state)
 
     def over(self, network: FiniteNetwork) -> Any:
-        """The same along another network."""
+        """The same reading along another network."""
         return dataclasses.replace(self, network=network)
 
     def child(self, index: int) -> Any:

@@ -1,4 +1,4 @@
-"""What arguments may be that only finite networks have; see `theory.numerics._arguments`."""
+"""Checks of arguments that only finite networks have; see `theory.numerics._arguments`."""
 
 import functools
 from typing import Any
@@ -25,10 +25,10 @@ def check_seed(seed: Any) -> None:
 
 
 def check_precision(precision: Any) -> None:
-    """Raise a `ValueError` unless JAX knows it as a precision of matrix products."""
+    """Raise a `ValueError` unless it is a precision of matrix products in JAX."""
     try:
         known = _is_precision(precision)
-    except TypeError:  # what cannot be told apart cannot be one
+    except TypeError:  # unhashable, so not a precision
         known = False
     if not known:
         raise ValueError(

@@ -25,7 +25,7 @@ from theory.numerics import (
 
 
 class _Probed(Along[Signals]):
-    """A finite network with zeros added at the boundaries, that notes its signals."""
+    """A finite network that adds zeros at the boundaries and notes its signals."""
 
     probes: Float[Array, "*depth n width k"]
 
@@ -48,10 +48,18 @@ def network_coherence(
     loss_gram: Float[Array, "n n"] | None = None,
     explicit_weights: bool = True,
 ) -> Float[Array, "layers layers"]:
-    """⟨G_l, G_m⟩/(‖G_l‖ ‖G_m‖) of the gradients of one drawn network.
+    """The cosines ⟨G_l, G_m⟩/(‖G_l‖ ‖G_m‖) of the gradients of one drawn network.
 
-    As in `theory.gradients.gradient_coherence`; the gradients at the outputs are drawn with
-    `loss_gram`.
+    Convention: as in `theory.gradients.gradient_coherence`.
+
+    Parameters
+    ----------
+    network, inputs, loss_gram
+        As in `sample_coherence`.
+    key
+        Decides the weights, the biases and the gradients at the outputs.
+    width, explicit_weights
+        As in `sample_network`.
     """
     layers = layers_of(network)
     n = inputs.shape[0]
@@ -107,21 +115,23 @@ def sample_coherence(
     explicit_weights: bool = True,
     progress: Report | None = None,
 ) -> Float[Array, "networks layers layers"]:
-    """Cosines of the gradients of all pairs of layers, of independent networks of one width.
+    """Cosines of the gradients of all pairs of layers, in independent networks of one width.
 
     Parameters
     ----------
-    network, loss_gram
+    network
         As in `theory.gradients.gradient_coherence`, which predicts the limit of their means.
     inputs
         Shape [inputs, width_in, components]; its dtype is that of the simulation.
     width, replicas, seed, explicit_weights, progress
         As in `sample_ensemble`.
+    loss_gram
+        As in `theory.gradients.gradient_coherence`; gradients at the outputs are drawn with it.
 
     Raises
     ------
     TypeError, ValueError
-        As `theory.gradients.gradient_coherence`; or names the field and its allowed range.
+        As `theory.gradients.gradient_coherence` and `sample_ensemble`.
     """
     check_count("width", width)
     check_count("replicas", replicas, 2)

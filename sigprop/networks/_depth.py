@@ -1,4 +1,4 @@
-"""How many layers a network has, and how many of them are measured."""
+"""The number of layers of a network, and how many of them are measured."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class _OuterDepth(Survey[int]):
 
 
 def outer_depth(network: Part) -> int:
-    """How many layers the outermost `Repeat` of a network has, or the steps of its `Recurrent`.
+    """The number of layers in the outermost `Repeat` of a network, or of steps in its `Recurrent`.
 
     Raises
     ------
@@ -37,9 +37,9 @@ def outer_depth(network: Part) -> int:
 
 
 def measured_depth(network: Part, inputs: Any) -> int:
-    """How often the layers of a network are measured, less the first.
+    """The number of measurements of the layers of a network, minus one.
 
-    `inputs` may be a shape alone, a `jax.ShapeDtypeStruct` [inputs, width_in, components].
+    `inputs` may be only a shape, a `jax.ShapeDtypeStruct` [inputs, width_in, components].
     """
     log_gain = jax.eval_shape(lambda x: propagate(network, x).value.log_gain, inputs)
     return log_gain.shape[0] - 1

@@ -1,8 +1,8 @@
 """Whether the numbers of a finite network keep their digits.
 
-What is smaller than the smallest normal number is zero to most processors, and a mean over terms
-near it has lost some of them. Signals do not come so low by squares, which are taken of signals
-over powers of two, but by many layers that shrink them, or by one steep one.
+Most processors treat numbers below the smallest normal one as zero, and a mean over terms close to
+it has lost digits. Squares do not bring signals that low, since they are computed after division
+by powers of two; many layers that shrink signals do, or a single steep one.
 """
 
 import math
@@ -19,8 +19,10 @@ from theory.numerics import INTEGERS, exponent, largest_exponent, times_power
 
 
 def in_range(x: Float[Array, "n *shape"]) -> tuple[Array, Float[Array, " n"]]:
-    """Signals over a power of two, and the log of its square: 1 unless squares might leave the
-    range."""
+    """Signals divided by a power of two, and the log of its square.
+
+    The power is 1 unless squares might overflow or underflow.
+    """
     if x.size == 0:
         return x, jnp.zeros(len(x), x.dtype)
     power = largest_exponent(x, tuple(range(1, x.ndim)))
@@ -30,8 +32,10 @@ def in_range(x: Float[Array, "n *shape"]) -> tuple[Array, Float[Array, " n"]]:
 
 
 def fallen(before: Array, after: Array, exactly: Any = False) -> Bool[Array, " n"]:
-    """Where what was not zero has come so near the smallest normal number that some of its terms
-    are below it. Zeros count unless they are said to be exact."""
+    """Where nonzero signals have come so close to the smallest normal number that terms underflow.
+
+    Zeros count unless they are declared exact.
+    """
     if before.size == 0:
         return jnp.zeros(len(before), bool)
     info, axes = jnp.finfo(after.dtype), tuple(range(1, after.ndim))
@@ -42,8 +46,10 @@ def fallen(before: Array, after: Array, exactly: Any = False) -> Bool[Array, " n
 
 
 def vanishes(activation: Any, values: Float[Array, "n width k"]) -> Bool[Array, " n"]:
-    """Whether φ is zero at signals also where they are drawn out as far as its kinks allow: where
-    zeros of φ are those of a plateau, and not powers too small for their type."""
+    """Whether φ is zero at signals even if they are stretched as far as its kinks allow.
+
+    Zeros of φ then belong to a plateau, and are not powers that underflow.
+    """
     some = values[:, :64]
     near = [jnp.abs(jnp.asarray(x, values.dtype)) for x in places(activation)]
     near = [jnp.where(x > 0, x, 1) for x in near] or [jnp.ones((), values.dtype)]
@@ -53,9 +59,9 @@ def vanishes(activation: Any, values: Float[Array, "n width k"]) -> Bool[Array, 
 
 
 def underflown_slopes(activation: Any, values: Float[Array, "n width k"]) -> Bool[Array, " n"]:
-    """Whether a slope of φ is zero because it is too small for its type.
+    """Whether a slope of φ is zero because it underflows.
 
-    On a plateau it is zero from the kink on; elsewhere it is not, a little beyond the kink.
+    On a plateau the slope is zero from the kink on; elsewhere it is nonzero just beyond the kink.
     """
     if isinstance(activation, Radial):
         fn, z = activation.profile, jnp.linalg.norm(values, axis=-1)
@@ -79,7 +85,7 @@ def places(activation: Any) -> tuple[Any, ...]:
 def layer_status(
     values: Array, moments: Moments, lost: Bool[Array, " n"]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """What is known of a layer's moments: of the signals, and of the tangents."""
+    """The status of the moments of a layer: of the signals, and of the tangents."""
     info = jnp.finfo(values.dtype)
     tiny, eps = float(info.tiny), float(info.eps)
     own = jnp.sqrt(length(moments))
@@ -108,14 +114,14 @@ def _status(gone: Array, *numbers: Array) -> Int[Array, ""]:
 
 
 def subnormal(inputs: Float[Array, "n width k"]) -> Bool[Array, " n"]:
-    """Inputs below the smallest normal number, which processors take for zero."""
+    """Inputs below the smallest normal number, which processors treat as zero."""
     small = jnp.abs(inputs) < float(jnp.finfo(inputs.dtype).tiny)
     zero = jax.lax.bitcast_convert_type(inputs, INTEGERS[inputs.dtype.itemsize]) << 1 == 0
     return jnp.all(small, axis=(1, 2)) & ~jnp.all(zero, axis=(1, 2))
 
 
 def gradient_growths(logs: Float[Array, "layers n"], lost: Bool[Array, ""]) -> tuple[Array, Array]:
-    """The growth of gradients from its logs, and its status; NaN behind a gradient of zero."""
+    """The growth of gradients from its logs, and its status; NaN after a gradient of zero."""
     dead = jax.lax.cummax(jnp.isneginf(logs).astype(jnp.int8), axis=0, reverse=True)[1:] > 0
     growth = jnp.where(dead, jnp.nan, jnp.exp(logs[:-1]))
     small = jnp.any(growth < float(jnp.finfo(logs.dtype).tiny), axis=1)

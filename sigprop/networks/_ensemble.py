@@ -35,12 +35,12 @@ from theory.numerics import (
 class Ensemble(eqx.Module):
     """Measurements of `replicas` networks of one width.
 
-    Replica r depends on `seed`, `width` and r alone: not on how many were drawn, in which
-    order, or in which blocks.
+    Replica r depends only on `seed`, `width` and r: not on how many were drawn, in which order,
+    or in which blocks.
     """
 
     samples: Sample
-    """Leading axis over replicas, in `status` too: one for each network and layer."""
+    """With a leading axis over replicas; so has `status`, one for each network and layer."""
     width: int
     seed: int
     explicit_weights: bool = True
@@ -71,9 +71,9 @@ def in_blocks(
 ) -> Any:
     """Run `block_fn(indices)` over all replicas and join the results; `what` is reported.
 
-    Blocks have one shape, so that one compilation serves all. On a CPU, a block runs on every
-    core: one network keeps only one core busy. LAPACK, whose own threads would wait for each
-    other, is held to one thread meanwhile. The result depends on none of this.
+    Blocks have one shape, so that one compilation serves all. On a CPU one block runs on every
+    core, since one network keeps only one core busy. LAPACK is restricted to one thread meanwhile:
+    its own threads would wait for each other. None of this affects the result.
     """
     block = min(block, replicas)
     starts = range(0, replicas, block)
@@ -124,13 +124,16 @@ def sample_ensemble(
     seed
         Decides every draw.
     gradients
-        Also measure how gradients grow from layer to layer; about three times the cost.
+        Also measure the growth of gradients from layer to layer, at about three times the cost.
     explicit_weights
-        Draw every weight, or only what the weights do to the signals: the same law, at a
-        cost that grows like the width and not like its square (see `sample_network`). By
-        default the cheaper way from 1025 units on; `Ensemble.explicit_weights` says which.
+        True to draw every weight; False to draw only the products of weights and signals, which
+        has the same law at a cost proportional to the width rather than its square (see
+        `sample_network`). By default the cheaper way from 1025 units on;
+        `Ensemble.explicit_weights` records the choice.
     block
         Networks per compiled call. It changes no bit of the result.
+    precision
+        As in `sample_network`.
     progress
         Called with a `theory.numerics.Progress` before the first block and after each.
 
@@ -141,7 +144,7 @@ def sample_ensemble(
     Raises
     ------
     ValueError
-        Names the field and its allowed range.
+        If an argument is out of range. The message names the argument and its allowed range.
     """
     planned = _planned(
         network, inputs, width, replicas, seed, gradients, explicit_weights, block, precision
@@ -161,8 +164,10 @@ def sample_ensembles(
     progress: Report | None,
     beside: Iterable[tuple[Any, tuple]] = (),
 ) -> list[Ensemble]:
-    """`sample_ensemble` of several widths, whose programs are compiled side by side, and with
-    them what else the caller needs."""
+    """`sample_ensemble` for several widths, with all programs compiled side by side.
+
+    `beside` are further programs to compile at the same time.
+    """
     plans = [
         _planned(network, inputs, width, count, seed, gradients, explicit_weights, None, "highest")
         for width, count in zip(widths, replicas, strict=True)
@@ -172,7 +177,7 @@ def sample_ensembles(
 
 
 class _Planned(NamedTuple):
-    """An ensemble whose arguments are checked, and that is not drawn yet."""
+    """An ensemble with checked arguments, not drawn yet."""
 
     network: Part
     inputs: Array
@@ -186,7 +191,7 @@ class _Planned(NamedTuple):
     precision: str
 
     def call(self, rows: Array) -> tuple[Any, tuple]:
-        """What draws these networks, and its arguments."""
+        """The program that draws these networks, and its arguments."""
         how = (self.width, self.gradients, self.explicit_weights, self.precision)
         given = (self.network, self.inputs, self.key, rows, *how)
         return compiled(_sample_block, plain_options), given
@@ -238,7 +243,7 @@ def _planned(
             f"`width`: must be at most {MOST_WITH_MATRICES} with explicit weights, which are then "
             f"2³¹ numbers per layer; got {width}"
         )
-    # Random numbers per layer, with the QR factorisation of signals and tangents as some more.
+    # Random numbers per layer; the QR factorisation of signals and tangents counts as some more.
     entries = width**2 if explicit_weights else width * (2 * len(inputs)) ** 2 * 4
     block = min(block or default_block(replicas, entries * max(layers, 1)), replicas)
     return _Planned(

@@ -1,4 +1,4 @@
-"""The finite-width reading: a random network with weights drawn in passing and dropped."""
+"""The finite-width reading: a random network whose weights are drawn on the fly and dropped."""
 
 import dataclasses
 from typing import Any, TypeAlias, TypeVar
@@ -18,18 +18,18 @@ from theory.mean_field import signal_moments
 
 
 class Signals(eqx.Module):
-    """Signals of n inputs in one layer, with m tangents of each riding along."""
+    """Signals of n inputs in one layer, with m tangents of each."""
 
     values: Float[Array, "n width k"]
     tangents: Float[Array, "n width k m"]
-    """Tangents, over exp(log_gain/2)."""
+    """Tangents, divided by exp(log_gain/2)."""
     log_gain: Float[Array, " n"]
     lost: Bool[Array, " n"] | None = None
-    """Whether digits are gone: all numbers of a layer have come near the smallest normal one, or
-    have become zero on the way. None where this is not watched."""
+    """Whether digits are lost: all numbers of a layer have come close to the smallest normal one,
+    or have become zero on the way. None if this is not tracked."""
 
     def moved(self, values: Array, tangents: Array, lost: Array | None = None) -> Any:
-        """Other signals and tangents over the same scale, and all else as it is."""
+        """Replace signals and tangents, keeping their scale and everything else."""
         before = self.lost
         lost = before if before is None or lost is None else before | lost
         return dataclasses.replace(self, values=values, tangents=tangents, lost=lost)
@@ -39,7 +39,7 @@ Carried = TypeVar("Carried", bound=Signals)
 
 
 class Layer(eqx.Module):
-    """What is noted of a layer whose digits are watched."""
+    """The note of a layer whose digits are tracked."""
 
     moments: Moments
     status: Int[Array, ""]
@@ -50,10 +50,10 @@ Note: TypeAlias = Moments | Layer | None
 
 
 class FiniteNetwork(Reading[Signals]):
-    """A network of finite width; each `Affine` and sum notes the `Moments` of its units.
+    """A network of finite width; each `Affine` and each sum notes the `Moments` of its units.
 
-    Every part draws from its own key, folded in once per level of the description, so that
-    a result does not depend on batching, and `Chain((b,) * 4)` equals `repeat(b, 4)`.
+    Every part draws from its own key, folded in once per level of the description. A result
+    therefore does not depend on batching, and `Chain((b,) * 4)` equals `repeat(b, 4)`.
     """
 
     key: Key[Array, "*layers"]
@@ -65,8 +65,8 @@ class FiniteNetwork(Reading[Signals]):
     explicit_weights: bool = eqx.field(static=True, default=True)
     in_branch: bool = eqx.field(static=True, default=False)
     shared: Any = None
-    """Inside a recurrent body, what its weights are known by (`Shared`), in the order of its
-    notes, which are the same after one more step."""
+    """Inside a recurrent body, what is known about its weights (`Shared`), in the order of its
+    notes, which stays the same from step to step."""
 
     def _at(self, key: Any, backward: Any, in_branch: bool, shared: Any) -> "FiniteNetwork":
         how = (self.precision, self.explicit_weights)
@@ -102,7 +102,7 @@ class FiniteNetwork(Reading[Signals]):
         out = jnp.moveaxis(out.reshape(*out.shape[:2], 1 + m, n), -1, 0)
         values, tangents = out[..., 0] + bias[None], out[..., 1:]
         if not self.explicit_weights:
-            # What draws the bias must not run again wherever the signals are used.
+            # The bias must not be drawn again wherever the signals are used.
             values, tangents = jax.lax.optimization_barrier((values, tangents))
         before, state = state, state.moved(values, tangents)
         if state.lost is not None:
@@ -112,7 +112,7 @@ class FiniteNetwork(Reading[Signals]):
         return state, self._note(state) if memory is None else memory
 
     def _fresh(self, node: Affine, columns: Array, fan_out: int) -> tuple[Array, Array]:
-        """Products with weights, and a bias, of this place alone."""
+        """Products with weights, and a bias, drawn for this place."""
         out = product(
             node.weights,
             jax.random.fold_in(self.key, 0),
@@ -141,7 +141,7 @@ class FiniteNetwork(Reading[Signals]):
         return state.moved(values, tangents, fallen(state.values, values)), None
 
     def noise(self, node: Noise, state: Carried) -> tuple[Carried, None]:
-        # Keys 0 and 1 are those of weights and biases.
+        # Keys 0 and 1 belong to weights and biases.
         key, dtype = jax.random.fold_in(self.key, 2), state.values.dtype
         g = jax.random.normal(key, (*state.values.shape[:2], 1), dtype)
         factor = 1 + jnp.sqrt(node.variance).astype(dtype) * g
@@ -218,7 +218,7 @@ def _split(x: Array, n: int) -> Array:
 
 
 def _on_one_scale(drive: Signals, state: Signals) -> tuple[Signals, Signals]:
-    """The tangents of both over one scale; a tangent of zero is one on any scale."""
+    """Bring the tangents of both to one scale; a zero tangent has any scale."""
     moves = jnp.any(drive.tangents != 0, axis=(1, 2, 3))
     common = jnp.where(moves, jnp.maximum(drive.log_gain, state.log_gain), state.log_gain)
 
@@ -230,7 +230,7 @@ def _on_one_scale(drive: Signals, state: Signals) -> tuple[Signals, Signals]:
 
 
 def _of_unit_size(tangents: Float[Array, "n width k m"]) -> tuple[Array, Float[Array, " n"]]:
-    """Tangents of mean square 1, and the log of what it was; zeros stay."""
+    """Rescale tangents to mean square 1, and return the log of the factor; zeros stay."""
     tangents, log = in_range(tangents)
     size = jnp.mean(tangents**2, axis=(1, 2, 3))
     safe = jnp.where(size > 0, size, 1.0)
@@ -238,7 +238,7 @@ def _of_unit_size(tangents: Float[Array, "n width k m"]) -> tuple[Array, Float[A
 
 
 def measure(state: Signals) -> Moments:
-    """The moments of a layer's units, the tangents averaged over the m that ride along."""
+    """The moments of a layer's units, averaged over the m tangents."""
     moments = signal_moments(state.values)
     t, log = in_range(state.tangents)
     tangent = jnp.einsum("auim,bujm->abij", t, t, precision="highest")
@@ -249,8 +249,10 @@ def measure(state: Signals) -> Moments:
 
 @jax.custom_vjp
 def _mark_backward(values: Float[Array, "n width k"], mark: Float[Array, " n"]):
-    """The identity; going backward it rescales each input's gradient to norm 1 and hands the
-    log of its squared norm to `mark`, so that gradients neither vanish nor overflow."""
+    """The identity; its backward pass normalises each input's gradient.
+
+    The log of the squared norm goes to `mark`, so that gradients neither vanish nor overflow.
+    """
     return values
 
 

@@ -1,4 +1,4 @@
-"""Inputs to networks: a wanted Gram matrix, the digits of scikit-learn, images in IDX files."""
+"""Inputs to networks: a given Gram matrix, the digits of scikit-learn, images in IDX files."""
 
 import gzip
 import zlib
@@ -18,7 +18,7 @@ from sigprop.networks._arguments import check_key
 from sigprop.networks._lapack import qr
 from theory.numerics import as_number, as_real, check_count, check_length, check_positive, shown
 
-# The third byte of an IDX file names the type of its elements.
+# The third byte of an IDX file gives the type of its elements.
 _IDX_TYPES = {
     0x08: np.dtype(np.uint8),
     0x09: np.dtype(np.int8),
@@ -32,14 +32,19 @@ _GET_DATA = "on Debian: apt install dataset-fashion-mnist; dpkg -L dataset-fashi
 
 
 def pair_gram(length: float, correlation: float) -> Float[Array, "2 2"]:
-    """Gram matrix of two inputs of one length.
+    """The Gram matrix of two inputs of equal length, ``[[q, q c], [q c, q]]``.
 
-    ``[[q, q c], [q c, q]]`` with length ``q`` and correlation ``c``.
+    Parameters
+    ----------
+    length
+        q, at least 0.
+    correlation
+        c, from -1 to 1.
 
     Raises
     ------
     ValueError
-        If `length` is negative or `correlation` is outside [-1, 1].
+        If an argument is out of range.
     """
     check_length("length", length)
     known = as_number("correlation", correlation, "between -1 and 1")
@@ -56,18 +61,22 @@ def gram_inputs(
     key: PRNGKeyArray,
     components: int = 1,
 ) -> Float[Array, "inputs {width} {components}"]:
-    """Inputs whose Gram matrix is exactly the wanted one, in a random direction.
+    """Draw inputs with an exactly given Gram matrix, in a random direction.
 
-    ``sum_i x[a, i, m] x[b, i, n] / width = gram[a, b] δ_mn``: the frame that carries the inputs is
-    uniform (Haar) among all frames of the width, so nothing but the Gram matrix is singled out.
+    ``sum_i x[a, i, m] x[b, i, n] / width = gram[a, b] δ_mn``. The frame of the inputs is uniform
+    (Haar) among all frames of that width, so nothing but the Gram matrix is singled out.
 
     Parameters
     ----------
     gram
-        Symmetric and positive semidefinite, of any rank up to ``width / components``; a singular
-        one (correlation 1 or -1, a zero input) is allowed. It has to be concrete, not traced.
+        Symmetric and positive semidefinite, of any rank up to ``width / components``; it may be
+        singular (correlation 1 or -1, a zero input). It must be concrete, not traced.
+    width
+        Units per input.
+    key
+        Decides the frame.
     components
-        Real components per unit, k; each carries the same Gram matrix, and they are orthogonal.
+        Real components k per unit. Each has the same Gram matrix, and they are orthogonal.
 
     Raises
     ------
@@ -90,7 +99,7 @@ def gram_inputs(
             f"`gram`: must have rank at most width / components = {width // components};"
             f" got rank {rank}"
         )
-    # With the signs of the triangular factor's diagonal taken out, Q of a Gaussian matrix is Haar.
+    # With the signs of the diagonal of R removed, Q of a Gaussian matrix is Haar.
     frame, triangle = qr(jax.random.normal(key, (width, components * rank)))
     frame = frame * jnp.sign(jnp.diagonal(triangle))[None, :]
     frame = frame.reshape(width, components, rank) * np.sqrt(width)
@@ -104,18 +113,19 @@ def pair_inputs(
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, "2 {width} k"]:
-    """Two inputs of units with k components whose cross-covariance is exactly the wanted one.
+    """Draw two inputs of units with k components and an exactly given cross-covariance.
 
-    ``sum_i x[0, i, m] x[1, i, n] / width = cross[m, n]``, and each has the identity instead of
-    `cross`. With ``cross`` the transpose of a rotation R the second input is the first, rotated
-    by R.
+    ``sum_i x[0, i, m] x[1, i, n] / width = cross[m, n]``, and each input has covariance 1. If
+    ``cross`` is the transpose of a rotation R, the second input is the first, rotated by R.
 
     Parameters
     ----------
     cross
-        k × k with no singular value above 1. It has to be concrete, not traced.
+        k × k with no singular value above 1. It must be concrete, not traced.
     width
-        Units; at least 2 k, or k where all singular values are 1.
+        Units; at least 2 k, or k if all singular values are 1.
+    key
+        Decides the frame of the inputs.
 
     Raises
     ------
@@ -149,25 +159,26 @@ def pair_inputs(
 def digits_inputs(
     count: int, *, key: PRNGKeyArray, centre: bool = True, length: float | None = None
 ) -> tuple[Float[Array, "{count} 64 1"], Int[Array, " {count}"]]:
-    """Real inputs without a download: images of digits from scikit-learn, 64 pixels each.
+    """Load real inputs without a download: images of digits from scikit-learn, 64 pixels each.
 
     Parameters
     ----------
-    key
-        Fixes which images are taken, without repetition; a smaller `count` takes the first of them.
     count
         Number of images, up to 1797.
+    key
+        Decides which images are taken, without repetition; a smaller `count` takes the first of
+        them.
     centre
         Subtract one number, the mean over all pixels of the whole data set.
     length
-        If given, multiply by one number such that the mean length over the whole data set is this;
-        neither number depends on the images taken. If not, black is 0 and white is 1 up to the
-        centring.
+        If given, multiply by one number such that the mean length over the whole data set has this
+        value. Neither number depends on the images taken. Otherwise black is 0 and white is 1, up
+        to the centring.
 
     Returns
     -------
     inputs, labels
-        Images with axes inputs, pixels, one component; and the digits that they show.
+        Images with axes inputs, pixels, one component; and their digits.
 
     Raises
     ------
@@ -185,8 +196,10 @@ def digits_inputs(
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """All images and labels: from the file that scikit-learn installs, since its import takes
-    longer than JAX's."""
+    """All images and labels, from the file that scikit-learn installs.
+
+    Importing scikit-learn itself takes longer than importing JAX.
+    """
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     if not Path(str(file)).is_file():
         from sklearn.datasets import load_digits
@@ -206,24 +219,24 @@ def idx_inputs(
     centre: bool = True,
     length: float | None = None,
 ) -> tuple[Float[Array, "{count} width 1"], Int[Array, " {count}"] | None]:
-    """Images from IDX files, the format of MNIST and Fashion-MNIST.
+    """Load images from IDX files, the format of MNIST and Fashion-MNIST.
 
     Parameters
     ----------
-    key, count, centre, length
-        As in `digits_inputs`. Pixels that are unsigned bytes are divided by 255, others are taken
-        as they are.
     path
         A folder with the files under their usual names (``train-images-idx3-ubyte``,
         ``t10k-labels-idx1-ubyte``, ...; gzipped or not), or one file of images.
+    count, key, centre, length
+        As in `digits_inputs`. Pixels that are unsigned bytes are divided by 255; others are used
+        as they are.
     split
         Which files of a folder to read.
 
     Returns
     -------
     inputs, labels
-        Images with axes inputs, pixels, one component; and their labels, None where there is no
-        file of labels.
+        Images with axes inputs, pixels, one component; and their labels, None if there is no file
+        of labels.
 
     Raises
     ------
@@ -241,7 +254,7 @@ def idx_inputs(
 def read_images(
     path: str | PathLike[str], split: Literal["train", "test"] = "train"
 ) -> tuple[Num[np.ndarray, "images width"], Integer[np.ndarray, " images"] | None]:
-    """All images and labels of IDX files as they stand there; see `idx_inputs`."""
+    """All images and labels of IDX files, unchanged; see `idx_inputs`."""
     if split not in _IDX_SPLITS:
         raise ValueError(f"`split`: must be one of {', '.join(_IDX_SPLITS)}; got {split}")
     images, label_file = Path(path), None
@@ -269,13 +282,17 @@ def read_images(
 
 
 def read_idx(path: str | PathLike[str]) -> Shaped[np.ndarray, "..."]:
-    """The array in an IDX file, gzipped or not, of any element type of the format.
+    """Read the array in an IDX file, gzipped or not, of any element type of the format.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ValueError
-        If the file cannot be read, is not an IDX file, or is longer or shorter than its header
-        says.
+        If the file cannot be read, is not an IDX file, or its size does not match its header.
     """
     try:
         content = Path(path).read_bytes()
@@ -320,7 +337,7 @@ def _root(gram: Float[Array | np.ndarray, "inputs inputs"]) -> Float[np.ndarray,
     lengths = np.diagonal(gram)
     if np.any(lengths < 0):
         raise ValueError(f"`gram`: must have no negative length; got {lengths.min():.3g}")
-    # Correlations: with unit lengths, rounding is the same for a short input as for a long one.
+    # Use correlations: with unit lengths, rounding is the same for short and long inputs.
     scale = np.sqrt(lengths)
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
     correlation = inverse[:, None] * gram * inverse[None, :]
@@ -340,7 +357,7 @@ def _root(gram: Float[Array | np.ndarray, "inputs inputs"]) -> Float[np.ndarray,
 
 
 def _find(folder: Path, stem: str, kind: str) -> Path | None:
-    """A data set's file under one of the names in use, the one that is not gzipped first."""
+    """A file of the data set under one of its usual names, preferably not gzipped."""
     names = [f"{stem}{dash}{kind}{end}" for end in ("", ".gz") for dash in "-."]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
@@ -364,12 +381,12 @@ def _normalise(
     centre: bool,
     length: float | None,
 ) -> Float[Array, "count width 1"]:
-    """The chosen images, normalised by numbers that belong to all of them."""
+    """The chosen images, normalised by numbers that depend on all of them."""
     mean = pixels.mean(dtype=np.float64) / white if centre else 0.0
     factor = 1.0
     if length is not None:
         check_positive("length", length)
-        # Image by image: as bytes a data set is an eighth of what it would be here as floats.
+        # Image by image: as floats the whole data set would take eight times the memory.
         mean_length = np.mean([np.mean((image / white - mean) ** 2) for image in pixels])
         if not mean_length > 0:
             raise ValueError("`length`: must be left out where all pixels are equal; got a number")

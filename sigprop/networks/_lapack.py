@@ -13,20 +13,23 @@ from threadpoolctl import threadpool_limits
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """LAPACK without threads of its own: they wait for each other by spinning, and an ensemble
-    keeps the cores busy without them."""
-    # What jaxlib calls; it loads it at its first factorisation, and only what is loaded is held.
+    """Restrict LAPACK to one thread.
+
+    Its own threads wait for each other by spinning, and an ensemble keeps the cores busy without
+    them.
+    """
+    # jaxlib loads this at its first factorisation; only loaded libraries can be restricted.
     importlib.import_module("scipy.linalg.cython_lapack")
     with threadpool_limits(1, user_api="blas"):
         yield
 
 
 def alone(fn: Callable) -> Callable:
-    """The function; on a CPU, `jax.vmap` calls it in turn on each entry of the batch.
+    """Make `jax.vmap` call the function in turn on each entry of the batch, on a CPU.
 
     jaxlib below 0.11.2 splits a batch of factorisations over the threads of XLA and waits for
-    them on one of these threads. As many independent batches as there are threads then wait for
-    each other for ever: on two cores, two.
+    them on one of these threads. As many independent batches as there are threads then deadlock:
+    on two cores, two.
     """
     in_turn = jax.custom_batching.sequential_vmap(fn)
 
@@ -60,6 +63,6 @@ def divide_upper(x: jax.Array, r: jax.Array) -> jax.Array:
 
 
 def upright(r: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """R with a diagonal that is not negative, and the signs that did it."""
+    """R with a non-negative diagonal, and the signs that make it so."""
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
     return r * signs[:, None], signs

@@ -1,4 +1,4 @@
-"""How large networks may be, known without JAX."""
+"""How large networks may be; importing it does not load JAX."""
 
 MOST_WITH_MATRICES = 46_340
-"""Units of a layer with a weight matrix, which then has 2³¹ numbers."""
+"""Most units of a layer with a weight matrix, which then has 2³¹ numbers."""

@@ -15,7 +15,8 @@ def normal(
     """Independent N(0, 1) numbers, decided by the key, the shape and the dtype.
 
     In float32 both words of every block of the cipher are used, where `jax.random.normal`
-    throws one away; it draws the other numbers: of another dtype or kind of key, and 2³¹ and more.
+    discards one. Other dtypes, other kinds of key, and arrays of 2³¹ numbers or more use
+    `jax.random.normal`.
 
     Accuracy
     --------

@@ -22,8 +22,11 @@ from theory.numerics import as_signals, cast, check_count, check_flag, one_progr
 def _orthogonal_tangent(
     inputs: Float[Array, "n width k"], key: Key[Array, ""]
 ) -> Float[Array, "width k"]:
-    """A random direction of unit mean square whose components, as vectors over the units, are
-    orthogonal to those of every input: E t uᵀ = 0, as for a tangent that knows nothing of them."""
+    """A random direction of unit mean square, orthogonal to every input.
+
+    Its components, as vectors over the units, are orthogonal to those of every input: E t uᵀ = 0,
+    as for a tangent that is independent of them.
+    """
     n, width, k = inputs.shape
     if width <= n * k:
         raise ValueError(
@@ -34,31 +37,31 @@ def _orthogonal_tangent(
     columns = jnp.moveaxis(inputs, 1, 0).reshape(width, n * k)
     u, s, _ = svd(columns)
     frame = jnp.where(s > s[0] * jnp.finfo(s.dtype).eps * width * k, 1, 0)[None] * u
-    for _ in range(2):  # once more takes out what rounding left
+    for _ in range(2):  # the second pass removes what rounding left
         tangent = tangent - frame @ (frame.T @ tangent)
     return tangent / jnp.sqrt(jnp.mean(tangent**2))
 
 
 class Sample(eqx.Module):
-    """What was measured in one network (or, with leading axes, in many)."""
+    """Measurements in one network (or, with leading axes, in many)."""
 
     moments: Moments
-    """Per layer, pre-activations: leading axis over depth, as `theory.propagate` gives."""
+    """Pre-activations of each layer, with a leading depth axis as in `theory.propagate`."""
     gradient_growth: Float[Array, "*batch boundaries n"] | None
     """|∂L/∂z_l|²/|∂L/∂z_{l+1}|² of a random linear loss, for the boundaries l = 1…depth − 1
     of the outermost `Repeat`."""
     status: Int[Array, "*batch depth"]
-    """`theory.Status` of each layer's covariance and separation: OK where they are those of the
-    network to rounding; INACCURATE where digits are lost, since numbers here or in a layer before
-    are too small for their type; INVALID where something is not finite."""
+    """`theory.Status` of the covariance and separation of each layer: OK if they are exact up to
+    rounding; INACCURATE if digits are lost, because numbers here or in an earlier layer are too
+    small for their type; INVALID if something is not finite."""
     tangent_status: Int[Array, "*batch depth"]
-    """The same of tangent and log gain, which stay known where lengths are too small."""
+    """The same for tangent and log gain, which stay valid if lengths are too small."""
     gradient_status: Int[Array, "*batch boundaries"] | None
-    """The same of the growth of gradients."""
+    """The same for the growth of gradients."""
 
     @property
     def known(self) -> "Sample":
-        """The same with NaN wherever digits are lost, so that no mean hides it."""
+        """The sample with NaN wherever digits are lost, so that no mean hides it."""
         m = self.moments
         signals = lambda x: _kept(self.status, x)
         tangents = lambda x: _kept(self.tangent_status, x)
@@ -98,28 +101,28 @@ def sample_network(
     key
         Decides the weights, the biases and the tangents.
     width
-        Units per layer, where the description does not fix it.
+        Units per layer, unless the description fixes them.
     gradients
         Also propagate a random loss gradient back through the layers.
     explicit_weights
-        True to draw every weight, False to draw only what the weights do to the signals,
-        which has exactly the same law: a layer of N units then costs N · n² for n inputs, not
-        N². By default matrices are drawn up to 1024 units, and beyond where it is cheaper.
+        True to draw every weight; False to draw only the products of weights and signals, which
+        has exactly the same law. A layer of N units then costs N · n² for n inputs, not N². By
+        default matrices are drawn up to 1024 units, and beyond if that is cheaper.
     precision
-        Of the matrix products ("highest": no reduced-precision passes on any device).
+        Precision of the matrix products ("highest": no reduced-precision passes on any device).
 
     Convention
     ----------
-    Lengths and correlations are averages over the units of one network; one random tangent
-    of unit mean square, orthogonal to every input component by component, rides along. (A
-    tangent along an input changes its length too, one along A u its direction; mean-field
-    theory counts these separately.)
+    Lengths and correlations are averages over the units of one network. One random tangent of
+    unit mean square, orthogonal to every input component by component, is propagated with the
+    signals. (A tangent along an input would also change its length, and one along A u its
+    direction; mean-field theory treats these separately.)
 
     Raises
     ------
     ValueError
-        If there is no room for a tangent beside the inputs: width_in <= k · number of inputs;
-        if they are of half precision.
+        If the inputs leave no room for an orthogonal tangent, width_in <= k · number of inputs;
+        if they have half precision.
     """
     check_part("network", network)
     check_key("key", key)
@@ -139,7 +142,7 @@ def sample_network(
 def _sampled(network, inputs, key, width, gradients, explicit_weights, precision) -> Sample:
     n, steps = len(inputs), time_steps(network)
     weights_key, tangent_key, loss_key = (jax.random.fold_in(key, i) for i in range(3))
-    # Of a sequence the first input alone is perturbed.
+    # Of a sequence only the first input is perturbed.
     first = (jnp.arange(n) % steps == 0).astype(inputs.dtype)[:, None, None, None]
     tangent = _orthogonal_tangent(inputs[::steps], tangent_key)[None, ..., None]
     tangents = first * tangent
@@ -160,7 +163,7 @@ def _sampled(network, inputs, key, width, gradients, explicit_weights, precision
         final, notes = run(marks)
         shape = final.values.shape
         direction = jax.random.normal(loss_key, shape, inputs.dtype)
-        # Of a sequence the last state alone counts.
+        # Of a sequence only the last state counts.
         last = (jnp.arange(n) % steps == steps - 1).astype(inputs.dtype)[:, None, None]
         direction = direction * last
         return jnp.sum(direction * final.values), (notes, final.lost)
@@ -176,7 +179,7 @@ class DrawnNetwork(eqx.Module):
     """One drawn network as a function of its inputs, for `jax.jvp` and the like.
 
     The same `key` and `width` give the network that `sample_network` measures with explicit
-    weights. They are drawn again in every call, in the dtype of the inputs.
+    weights. The weights are drawn again in every call, in the dtype of the inputs.
     """
 
     network: Part
@@ -197,7 +200,7 @@ class DrawnNetwork(eqx.Module):
 
     @property
     def reading(self) -> FiniteNetwork:
-        """The draw of every weight."""
+        """The reading with every weight drawn."""
         key = jax.random.fold_in(self.key, 0)
         return FiniteNetwork(key, self.width, None, self.precision, self.explicit_weights)
 
@@ -208,12 +211,12 @@ def _applied(drawn: DrawnNetwork, x: Array) -> Array:
 
 
 def sampled_inputs(inputs: Any) -> Array:
-    """Inputs in the precision of the run, which is theirs.
+    """Return inputs as an array; their precision is that of the run.
 
     Raises
     ------
     ValueError
-        If they do not have three axes, or are of half precision.
+        If they do not have three axes, or have half precision.
     """
     inputs = as_signals("inputs", inputs)
     check_signals("inputs", inputs)

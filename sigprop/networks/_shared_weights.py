@@ -1,10 +1,10 @@
-"""Weights that are shared over time: held, or known only by what they did so far.
+"""Weights that are shared over time: stored, or known only through their products so far.
 
 Notation: W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that
-size. Going forward it is known by W Q = A, Q orthonormal and A Gaussian (or √size times a
-frame): as good as a draw of W, which meets no direction outside Q. Going backward
-Wᵀ g = Q Aᵀ g + (1 − Q Qᵀ) Z Pᵀ g, P an orthonormal frame of what came back (less, for O, its
-part inside A) and Z drawn like A. Rows of the arrays are the columns of these matrices.
+size. Going forward it is known by W Q = A, with Q orthonormal and A Gaussian (or √size times a
+frame). That is equivalent to a draw of W, which never meets a direction outside Q. Going backward
+Wᵀ g = Q Aᵀ g + (1 − Q Qᵀ) Z Pᵀ g, with P an orthonormal frame of the backward signals (for O
+without its part inside A) and Z drawn like A. Rows of the arrays are columns of these matrices.
 """
 
 import functools
@@ -23,20 +23,20 @@ from theory.numerics import largest_exponent, times_power
 
 
 class HeldWeights(eqx.Module):
-    """An `Affine` with its weights drawn."""
+    """An `Affine` with drawn weights."""
 
     weights: Float[Array, "*layers fan_out fan_in tables"]
     bias: Float[Array, "*layers fan_out k"]
 
 
 class Products(eqx.Module):
-    """An `Affine` whose weights are known by their products alone."""
+    """An `Affine` whose weights are known only through their products."""
 
     q: Float[Array, "*layers columns size_in"]
     a: Float[Array, "*layers columns size_out"]
     z: Float[Array, "*layers columns size_in"] | None
     p: Float[Array, "*layers columns size_out"] | None
-    """Empty going forward; going backward they travel as the cotangents of themselves."""
+    """Empty going forward; going backward they travel as their own cotangents."""
     used: Int[Array, "*layers"]
     key: Key[Array, "*layers"]
     bias: Float[Array, "*layers fan_out k"]
@@ -51,7 +51,7 @@ def shared_product(
     vectors: Float[Array, "fan_in k columns"],
     precision: str,
 ) -> tuple[Float[Array, "fan_out k_out columns"], Shared]:
-    """W v for every column v, and what is known of W after it."""
+    """W v for every column v, and the updated knowledge of W."""
     fan_in, _, columns = vectors.shape
     if isinstance(memory, HeldWeights):
         weights = memory.weights.reshape(len(memory.weights), -1)
@@ -70,21 +70,21 @@ def shared_product(
 
 
 def _put(known: Array, row: Array, slot: Any, haar: int) -> Array:
-    """The images of a vector in the rows from a slot on."""
+    """Put the images of a vector in the rows from a slot on."""
     return jax.lax.dynamic_update_slice_in_dim(known, images(row[:, None], haar).T, slot, 0)
 
 
 def _extend(
     known: Array, row: Array, slot: Any, haar: int, precision: str
 ) -> tuple[Array, Array, Array]:
-    """The frame with the part of a vector that is new to it, and coefficients of the vector.
+    """Extend the frame by the new part of a vector; also return the vector's coefficients.
 
-    A part that rounding leaves is not new: the frame gets zeros.
+    A part of the size of rounding is not new: the frame gets zeros.
     """
     dot = lambda x, y: jnp.matmul(x, y, precision=precision)
     size = jnp.linalg.norm(row)
     rest, inside = row, jnp.zeros(len(known), row.dtype)
-    for _ in range(2):  # once more takes out what rounding left
+    for _ in range(2):  # the second pass removes what rounding left
         along = dot(known, rest)
         rest, inside = rest - dot(along, known), inside + along
     left = jnp.linalg.norm(rest)
@@ -132,7 +132,7 @@ _meet.defvjp(_meet_forward, _meet_reverse)
 def end_of_forward(values: Array, memory: Any) -> Array:
     """The identity on values, at the end of a forward pass.
 
-    What is known of the weights at the end starts the backward pass, as the cotangent of itself.
+    What is known about the weights at the end starts the backward pass, as its own cotangent.
     """
     return values
 
@@ -181,7 +181,7 @@ def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
         if haar:
             for _ in range(2):
                 rest = rest - dot(dot(a, rest), a) / size
-            # What rounding leaves of a vector inside A is nothing.
+            # If a vector lies inside A, only rounding remains.
             large = jnp.linalg.norm(rest) > 32 * jnp.finfo(row.dtype).eps * jnp.linalg.norm(row)
             rest = jnp.where(large, rest, 0)
         p, inside, new = _extend(p, rest, slot, haar, precision)
@@ -197,15 +197,15 @@ def _columns_backward(haar, precision, rows, q, a, z, p, used, key):
 
 
 class Blank(Survey[Array]):
-    """Notes what an `Affine` of a recurrent body shares, before its first step.
+    """Note the weights that an `Affine` of a recurrent body shares, before its first step.
 
-    The state is a unit's worth of zeros; keys are those of the finite network.
+    The state is zeros for one unit; keys are those of the finite network.
     """
 
     key: Key[Array, "*layers"]
     width: int = eqx.field(static=True)
     columns: int = eqx.field(static=True)
-    """Vectors that will meet the weights."""
+    """Number of vectors that the weights will act on."""
     explicit_weights: bool = eqx.field(static=True)
     gradients: bool = eqx.field(static=True)
 

@@ -1,4 +1,4 @@
-"""The units that have a symmetry."""
+"""Units with a given symmetry."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ MOST_COMPONENTS = 64
 
 
 def units_of(symmetry: str) -> dict[str, Any]:
-    """The components of a unit, and the algebra of the weights, that have this symmetry.
+    """The number of components of a unit, and the algebra of the weights, for a symmetry.
 
     Raises
     ------

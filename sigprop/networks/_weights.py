@@ -15,16 +15,16 @@ from theory.description import ALGEBRAS, AlgebraName
 from theory.numerics import largest_exponent, times_power
 
 _WELL = 0.1
-"""Smallest sine between a unit vector and those before it at which their scalar products alone
-give the triangular factor."""
+"""Smallest sine between a unit vector and the previous ones for which scalar products alone give
+the triangular factor."""
 
 
 LARGEST_MATRIX = 2**20
-"""Entries up to which the weights of a layer are drawn where nothing else is asked for."""
+"""Most entries of a layer for which weights are drawn by default."""
 
 
 def needs_matrices(network: Part) -> bool:
-    """Whether products alone do not tell the law of some weights, so that they must be drawn."""
+    """Whether the law of some products is unknown, so that weights must be drawn."""
     is_law = lambda node: isinstance(node, WeightLaw)
     laws = filter(is_law, jax.tree.leaves(network, is_leaf=is_law))
     return not all(law.family.rotation_invariant for law in laws)
@@ -33,10 +33,11 @@ def needs_matrices(network: Part) -> bool:
 def draws_matrices(
     asked: bool | None, width: int, columns: int, network: Part | None = None
 ) -> bool:
-    """Whether weights are drawn: what was asked for, or else the cheaper way that there is.
+    """Whether to draw weights: as requested, otherwise whichever way is cheaper.
 
-    Up to 1024 units a matrix is cheap, and it is drawn. Beyond, none is if the `columns` that
-    meet it in all are a quarter of the width or less, or its own numbers would fill gigabytes.
+    Up to 1024 units a matrix is cheap, and it is drawn. Beyond, it is not drawn if the number
+    `columns` of vectors that it acts on is at most a quarter of the width, or if the matrix would
+    fill gigabytes.
     """
     if asked is not None:
         return asked
@@ -53,8 +54,8 @@ def draw_weights(
     """The real numbers w_a of w = Σ_a w_a e_a for every pair of units.
 
     Convention: variance σ_w²/fan_in per unit pair (see `WeightLaw`). Orthogonal weights are a
-    Haar-distributed orthogonal, unitary or symplectic matrix (WW† = 1 over the algebra), of
-    which a rectangular layer takes the leading rows or columns, scaled to the same second moment.
+    Haar-distributed orthogonal, unitary or symplectic matrix (WW† = 1 over the algebra). A
+    rectangular layer takes its leading rows or columns, scaled to the same second moment.
 
     References
     ----------
@@ -67,13 +68,13 @@ def draw_weights(
             return scale * jax.random.normal(key, shape, dtype)
         case SparseWeights(density=p):
             there_key, key = jax.random.split(key)
-            # One number for all tables: a weight is there as a whole.
+            # One number for all tables: a weight is present or absent as a whole.
             there = jax.random.uniform(there_key, (fan_out, fan_in, 1), dtype) < p
             weights = jax.random.normal(key, shape, dtype) / jnp.sqrt(jnp.asarray(p, dtype))
             return scale * jnp.where(there, weights, 0)
         case OrthogonalWeights():
             q = _haar_block(law.algebra, key, fan_out, fan_in, dtype)
-            # |entry|² of a Haar matrix of size `larger` has the mean 1/larger.
+            # |entry|² of a Haar matrix of size `larger` has mean 1/larger.
             size = max(fan_out, fan_in) * q.shape[-1]
             return scale * jnp.sqrt(jnp.asarray(size, dtype)) * q
         case _:
@@ -108,18 +109,18 @@ def _haar_frame(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Arr
 
 
 def _haar_unitary(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
-    """The same over the complex numbers; real and imaginary parts along the last axis."""
+    """`_haar_frame` over the complex numbers; real and imaginary parts along the last axis."""
     re, im = jax.random.normal(key, (2, rows, columns), dtype)
     q = _orthonormal(jax.lax.complex(re, im))
     return jnp.stack([q.real, q.imag], axis=-1)
 
 
 def _haar_symplectic(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -> Array:
-    """The same over the quaternions; a, b, c, d of a + bi + cj + dk along the last axis."""
+    """`_haar_frame` over the quaternions; a, b, c, d of a + bi + cj + dk along the last axis."""
     a, b, c, d = jax.random.normal(key, (4, rows, columns), dtype)
     one, other = jax.lax.complex(a, b), jax.lax.complex(c, d)
-    # As 2×2 complex matrices. Their Gram-Schmidt process is that of the quaternions, since the
-    # second column of a quaternion is orthogonal to the first and of the same length.
+    # As 2×2 complex matrices. Their Gram–Schmidt process agrees with that of the quaternions, since
+    # the second column of a quaternion is orthogonal to the first and of equal length.
     top = jnp.stack([one, other], axis=-1)
     bottom = jnp.stack([-other.conj(), one.conj()], axis=-1)
     pairs = jnp.stack([top, bottom], axis=1).reshape(2 * rows, 2 * columns)
@@ -128,9 +129,9 @@ def _haar_symplectic(key: Key[Array, ""], rows: int, columns: int, dtype: Any) -
 
 
 def _orthonormal(columns: Array) -> Array:
-    """The frame that Gram and Schmidt make; of Gaussian columns it is uniformly distributed."""
+    """The Gram–Schmidt frame, which is uniformly distributed for Gaussian columns."""
     q, r = qr(columns)
-    # Householder reflections give R's diagonal signs or phases: Q takes them back.
+    # Householder reflections give the diagonal of R signs or phases; move them back to Q.
     phase = jax.lax.sign(jnp.diagonal(r))
     return q * jnp.where(phase == 0, jnp.ones_like(phase), phase)[None]
 
@@ -144,12 +145,11 @@ def product(
     explicit: bool = True,
     precision: str = "highest",
 ) -> Float[Array, "fan_out k_out columns"]:
-    """W v for every column v, with one freshly drawn W that is dropped afterwards.
+    """W v for every column v, with one freshly drawn W that is then dropped.
 
-    Without `explicit` no W is ever built: the products, and in reverse mode Wᵀ of whatever
-    comes back, are drawn from their law given everything that is known of W. The result is
-    the same in law (not in its bits), at a cost of fan_out · columns² instead of
-    fan_out · fan_in.
+    Without `explicit` W is never built: the products, and in reverse mode Wᵀ times the backward
+    signals, are drawn from their law given everything known about W. The result is the same in
+    law (not bit by bit), at a cost of fan_out · columns² instead of fan_out · fan_in.
 
     References
     ----------
@@ -174,7 +174,7 @@ def haar_size(law: WeightLaw) -> int:
     Raises
     ------
     ValueError
-        If products with weights of that law do not tell it.
+        If the law of products with such weights is unknown.
     """
     match law.family:
         case GaussianWeights():
@@ -195,8 +195,8 @@ def products_of(
 ) -> tuple[Array, int, int]:
     """The columns that the weights act on, how many rows they then have, and their `images`.
 
-    Haar weights act on columns of numbers of the algebra, D real ones each. Gaussian ones, which
-    are free of each other, act on lifted columns of real numbers (0 stands for them).
+    Haar weights act on columns of numbers of the algebra, each of D real numbers. Gaussian
+    weights, which are free of each other, act on lifted columns of real numbers (encoded as 0).
     """
     size = haar_size(law)
     if size == 0:
@@ -220,7 +220,7 @@ def _from_the_right(size: int) -> np.ndarray:
     """Multiplication from the right by the units of an algebra, shape [D, D, D]."""
     bases = (algebra.basis for algebra in ALGEBRAS.values() if algebra.basis is not None)
     left = next(basis for basis in bases if len(basis) == size)
-    # x u is the conjugate of ū x̄, and ū = −u but for 1
+    # x u is the conjugate of ū x̄, and ū = −u except for 1
     conjugate = np.diag(np.append(1.0, -np.ones(size - 1)))
     return np.concatenate([left[:1], -conjugate @ left[1:] @ conjugate])
 
@@ -229,7 +229,7 @@ def images(x: Float[Array, "rows columns"], size: int) -> Float[Array, "rows ima
     """Every column of numbers of an algebra times each of its D units, side by side.
 
     Weights over the algebra act on all of them alike. As real columns they are orthogonal and of
-    one length, so that Gram and Schmidt's process on all is that over the algebra.
+    equal length, so Gram–Schmidt on all of them is Gram–Schmidt over the algebra.
     """
     if size < 2:
         return x
@@ -241,7 +241,7 @@ def images(x: Float[Array, "rows columns"], size: int) -> Float[Array, "rows ima
 
 
 def lift(law: WeightLaw, vectors: Float[Array, "fan_in k columns"], precision: str) -> Array:
-    """What the real numbers w_a of the weights multiply, [fan_in·tables, k_out·columns].
+    """The vectors that the real numbers w_a multiply, [fan_in·tables, k_out·columns].
 
     Every vector is multiplied by each e_a, so that W v is one real matrix product.
     """
@@ -253,9 +253,9 @@ def lift(law: WeightLaw, vectors: Float[Array, "fan_in k columns"], precision: s
 
 
 # W is Gaussian with unit variance, or √size times a block of a Haar matrix O of that size, a real
-# matrix that commutes with multiplication from the right by numbers of its algebra. Known of W is
-# W X = A R, where X = Q R and A = W Q; X and all that is made of it hold the `images` of columns.
-# Notation: G what comes back, padded like Q by zeros to the size of O.
+# matrix that commutes with multiplication from the right by numbers of its algebra. W is known by
+# W X = A R, where X = Q R and A = W Q; X and everything made of it contain the `images` of columns.
+# Notation: G are the backward signals, padded like Q by zeros to the size of O.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -268,15 +268,15 @@ def _conditioned(fan_out: int, haar: int, precision: str, x: Array, key: Array) 
 def _forward(fan_out, haar, precision, r, x, key):
     a = _seen(fan_out, haar, x, key)
     if haar:
-        # A is a frame already; its own triangle need not be divided out in a pass of its own.
+        # A is a frame already; its own triangle need not be divided out in a separate pass.
         r = solve_upper(factored(a)[1], r)
         r = r[:, ::haar] * jnp.sqrt(jnp.asarray(len(a), x.dtype))
-    # Transposed: long rows are faster to multiply than long columns.
+    # Transposed: long rows multiply faster than long columns.
     return jnp.matmul(r.T, a.T[:, :fan_out], precision=precision).T
 
 
 def _seen(fan_out: int, haar: int, x: Array, key: Array) -> Array:
-    """Gaussian columns: A, or what Gram and Schmidt make into A/√size."""
+    """Gaussian columns: A, or the columns whose Gram–Schmidt frame is A/√size."""
     rows = max(fan_out, len(x)) if haar else fan_out
     count = min(x.shape) // max(haar, 1)
     return images(normal(jax.random.fold_in(key, 0), (count, rows), x.dtype).T, haar)
@@ -285,15 +285,14 @@ def _seen(fan_out: int, haar: int, x: Array, key: Array) -> Array:
 def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     """Q and R of X = Q R, R upper triangular with a diagonal >= 0, from scalar products alone.
 
-    Where a column is nearly parallel to those before it, all are multiplied by the inverse of a
-    shifted Cholesky factor until none is. A column of zeros is one of Q and of R.
+    If a column is nearly parallel to previous ones, all are multiplied by the inverse of a
+    shifted Cholesky factor until none is. A zero column is zero in both Q and R.
 
     Accuracy
     --------
-    That of R is rounding relative to the length of each column, as from Householder
-    reflections; that of QᵀQ is some ten times rounding, and up to 300 times where columns are
-    nearly parallel: rounding over the square of the smallest sine that is let pass. The columns
-    may have any scales.
+    R: rounding relative to the length of each column, as from Householder reflections. QᵀQ: some
+    ten times rounding, and up to 300 times if columns are nearly parallel, that is rounding over
+    the square of the smallest sine that is accepted. The columns may have any scales.
 
     References
     ----------
@@ -305,7 +304,7 @@ def factored(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
 
 
 def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
-    """The same of columns whose largest entry is near 1, or which are zero."""
+    """`factored` for columns whose largest entry is near 1, or which are zero."""
     if x.shape[1] > x.shape[0]:
         q, r = qr(x)
         r, signs = upright(r)
@@ -316,8 +315,10 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
     unit = jnp.eye(columns, dtype=x.dtype)
 
     def measured(x):
-        """Lengths of the columns, and their correlations with Cholesky's factors of them:
-        without and with a shift."""
+        """Lengths of the columns, and their correlations with two Cholesky factors of them.
+
+        The factors are without and with a shift.
+        """
         gram = dot(x.T, x)
         length = jnp.sqrt(jnp.diagonal(gram))
         some = length > 0
@@ -328,16 +329,19 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
         return length, size, correlation, factor
 
     def divided(x, size, factor):
-        """X F⁻¹ of columns over their lengths. By products, of which one corrects the other:
-        behind two columns that are nearly parallel X would not be (X F⁻¹) F to rounding, and
-        a triangular solve with so few columns costs more."""
+        """X F⁻¹ for columns divided by their lengths.
+
+        It uses products, one of which corrects the other: after two nearly parallel columns X
+        would not equal (X F⁻¹) F to rounding, and a triangular solve with so few columns costs
+        more.
+        """
         columns, inverse = x / size[None], solve_upper(factor, unit)
         first = dot(inverse.T, columns.T).T
         return first + dot(inverse.T, (columns - dot(first, factor)).T).T
 
     def poor(state):
         _, _, (*_, factor), step = state
-        # The diagonal holds the sines; it is NaN where rounding has made a square negative.
+        # The diagonal contains the sines; it is NaN where rounding has made a square negative.
         return ~jnp.all(jnp.diagonal(factor[0]) > _WELL) & (step < 8)
 
     def improve(state):
@@ -348,8 +352,8 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
 
     start = (x, unit, measured(x), 0)
     x, r, (length, size, correlation, factor), _ = jax.lax.while_loop(poor, improve, start)
-    # A column that no step has made independent is in the span of the others to the last bit, as
-    # with fewer live units than columns: the shift shows which, and must not reach the rest.
+    # A column that no step has made independent lies in the span of the others to the last bit, as
+    # with fewer live units than columns. The shift detects it, and must not affect the rest.
     new = jnp.square(jnp.diagonal(factor[1])) > 4 * shift
     last = cholesky(jnp.where(new[:, None] & new[None], correlation, unit)).T
     q = divided(jnp.where(new[None], x, 0), size, last)
@@ -358,10 +362,12 @@ def _factored_units(x: Float[Array, "rows columns"]) -> tuple[Array, Array]:
 
 
 def _factored(x: Array, haar: int) -> tuple[Array, Array]:
-    """Q and R of images. What rounding leaves of dependent columns would not commute with the
-    algebra: Q has zeros there."""
+    """Q and R of images, with zeros in Q for dependent columns.
+
+    What rounding leaves of dependent columns would not commute with the algebra.
+    """
     if haar > 1 and x.shape[1] > x.shape[0]:
-        # More images than dimensions: the unit vectors, which are images themselves.
+        # More images than dimensions: use the unit vectors, which are images themselves.
         return jnp.eye(len(x), dtype=x.dtype), x
     power = largest_exponent(x, 0)  # one for all images of a column
     x = times_power(x, -power)
@@ -397,12 +403,12 @@ def _conditioned_reverse(fan_out, haar, precision, known, g):
     back = dot(q, dot(a.T, g))
 
     def outside(z):
-        for _ in range(2):  # once more takes out what rounding left
+        for _ in range(2):  # the second pass removes what rounding left
             z = z - dot(q, dot(q.T, z))
         return z
 
     if haar:
-        # O takes what is outside Q to what is outside A/√size.
+        # O maps the complement of Q to the complement of A/√size.
         size, seen = q.shape
         if size < seen + g.shape[1]:
             raise ValueError(
@@ -415,7 +421,7 @@ def _conditioned_reverse(fan_out, haar, precision, known, g):
         r = upright(triangle(rest))[0] if haar == 1 else _factored(rest, haar)[1]
         back = back + dot(frame, r)
     else:
-        r, _ = upright(triangle(g))  # what is drawn then changes little where G does
+        r, _ = upright(triangle(g))  # small changes of G then change the draw little
         back = back + outside(dot(normal(unseen, (fan_in, len(r)), g.dtype), r))
     return back[:fan_in, :: max(haar, 1)], None
 

@@ -1,4 +1,4 @@
-"""A network that somebody else built, measured."""
+"""Measurements of an existing network."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""The layers of somebody else's network, as functions of one input.
+"""The layers of an existing network, as functions of one input.
 
-Flax is never imported: its modules are recognised by their classes. A decomposition into
-layers counts only if it gives what the whole function gives.
+Flax is never imported: its modules are recognised by their classes. A decomposition into layers
+counts only if it agrees with the whole function.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 
 class Layer(NamedTuple):
-    """One layer: its name, what it does to one input, and whether it holds parameters."""
+    """One layer: its name, its function of one input, and whether it has parameters."""
 
     name: str
     call: Callable[[Array], Array]
@@ -23,13 +23,13 @@ class Layer(NamedTuple):
 
 
 class Anatomy(NamedTuple):
-    """A network as a function of one input, and what it is made of."""
+    """A network as a function of one input, and its components."""
 
     call: Callable[[Array], Array]
     layers: tuple[Layer, ...] | None
     """In order; their composition is `call`."""
     captured: tuple[tuple[str, Array], ...] | None
-    """Outputs of submodules for the whole batch, where there are no functions between them."""
+    """Outputs of submodules for the whole batch, if there are no functions between them."""
     note: str | None
     """Why there are no layers."""
 
@@ -52,7 +52,7 @@ class _OnBatchOfOne(eqx.Module):
 
 
 class _Elementwise(eqx.Module):
-    """An equinox MLP's activation, which may have parameters for every unit."""
+    """The activation of an equinox MLP, which may have parameters for every unit."""
 
     activation: Any
 
@@ -61,7 +61,7 @@ class _Elementwise(eqx.Module):
 
 
 def dissect(fn: Any, x: Float[Array, "n *shape"], layers: Sequence[Any] | None) -> Anatomy:
-    """The function and its layers.
+    """Return the function and its layers.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def _made_by(thing: Any, package: str) -> bool:
 
 
 def _own_layers(module: Any, batched: bool) -> tuple[Layer, ...] | None:
-    """What a `layers` attribute holds, with the activations that an `eqx.nn.MLP` keeps apart."""
+    """The contents of a `layers` attribute, with the activations of an `eqx.nn.MLP` in between."""
     if isinstance(module, eqx.nn.MLP):
         if module.scan:
             return None
@@ -164,7 +164,7 @@ def _composes(layers: tuple[Layer, ...], x: Array, expected: Array) -> bool:
 
 
 def _captured(module: Any, variables: Any, x: Array) -> tuple[tuple[str, Array], ...]:
-    """What every submodule of a linen module gives back, in the order of the calls."""
+    """The outputs of all submodules of a linen module, in the order of the calls."""
     _, state = module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
     found: list[tuple[str, Array]] = []
 

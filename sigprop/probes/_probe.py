@@ -1,4 +1,4 @@
-"""Signal propagation in a network that somebody else has built."""
+"""Signal propagation in an existing network."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,12 +22,13 @@ from theory.mean_field import gram_matrix
 from theory.numerics import as_real, check_count, check_positive
 
 _SAFETY = 4.0
-"""The rounding claimed for a dense Jacobian over the change from forward to reverse mode."""
+"""Ratio of the claimed rounding error of a dense Jacobian to its change between differentiation
+modes, forward and reverse."""
 _LEADING = 16
 
 
 class LayerSignals(eqx.Module):
-    """What n inputs have become in every layer; the first entry is the input itself."""
+    """The signals of n inputs in every layer; the first entry is the input itself."""
 
     names: tuple[str, ...] = eqx.field(static=True)
     sizes: tuple[int, ...] = eqx.field(static=True)
@@ -35,12 +36,12 @@ class LayerSignals(eqx.Module):
     length: Float[Array, "layers n"]
     """Mean square of the outputs."""
     correlation: Float[Array, "layers n n"]
-    """Of two inputs: NaN where one has length zero."""
+    """Correlation of two inputs; NaN if one has length zero."""
     zeros: Float[Array, "layers n"]
-    """Fraction of the outputs that are exactly zero: 1 where all that follows is dead."""
+    """Fraction of the outputs that are exactly zero; at 1 all later layers are dead."""
     log_gradient: Float[Array, "layers n"] | None
-    """log |∂L/∂h_l|² less its value at the output, for a random linear loss L; −inf where
-    the gradient is exactly zero. None where layers are not known as functions."""
+    """log |∂L/∂h_l|² minus its value at the output, for a random linear loss L; −inf if the
+    gradient is exactly zero. None if layers are not known as functions."""
 
 
 class JacobianReport(eqx.Module):
@@ -49,34 +50,34 @@ class JacobianReport(eqx.Module):
     rows: int = eqx.field(static=True)
     columns: int = eqx.field(static=True)
     method: str = eqx.field(static=True)
-    """"product" (of the layers, every value to full relative accuracy), "dense" (SVD of the
-    whole, values below a floor not resolved), or "matrix-free" (leading values only)."""
+    """"product" (of the layers, every value to full relative accuracy), "dense" (SVD of the whole
+    matrix, values below a floor not resolved), or "matrix-free" (leading values only)."""
     log_singular_values: Float[Array, "n values"]
-    """Natural logarithms, descending; −inf for those counted in `zeros`, NaN for those counted
-    in `unresolved` or where `status` says INVALID."""
+    """Natural logarithms, descending; −inf for those counted in `zeros`, NaN for those counted in
+    `unresolved` or if `status` is INVALID."""
     error: Float[Array, "n values"]
-    """Of each: of the derivative as the function computes it."""
+    """Error of each: of the derivative as the function computes it."""
     zeros: Int[Array, " n"]
-    """How many are zero: a dead unit, a layer without full rank."""
+    """Number of zeros: dead units, or layers without full rank."""
     unresolved: Int[Array, " n"]
-    """How many lie below what rounding leaves of the largest."""
+    """Number of values below the rounding error of the largest."""
     status: Int[Array, " n"]
-    """`Status`: INVALID if the function or its derivative is NaN or infinite, INACCURATE if
-    an error is above the tolerance or a value not resolved."""
+    """`Status`: INVALID if the function or its derivative is NaN or infinite, INACCURATE if an
+    error is above the tolerance or a value is not resolved."""
     estimate: SpectrumEstimate | None
     """Averages over all values (leading axis n), for the method "matrix-free"."""
 
 
 class DescriptionCheck(eqx.Module):
-    """One network beside a description of the law that it may have been drawn from.
+    """One network compared with a description of the law that it may have been drawn from.
 
-    Mean-field theory predicts averages over networks of infinite width; one network differs
-    from them by O(1/√width), the same way for all of its inputs. So inputs are no sample, and
-    no standard error is made from them: other networks drawn from the description are.
+    Mean-field theory predicts averages over networks of infinite width. One network differs from
+    them by O(1/√width), in the same way for all of its inputs. So inputs are not independent
+    samples, and standard errors come from other networks drawn from the description.
     """
 
     layers: tuple[int, ...] = eqx.field(static=True)
-    """The entries of `LayerSignals` that the predictions are for."""
+    """The entries of `LayerSignals` to which the predictions refer."""
     length: Float[Array, "boundaries n"]
     """Predicted, at infinite width."""
     length_error: Float[Array, "boundaries n"]
@@ -84,25 +85,25 @@ class DescriptionCheck(eqx.Module):
     measured_length: Float[Array, "boundaries n"]
     measured_correlation: Float[Array, "boundaries n n"]
     length_z: Float[Array, "boundaries n"] | None
-    """By how many standard deviations, over `networks` drawn networks of this width, the
-    measured length differs from their mean. None where none could be drawn; NaN in layers where
-    one of them has lost digits (`Sample.status`), which are left out of the p-value."""
+    """By how many standard deviations, over `networks` drawn networks of this width, the measured
+    length differs from their mean. None if none could be drawn; NaN in layers where one of them
+    has lost digits (`Sample.status`), which do not enter the p-value."""
     correlation_z: Float[Array, "boundaries n n"] | None
     p_value: Float[Array, ""] | None
-    """Of the largest |z|: the fraction of networks, this one among them, with one as large.
-    Exact if this one was drawn from the description, whatever depends on what."""
+    """p-value of the largest |z|: the fraction of networks, including this one, where it is as
+    large. Exact if this one was drawn from the description, whatever the dependences."""
     networks: int = eqx.field(static=True)
 
 
 class Probe(eqx.Module):
-    """What `probe` has measured."""
+    """The measurements of `probe`."""
 
     length: Float[Array, " n"]
     """Mean square of the outputs."""
     correlation: Float[Array, "n n"]
-    """Of the outputs: NaN where one has length zero."""
+    """Correlation of the outputs; NaN if one has length zero."""
     finite: Int[Array, " n"]
-    """1 where all outputs are finite, 0 where one is not."""
+    """1 if all outputs are finite, 0 if one is not."""
     layers: LayerSignals | None
     jacobian: JacobianReport
     check: DescriptionCheck | None
@@ -126,40 +127,40 @@ def probe(
     Parameters
     ----------
     fn
-        A function or an equinox module, of one input; a Flax nnx module, or a pair (linen
+        A function or an equinox module, of one input; or a Flax nnx module, or a pair (linen
         module, variables), of a batch.
     x
-        The inputs, a leading axis over them; their dtype is that of the measurement.
+        The inputs, with a leading axis over them; their dtype is that of the measurement.
     layers
-        Functions of one input whose composition is `fn`. By default those of
-        `eqx.nn.MLP`, of a `layers` attribute (`eqx.nn.Sequential`, `nnx.Sequential`,
-        `linen.Sequential`), if they compose to `fn`; otherwise the outputs of a linen
-        module's submodules, without gradients.
+        Functions of one input whose composition is `fn`. By default those of `eqx.nn.MLP`, or of
+        a `layers` attribute (`eqx.nn.Sequential`, `nnx.Sequential`, `linen.Sequential`), if they
+        compose to `fn`; otherwise the outputs of the submodules of a linen module, without
+        gradients.
     description
         The law that the network may have been drawn from: `theory.feedforward`, ….
     networks
-        How many networks to draw from it for the comparison; 0 for none.
+        Number of networks to draw from it for the comparison; 0 for none.
     dense_limit
-        Beyond this many inputs or outputs of a layer the Jacobian is matrix-free.
+        If a layer has more inputs or outputs than this, the Jacobian is matrix-free.
     tolerance
-        Of log singular values: the status is INACCURATE where their error is larger; 1e-9 by
-        default, 1e-3 in float32.
+        Largest error of log singular values that is not INACCURATE; 1e-9 by default, 1e-3 in
+        float32.
     key
         Decides the loss and the probes.
 
     Accuracy
     --------
-    Lengths, correlations and gradients carry the rounding of the function itself. Errors of
-    singular values: see `product_log_singular_values`; in the dense SVD four times the change
-    from forward- to reverse-mode differentiation and the rounding of the SVD; and
-    `leading_singular_values`.
+    Lengths, correlations and gradients have the rounding errors of the function itself. For errors
+    of singular values see `product_log_singular_values` and `leading_singular_values`; for the
+    dense SVD the error is four times the change from forward- to reverse-mode differentiation,
+    plus the rounding of the SVD.
 
     Raises
     ------
     TypeError, ValueError
-        If `fn` is not a function, `x` holds no floating-point numbers, `layers` compose to
-        another function, or the description has as many boundaries as neither the layers nor
-        those with parameters.
+        If `fn` is not a function, `x` contains no floating-point numbers, or `layers` compose to
+        another function; if the number of boundaries of the description is neither that of the
+        layers nor that of layers with parameters.
     """
     x = jnp.asarray(as_real("x", x))
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 2 or len(x) == 0:
@@ -239,7 +240,7 @@ def _layer_signals(anatomy: Anatomy, x: Array, key: Array) -> LayerSignals | Non
 
 @eqx.filter_jit
 def _passed(layers: list[Callable], x: Array, key: Array) -> tuple[list[Array], Array]:
-    """Signals behind every layer, and the logs of squared gradients there, relative."""
+    """Signals after every layer, and the logs of squared gradients there, relative."""
 
     def forth(x: Array):
         outs, backs = [x], []
@@ -247,7 +248,7 @@ def _passed(layers: list[Callable], x: Array, key: Array) -> tuple[list[Array], 
             out, back = jax.vjp(layer, outs[-1])
             outs.append(out)
             backs.append(back)
-        # A layer may change the dtype; the gradient follows it, its size is summed in one.
+        # A layer may change the dtype; the gradient follows, and its size is summed in one dtype.
         gradient = jax.random.normal(key, outs[-1].shape, outs[-1].dtype)
         gradient = gradient / jnp.linalg.norm(gradient)
         log = jnp.zeros((), float)
@@ -296,7 +297,7 @@ def _jacobian(
 
 
 def _product(calls: list[Callable], x: Array, size: int, tolerance: float):
-    """Of the layers' Jacobians, made square by zeros."""
+    """The product of the Jacobians of the layers, padded by zeros to square matrices."""
     found = []
     for one in x:
         factors, good = _factors(calls, one, size)
@@ -401,7 +402,7 @@ def _check_description(
         own_length = jnp.stack([signals.length[i] for i in at])
         own_correlation = jnp.stack([signals.correlation[i] for i in at])
         sizes, last, notes = tuple(signals.sizes[i] for i in at), slice(None), []
-    # A length is per real component in both.
+    # Lengths are per real component in both.
     at_last = jax.tree.map(lambda leaf: leaf[last], predicted)
     found = DescriptionCheck(
         at,
@@ -425,7 +426,7 @@ def _check_description(
     moments = drawn.samples.moments
     length_z = _standardised(own_length, length(moments))
     correlation_z = _standardised(own_correlation, correlation(moments))
-    # Layers in which a network has lost digits say nothing.
+    # Layers in which a network has lost digits do not count.
     low = jnp.any(drawn.samples.status == Status.INACCURATE, axis=0)
     length_z = jnp.where(low[None, :, None], jnp.nan, length_z)
     correlation_z = jnp.where(low[None, :, None, None], jnp.nan, correlation_z)
@@ -449,12 +450,14 @@ def _check_description(
 
 
 def _standardised(own: Array, others: Array) -> Array:
-    """z of every network, the own one first, by mean and deviation over all of them: so all
-    are treated alike, and ranks are exact."""
+    """z of every network, this one first, by mean and deviation over all of them.
+
+    All are treated alike, so ranks are exact.
+    """
     all_ = jnp.concatenate([own[None].astype(others.dtype), others])
     centred = all_ - jnp.mean(all_, axis=0, keepdims=True)
     deviation = jnp.std(all_, axis=0, ddof=1, keepdims=True)
-    # What is the same in all of them but for rounding, as the correlation with itself, is 0.
+    # Numbers that are equal up to rounding, such as the correlation with itself, get z = 0.
     noise = 1e3 * float(jnp.finfo(all_.dtype).eps) * jnp.max(jnp.abs(all_), axis=0, keepdims=True)
     return jnp.where(deviation > noise, centred / jnp.where(deviation > 0, deviation, 1), 0.0)
 
@@ -462,8 +465,7 @@ def _standardised(own: Array, others: Array) -> Array:
 def _boundaries(
     anatomy: Anatomy, signals: LayerSignals | None, wanted: int
 ) -> tuple[int, ...] | None:
-    """Which layers the boundaries of a description are: all of them, or those that hold
-    parameters."""
+    """Which layers are the boundaries of a description: all of them, or those with parameters."""
     if signals is None:
         return None
     if anatomy.layers is None:

@@ -1,4 +1,4 @@
-"""Data sets in Zarr with their origin, and tables of configuration."""
+"""Data sets in Zarr with their provenance, and configuration tables."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Tables of configuration whose names are the fields of a dataclass, checked by its types."""
+"""Configuration tables whose names are the fields of a dataclass, checked by its types."""
 
 import dataclasses
 import math
@@ -27,12 +27,12 @@ _INVALID = re.compile(r"Invalid enum value .+?(?: - at `\$(?P<place>.*)`)?$")
 
 
 def build(kind: Callable[..., Described], values: Mapping[str, Any]) -> Described:
-    """A dataclass from the values of its fields.
+    """Build a dataclass from the values of its fields.
 
     Raises
     ------
     ValueError
-        Names an unknown field, one that is missing, or one that the dataclass refuses.
+        If a field is unknown, missing, or refused by the dataclass. The message names it.
     """
     fields: Any = kind
     known = {field.name: field for field in dataclasses.fields(fields) if field.init}
@@ -47,13 +47,14 @@ def build(kind: Callable[..., Described], values: Mapping[str, Any]) -> Describe
 
 
 def check_fields(record: Any, *names: str) -> None:
-    """Make every field of a frozen dataclass, or those named, one of its annotated type: lists
-    become tuples, arrays and numbers of NumPy those of Python. Numbers must be finite.
+    """Convert every field of a frozen dataclass, or those named, to its annotated type.
+
+    Lists become tuples; NumPy arrays and numbers become Python ones. Numbers must be finite.
 
     Raises
     ------
     ValueError
-        Names the field, what it must be, and what it is.
+        If a value does not fit. The message names the field, what it must be, and what it is.
     """
     for name, hint in _hints(type(record)).items():
         if names and name not in names:
@@ -92,7 +93,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _reason(text: str, hint: Any) -> tuple[str, str]:
-    """What a value must be, and where in the field it is not."""
+    """What a value must be, and where in the field it is wrong."""
     wrong_word = _INVALID.match(text)
     if wrong_word:
         return f"one of {', '.join(map(str, _choices(hint)))}", wrong_word["place"] or ""
@@ -104,7 +105,7 @@ def _reason(text: str, hint: Any) -> tuple[str, str]:
 
 
 def _choices(hint: Any) -> list[Any]:
-    """The words that a `Literal` allows, wherever it stands in a type."""
+    """The words that a `Literal` allows, anywhere in a type."""
     if get_origin(hint) is Literal:
         return list(get_args(hint))
     return [word for inner in get_args(hint) for word in _choices(inner)]

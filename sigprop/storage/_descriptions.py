@@ -1,4 +1,4 @@
-"""Descriptions of networks in configurations: written down, and without the names of folders."""
+"""Descriptions of networks in configurations, as text that does not depend on folders."""
 
 import hashlib
 import json
@@ -10,22 +10,23 @@ from typing import Any
 def network_text(
     given: Any, *, name: str = "description", folder: str | PathLike[str] = "."
 ) -> str:
-    """The dictionary of a network as JSON, whichever way a field gives it.
+    """Return the dictionary of a network as JSON, however a field specifies it.
 
     Parameters
     ----------
     given
         A part, its dictionary, the name of its file (see `theory.description.read_network`), or
-        what this function returned.
+        a result of this function.
     name
         The field, for errors.
     folder
-        Where relative names of files start.
+        Where relative file names start.
 
     Raises
     ------
     ValueError, TypeError
-        Names the field, and the place in it, if there is no network that can be written down.
+        If there is no network that can be written down. The message names the field, and the
+        place in it.
     """
     import theory
     from theory.description import read_network
@@ -41,7 +42,7 @@ def network_text(
 
 
 def portable(value: Any) -> Any:
-    """The dictionary of a description with the content of its files instead of their folders."""
+    """The dictionary of a description with the contents of its files instead of their folders."""
     if isinstance(value, list):
         return [portable(member) for member in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Results as Zarr stores: written whole or not at all, each with a record of its origin."""
+"""Results as Zarr stores: written completely or not at all, each with its provenance."""
 
 import dataclasses
 import enum
@@ -35,15 +35,15 @@ _STALE_SECONDS = 3600
 
 
 def provenance(*, seed: int | None = None, **parameters: Any) -> dict[str, str | int | None]:
-    """Where a result comes from: parameters, seed, versions, device, precision and date.
+    """Record where a result comes from: parameters, seed, versions, device, precision and date.
 
     Parameters
     ----------
     seed
-        The seed of every key of the run, None where nothing is random.
+        The seed of every key of the run, None if nothing is random.
     **parameters
-        What the run was asked for. Arrays become lists, complex numbers their two parts, numbers
-        that are not finite their names, dataclasses their type and fields, functions their names.
+        The arguments of the run. Arrays become lists, complex numbers their two parts, non-finite
+        numbers their names, dataclasses their type and fields, functions their names.
 
     Returns
     -------
@@ -66,25 +66,25 @@ def provenance(*, seed: int | None = None, **parameters: Any) -> dict[str, str |
 def write_dataset(
     dataset: xr.Dataset, path: str | PathLike[str], *, provenance: Mapping[str, Any]
 ) -> None:
-    """Write a data set as a Zarr store (format 3), replacing a store that is there.
+    """Write a data set as a Zarr store (format 3), replacing an existing store.
 
-    The store is written beside `path` under another name and renamed when it is complete. A run
-    that is killed leaves the former store, the new one or none, and `read_dataset` finds it. One
-    process at a time may write to a path.
+    The store is written next to `path` under another name and renamed when it is complete. If a
+    run is killed, `read_dataset` finds the old store, the new one or none. Only one process at a
+    time may write to a path.
 
     Parameters
     ----------
     dataset
         Numbers, truth values and texts, in NumPy or JAX arrays.
     path
-        A folder; those above it are made. Only a Zarr store or an empty folder is replaced.
+        A folder; its parents are created. Only a Zarr store or an empty folder is replaced.
     provenance
-        Added to the attributes of the data set; made by `provenance`.
+        Added to the attributes of the data set; from `provenance`.
 
     Raises
     ------
     ValueError
-        If `path` cannot be written, or something else than a Zarr store is there, or a sweep's.
+        If `path` cannot be written, or is something other than a Zarr store, or is that of a sweep.
     """
     path = place_of(path)
     if path.exists() and not (path / "zarr.json").is_file() and not is_empty_folder(path):
@@ -110,7 +110,12 @@ def write_dataset(
 
 
 def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
-    """The data set in a Zarr store, loaded into memory.
+    """Load the data set in a Zarr store into memory.
+
+    Parameters
+    ----------
+    path
+        The store.
 
     Raises
     ------
@@ -177,14 +182,14 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Delete what killed runs have left; a young one may be another process at work."""
+    """Delete what killed runs have left; recent files may belong to another process."""
     for partial in partials(path):
         if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _with_texts(dataset: xr.Dataset, kinds: str, dtype: type) -> xr.Dataset:
-    """The data set with its texts in another type: NumPy's fixed-width one is not in the format."""
+    """The data set with its texts in another type: Zarr has no fixed-width text as NumPy does."""
     texts = {
         name: (variable.dims, variable.values.astype(object).astype(dtype), variable.attrs)
         for name, variable in dataset.variables.items()
@@ -205,7 +210,7 @@ def _python() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types, without NaN and infinity, which JSON does not have."""
+    """The value in JSON types, which have no NaN or infinity."""
     match value:
         case enum.Enum():
             return value.name

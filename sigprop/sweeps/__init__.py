@@ -1,4 +1,4 @@
-"""Networks over a grid of parameters, stored and resumed; plans of them."""
+"""Networks over a grid of parameters, stored and resumed; plans for such runs."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The description of a sweep's networks: with numbers put in, and hashed."""
+"""The description of the networks of a sweep: with numbers inserted, and hashed."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def built(text: str, numbers: Mapping[str, Any], depth: int | None) -> "Part":
-    """The network with these numbers in it: as it is, or `depth` of a layer."""
+    """Insert these numbers into a network, or into a layer that is repeated `depth` times."""
     import theory
     from theory.description import deep_network, repeats_layers, with_numbers
 
@@ -24,13 +24,15 @@ def built(text: str, numbers: Mapping[str, Any], depth: int | None) -> "Part":
 
 
 def places(text: str, name: str) -> list[str]:
-    """Where the numbers of a field stand: `weight_variance` and `bias_variance` in all hidden
-    layers, that is in what is repeated if anything is; or at one path.
+    """The paths of the numbers that a field sets.
+
+    `weight_variance` and `bias_variance` apply to all hidden layers, that is to whatever is
+    repeated if anything is; other fields are paths themselves.
 
     Raises
     ------
     ValueError
-        If no number that may vary stands there.
+        If there is no number that may vary.
     """
     from theory.description import numbers_of
 
@@ -49,7 +51,7 @@ def _may_vary(path: str) -> bool:
 
 
 def numbered(networks: Iterable["Part"]) -> tuple[Any, list[dict[str, Any]]]:
-    """The common dictionary of networks that differ in numbers alone, and the numbers of each."""
+    """The common dictionary of networks that differ only in numbers, and the numbers of each."""
     import theory
     from theory.description import numbers_of, with_numbers
 

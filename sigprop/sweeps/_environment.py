@@ -1,4 +1,4 @@
-"""What the bits of a sweep depend on beside its fields."""
+"""What the bits of a sweep depend on besides its fields."""
 
 import hashlib
 import platform
@@ -12,8 +12,10 @@ from sigprop.sweeps._sweep_status import SCHEMA
 
 
 def environment(sweep: Sweep) -> dict[str, Any]:
-    """What decides the bits of a result beside the fields: versions, device, configuration, and
-    the content of a data set."""
+    """What determines the bits of a result besides the fields.
+
+    It consists of versions, device, configuration, and the content of a data set.
+    """
     import jax
 
     from theory.numerics import plain_options

@@ -1,4 +1,4 @@
-"""Observables that a user gives to a sweep: how they are written down, and found again."""
+"""A user's observables in a sweep: how they are recorded, and found again."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ _PLAIN = ("name", "symbol", "words", "axis", "first_layer", "ratio_of_means", "g
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-    """Stands for a function that this process has not."""
+    """Replaces a function that this process does not have."""
 
     place: str
     text: str
@@ -27,13 +27,14 @@ class Absent:
 
 
 def written(observable: Observable) -> dict[str, Any]:
-    """What an observable is, in plain words: its fields, and of its function the place and a
-    hash of the text.
+    """Record an observable in plain words.
+
+    These are its fields, and for its function the place and a hash of the source text.
 
     Raises
     ------
     ValueError
-        If the function has no place and text of its own.
+        If the function has no place and source text.
     """
     of: Any = observable.of
     if not isinstance(of, Absent):
@@ -48,8 +49,10 @@ def written(observable: Observable) -> dict[str, Any]:
 
 
 def read(values: Mapping[str, Any]) -> Observable:
-    """The observable that was written down. Nothing is imported: a function that is not there,
-    or has another text now, is `Absent`."""
+    """Restore an observable from its record.
+
+    Nothing is imported: a function that is not loaded, or whose text has changed, is `Absent`.
+    """
     values = dict(values)
     absent = Absent(values.pop("of"), values.pop("text"))
     of = _found(absent.place)

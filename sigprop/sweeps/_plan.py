@@ -1,7 +1,7 @@
-"""How wide and how many: the cheapest networks that reach a wanted precision.
+"""Choosing width and replicas: the cheapest networks that reach a given precision.
 
 Notation: over networks of width N an observable has the mean y + b/N, the variance s/N, and a
-cost of t seconds; R of them are off by (b/N)² + s/(N R) in the mean square.
+cost of t seconds. The mean square error of R networks is (b/N)² + s/(N R).
 """
 
 import dataclasses
@@ -27,55 +27,55 @@ from theory.mean_field import chosen_observables
 from theory.numerics import Report, cores, counter
 
 MOST_WIDTH = 2**20
-"""Of the networks that a plan may choose."""
+"""Largest width that a plan may choose."""
 _REPLICAS = (16, 10**7)
-"""Fewest and most: fewer would not tell their own standard error."""
+"""Fewest and most replicas: fewer would not determine their own standard error."""
 _PILOT_SECONDS = 8.0
 _FEWEST, _MOST = 64, 4096
 """Networks of a pilot at each width."""
 
 
 class Pilot(NamedTuple):
-    """What a few small networks say."""
+    """The result of a few small networks."""
 
     widths: tuple[int, ...]
     replicas: int
     means: tuple[float, ...]
     standard_errors: tuple[float, ...]
     theory: float
-    """At infinite width."""
+    """Theory, at infinite width."""
     bias: float
     """b: the deviation from theory times the width."""
     bias_error: float
     chi_square: float
-    """Of b/N, with one degree of freedom less than there are widths."""
+    """χ² of the fit b/N, with one degree of freedom less than there are widths."""
     variance: float
     """s: the variance over networks times the width."""
     variance_spread: float
-    """The largest s of one width over the smallest: near 1 where the law s/N holds."""
+    """The largest s of one width over the smallest: near 1 if the law s/N is right."""
     seconds: float
-    """That the pilot took, compilation included."""
+    """Duration of the pilot, including compilation."""
 
 
 class Plan(NamedTuple):
-    """Networks to draw for a wanted precision, and what they will cost."""
+    """Networks to draw for a given precision, and their cost."""
 
     sweep: Sweep
     """For `run_sweep`."""
     observable: str
     error: float
-    """Wanted: the root of the mean square of bias and sampling noise together."""
+    """Requested error: the root mean square of bias and sampling noise together."""
     width: int
     replicas: int
     explicit_weights: bool
     bias: float
-    """b/N of this width."""
+    """b/N at this width."""
     standard_error: float
-    """Of the mean over these networks."""
+    """Standard error of the mean over these networks."""
     dominates: str
     """ "1/N bias" or "sampling noise": the larger of the two."""
     reached: bool
-    """Whether both together stay below the wanted error."""
+    """Whether both together stay below the requested error."""
     seconds: float
     """On this device, without compilation."""
     memory: int
@@ -84,22 +84,22 @@ class Plan(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What was planned, beside what was obtained."""
+    """Planned and obtained precision and cost."""
 
     value: float
     """The mean over networks."""
     standard_error: float
     planned_standard_error: float
     deviation: float
-    """From theory at infinite width: bias and noise together."""
+    """Deviation from theory at infinite width: bias and noise together."""
     planned_bias: float
     seconds: float
     planned_seconds: float
     memory: int
-    """The largest size of the whole process so far, with JAX and everything else, in bytes."""
+    """Peak memory of the whole process so far, including JAX, in bytes."""
     planned_memory: int
     reached: bool
-    """Whether the bias that was planned and the obtained standard error stay below the wanted
+    """Whether the planned bias and the obtained standard error stay below the requested
     error."""
 
 
@@ -111,25 +111,24 @@ def plan(
     width: int | None = None,
     progress: Report | None = None,
 ) -> Plan:
-    """Choose width and replicas for a wanted error of an observable in the last layer.
+    """Choose width and replicas for a given error of an observable in the last layer.
 
-    A pilot draws small networks at three widths, without weight matrices, and times drawing
-    without matrices at those widths and at a large one, and with them at the outer two. Of all
-    widths the one is taken at which bias and
-    noise together reach the wanted error in the least time on this device; 16 networks at least.
+    A pilot draws small networks at three widths, without weight matrices. It times drawing
+    without matrices at those widths and at a large one, and with matrices at the outer two. The
+    plan is the width at which bias and noise together reach the given error in the least time on
+    this device, with at least 16 networks.
 
     Parameters
     ----------
     sweep
-        One point: no axes. Its width, replicas, layers and `explicit_weights` are what is
-        chosen.
+        One point: no axes. The plan replaces its width, replicas, layers and `explicit_weights`.
     observable
-        As in `Sweep.observables`, of the first input or pair; what networks measure by their
-        gradients is taken in the last but one layer.
+        As in `Sweep.observables`, for the first input or pair. If networks measure it through
+        gradients, it is evaluated in the last layer but one.
     error
-        Wanted, above 0: the root of the mean square of bias and noise.
+        Requested error, above 0: the root mean square of bias and noise.
     width
-        Use this width; then the bias is what it is, and `Plan.reached` may be False.
+        Use this width. The bias is then fixed, and `Plan.reached` may be False.
     progress
         Called with a `theory.numerics.Progress` before each part of the pilot.
 
@@ -144,10 +143,10 @@ def plan(
 
     Accuracy
     --------
-    b is known from the pilot to `Pilot.bias_error`, and that is added to its size in the choice.
-    b/N and s/N are leading orders: for widths that are not large against the depth
-    `Pilot.variance_spread` and `Pilot.chi_square` say by how much they fail. Times are those of
-    the load during the calibration.
+    The pilot determines b up to `Pilot.bias_error`, which is added to its size in the choice. b/N
+    and s/N are leading orders: for widths that are not large compared to the depth,
+    `Pilot.variance_spread` and `Pilot.chi_square` show how much they deviate. Times depend on the
+    load during the calibration.
     """
     say = lambda what: counter(progress, f"plan: {what}", 1)(0)
     if sweep.axes:
@@ -211,12 +210,12 @@ def plan(
 
 
 def outcome(plan: Plan, run: SweepRun, path: Any) -> Outcome:
-    """What the run of a plan gave, beside what was planned.
+    """Compare the run of a plan with the plan.
 
     Parameters
     ----------
     plan, run, path
-        The plan, what `run_sweep` of its sweep returned, and the store.
+        The plan, what `run_sweep` returned for its sweep, and the store.
     """
     found = summarise_sweep(path)
     at = {"layer": 0, plan.sweep.record(plan.observable).dimension: 0}
@@ -246,7 +245,7 @@ def _engine(sweep: Sweep, most: int) -> Engine:
 
 
 def _drawn(engine: Engine, point: int, first: int, count: int, workers: int) -> dict[str, Any]:
-    """Networks of one point, drawn by all workers at a time as a run does."""
+    """Networks of one point, drawn by all workers at once as in a run."""
     parts = [part for part in np.array_split(np.arange(first, first + count), workers) if len(part)]
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(lambda own: engine.run(np.full(len(own), point), own), parts))
@@ -254,7 +253,7 @@ def _drawn(engine: Engine, point: int, first: int, count: int, workers: int) -> 
 
 
 def _contributions(sweep: Sweep, found: dict[str, np.ndarray]) -> np.ndarray:
-    """Per network, numbers whose mean is the observable of the first input or pair."""
+    """One number per network, whose mean is the observable of the first input or pair."""
     (record,) = sweep.records
     if not record.ratio_of_means:
         return np.asarray(found[record.name][:, 0, 0], np.float64)
@@ -264,7 +263,7 @@ def _contributions(sweep: Sweep, found: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _compile(engines: Iterable[Engine], workers: int) -> None:
-    """The programs of all points, side by side."""
+    """Compile the programs of all points, side by side."""
     jobs = [(engine, point) for engine in engines for point in range(engine.sweep.points)]
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda job: job[0].program(job[1]), jobs))
@@ -273,7 +272,7 @@ def _compile(engines: Iterable[Engine], workers: int) -> None:
 def _pilot(
     sweep: Sweep, engine: Engine, widths: tuple[int, ...], workers: int
 ) -> Callable[[float], Pilot]:
-    """Networks of the engine's first points, which have these widths."""
+    """Draw networks at the first points of the engine, which have these widths."""
     start = time.perf_counter()
     first = [_drawn(engine, i, 0, _FEWEST, workers) for i in range(len(widths))]
     rounds = _PILOT_SECONDS / max(time.perf_counter() - start, 1e-9)
@@ -318,7 +317,7 @@ def _pilot(
 def _time_model(
     engine: Engine, widths: tuple[int, ...], explicit: bool, workers: int
 ) -> Callable[[float], float]:
-    """Seconds per network, all workers together, as a polynomial of the width."""
+    """Seconds per network, with all workers at once, as a polynomial of the width."""
     times = []
     for point in range(len(widths)):
         _drawn(engine, point, 0, workers, workers)
@@ -333,7 +332,7 @@ def _time_model(
 
 
 def _fit(widths: np.ndarray, times: np.ndarray, power: int) -> Callable[[float], float]:
-    """a + c N^power with no negative term; relative errors count, as times differ by decades."""
+    """Fit a + c N^power, no term negative, by relative errors, since times differ by decades."""
     table = np.stack([np.ones_like(widths), widths**power], axis=1) / times[:, None]
     fits = []
     for terms in ([0, 1], [1], [0]):
@@ -364,10 +363,10 @@ def _cheapest(
         if left <= 0:
             if width is None:
                 continue
-            left = error**2  # no number of networks helps against the bias
+            left = error**2  # no number of networks reduces the bias
         replicas = max(_REPLICAS[0], math.ceil(pilot.variance / (number * left)))
         for explicit, model in models.items():
-            # A drawn matrix, its random bits and what becomes of them.
+            # A drawn matrix, its random bits and its intermediate results.
             fits = 4 * item * number**2 < room if explicit else True
             if fits and replicas <= _REPLICAS[1]:
                 found.append((replicas * model(number), number, replicas, explicit))

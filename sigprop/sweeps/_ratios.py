@@ -1,4 +1,4 @@
-"""Ratios of mean moments in a sweep, which keeps two arrays of each network for them."""
+"""Ratios of mean moments in a sweep, which stores two arrays of each network for them."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ PARTS = ("length", "overlap")
 
 
 def moments_of(length: Float[Array, "layers n"], overlap: Float[Array, "layers pairs"]) -> Moments:
-    """Moments with these lengths and overlaps, as of real units; no tangents are known."""
+    """Moments with these lengths and overlaps, as for real units; tangents are unknown."""
     layers, n = length.shape
     rows, columns = np.triu_indices(n, 1)
     each = np.arange(n)
@@ -43,7 +43,7 @@ def influences(
     mean_length: np.ndarray,
     mean_overlap: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The value at the mean moments, and what every network adds to it to first order.
+    """The value at the mean moments, and the first-order contribution of every network.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A sweep as data: descriptions with axes, and the addresses of what it asks for."""
+"""A sweep as data: descriptions with axes, and the addresses of its results."""
 
 import dataclasses
 import hashlib
@@ -36,10 +36,10 @@ AXES = (
     "input_length",
     "input_correlation",
 )
-"""The fields that may hold several values, the slowest first: those that need another program
-come before those that are numbers in it."""
+"""The fields that may have several values, slowest first: those that need another program come
+before those that are numbers in it."""
 _TAKEN = {*AXES, "point", "replica", "layer", "measured", "networks", "marker", "address"}
-"""What an observable cannot be called in a store or a summary."""
+"""Names that an observable cannot have in a store or a summary."""
 STRUCTURE = ("activation", "weights", "residual", "depth", "width")
 """The fields of a point that a program is compiled for, the slowest axes."""
 _CHECKED = (
@@ -55,7 +55,7 @@ _CHECKED = (
     "precision",
     "networks_at_once",
 )
-"""The fields whose types say all that a value must be."""
+"""The fields whose types fully specify their values."""
 _POINTS = 10**6
 _STEP = 4000
 """The least work of a layer, in random numbers."""
@@ -71,66 +71,66 @@ Text: TypeAlias = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is measured in networks of every combination of values.
+    """What to measure, in networks for every combination of values.
 
-    Every field named in `AXES` may hold one value or several; several are an axis. Several
-    numbers are a list, an array, or a text "start:stop:count".
+    Every field named in `AXES` may have one value or several; several values are an axis.
+    Several numbers are a list, an array, or a text "start:stop:count".
 
-    Replica r of a cell depends on the values of its fields and on r alone: not on the axes, the
+    Replica r of a cell depends only on the values of its fields and on r: not on the axes, the
     number of replicas, the order of the work, the size of chunks, or the devices. Cells that
-    differ in variances alone use the same random numbers, so that differences along such an
-    axis have smaller errors than the cells.
+    differ only in variances use the same random numbers, so differences along such an axis have
+    smaller errors than the cells.
     """
 
     activation: Text | None = None
-    """A name for `theory.activation`, "tanh" if nothing is said, or "FILE.py:NAME"; with
-    `symmetry`, the profile of `theory.radial`."""
+    """A name for `theory.activation`, by default "tanh", or "FILE.py:NAME"; with `symmetry`, the
+    profile of `theory.radial`."""
     weights: Text | None = None
-    """ "gaussian" (if nothing is said), "orthogonal", or "sparse:DENSITY"."""
+    """ "gaussian" (the default), "orthogonal", or "sparse:DENSITY"."""
     residual: bool | Sequence[bool] | None = None
     depth: Number | None = None
-    """Hidden layers behind the input layer: 50 if nothing is said, but for a `description`."""
+    """Hidden layers after the input layer; 50 by default, unless there is a `description`."""
     width: Number = 128
     """Units per layer."""
     weight_variance: Number | None = None
-    """σ_w², 1 if nothing is said; in a `description`, that of all hidden layers."""
+    """σ_w², 1 by default; in a `description`, that of all hidden layers."""
     bias_variance: Number | None = None
-    """σ_b², 0 if nothing is said; in a `description`, that of all hidden layers."""
+    """σ_b², 0 by default; in a `description`, that of all hidden layers."""
     input_length: Number = 1.0
-    """Length q of the inputs; of a data set, the mean over its images."""
+    """Length q of the inputs; for a data set, the mean over its images."""
     input_correlation: Number = 0.5
-    """Of the two inputs of "gram"."""
+    """Correlation of the two inputs of "gram"."""
     symmetry: str | None = None
-    """ "O(k)", "U(m)" or "Sp(m)": units that rotate."""
+    """ "O(k)", "U(m)" or "Sp(m)": the symmetry of units that rotate."""
     description: Any = None
     """Any network, instead of activation, weights, residual and symmetry: a description, its
-    dictionary (`theory.to_dict`), or its file (`theory.load_network`). Without `depth` it is taken
-    as it is; with it, it is a layer behind an `Affine` with the law of its own last one."""
+    dictionary (`theory.to_dict`), or its file (`theory.load_network`). Without `depth` it is the
+    whole network; with `depth` it is one layer, after an `Affine` with the law of its last one."""
     leaves: Any = ()
     """Values of other numbers of a `description`, by their paths in its dictionary: a mapping such
     as {"parts[1].body.parts[0].activation.negative_slope": [0.1, 0.2]}."""
     inputs: str = "gram"
-    """ "gram" (two inputs of exactly the wanted length and correlation), "digits"
-    (scikit-learn's), or a folder of IDX files."""
+    """ "gram" (two inputs of exactly the given length and correlation), "digits" (those of
+    scikit-learn), or a folder of IDX files."""
     input_count: Count = 2
-    """Images to take of a data set."""
+    """Number of images from a data set."""
     input_width: Count = 64
-    """Units of an input of "gram"."""
+    """Number of units of an input of "gram"."""
     observables: tuple[str | Observable, ...] = ("length", "correlation", "slope")
     """Names from `theory.OBSERVABLES`, and from Python observables of your own, whose functions
-    stand in a module by name."""
+    must be defined in a module by name."""
     layers: tuple[int, ...] | None = None
-    """Layers to keep, from 0, negative ones counted from the last; None for all."""
+    """Layers to keep, from 0; negative ones count from the last. None for all."""
     replicas: Count = 16
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     dtype: Literal["float32", "float64"] = "float32"
     explicit_weights: bool = True
     """See `sample_network`."""
     precision: str = "highest"
-    """Of matrix products."""
+    """Precision of matrix products."""
     networks_at_once: Count | None = None
-    """Networks in one batch of the compiled program. Part of a cell's address, since compilers
-    choose kernels by it. None is 1 on a CPU, and 32 on other devices."""
+    """Networks in one batch of the compiled program. It is part of a cell's address, since
+    compilers choose kernels by it. By default 1 on a CPU, and 32 on other devices."""
 
     def __post_init__(self):
         check_fields(self, *_CHECKED)
@@ -147,7 +147,7 @@ class Sweep:
         for name in AXES:
             put(name, read_values(name, getattr(self, name)))
         if self.weights is not None:
-            # One word for one law: results are found by it.
+            # One word per law, since results are found by it.
             words = tuple(weight_family(word).word for word in self.values("weights"))
             put("weights", words if self.is_axis("weights") else words[0])
         leaves: Any = self.leaves.items() if isinstance(self.leaves, Mapping) else self.leaves
@@ -211,7 +211,7 @@ class Sweep:
                 check_ratio(own, self.inputs_at_once, self.components)
 
     def _check_leaves(self) -> None:
-        """That the numbers which vary are there."""
+        """Check that the numbers which vary exist."""
         if self.description is not None:
             places = [_description.places(self.description, name) for name in self.numbers]
             several = [path for paths in places for path in paths]
@@ -222,7 +222,7 @@ class Sweep:
             raise ValueError("`leaves`: must be given with a description; got none")
 
     def _check_networks(self) -> None:
-        """That every kind of network can be described, and drawn as asked for."""
+        """Check that every kind of network can be described, and drawn as requested."""
         if self.description is None:
             for name in self.values("activation"):
                 self._phi(name)
@@ -235,7 +235,7 @@ class Sweep:
                 raise ValueError(f"`explicit_weights`: must be true with {word} weights; got false")
 
     def is_axis(self, name: str) -> bool:
-        """Whether a field holds several values."""
+        """Whether a field has several values."""
         return isinstance(self._field(name), tuple)
 
     def values(self, name: str) -> tuple:
@@ -262,29 +262,29 @@ class Sweep:
 
     @property
     def axis_names(self) -> tuple[str, ...]:
-        """What may be an axis: `AXES`, and the paths of `leaves` behind the variances."""
+        """All possible axes: `AXES`, and the paths of `leaves` after the variances."""
         at = AXES.index("input_length")
         return (*AXES[:at], *(path for path, _ in self.leaves), *AXES[at:])
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """What differs between networks of one program, in its description."""
+        """The numbers in the description that differ between networks of one program."""
         chosen = [name for name in VARIANCES if getattr(self, name) is not None]
         return (*chosen, *(path for path, _ in self.leaves))
 
     @property
     def axes(self) -> dict[str, tuple]:
-        """The fields that hold several values, the slowest first."""
+        """The fields that have several values, the slowest first."""
         return {name: self.values(name) for name in self.axis_names if self.is_axis(name)}
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many values each of `axis_names` has."""
+        """The number of values of each of `axis_names`."""
         return tuple(len(self.values(name)) for name in self.axis_names)
 
     @property
     def points(self) -> int:
-        """Points of the grid: the product of the axes."""
+        """The number of points of the grid: the product of the axes."""
         return math.prod(self.shape)
 
     def point(self, index: int) -> dict[str, Any]:
@@ -294,7 +294,7 @@ class Sweep:
 
     @cached_property
     def components(self) -> int:
-        """Real components of a unit."""
+        """Number of real components of a unit."""
         from theory.description import components
 
         if self.description is not None:
@@ -303,7 +303,7 @@ class Sweep:
 
     @cached_property
     def kept_layers(self) -> tuple[int, ...]:
-        """The layers that are kept, as labels: negative ones count from the last."""
+        """The layers to keep, as labels: negative ones count from the last."""
         if self.layers is not None:
             return self.layers
         return tuple(range(max(self.values("depth")) + 1))
@@ -350,7 +350,7 @@ class Sweep:
 
         from sigprop.networks import digits_inputs, gram_inputs, idx_inputs, pair_gram
 
-        # Networks of width N have the key folded with N: 0 is free.
+        # Networks of width N use the key folded with N, so 0 is free.
         key = jax.random.fold_in(jax.random.key(self.seed), 0)
         if self.inputs == "gram":
             gram = pair_gram(length, correlation)
@@ -366,17 +366,17 @@ class Sweep:
 
     @property
     def inputs_at_once(self) -> int:
-        """How many inputs go through a network."""
+        """The number of inputs to a network."""
         return 2 if self.inputs == "gram" else self.input_count
 
     @cached_property
     def records(self) -> tuple[Observable, ...]:
-        """The observables, in full."""
+        """The observables as records."""
         return chosen_observables(self.observables)
 
     @cached_property
     def stored(self) -> tuple[Observable, ...]:
-        """What is kept of each network: the observables, and lengths and overlaps for ratios."""
+        """What is stored of each network: the observables; for ratios, lengths and overlaps."""
         kept: dict[str, Observable] = {}
         for record in self.records:
             parts = [OBSERVABLES[name] for name in PARTS] if record.ratio_of_means else [record]
@@ -388,17 +388,17 @@ class Sweep:
         return next(record for record in self.records if record.name == name)
 
     def cells(self, observable: Observable) -> int:
-        """How many numbers of a layer an observable has."""
+        """The number of values of an observable per layer."""
         return observable.cells(self.inputs_at_once, self.components)
 
     def fields(self) -> dict[str, Any]:
-        """The fields as plain values; `from_fields` makes a sweep of them."""
+        """The fields as plain values; `from_fields` turns them back into a sweep."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         observables = [o if isinstance(o, str) else written(o) for o in self.observables]
         return {**plain, "observables": observables}
 
     def at_once(self) -> int:
-        """Networks in one batch of the compiled program, on the devices that are here."""
+        """Networks in one batch of the compiled program, on the available devices."""
         import jax
 
         if self.networks_at_once is not None:
@@ -406,10 +406,10 @@ class Sweep:
         return 1 if jax.default_backend() == "cpu" else 32
 
     def addresses(self, environment: Mapping[str, Any]) -> np.ndarray:
-        """SHA-256 of everything that decides the networks of each point: [points, 32] bytes.
+        """SHA-256 of everything that determines the networks of each point: [points, 32] bytes.
 
-        Its network as a dictionary, however it was asked for; the values of all other fields
-        but the number of replicas; and the `environment`.
+        That is its network as a dictionary, however it was specified; the values of all other
+        fields except the number of replicas; and the `environment`.
         """
         apart = (
             *AXES,
@@ -435,7 +435,7 @@ class Sweep:
                 kinds[structure] = self._numbered(point)
             network, numbers, places = kinds[structure]
             for name, paths in places.items():
-                # As the description holds them, in the working precision and without signs of 0.
+                # As in the description: in the working precision, and without signed zeros.
                 numbers |= dict.fromkeys(paths, float(np.asarray(point[name], real)) + 0.0)
             rest = {name: point[name] for name in ("width", "input_length", "input_correlation")}
             one = common.copy()
@@ -444,8 +444,10 @@ class Sweep:
         return found
 
     def _numbered(self, point: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, list]]:
-        """The networks of a structure: without numbers, with all of them at 1, and which of them
-        are those of `numbers`."""
+        """The networks of a structure: without numbers, with all of them at 1, and the `numbers`.
+
+        The last item maps each of `numbers` to its paths.
+        """
         ones = {**point, **dict.fromkeys(self.numbers, 1.0)}
         several = [ones, *({**ones, name: 2.0} for name in self.numbers)]
         table, (base, *others) = _description.numbered(map(self.network, several))
@@ -468,17 +470,18 @@ class Sweep:
         return max((ALGEBRAS[law.algebra].size for law in laws), default=1)
 
     def row_bytes(self) -> int:
-        """What one network leaves behind."""
+        """The number of bytes that one network occupies in the store."""
         cells = self.inputs_at_once * (self.inputs_at_once + 1) // 2
         cells = max(cells, *(self.cells(record) for record in self.stored))
         size = 4 if self.dtype == "float32" else 8
         return max(1, len(self.kept_layers) * cells * size * len(self.observables))
 
     def chunk(self, networks: int | None = None) -> tuple[int, int]:
-        """Points and replicas in a chunk of the store: about a second of one core, but so little
-        that there are some for many devices; or as told.
+        """Points and replicas in a chunk of the store.
 
-        The replicas are a power of two, so that chunks of any two stores are nested.
+        A chunk has the given number of networks; by default about a second of work of one core,
+        but small enough that there are some for many devices. The replicas are a power of two, so
+        that chunks of any two stores are nested.
         """
         depth, width = max(self.values("depth")), max(self.values("width"))
         fair = self.points * self.replicas / _FEWEST_CHUNKS

@@ -1,4 +1,4 @@
-"""Sweeps from files and from what was written down, and the union of several."""
+"""Sweeps from files and from records, and the union of several."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,19 @@ from theory.description import read_toml
 
 
 def read_sweep_file(path: str | PathLike[str]) -> Sweep:
-    """A sweep from a TOML file, whose names are the fields of `Sweep`.
+    """Read a sweep from a TOML file, whose names are the fields of `Sweep`.
 
-    `description` is the name of a file, from the folder of this one, or a table.
+    `description` is the name of a file, relative to the folder of this one, or a table.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     ValueError
-        Names what cannot be read, an unknown field, or one out of range.
+        If the file cannot be read, or a field is unknown or out of range. The message names it.
     """
     content = read_toml(path)
     folder = Path(path).parent
@@ -34,13 +39,13 @@ def read_sweep_file(path: str | PathLike[str]) -> Sweep:
 
 
 def from_fields(values: Mapping[str, Any]) -> Sweep:
-    """The sweep whose `Sweep.fields` these are."""
+    """The sweep with these `Sweep.fields`."""
     observables = [o if isinstance(o, str) else read(o) for o in values["observables"]]
     return build(Sweep, {**values, "observables": observables})
 
 
 def union(sweeps: Sequence[Sweep]) -> Sweep:
-    """The smallest sweep that holds all of these.
+    """The smallest sweep that contains all of these.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """The compiled programs of a sweep, on one device or a mesh of them.
 
-One program serves all cells of one structure: it runs over networks one batch at a time, and
-every network takes its variances, inputs and number from arrays. Nothing that it computes for
-a network depends on how many there are, in which order, or on how many devices.
+One program serves all cells of one structure. It loops over batches of networks, and every
+network takes its variances, inputs and number from arrays. The computation for a network does not
+depend on how many there are, in which order, or on how many devices.
 """
 
 import dataclasses
@@ -24,8 +24,10 @@ from theory.numerics import cast, plain_options
 
 
 def measured(sweep: Sweep, sample: Sample, depth: int) -> dict[str, jax.Array]:
-    """The kept layers of one network's observables, NaN where a layer has none or has lost
-    digits."""
+    """The kept layers of the observables of one network.
+
+    NaN if a layer has no such number or has lost digits.
+    """
     sample = sample.known
     labels = np.array(sweep.kept_layers)
     kept = np.where(labels < 0, labels + depth + 1, labels)
@@ -47,13 +49,13 @@ class Program(NamedTuple):
 
     call: Any
     steps: int
-    """Batches on each device."""
+    """Number of batches on each device."""
     memory: int
-    """Bytes on each device, as the compiler says."""
+    """Bytes on each device, as reported by the compiler."""
 
 
 class _Key(NamedTuple):
-    """What a program is compiled for, beside the fields of a sweep that are not axes."""
+    """What a program is compiled for, besides the fields of a sweep that are not axes."""
 
     structure: tuple
     steps: int
@@ -69,7 +71,7 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
     dtype = jnp.dtype(sweep.dtype)
 
     def one(*given):
-        # A barrier on either side, so that what is between is compiled the same everywhere.
+        # With a barrier on either side, the code in between is compiled identically everywhere.
         signals, *values, replica = jax.lax.optimization_barrier(given)
         numbers = dict(zip(sweep.numbers, values, strict=True))
         ensemble = jax.random.fold_in(jax.random.key(sweep.seed), point["width"])
@@ -131,11 +133,11 @@ class Engine:
     Parameters
     ----------
     sweep
-        What is measured.
+        What to measure.
     mesh
         Devices of this process.
     most
-        Networks per call, at most; more than that are taken in turns.
+        Largest number of networks per call; more are run in turns.
     """
 
     def __init__(self, sweep: Sweep, mesh: Mesh, most: int):
@@ -154,8 +156,8 @@ class Engine:
         self._inputs = jnp.stack([sweep.signals(q, c) for q in lengths for c in correlations])
         sizes = [len(sweep.values(name)) for name in STRUCTURE]
         self.structure = np.ravel_multi_index([at[name] for name in STRUCTURE], sizes)
-        """The number of each point's structure."""
-        # Sweeps of other numbers and replicas share programs.
+        """The index of the structure of each point."""
+        # Sweeps with other numbers and replicas share programs.
         first: dict[str, Any] = {name: sweep.values(name)[0] for name in AXES}
         first["depth"] = None if sweep.depth is None else max(sweep.values("depth"))
         first |= {name: 1.0 for name in AXES if name in sweep.numbers}
@@ -209,7 +211,7 @@ class Engine:
 
 
 def _slots(count: int, devices: int, steps: int, at_once: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which network stands where, [devices · steps, at_once], and batches on each device.
+    """The network in each slot, [devices · steps, at_once], and the batches on each device.
 
     A batch that is not full repeats its last network.
     """
@@ -222,7 +224,7 @@ def _slots(count: int, devices: int, steps: int, at_once: int) -> tuple[np.ndarr
 
 
 def structures(engine: Engine, points: np.ndarray) -> Iterator[np.ndarray]:
-    """The places in a list of points that have the same structure."""
+    """Group the indices of a list of points by structure."""
     kinds = engine.structure[points]
     for kind in np.unique(kinds):
         yield np.flatnonzero(kinds == kind)

@@ -1,4 +1,4 @@
-"""Running a sweep: what is missing, who computes it, and what is said on the way."""
+"""Running a sweep: what is missing, who computes it, and how progress is reported."""
 
 import os
 import time
@@ -34,28 +34,28 @@ from theory.numerics import Report, check_kind, cores, counter
 
 _MOST_WORKERS = 16
 SHARE = 0.8
-"""Of the memory that is there."""
+"""Fraction of the available memory to use."""
 
 
 class SweepRun(NamedTuple):
-    """What a run did."""
+    """What a run has done."""
 
     computed: int
-    """Networks."""
+    """Networks computed."""
     reused: int
-    """Networks that were there before."""
+    """Networks that existed before."""
     elsewhere: int
-    """Networks that are left to other shards and hosts."""
+    """Networks left to other shards and hosts."""
     memory: int
-    """Bytes, as stated before the run."""
+    """Bytes, as reported before the run."""
     workers: int
-    """Chunks that were in work at a time."""
+    """Number of chunks in progress at once."""
     compile_seconds: float
-    """Before the first chunk."""
+    """Seconds before the first chunk."""
     seconds: float
-    """From the first chunk to the last."""
+    """Seconds from the first chunk to the last."""
     compute_seconds: float
-    """Inside the compiled programs, summed over the workers."""
+    """Seconds inside the compiled programs, summed over the workers."""
 
 
 def run_sweep(
@@ -68,31 +68,31 @@ def run_sweep(
     workers: int | None = None,
     progress: Report | None = None,
 ) -> SweepRun:
-    """Measure what is missing of a sweep, and keep it in a Zarr store.
+    """Measure the missing part of a sweep, and store it in a Zarr store.
 
     Parameters
     ----------
     sweep
-        What is measured.
+        What to measure.
     path
-        The store. One that is there may hold a part of the sweep, with fewer values on the axes
+        The store. An existing one may contain a part of the sweep, with fewer values on the axes
         or fewer replicas: its results are kept and not computed again.
     mesh
-        Devices to share the networks among, with any axes; of a mesh over several hosts each
-        takes its own devices. By default the first device of this process.
+        Devices to distribute the networks over, with any axes. On a mesh over several hosts, each
+        process uses its own devices. By default the first device of this process.
     shard
-        (i, n) computes the part i, from 0, of n parts; for parts in stores of their own that
-        `merge_sweeps` joins.
+        (i, n) computes part i of n, counted from 0. Write each part to its own store and join
+        them with `merge_sweeps`.
     chunk
-        Networks that are written at a time, for a store that is made: by default about a
-        second of work.
+        Networks to write at once, for a new store; by default about a second of work.
     workers
-        Chunks in work at a time: by default one for each core of a CPU, and 2 elsewhere, so
-        that one is written while the next is computed; fewer where the memory does not suffice.
+        Number of chunks in progress at once. By default one per core on a CPU and 2 elsewhere, so
+        that one is written while the next is computed; fewer if memory is short.
     progress
-        Called with a `theory.numerics.Progress` before anything is computed, and after every
-        chunk: the networks of this run that are written, and the time that is left by the work
-        done and left. It names the memory that the run needs beside what JAX itself does.
+        Called with a `theory.numerics.Progress` before anything is computed and after every
+        chunk. It counts the networks of this run that are written, estimates the remaining time
+        from the work done and left, and names the memory that the run needs in addition to that
+        of JAX itself.
 
     Returns
     -------
@@ -101,18 +101,18 @@ def run_sweep(
     Raises
     ------
     ValueError
-        If the store cannot be written, is being written by another run, has another version,
-        or holds results that are not in the sweep; if there is not enough memory. What was
-        finished before stays.
+        If the store cannot be written, is being written by another run, has another version, or
+        contains results that are not in the sweep; if there is not enough memory. Earlier results
+        are kept.
 
     Convention
     ----------
-    With `jax.distributed`, call it on every host with the same arguments and a path that all
-    see: process 0 makes the store, and each process computes and writes every P-th chunk.
+    With `jax.distributed`, call it on every host with the same arguments and a path that all can
+    access: process 0 creates the store, and each process computes and writes every P-th chunk.
 
     Accuracy
     --------
-    The order of the work, `mesh`, `shard`, `chunk` and `workers` change no bit of the numbers; a
+    The order of the work, `mesh`, `shard`, `chunk` and `workers` change no bit of the numbers. A
     run that is killed at any moment and called again ends with the same bits.
     """
     check_kind("sweep", sweep, Sweep, "a sigprop.Sweep")
@@ -151,7 +151,7 @@ AUTO = {"axis_types": (jax.sharding.AxisType.Auto,)}
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """What the system says when it cannot write, on one line."""
+    """Report on one line that the system cannot write, and why."""
     try:
         yield
     except OSError as error:
@@ -200,10 +200,10 @@ class _Run:
         points = [self.sweep.point(int(i)) for i in first]
         each = np.array([self.sweep.work(p["depth"], p["width"]) for p in points])
         self.work = each[kind]
-        """Of a network at every point."""
+        """Work of a network at every point."""
 
     def run(self, chunks: np.ndarray, before: int) -> SweepRun:
-        """Compute what chunks lack, where `before` networks are there in all chunks."""
+        """Compute the missing networks of chunks; `before` networks exist in all chunks."""
         in_all = self.sweep.points * self.sweep.replicas
         missing = self._missing(chunks)
         total = sum(len(points) for points in missing.values())
@@ -248,7 +248,7 @@ class _Run:
         )
 
     def _missing(self, chunks: np.ndarray) -> dict[int, np.ndarray]:
-        """Of every chunk with a gap the points of the networks that it lacks."""
+        """For every incomplete chunk, the points of the missing networks."""
         found = {}
         for chunk in map(int, chunks):
             rows, replicas = self.store.region(chunk)
@@ -259,7 +259,7 @@ class _Run:
         return found
 
     def _compile(self, points: np.ndarray) -> tuple[int, int]:
-        """Compile every program; how many chunks can be in work at a time, and their bytes."""
+        """Compile every program; return how many chunks fit in memory at once, and their bytes."""
         first = np.unique(self.engine.structure[points], return_index=True)[1]
         with ThreadPoolExecutor(2) as pool:
             programs = list(pool.map(self.engine.program, map(int, points[first])))
@@ -313,20 +313,20 @@ class _Run:
 
 
 def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[str]) -> SweepStatus:
-    """Join the stores of shards, or of sweeps with other values on the axes, in one.
+    """Join the stores of shards, or of sweeps with other values on the axes, into one.
 
     Parameters
     ----------
     paths
-        Stores of sweeps that differ in the values of their axes and in replicas only.
+        Stores of sweeps that differ only in the values of their axes and in replicas.
     output
-        The store that is made; one that is there is joined as well.
+        The store to create; if it exists it is joined as well.
 
     Raises
     ------
     ValueError
-        If sweeps, versions or devices differ, or two stores have different numbers for one
-        cell; if the output cannot be written. The stores that were there stay as they are.
+        If sweeps, versions or devices differ, or two stores have different numbers for one cell;
+        if the output cannot be written. Existing stores stay unchanged.
     """
     output = place_of(output, "output")
     places = list(dict.fromkeys(place_of(path, "paths") for path in paths))
@@ -364,7 +364,12 @@ def _source(path: Path) -> SweepStore:
 
 
 def read_sweep(path: str | PathLike[str]) -> xr.Dataset:
-    """Everything measured in a sweep, network by network.
+    """Load everything measured in a sweep, network by network.
+
+    Parameters
+    ----------
+    path
+        The store.
 
     Returns
     -------
@@ -376,13 +381,13 @@ def read_sweep(path: str | PathLike[str]) -> xr.Dataset:
 
     Convention
     ----------
-    A ratio, such as a correlation, is that of each network alone. Its mean over replicas is not
-    the ratio of the means: `summarise_sweep` makes that. A ratio of your own whose function is
-    not imported is left out.
+    A ratio, such as a correlation, is that of each network. Its mean over replicas is not the
+    ratio of the means, which `summarise_sweep` computes. A ratio of your own is left out if its
+    function is not imported.
 
     Raises
     ------
     ValueError
-        If there is no store of a sweep at `path`.
+        If there is no sweep store at `path`.
     """
     return dataset_of(open_store(place_of(path), write=False))

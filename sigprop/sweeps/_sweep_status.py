@@ -1,4 +1,4 @@
-"""How much of a sweep is there: read from its store, without what computes it."""
+"""How much of a sweep has been computed, read from its store without loading JAX programs."""
 
 import hashlib
 import json
@@ -14,32 +14,37 @@ import zarr
 from sigprop.storage import place_of, source_of
 
 SCHEMA = 1
-"""Of the store, and of what the numbers in it mean."""
+"""Version of the store, and of the meaning of its numbers."""
 
 
 class SweepStatus(NamedTuple):
-    """How much of a sweep is there."""
+    """How much of a sweep has been computed."""
 
     networks: int
-    """In all."""
+    """Total number of networks."""
     done: int
     points: int
     finished_points: int
     replicas: int
     """Networks of each point."""
     axes: dict[str, int]
-    """How many values each axis has."""
+    """The number of values on each axis."""
     environment: dict[str, Any]
-    """What the numbers depend on beside the sweep: versions, device, configuration."""
+    """What the numbers depend on besides the sweep: versions, device, configuration."""
 
 
 def sweep_status(path: str | PathLike[str]) -> SweepStatus:
-    """What is there of a sweep, by its markers; nothing is locked or changed.
+    """Count the computed networks of a sweep, from its markers; nothing is locked or changed.
+
+    Parameters
+    ----------
+    path
+        The store.
 
     Raises
     ------
     ValueError
-        If there is no store of a sweep at `path`.
+        If there is no sweep store at `path`.
     """
     with reading(place_of(path), write=False) as (group, attributes):
         replicas = int(json.loads(attributes["sweep"])["replicas"])
@@ -91,12 +96,12 @@ def all_counts(marker: Any, replicas: int, per_block: int) -> np.ndarray:
 
 @contextmanager
 def reading(path: Path, *, write: bool) -> Iterator[tuple[zarr.Group, dict[str, Any]]]:
-    """The group of a store and its attributes; what goes wrong with them is named in one line.
+    """Open the group of a store and its attributes, with one-line errors.
 
     Raises
     ------
     ValueError
-        If there is no store of a sweep, it has another schema, or it cannot be read.
+        If there is no sweep store, it has another schema, or it cannot be read.
     """
     try:
         source = source_of(path)

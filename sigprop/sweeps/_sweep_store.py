@@ -1,9 +1,9 @@
 """The Zarr store of a sweep: chunks with markers, one writer at a time, import by address.
 
-A store holds, for every observable, an array [point, replica, layer, input or pair]. A *cell*
-is one point and one block of replicas; a chunk of the arrays is some cells of one block. When
-its data are written, the markers of its cells follow: how many of its networks are there, and
-a hash of their numbers. Files are replaced whole, and a cell counts when its hash is right.
+A store contains, for every observable, an array [point, replica, layer, input or pair]. A *cell*
+is one point and one block of replicas; a chunk of the arrays is some cells of one block. After
+its data the markers of its cells are written: how many of its networks are complete, and a hash
+of their numbers. Files are replaced as a whole, and a cell counts only if its hash is right.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class SweepStore:
-    """A store that is there, open for reading or writing."""
+    """An existing store, open for reading or writing."""
 
     def __init__(self, path: Path, group: zarr.Group, sweep: Sweep, attributes: dict[str, Any]):
         self.path, self.group, self.sweep, self.attributes = path, group, sweep, attributes
@@ -70,7 +70,7 @@ class SweepStore:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks."""
         return self._down * self._across
 
     @property
@@ -91,9 +91,9 @@ class SweepStore:
         )
 
     def read(self, chunk: int) -> tuple[Arrays, np.ndarray]:
-        """The data of a chunk, and how many of its networks are there at every point.
+        """The data of a chunk, and how many of its networks are complete at every point.
 
-        A cell whose data cannot be read, or do not have the hash of its marker, has none.
+        A cell whose data cannot be read, or do not match the hash of its marker, has none.
         """
         rows, replicas = self.region(chunk)
         markers = read_markers(self.marker, rows, chunk % self._across)
@@ -116,23 +116,23 @@ class SweepStore:
         """Write the data of a chunk, then the markers."""
         rows, replicas = self.region(chunk)
         for name in self.names:
-            arrays[name][np.isnan(arrays[name])] = np.nan  # one NaN of the many
+            arrays[name][np.isnan(arrays[name])] = np.nan  # one bit pattern for all NaN
             self.arrays[name][rows, replicas] = arrays[name]
         digests = [_digest(arrays, row, int(count)) for row, count in enumerate(counts)]
         marker = np.stack([counts.astype(np.uint64), np.array(digests, np.uint64)], axis=-1)
         self.marker[rows, chunk % self._across] = marker
 
     def counts(self) -> np.ndarray:
-        """How many networks the markers say are there: [points, blocks of replicas]."""
+        """The number of complete networks according to the markers: [points, replica blocks]."""
         return all_counts(self.marker, self.sweep.replicas, self.replicas_per_chunk)
 
     def networks(self, chunk: int) -> int:
-        """How many networks a chunk is to hold."""
+        """The number of networks that a chunk has when complete."""
         rows, replicas = self.region(chunk)
         return (rows.stop - rows.start) * (replicas.stop - replicas.start)
 
     def stored_addresses(self) -> np.ndarray:
-        """The addresses of the points, as they were computed where the store was made."""
+        """The addresses of the points, as computed when the store was created."""
         try:
             return np.asarray(_array(self.group, "address")[...])
         except Exception as error:  # the codecs raise errors of many types
@@ -179,7 +179,7 @@ def create_store(
     fill: Callable[[SweepStore], None] | None = None,
     where: dict[str, Any] | None = None,
 ) -> SweepStore:
-    """Make a store without data and put it at the path; `fill` may add data before that.
+    """Create a store without data and move it to the path; `fill` may add data before that.
 
     `where` is the environment of the data, by default that of this process.
     """
@@ -241,7 +241,7 @@ def _make_arrays(group: Any, sweep: Sweep, chunk: tuple[int, int], addresses: np
 
 
 def open_store(path: Path, *, write: bool = True) -> SweepStore:
-    """The store of a sweep that is there.
+    """Open an existing sweep store.
 
     Raises
     ------
@@ -254,12 +254,12 @@ def open_store(path: Path, *, write: bool = True) -> SweepStore:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Hold the right to write to a store; the system takes it back from a process that dies.
+    """Lock a store for writing; the system releases the lock if the process dies.
 
     Raises
     ------
     ValueError
-        If another process has it, with its number and host; or if nothing can be written.
+        If another process has the lock, with its number and host; or if nothing can be written.
     """
     lock = path.with_name(f".{path.name}.lock")
     handle = None
@@ -295,12 +295,12 @@ def _unlock(lock: Path, handle: int) -> None:
 
 
 def _locked(lock: Path) -> int | None:
-    """An open file that is locked, None if another process has the lock."""
+    """An open file that is locked; None if another process has the lock."""
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its holder deletes the file: what is locked must still be what stands there.
+            # The holder deletes the file, so the locked file must still be the one at the path.
             if lock.exists() and os.stat(lock).st_ino == os.fstat(handle).st_ino:
                 return handle
         except BlockingIOError:
@@ -316,15 +316,14 @@ def clean(path: Path) -> None:
 
 
 def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
-    """The store at the path with all the cells of a sweep, and what of them is known already.
+    """The store at the path with all the cells of a sweep, including known results.
 
-    A store of a sweep with fewer values or replicas is replaced by a larger one, with its
-    data.
+    A store of a sweep with fewer values or replicas is replaced by a larger one with its data.
 
     Raises
     ------
     ValueError
-        If what is there is something else, or holds results that are not in this sweep.
+        If something else is there, or a store with results that are not in this sweep.
     """
     if not path.exists() or is_empty_folder(path):
         return create_store(sweep, path, chunk=sweep.chunk(chunk))
@@ -355,7 +354,7 @@ def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
 
 
 def _difference(old: SweepStore, sweep: Sweep, index: int) -> str:
-    """What sets a point of a store apart from a sweep, in words."""
+    """How a point of a store differs from a sweep, in words."""
     here = environment(sweep)
     for name, value in old.environment.items():
         if here.get(name) != value:
@@ -381,7 +380,7 @@ def nested(sweep: Sweep, sources: Sequence[SweepStore], chunk: int | None = None
 
 
 def gather(new: SweepStore, sources: Sequence[SweepStore]) -> None:
-    """Copy what other stores have of a store's cells, found by their address.
+    """Copy cells of a store from other stores that have them, found by their address.
 
     Raises
     ------
@@ -430,7 +429,7 @@ def gather(new: SweepStore, sources: Sequence[SweepStore]) -> None:
 
 
 def ratios(sweep: Sweep) -> list[Observable]:
-    """The ratios of means that this process can form."""
+    """The ratios of means that this process can compute."""
     return [o for o in sweep.records if o.ratio_of_means and not isinstance(o.of, Absent)]
 
 

@@ -1,4 +1,4 @@
-"""A sweep in numbers: means over networks with standard errors, beside theory."""
+"""A sweep in numbers: means over networks with standard errors, and theory."""
 
 from functools import partial
 from os import PathLike
@@ -16,32 +16,37 @@ from sigprop.sweeps._sweep_store import dataset_of, open_store, ratios
 
 
 def summarise_sweep(path: str | PathLike[str]) -> xr.Dataset:
-    """Means over networks of everything that a sweep has measured.
+    """Compute means over networks of everything that a sweep has measured.
+
+    Parameters
+    ----------
+    path
+        The store.
 
     Returns
     -------
     xr.Dataset
         Every observable and its `…_standard_error`, with dimensions (axes of the sweep…, layer,
-        input or pair), and `networks`, how many are there. NaN where there is none, and in
-        standard errors of one network.
+        input or pair), and `networks`, their number. NaN where there are none, and in standard
+        errors of one network.
 
     Convention
     ----------
-    Ratios of means, as a correlation, are those of the mean moments, and their standard errors
-    those of the first-order fluctuations; every other observable is a mean over networks. A ratio
-    of your own whose function is not imported is left out.
+    Ratios of means, such as a correlation, are ratios of the mean moments, with standard errors
+    from first-order fluctuations; every other observable is a mean over networks. A ratio of your
+    own is left out if its function is not imported.
 
     Raises
     ------
     ValueError
-        If there is no store of a sweep at `path`.
+        If there is no sweep store at `path`.
     """
     store = open_store(place_of(path), write=False)
     return summarised(store.sweep, dataset_of(store))
 
 
 def summarised(sweep: Sweep, found: xr.Dataset) -> xr.Dataset:
-    """Means of what `read_sweep` gives."""
+    """Means of a data set from `read_sweep`."""
     there = found["measured"]
     count = there.sum("replica")
 
@@ -85,11 +90,11 @@ def summarised(sweep: Sweep, found: xr.Dataset) -> xr.Dataset:
 
 
 def sweep_theory(sweep: Sweep, name: str, point: dict[str, Any]) -> np.ndarray:
-    """What mean-field theory says of an observable at a point, in the kept layers.
+    """The mean-field value of an observable at a point, in the kept layers.
 
     Returns
     -------
-    Shape [layers, inputs, pairs or what the observable has]; NaN where a layer has no such number.
+    Shape [layers, inputs, pairs or its own axis]; NaN where a layer has no such number.
     """
     network, depth = sweep.network(point), point["depth"]
     signals = sweep.signals(point["input_length"], point["input_correlation"])

@@ -1,4 +1,4 @@
-"""The values of a field of a sweep: one, or several that are an axis."""
+"""The values of a field of a sweep: one, or several that form an axis."""
 
 import math
 from typing import Any
@@ -16,11 +16,11 @@ SHORTHAND = {
     "weight_variance": 1.0,
     "bias_variance": 0.0,
 }
-"""What these fields are where nothing else is said, and no `description` is given."""
+"""Defaults of these fields if no `description` is given."""
 
 
 def read_values(name: str, value: Any) -> Any:
-    """The value of a field, or a tuple of them where there are several."""
+    """The value of a field, or a tuple if there are several."""
     if value is None and name in SHORTHAND:
         return None
     real = name in FLOATS or name == "leaves"

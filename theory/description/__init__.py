@@ -1,4 +1,4 @@
-"""What a network is: nodes, activations, their builders, and the fold that reads them."""
+"""Descriptions of networks: nodes, activations, builders, and the fold that reads them."""
 
 from theory.description._activations import Activation, Componentwise, Radial
 from theory.description._algebra import ALGEBRAS, Algebra, AlgebraName

@@ -1,4 +1,4 @@
-"""Nonlinearities: a function together with what the Gaussian integrals must know of it."""
+"""Nonlinearities: a function, with what the Gaussian integrals need to know about it."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -16,32 +16,32 @@ Parity: TypeAlias = Literal["odd", "even"]
 
 
 class Componentwise(eqx.Module):
-    """An activation φ applied to each real component on its own.
+    """An activation φ that acts on each real component separately.
 
-    Made by `activation` (from the table of names) or `componentwise` (from any function).
+    Create one with `activation` (by name) or `componentwise` (from any function).
     """
 
     fn: Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
-    """φ, elementwise; its array leaves are parameters that can be swept and differentiated."""
+    """φ, elementwise. Its array leaves are parameters that can be swept and differentiated."""
     kinks: tuple[float, ...] = eqx.field(static=True)
-    """Where φ or a derivative of it jumps, or a narrow feature away from 0 is centred."""
+    """Where φ or a derivative of it jumps, and the centres of narrow features away from 0."""
     scale: float = eqx.field(static=True)
-    """The width of the features of φ around 0 and its kinks: 1 for tanh, 0.1 for tanh(10 z)."""
+    """Width of the features of φ around 0 and its kinks: 1 for tanh, 0.1 for tanh(10 z)."""
     parity: Parity | None = eqx.field(static=True)
-    """Whether φ(-z) is -φ(z), φ(z), or neither."""
+    """Whether φ is odd, even, or neither (None)."""
     name: str = eqx.field(static=True)
-    """For text and file names."""
+    """Used in text and file names."""
     closed_form_of: Callable[[Any], ClosedForm] | None = eqx.field(static=True, default=None)
-    """Makes the closed form from `fn`, and so from the one copy of its parameters."""
+    """Builds the closed form from `fn`, so that the parameters exist only once."""
     jumps: tuple[float, ...] = eqx.field(static=True, default=())
-    """Where φ itself may jump: at ± those kinks where it does, or where nobody can tell yet."""
+    """Where φ itself may jump: at those ± kinks where it does, or where that is not known yet."""
     features_known: bool = eqx.field(static=True, default=False)
-    """Whether kinks and scale are all there is, as for named activations; others are searched."""
+    """Whether `kinks` and `scale` are complete, as for named activations; others are searched."""
     source: str | None = eqx.field(static=True, default=None)
-    """ "FILE.py:NAME" where it was read from there."""
+    """ "FILE.py:NAME" if φ was read from a file."""
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
-        """φ(z), wherever the components of a unit are."""
+        """φ(z); the axis of the components does not matter."""
         return self.fn(z)
 
     def with_slope(
@@ -51,83 +51,83 @@ class Componentwise(eqx.Module):
         return with_slope(self.fn, z)
 
     def steps(self, dtype: Any) -> tuple[Float[Array, " jumps"], Float[Array, " jumps"]]:
-        """φ(k + 0) − φ(k − 0) and the mean of the two, at every place of `jumps`."""
+        """φ(k + 0) − φ(k − 0) and the mean of the two, at every k in `jumps`."""
         return steps_at(self.fn, jnp.asarray(self.jumps, dtype))
 
     def push(
         self, z: Float[Array, "*units k"], tangents: Float[Array, "*units k m"]
     ) -> tuple[Float[Array, "*units k"], Float[Array, "*units k m"]]:
-        """φ(z), and φ' times each of m tangents."""
+        """φ(z), and m tangents multiplied by φ'(z)."""
         value, slope = self.with_slope(z)
         return value, slope[..., None] * tangents
 
     @property
     def places(self) -> tuple[float, ...]:
-        """The kinks, as `Radial` names them."""
+        """The kinks, under the name that `Radial` uses."""
         return self.kinks
 
     @property
     def closed_form(self) -> ClosedForm | None:
-        """The Gaussian moments of φ in closed form, where there is one."""
+        """The Gaussian moments of φ in closed form, if there is one."""
         return None if self.closed_form_of is None else self.closed_form_of(self.fn)
 
 
 class Radial(eqx.Module):
     """An activation φ(z) = g(|z|) z/|z| of units z with several real components.
 
-    It commutes with every rotation of the unit. Made by `radial`. For k = 1 it is the odd
-    function with φ(z) = g(z) for z > 0.
+    It commutes with every rotation of the unit. Create one with `radial`. For k = 1 it is the
+    odd function with φ(z) = g(z) for z > 0.
     """
 
     profile: Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
-    """g, elementwise on lengths r ≥ 0, with g(0) = 0; its array leaves are parameters."""
+    """g, elementwise on lengths r ≥ 0, with g(0) = 0. Its array leaves are parameters."""
     kinks: tuple[float, ...] = eqx.field(static=True)
-    """Where g or a derivative of it jumps, in r > 0."""
+    """Where g or a derivative of it jumps, at r > 0."""
     scale: float = eqx.field(static=True)
-    """The width of the features of g around 0 and its kinks."""
+    """Width of the features of g around 0 and its kinks."""
     name: str = eqx.field(static=True)
-    """For text and file names."""
+    """Used in text and file names."""
     kinks_of: Callable[[Any], tuple[Float[Array, ""], ...]] | None = eqx.field(
         static=True, default=None
     )
-    """Reads kinks that are parameters from the profile, and so from the one copy of them."""
+    """Reads kinks that are parameters from the profile, so that they exist only once."""
     jumps: tuple[float, ...] = eqx.field(static=True, default=())
-    """Where g itself may jump, in r > 0."""
+    """Where g itself may jump, at r > 0."""
     features_known: bool = eqx.field(static=True, default=False)
-    """As for `Componentwise`."""
+    """As in `Componentwise`."""
     source: str | None = eqx.field(static=True, default=None)
-    """As for `Componentwise`."""
+    """As in `Componentwise`."""
 
     @property
     def places(self) -> tuple[float | Float[Array, ""], ...]:
-        """All kinks; those that are parameters are arrays and can be differentiated."""
+        """All kinks. Those that are parameters are arrays and can be differentiated."""
         return self.kinks + (() if self.kinks_of is None else self.kinks_of(self.profile))
 
     def steps(self, dtype: Any) -> tuple[Float[Array, " jumps"], Float[Array, " jumps"]]:
-        """g(k + 0) − g(k − 0) and the mean of the two, at every place of `jumps`."""
+        """g(k + 0) − g(k − 0) and the mean of the two, at every k in `jumps`."""
         return steps_at(self.profile, jnp.asarray(self.jumps, dtype))
 
     def __call__(self, z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
-        """φ(z), where `axis` holds the components of a unit."""
+        """φ(z); the components of a unit lie along `axis`."""
         return _scaled_radially(self.profile, z, axis=axis)
 
     def gains(
         self, r: Float[Array, "*shape"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        """g'(r) and g(r)/r: the factors on tangents along z, and across."""
+        """g'(r) and g(r)/r: the factors on tangents along z and perpendicular to it."""
         value, slope = with_slope(self.profile, r)
         return slope, value / r
 
     def gains_at(
         self, z: Float[Array, "*units k"]
     ) -> tuple[Float[Array, "*units 1"], Float[Array, "*units 1"]]:
-        """`gains` of every unit."""
+        """`gains` for every unit."""
         return self.gains(_norm(z))
 
     def push(
         self, z: Float[Array, "*units k"], tangents: Float[Array, "*units k m"]
     ) -> tuple[Float[Array, "*units k"], Float[Array, "*units k m"]]:
-        """φ(z), and φ' times each of m tangents."""
+        """φ(z), and m tangents multiplied by φ'(z)."""
         along, across = self.gains_at(z)
         n = (z / _norm(z))[..., None]
         radial = n * jnp.sum(n * tangents, axis=-2, keepdims=True)
@@ -135,7 +135,7 @@ class Radial(eqx.Module):
 
 
 def _norm(z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*ones"]:
-    """|z|, kept from zero so that g(r)/r is g'(0) there and derivatives are finite."""
+    """|z|, bounded away from zero so that g(r)/r is g'(0) there and derivatives are finite."""
     tiny = jnp.finfo(z.dtype).tiny
     if z.shape[axis] == 1:
         return jnp.maximum(jnp.abs(z), tiny**0.5)
@@ -145,9 +145,9 @@ def _norm(z: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*ones"]:
 
 @eqx.filter_custom_jvp
 def _scaled_radially(profile: Callable, z: Array, *, axis: int) -> Float[Array, "*shape"]:
-    """g(|z|) z/|z|, with a derivative that takes one division and one evaluation of g.
+    """g(|z|) z/|z|, with a derivative that costs one division and one evaluation of g.
 
-    With one component it takes none, and no root.
+    With one component it needs neither a division nor a root.
     """
     r = _norm(z, axis)
     return profile(r) * jnp.sign(z) if z.shape[axis] == 1 else profile(r) / r * z

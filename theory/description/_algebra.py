@@ -1,4 +1,4 @@
-"""The numbers that weights are."""
+"""The algebras over which weights are defined."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -14,21 +14,21 @@ class Algebra:
 
     name: AlgebraName
     basis: np.ndarray | None
-    """Its D units as real matrices that multiply from the left, [D, D, D]; None where it depends
-    on the components of a unit."""
+    """Its D units as real matrices that multiply from the left, [D, D, D]; None if they depend on
+    the number of components of a unit."""
     group: str | None
-    """The letter of the group of rotations that commute with it; None without any."""
+    """The letter of the group of rotations that commute with it; None if there is none."""
     order: int
-    """The table of each holds those of lower order: what commutes with the last commutes with
-    all."""
+    """Position in the chain of inclusions: the table of each algebra contains those of lower order,
+    so what commutes with the last commutes with all."""
 
     @property
     def size(self) -> int:
-        """Units of a layer have a multiple of so many real components."""
+        """The number of real components of a unit must be a multiple of this."""
         return 1 if self.basis is None else len(self.basis)
 
     def table(self, components: int) -> np.ndarray:
-        """What spans the weights between units of k real components, [D, k, k]."""
+        """A basis of the weights between units of k real components, [D, k, k]."""
         k = components
         if self.basis is None:
             return np.eye(k * k).reshape(k * k, k, k)
@@ -55,4 +55,4 @@ ALGEBRAS: dict[AlgebraName, Algebra] = {
         Algebra("dense", None, None, 3),
     )
 }
-"""Every algebra by its name."""
+"""The algebras, by name."""

@@ -33,33 +33,46 @@ def affine(
     algebra: AlgebraName = "real",
     width: int | None = None,
 ) -> Affine:
-    """An affine layer from its variances.
+    """Build an affine layer from its variances.
 
     Parameters
     ----------
     weight_variance, bias_variance
         σ_w² and σ_b², finite and >= 0; scalars, or one value per layer inside a `Repeat`.
     weights
-        "gaussian", "orthogonal" (Haar), "sparse:DENSITY", or the law itself, as
+        "gaussian", "orthogonal" (Haar) or "sparse:DENSITY"; or the law itself, such as
         `SparseWeights(0.1)`.
     components
         Real components k of a unit.
     algebra
         "real", "complex", "quaternion" or "dense": see `WeightLaw`.
     width
-        Number of output units, where it is part of the description.
+        Number of output units, if the description fixes it.
 
     Raises
     ------
     ValueError
-        Names the field and its allowed range.
+        If an argument is out of range. The message names the argument and its allowed range.
     """
     law = WeightLaw(weight_variance, weights, components, algebra)
     return Affine(law, bias_variance, width)
 
 
 def repeat(body: Part, depth: int) -> Repeat:
-    """`depth` layers with the law of `body`; each layer draws its own weights."""
+    """Repeat one layer `depth` times; each layer draws its own weights.
+
+    Parameters
+    ----------
+    body
+        The layer. All layers have the same law.
+    depth
+        Number of layers, at least 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `depth` is out of range, or `body` is not a description.
+    """
     check_part("body", body)
     check_count("depth", depth)
     arrays, structure = eqx.partition(body, eqx.is_array)
@@ -77,16 +90,25 @@ def layer(
     algebra: AlgebraName = "real",
     residual: bool = False,
 ) -> Part:
-    """One layer of a deep network, from pre-activations to pre-activations.
+    """Build one layer of a deep network, from pre-activations to pre-activations.
 
-    z ↦ W φ(z) + b, or z ↦ z + W φ(z) + b if `residual`.
+    It is z ↦ W φ(z) + b, or z ↦ z + W φ(z) + b if `residual`.
+
+    Parameters
+    ----------
+    activation
+        φ, from `activation`, `componentwise` or `radial`.
+    weight_variance, bias_variance, weights, components, algebra
+        As in `affine`.
+    residual
+        Add a skip connection around the layer.
 
     Raises
     ------
     ValueError
-        If a variance or the number of components is not possible.
+        If a variance or the number of components is out of range.
     TypeError
-        If units of several components have an activation that is not radial.
+        If units have several components and the activation is not radial.
     """
     check_activation(activation)
     check_flag("residual", residual)
@@ -113,11 +135,23 @@ def feedforward(
     algebra: AlgebraName = "real",
     residual: bool = False,
 ) -> Chain:
-    """The canonical deep network: one affine layer, then `depth` layers of affine ∘ φ.
+    """Build the standard deep network: one affine layer, then `depth` layers of affine ∘ φ.
 
-    Convention: pre-activations stand at every boundary, which is where the length q is
-    measured: z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b. W_0 is Gaussian where `weights`
-    are sparse, so that z_0 is, whatever the width of the inputs.
+    Convention: every layer boundary carries pre-activations, and lengths q are measured there:
+    z_0 = W_0 x + b_0 and z_{l+1} = [z_l +] W φ(z_l) + b. If `weights` are sparse, W_0 is still
+    Gaussian, so that z_0 is Gaussian for inputs of any width.
+
+    Parameters
+    ----------
+    activation, weight_variance, bias_variance, weights, components, algebra, residual
+        As in `layer`.
+    depth
+        Number of layers after the first affine map, at least 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `layer`, and if `depth` is below 1.
     """
     how: dict[str, Any] = {"weights": weights, "components": components, "algebra": algebra}
     first = read_in(affine(weight_variance, bias_variance, **how))
@@ -126,7 +160,7 @@ def feedforward(
 
 
 def read_in(hidden: Affine) -> Affine:
-    """The same for inputs: with Gaussian weights where rotations change its law."""
+    """Return the affine map for inputs: Gaussian if rotations change the law of the weights."""
     law = hidden.weights
     if law.family.rotation_invariant:
         return hidden
@@ -145,19 +179,20 @@ def recurrent(
     components: int = 1,
     algebra: AlgebraName = "real",
 ) -> Chain:
-    """The canonical recurrent network: z_1 = U x_1 and z_t = W φ(z_{t−1}) + b + U x_t.
+    """Build the standard recurrent network: z_1 = U x_1 and z_t = W φ(z_{t−1}) + b + U x_t.
 
-    W, U and b are drawn once and shared over time: the biases are a constant drive. Noise that
-    is fresh at every step is an input. Inputs are sequences of `steps`, one after the other.
+    W, U and b are drawn once and shared over time, so the biases act as a constant drive. Model
+    noise that is fresh at every step as an input. Inputs are sequences of `steps`, one after
+    the other.
 
     Parameters
     ----------
     activation, weight_variance, bias_variance, weights, components, algebra
-        φ, σ_w² and σ_b² of W and b, as in `layer`.
+        φ, and σ_w² and σ_b² of W and b, as in `layer`.
     steps
-        How many states, z_1 … z_T.
+        Number T of states z_1 … z_T.
     input_variance
-        σ_u² of the read-in U, Gaussian: E u² is σ_u² times the length of the input.
+        σ_u² of the Gaussian read-in U: E u² is σ_u² times the length of the input.
 
     Raises
     ------

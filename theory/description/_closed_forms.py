@@ -1,10 +1,10 @@
 """Gaussian expectations of the activations that have them in closed form.
 
-For u ~ N(0, q), and for a centred Gaussian pair (u, v) of variances q_a, q_b and correlation
-c = 1 - x, the closed forms give the moments of φ and of its derivative φ'. The pair is described
-by x and not by c because nearby inputs are the interesting ones: 1 - c would already have lost
-the digits that x keeps. For the same reason the mean squared difference of the two outputs is a
-result of its own, formed without subtracting one moment from another.
+For u ~ N(0, q), and for a centred Gaussian pair (u, v) with variances q_a, q_b and correlation
+c = 1 - x, the closed forms give the moments of φ and of its derivative φ'. Pairs are described
+by x rather than c because nearby inputs are the interesting ones, and 1 - c would have lost the
+digits that x keeps. For the same reason the mean squared difference of the two outputs is a
+separate result, computed without subtracting one moment from another.
 
 Below, y = 2 - x, so that x y = 1 - c², and c = cos θ, so that x = 2 sin²(θ/2).
 """
@@ -25,8 +25,8 @@ Points = Float[Array, "*points"]
 class ClosedForm(eqx.Module):
     """The Gaussian moments of one activation φ, in closed form.
 
-    Elementwise, in the floating-point type of the arguments. Values hold for q ≥ 0 and
-    0 ≤ x ≤ 2; derivatives with respect to q need q > 0.
+    All arguments are elementwise and results have their floating-point type. Values are valid
+    for q ≥ 0 and 0 ≤ x ≤ 2; derivatives with respect to q need q > 0.
     """
 
     @abc.abstractmethod
@@ -54,9 +54,9 @@ class PiecewiseLinearForm(ClosedForm):
 
     Accuracy
     --------
-    1e-15 of each value for every q_a, q_b, x and a, except that where the product or the slope
-    changes sign (at a correlation that depends on a) the error is 1e-15 of its terms.
-    The product is differentiable in x at x = 0; the slope is not: there its derivative is -∞.
+    1e-15 of each value for every q_a, q_b, x and a. Where the product or the slope changes sign
+    (at a correlation that depends on a), the error is 1e-15 of its terms instead. The product is
+    differentiable in x at x = 0; the slope is not: its derivative is -∞ there.
 
     References
     ----------
@@ -75,7 +75,7 @@ class PiecewiseLinearForm(ClosedForm):
         y, c = 2 - x, 1 - x
         near, far = _angle_gap(x), _angle_gap(y)  # J(θ), J(π - θ) = J(θ) + π cos θ
         squares, bend, full = 1 + a * a, (1 - a) ** 2, 2 * math.pi
-        # each where() takes the form whose terms do not cancel at its end of the range
+        # Each where() selects the form whose terms do not cancel at that end of the range.
         kernel = jnp.where(
             c > -0.5,
             squares * c / 2 + bend * near / full,
@@ -108,7 +108,7 @@ class ErfForm(ClosedForm):
 
         cos δ = 2c √(q_a q_b) / √((1 + 2q_a)(1 + 2q_b)),   cos g_a = 2q_a / (1 + 2q_a)
 
-    and sin(δ - g) can be formed without subtraction.
+    and sin(δ - g) can be computed without subtraction.
 
     Accuracy
     --------
@@ -158,8 +158,8 @@ class SinForm(ClosedForm):
 
     Accuracy
     --------
-    1e-15 (1 + m) of each value, the smaller of m and p standing for m: the error that exp(-m)
-    has by rounding m. Values below the smallest number of the type are zero.
+    1e-15 (1 + min(m, p)) of each value: the error that exp(-m) inherits from the rounding of m.
+    Values below the smallest number of the type are zero.
     """
 
     def single(self, q: Points) -> tuple[Points, Points, Points]:
@@ -178,24 +178,24 @@ class SinForm(ClosedForm):
         return product, distance, slope
 
     def log_slope(self, q: Points, x: Points) -> Points:
-        """log E φ'(u)φ'(v) for one length q, also where the slope underflows."""
+        """log E φ'(u)φ'(v) for equal lengths q, also where the slope underflows."""
         return jnp.logaddexp(-q * x, -q * (2 - x)) - math.log(2)
 
 
 def _half_gap(q_a: Points, q_b: Points) -> Points:
-    """(√q_a - √q_b)²/2, in full relative accuracy as q_b → q_a."""
+    """(√q_a - √q_b)²/2, to full relative accuracy as q_b → q_a."""
     total = jnp.sqrt(q_a) + jnp.sqrt(q_b)
     return ((q_a - q_b) / jnp.where(total > 0, total, 1)) ** 2 / 2
 
 
 def _angle(x: Points) -> Points:
-    """θ in [0, π] with cos θ = 1 - x, in full relative accuracy."""
+    """θ in [0, π] with cos θ = 1 - x, to full relative accuracy."""
     return 2 * jnp.arctan2(jnp.sqrt(x), jnp.sqrt(2 - x))
 
 
 @jax.custom_jvp
 def _angle_gap(x: Points) -> Points:
-    """sin θ - θ cos θ with cos θ = 1 - x, in full relative accuracy: θ³/3 near x = 0."""
+    """sin θ - θ cos θ with cos θ = 1 - x, to full relative accuracy: θ³/3 near x = 0."""
     theta = _angle(x)
     square = theta * theta
     series = jnp.zeros_like(x)
@@ -206,6 +206,6 @@ def _angle_gap(x: Points) -> Points:
 
 @_angle_gap.defjvp
 def _angle_gap_jvp(primals: tuple[Points], tangents: tuple[Points]) -> tuple[Points, Points]:
-    """The derivative with respect to x is θ: finite at both ends, where that of θ is not."""
+    """The derivative with respect to x is θ, finite at both ends, where dθ/dx is not."""
     (x,), (tangent,) = primals, tangents
     return _angle_gap(x), _angle(x) * tangent

@@ -1,4 +1,4 @@
-"""Activations made from any elementwise function, which is checked."""
+"""Activations from any elementwise function, with checks."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -27,12 +27,12 @@ def componentwise(
 ) -> Componentwise:
     """Make an activation from any elementwise function.
 
-    The quadrature takes what is declared here on trust where it cannot check it: an undeclared
-    kink, or a narrow feature far from 0, costs most of the accuracy and is not always noticed.
-    Spectra and products of saturated layers need φ' to relative accuracy in its tails, which
-    JAX's own derivatives of tanh (1 − t²), sigmoid (s(1 − s)) and expm1 (e + 1) do not have:
-    they end in zeros. Build on `activation("tanh")`, "sigmoid" and their like, which do, or give
-    φ a derivative of its own:
+    The quadrature trusts the declarations that it cannot check: an undeclared kink, or a narrow
+    feature far from 0, costs most of the accuracy and is not always detected. Spectra and
+    products of saturated layers need φ' to full relative accuracy in its tails. JAX's own
+    derivatives of tanh (1 − t²), sigmoid (s(1 − s)) and expm1 (e + 1) do not provide that: they
+    underflow to zero. Build on `activation("tanh")`, "sigmoid" and so on, which do, or define the
+    derivative of φ yourself:
 
         TANH = theory.activation("tanh")
         steep = theory.componentwise(lambda z: TANH(10 * z), scale=0.1, parity="odd")
@@ -46,26 +46,27 @@ def componentwise(
     Parameters
     ----------
     fn
-        φ: a function from an array to one of the same shape and dtype, that JAX can trace and
-        differentiate; or a module of this kind whose array leaves are its parameters.
+        φ: maps an array to one of the same shape and dtype; JAX must be able to trace and
+        differentiate it. Alternatively an `equinox.Module` that is callable in this way; its array
+        leaves are the parameters.
     kinks
         Where φ or a derivative jumps, and the centres of narrow features away from 0 (3 for
         tanh(z - 3)).
     scale
-        The width of the features of φ around 0 and the kinks, beyond which φ changes slowly:
-        0.1 for tanh(10 z). Make it large (1e9) where the pieces between kinks are polynomials,
-        and where the features do not die out, as for sin.
+        Width of the features of φ around 0 and the kinks, beyond which φ changes slowly: 0.1 for
+        tanh(10 z). Make it large (1e9) if the pieces between kinks are polynomials, or if the
+        features do not die out, as for sin.
     parity
-        "odd", "even" or None; checked on a few points.
+        "odd", "even" or None; checked at a few points.
     name
-        For text and files; by default the name of `fn`.
+        Used in text and file names; by default the name of `fn`.
 
     Raises
     ------
     ValueError
-        If an argument is out of range; if `fn` is not elementwise, changes shape or dtype, or
-        is not finite together with its derivative at ordinary points; if the parity is wrong.
-        What needs numbers is not checked while a parameter of `fn` is traced.
+        If an argument is out of range; if `fn` is not elementwise, changes shape or dtype, or it
+        or its derivative is not finite at ordinary points; if the parity is wrong. Checks that
+        need numbers are skipped while a parameter of `fn` is traced.
     """
     return checked_componentwise("fn", fn, kinks, scale, parity, name)
 
@@ -73,7 +74,7 @@ def componentwise(
 def checked_componentwise(
     field: str, fn: Any, kinks: Any, scale: Any, parity: Any, name: Any
 ) -> Componentwise:
-    """`field` is what the user calls the function."""
+    """Build a `Componentwise` after all checks; errors call the function `field`."""
     if not callable(fn):
         raise ValueError(f"`{field}`: must be callable on an array; got {shown(fn)}")
     given = as_kinks(kinks)
@@ -131,7 +132,7 @@ def _check_shapes(field: str, fn: Callable[[Any], Any]) -> None:
 
 @eqx.filter_jit
 def _probe(fn: Callable[[Any], Any], z: Array) -> tuple[Array, Array, Array, Array]:
-    """φ(z), φ'(z), φ of each element by itself, and φ(-z)."""
+    """φ(z), φ'(z), φ of each element separately, and φ(-z)."""
     value, slope = jax.jvp(lambda z: fn(z), (z,), (jnp.ones_like(z),))
     return value, slope, jax.vmap(lambda z: fn(z))(z), fn(-z)
 

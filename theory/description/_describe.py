@@ -1,4 +1,4 @@
-"""The recursion of a description, written out: a reading whose state is text."""
+"""The recursion of a network as text: a reading whose state is text."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from theory.numerics import check_flag
 
 
 class _Told(eqx.Module):
-    """A signal, its length, the slope up to it and its mean, as formulas."""
+    """A signal, its length, the slope up to it, and its mean, as formulas."""
 
     signal: str = eqx.field(static=True)
     length: str = eqx.field(static=True)
@@ -36,7 +36,7 @@ _NAMED = _Told("z", "q", "1")
 
 
 class _Describe(Reading[_Told]):
-    """Formulas; a `Repeat` notes its lines."""
+    """Formulas; a `Repeat` notes the lines of its body."""
 
     latex: bool = eqx.field(static=True)
     components: int = eqx.field(static=True)
@@ -126,7 +126,7 @@ class _Describe(Reading[_Told]):
         return "^2" if self.latex else "²"
 
     def _mean(self, name: str, activation: Activation, length: str) -> str:
-        """E φ² over one unit, per real component."""
+        """E φ² of one unit, per real component."""
         expectation, square = r"\mathbb{E}\," if self.latex else "E ", self._square
         if length == "q":
             root = r"\sqrt{q}\,\zeta" if self.latex else "√q ζ"
@@ -138,7 +138,7 @@ class _Describe(Reading[_Told]):
 
 
 def describe(network: Part, *, latex: bool = False) -> str:
-    """The recursion of a network, written out.
+    """Write out the recursion of a network.
 
     Parameters
     ----------
@@ -150,10 +150,10 @@ def describe(network: Part, *, latex: bool = False) -> str:
     Returns
     -------
     str
-        Signals z, lengths q and slopes χ, one equation per line: those of each `Repeat`, with
-        the first and the last layer where its variances depend on depth, and the law of the
-        weights. ζ is standard normal (of k components for radial φ, where |φ'|² is the sum of
-        the squares of all entries), as is the g of noise.
+        Signals z, lengths q and slopes χ, one equation per line, for each `Repeat` (its first
+        and last layer if variances depend on depth), and the law of the weights. ζ is standard
+        normal, as is the g of noise. For radial φ, ζ has k components and |φ'|² is the sum of
+        the squares of all entries.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def describe(network: Part, *, latex: bool = False) -> str:
 
 
 def _laws(network: Part, latex: bool) -> list[str]:
-    """The laws of the weights, each once."""
+    """The laws of the weights, without repetition."""
     found: list[str] = []
 
     def note(node: Any) -> bool:
@@ -200,7 +200,7 @@ def _laws(network: Part, latex: bool) -> list[str]:
 
 
 def _lines(notes: Any) -> list[str]:
-    """The lines in notes, in the order of the description."""
+    """The lines in notes, in order of the description."""
     leaves = jax.tree.leaves(notes)
     return [leaf for leaf in leaves if isinstance(leaf, str)]
 

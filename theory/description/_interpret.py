@@ -1,7 +1,7 @@
 """The one fold that reads a description.
 
-Everything that is computed about a network is a `Reading`: what the leaves of its description do
-to one kind of state. `interpret` is the only function that knows the node types.
+Everything that is computed from a description is a `Reading`: what the leaves of the description
+do to one kind of state. `interpret` is the only function that knows the node types.
 """
 
 import abc
@@ -39,9 +39,10 @@ class Stacked(eqx.Module):
 class Reading(eqx.Module, Generic[State]):
     """What the leaves of a description do to one kind of state.
 
-    Every method that acts returns (state, note). A note is a pytree, or None; the notes of
-    the whole network mirror its description (`Chain`: a tuple, `Residual`: the pair of the
-    branch's notes and the sum's, `Repeat`: `Stacked`, `Recurrent`: one note for all steps).
+    Every method for a node returns (state, note). A note is a pytree, or None. The notes of the
+    whole network mirror its description: a tuple for a `Chain`, the pair (notes of the branch,
+    note of the sum) for a `Residual`, `Stacked` for a `Repeat`, and one note for all steps of a
+    `Recurrent`.
     """
 
     @abc.abstractmethod
@@ -62,20 +63,22 @@ class Reading(eqx.Module, Generic[State]):
 
     @abc.abstractmethod
     def add(self, skip: State, branch: State) -> tuple[State, Any]:
-        """h + branch(h), where the branch ends in a fresh `Affine`; a sum of states of different
-        kinds has the kind of the skip connection."""
+        """h + branch(h), where the branch ends in a fresh `Affine`.
+
+        If the two states are of different kinds, the sum has the kind of the skip connection.
+        """
 
     @abc.abstractmethod
     def through_time(self, step: Callable, state: State, steps: int, /) -> tuple[State, Any]:
-        """All steps of a `Recurrent`: from the drives of every step to the states of every step.
+        """All steps of a `Recurrent`: maps the drives of all steps to the states of all steps.
 
-        ``step(reading, state, drive)`` interprets the body once and adds: it gives back the
-        state of the next step and the notes, as those of a residual branch. A structural
-        reading, which sees no steps, takes one step.
+        ``step(reading, state, drive)`` interprets the body once and adds the drive. It returns
+        the state of the next step and its notes, laid out as those of a residual branch. A
+        reading of the structure alone has no time axis and takes one step.
         """
 
     def child(self, index: int) -> "Reading[State]":
-        """The reading for the part at place `index` of a chain."""
+        """The reading for the part at position `index` of a chain."""
         return self
 
     def inside_branch(self) -> "Reading[State]":
@@ -87,29 +90,37 @@ class Reading(eqx.Module, Generic[State]):
         return self
 
     def boundary(self, state: State) -> State:
-        """The end of one layer of a `Repeat`."""
+        """The state at the end of one layer of a `Repeat`."""
         return state
 
     def kept(self, before: State, after: State) -> State:
-        """The state behind one layer of a `Repeat` as one of the kind that went in, if it is."""
+        """The state after one layer of a `Repeat`, as the kind that entered if possible."""
         return after
 
     def loop(self, layer: Callable, state: State, layers: Any, depth: int, /) -> tuple[State, Any]:
-        """Run `layer` over all of them; a scan, so that compile time does not grow with depth."""
+        """Run all layers; a scan, so that compile time does not grow with depth."""
         return scan(layer, state, layers, depth)
 
 
 def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State, Any]:
-    """Fold a reading over a description: the state after `part`, and the notes made.
+    """Fold a reading over a description: the state after `part`, and the notes on the way.
+
+    Parameters
+    ----------
+    part
+        The description.
+    reading
+        What each node does to a state.
+    state
+        The state that enters.
 
     Raises
     ------
     TypeError
-        If the body of a `Repeat`, or a residual branch, gives back another kind or shape of
-        state than it takes; or if `part` is not a node.
+        If the body of a `Repeat`, or a residual branch, returns another kind or shape of state
+        than it takes; or if `part` is not a node.
     ValueError
-        If variances of an `Affine` or a `Noise` are those of several layers, outside of a
-        `Repeat`.
+        If an `Affine` or a `Noise` outside a `Repeat` has variances of several layers.
     """
     check_part("part", part)
     match part:
@@ -167,7 +178,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _check_one_layer(field: str, value: Any) -> None:
-    # A network whose arrays were taken out, to be held elsewhere, has none.
+    # A network whose arrays were taken out, to be stored elsewhere, has none.
     if value is not None and jnp.ndim(value) > 0:
         raise ValueError(
             f"`{field}`: must be one number, or a schedule inside of a Repeat with its depth "
@@ -176,7 +187,7 @@ def _check_one_layer(field: str, value: Any) -> None:
 
 
 def _check_same_kind(where: str, before: Any, after: Any) -> None:
-    """Raise a `TypeError` of one sentence unless two states have one type and equal shapes."""
+    """Raise a one-sentence `TypeError` unless two states have one type and equal shapes."""
     states = [jax.tree.leaves_with_path(state) for state in (before, after)]
     if type(before) is not type(after) or len(states[0]) != len(states[1]):
         raise TypeError(
@@ -194,17 +205,17 @@ def _check_same_kind(where: str, before: Any, after: Any) -> None:
 
 
 def along_depth(notes: Any) -> Any:
-    """The notes of a network as one series over depth.
+    """Arrange the notes of a network as one series over depth.
 
     Parameters
     ----------
     notes
-        What `interpret` returned; leaves that noted nothing (None) are passed over.
+        What `interpret` returned. Nodes that noted nothing (None) are skipped.
 
     Returns
     -------
-    The same kind of note with a leading axis over the places that noted something, in
-    order of depth; None if there are none.
+    The same kind of note with a leading axis over the nodes that noted something, in order of
+    depth; None if there are none.
     """
     if notes is None:
         return None

@@ -1,4 +1,4 @@
-"""Where an activation itself jumps, and by how much."""
+"""Where an activation itself jumps, and how far."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,11 @@ from jaxtyping import Float
 from theory.numerics import Array, inside_another, known_of, while_loop, with_slope, xp
 
 _ROUNDINGS = 1e3
-"""A change across a kink below this many roundings of its terms is none."""
+"""A change across a kink of fewer roundings of its terms than this is no jump."""
 
 
 def steps_at(fn: Callable, k: Float[Array, " jumps"]) -> tuple[Array, Array]:
-    """fn(k + 0) − fn(k − 0), zero where that is rounding, and the mean of the two."""
+    """fn(k + 0) − fn(k − 0), zero if that is rounding error, and the mean of the two."""
     info = np.finfo(k.dtype)
     beside = xp.maximum(2 * float(info.eps) * xp.abs(k), float(info.tiny) ** 0.5)
     (low, steep), (high, steeper) = with_slope(fn, k - beside), with_slope(fn, k + beside)
@@ -27,7 +27,7 @@ def steps_at(fn: Callable, k: Float[Array, " jumps"]) -> tuple[Array, Array]:
 
 
 def may_jump(fn: Callable, kinks: tuple[float, ...]) -> tuple[float, ...]:
-    """The places ± kinks where `fn` jumps; all of them while a parameter of it is traced."""
+    """Those ± kinks where `fn` jumps; all of them while a parameter of it is traced."""
     places = sorted({sign * abs(kink) for kink in kinks for sign in (1.0, -1.0)})
     if not places:
         return ()
@@ -43,15 +43,15 @@ def may_jump(fn: Callable, kinks: tuple[float, ...]) -> tuple[float, ...]:
 
 
 _GRID = np.concatenate([[0.0], np.geomspace(1e-9, 1e9, 18 * 8 + 1)])
-"""Beyond 0 its nodes are within a third of each other: a jump is looked for between any two."""
+"""Away from 0, neighbouring nodes differ by less than a third; every interval is searched."""
 
 
 def found_jumps(fn: Callable, dtype: Any) -> tuple[Array, Array]:
-    """Where fn jumps and by how much, one place for each interval of a grid from −1e9 to 1e9;
-    0 where it does not.
+    """Where fn jumps and how far, one entry per interval of a grid from −1e9 to 1e9; else 0.
 
-    Intervals are halved until their ends are neighbours, towards the half in which fn differs
-    most from what its derivative says: of a kink nothing is left of that, of a jump all.
+    Intervals are halved until their ends are neighbouring numbers, always towards the half in
+    which fn deviates most from the integral of its derivative: at a kink the deviation vanishes,
+    at a jump it stays.
     """
     return known_of(_found_jumps, fn, dtype)
 
@@ -62,10 +62,12 @@ def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
     eps = float(np.finfo(dtype).eps)
 
     def look(low, width, parts):
-        """Between each of the nodes and the next: the change of fn beyond that of a trapezoid of
-        its derivative, and the size of rounding."""
+        """For each interval, the change of fn minus the trapezoid of its derivative, and rounding.
+
+        Rounding is the size of the rounding errors of that difference.
+        """
         share = np.arange(parts + 1, dtype=dtype)[:, None] / parts
-        # A little wider, since sums of halves are rounded, and a jump may be at an end.
+        # Slightly wider, since sums of halves are rounded and a jump may lie at an end.
         more = 8 * eps * (share - 0.5) * xp.abs(low)[None]
         z = low[None] + share * width[None] + more
         value, slope = with_slope(fn, z)
@@ -74,7 +76,7 @@ def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
         return xp.where(xp.isfinite(gap), gap, 0.0), noise[:-1] + noise[1:]
 
     def halve(state):
-        # Only the place is kept: a compiler may decide twice between halves that are alike.
+        # Keep the place only: a compiler may choose differently between equal halves each time.
         i, low = state
         half = width * 0.5 ** (i + 1).astype(dtype)
         (first, second), _ = look(low, 2 * half, 2)
@@ -89,13 +91,15 @@ def _found_jumps(fn: Callable, dtype: Any, arrays: Any) -> tuple[Array, Array]:
 
 
 def _halvings(dtype: Any) -> int:
-    """Of the intervals of the grid; those at 0, 1e-9 wide, have no neighbours for ends then."""
+    """Number of halvings; the ends of intervals at 0, 1e-9 wide, are not neighbours then."""
     return np.finfo(dtype).nmant + 8
 
 
 def is_new(k: Array, step: Array, declared: tuple[float, ...], square: Array) -> Array:
-    """Which of the jumps found at k are not declared, and more than rounding of a function with
-    that mean square."""
+    """Which of the jumps found at k are undeclared, and more than rounding error.
+
+    Rounding is that of a function with mean square `square`.
+    """
     eps = float(np.finfo(k.dtype).eps)
     new = step > _ROUNDINGS * eps * xp.sqrt(square)
     beside_zero = 8 * float(_GRID[1]) * 0.5 ** _halvings(k.dtype)
@@ -105,7 +109,7 @@ def is_new(k: Array, step: Array, declared: tuple[float, ...], square: Array) ->
 
 
 def check_no_jump(phi: Any) -> None:
-    """Raise where φ is known to jump: its derivative then says nothing of nearby inputs."""
+    """Raise if φ is known to jump: its derivative then says nothing about nearby inputs."""
     if not phi.jumps:
         return
     with jax.ensure_compile_time_eval():

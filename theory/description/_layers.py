@@ -13,21 +13,21 @@ from theory.description._nodes import Affine, Chain, Part, Recurrent, Repeat, Re
 
 
 def repeats_layers(part: Part) -> bool:
-    """Whether a `Repeat` or a `Recurrent` stands at the outermost level of a description."""
+    """Whether there is a `Repeat` or a `Recurrent` at the outermost level of a description."""
     parts = part.parts if isinstance(part, Chain) else (part,)
     return any(isinstance(member, Repeat | Recurrent) for member in parts)
 
 
 def check_layer(layer: Part, name: str = "layer") -> None:
-    """Raise an error unless a description may be one layer, repeated without end.
+    """Raise an error unless a description can be one layer that is repeated without end.
 
     Raises
     ------
     ValueError
-        If it is a whole network, as `feedforward` makes it: its first affine map is meant for
+        If it is a whole network, as built by `feedforward`: its first affine map is meant for
         inputs, and would act on pre-activations.
     TypeError
-        If it is no part, or holds a `Recurrent`.
+        If it is not a description, or contains a `Recurrent`.
     """
     check_part(name, layer)
     is_recurrent = lambda node: isinstance(node, Recurrent)
@@ -47,14 +47,19 @@ def check_layer(layer: Part, name: str = "layer") -> None:
 
 
 def hidden_layer(network: Part) -> Part:
-    """The layer that a deep network repeats, for `predict` and all else that asks for one layer.
+    """Return the layer that a deep network repeats, as `predict` and similar functions need it.
 
-    A description that is one layer already is given back as it is.
+    A description of one layer is returned unchanged.
+
+    Parameters
+    ----------
+    network
+        A deep network, such as one from `feedforward`, or one layer.
 
     Raises
     ------
     ValueError
-        If the network repeats several layers, or one whose numbers change with depth.
+        If the network repeats several layers, or one whose variances change with depth.
 
     Examples
     --------
@@ -80,8 +85,10 @@ def hidden_layer(network: Part) -> Part:
 
 
 def deep_network(layer: Part, depth: int) -> Chain:
-    """The network of `feedforward` with any layer: an `Affine` with the law of the layer's last
-    one, and then the layer, `depth` times.
+    """Build a deep network from any layer, as `feedforward` does from its arguments.
+
+    An `Affine` with the law of the last one in the layer comes first, then the layer `depth`
+    times.
 
     Raises
     ------
@@ -95,7 +102,7 @@ def deep_network(layer: Part, depth: int) -> Chain:
 
 
 def before_weights(layer: Part) -> tuple[Part, ...]:
-    """What a layer does to its input before its first `Affine`: a norm, a nonlinearity.
+    """The parts of a layer before its first `Affine`: a normalisation, a nonlinearity.
 
     Examples
     --------
@@ -120,13 +127,13 @@ def before_weights(layer: Part) -> tuple[Part, ...]:
 
 
 def layer_at(body: Part, index: int) -> Part:
-    """The body of a `Repeat` with the numbers of one of its turns."""
+    """The body of a `Repeat`, with the variances of one layer."""
     arrays, structure = eqx.partition(body, eqx.is_array)
     return eqx.combine(jax.tree.map(lambda leaf: leaf[index], arrays), structure)
 
 
 def with_variances(part: Part, weight_variance: Any = None, bias_variance: Any = None) -> Part:
-    """The same with other variances in every `Affine`, where they are given."""
+    """Replace the variances of every `Affine`, where new ones are given."""
 
     def change(node: Any) -> Any:
         if not isinstance(node, Affine):

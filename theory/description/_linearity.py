@@ -1,4 +1,4 @@
-"""Which activations are linear, or linear in pieces, as their programs prove."""
+"""Which activations are linear or piecewise linear, as their JAX programs prove."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ _ADDED = {"add", "sub", "add_any"}
 _COMPARED = {"gt", "ge", "lt", "le", "eq", "ne", "sign", "and", "or", "not", "xor"}
 _CHOSEN = {"max", "min", "abs", "select_n", "clamp"}
 _CONSTANT, _STEPS, _STRAIGHT, _OTHER = range(4)
-"""Of a function of z: constant, or in pieces constant or linear; or neither."""
+"""Degrees of a function of z: constant, piecewise constant, piecewise linear, or none of these."""
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _INSIDE = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
 
 
 def is_linear(activation: Activation) -> bool:
-    """Whether φ(z) = a z, as its program proves: of a and z alone, without looking at values."""
+    """Whether φ(z) = a z, as its program proves from its operations, without evaluating it."""
     fn: Any = activation.profile if isinstance(activation, Radial) else activation.fn
     leaves, structure = jax.tree.flatten(fn)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
@@ -38,7 +38,7 @@ def _is_linear(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: 
 
 
 def is_piecewise_linear(activation: Activation) -> bool:
-    """Whether φ is linear in pieces, as its program proves: of sums, choices and comparisons.
+    """Whether φ is piecewise linear, as its program proves: only sums, choices, comparisons.
 
     It does not say where the pieces end.
     """
@@ -48,7 +48,7 @@ def is_piecewise_linear(activation: Activation) -> bool:
 
 
 def gain(activation: Activation, dtype: Any) -> Array:
-    """a of a linear φ."""
+    """The factor a of a linear φ(z) = a z."""
     fn: Callable = activation.profile if isinstance(activation, Radial) else activation.fn
     whole = jax.tree.map(jnp.asarray, fn)
     found = jnp.asarray(whole(jnp.ones((), dtype)), dtype)
@@ -56,7 +56,7 @@ def gain(activation: Activation, dtype: Any) -> Array:
 
 
 def _outputs(jaxpr: Any, inputs: Sequence[bool | None]) -> list[bool | None]:
-    """Of each output whether it is linear; False if constant, None if neither."""
+    """For each output, whether it is linear; False if it is constant, None if neither."""
     known: dict[Any, bool | None] = dict(zip(jaxpr.invars, inputs, strict=True))
     of = lambda var: False if hasattr(var, "val") else known.get(var, False)
     for equation in jaxpr.eqns:
@@ -78,7 +78,7 @@ def _outputs(jaxpr: Any, inputs: Sequence[bool | None]) -> list[bool | None]:
 
 
 def _degrees(jaxpr: Any, inputs: Sequence[int]) -> list[int]:
-    """What each output is of those."""
+    """The degree of each output."""
     known: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
     of = lambda var: _CONSTANT if hasattr(var, "val") else known.get(var, _CONSTANT)
     for equation in jaxpr.eqns:

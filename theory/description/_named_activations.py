@@ -1,4 +1,4 @@
-"""Activations by name: the table of them, and radial ones with these profiles."""
+"""Activations by name: the table, and radial ones with these profiles."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +21,7 @@ from theory.description._python_files import defined_in, in_file
 from theory.numerics import Array, shown
 
 _UNIFORM = 1e9
-"""The `scale` of a function with no feature near its kinks that distance would smooth out."""
+"""The `scale` of a function without features near its kinks that distance would smooth."""
 
 
 def activation(name: str, **parameters: Any) -> Any:
@@ -49,23 +49,24 @@ def activation(name: str, **parameters: Any) -> Any:
     Parameters
     ----------
     name
-        One of `ACTIVATION_NAMES`; or "FILE.py:NAME", a function or an activation of your own. The
-        file is run, and `save_network` can name it.
+        One of `ACTIVATION_NAMES`; or "FILE.py:NAME", a function or an activation defined in a
+        Python file. The file is run; `save_network` can refer to it.
     parameters
-        Scalars; they become array leaves, so that they can be swept and differentiated.
+        Scalars. They become array leaves, so they can be swept and differentiated.
 
     Raises
     ------
     ValueError
-        If the name is unknown, the activation has no such parameter, or it is not a finite
-        real scalar.
+        If the name is unknown, if the activation has no such parameter, or if a parameter is not
+        a finite real scalar.
 
     Accuracy
     --------
-    φ and φ' are right to 8 eps, in float32 and in float64, also where φ is saturated; for
-    gelu_tanh eps times twice its exponent is added. Relative to φ itself, and to φ' or, where
-    gelu, gelu_tanh and silu have their minimum, to the terms that cancel there. What is below
-    10⁴ times the smallest normal number may be lost. Higher derivatives keep their digits, too.
+    φ and φ' are accurate to 8 eps, in float32 and in float64, also where φ is saturated. For
+    gelu_tanh add eps times twice its exponent. The error is relative to φ itself and to φ';
+    where gelu, gelu_tanh and silu have their minimum, it is relative to the terms that cancel
+    there. Values below 10⁴ times the smallest normal number may be lost. Higher derivatives keep
+    their digits, too.
 
     References
     ----------
@@ -92,7 +93,7 @@ def activation(name: str, **parameters: Any) -> Any:
 
 
 def activation_in_file(target: str, folder: str | PathLike[str] = ".") -> Activation:
-    """The activation, or function, that "FILE.py:NAME" names; relative files start in `folder`."""
+    """Load the activation or function "FILE.py:NAME"; relative paths start in `folder`."""
     try:
         found = defined_in(target, folder)
     except ValueError as error:
@@ -118,18 +119,19 @@ def radial(
     Parameters
     ----------
     profile
-        g: a name of `activation`, of which r ≥ 0 is used ("relu" and "linear" then give the
-        identity); "threshold", max(r - threshold, 0); or any elementwise function, for which
-        see `componentwise`, also for what is asked of g' where g is saturated.
+        g: a name that `activation` knows, of which r ≥ 0 is used ("relu" and "linear" then give
+        the identity); "threshold", max(r - threshold, 0); or any elementwise function. See
+        `componentwise` for what is required of a function, including g' where g is saturated.
     kinks, scale, name
-        For a function: as for `componentwise`.
+        For a function, as in `componentwise`.
     parameters
-        For a name: as for `activation`; "threshold" has one, above 0 and 1 by default.
+        For a name, as in `activation`. "threshold" has one parameter, `threshold`, positive and
+        1 by default.
 
     Raises
     ------
     ValueError
-        If g(0) is not 0, which would make φ discontinuous; and as `activation` and
+        If g(0) is not 0, which would make φ discontinuous; otherwise as `activation` and
         `componentwise`.
 
     References
@@ -190,7 +192,7 @@ def _sin_form(fn: Any) -> ClosedForm:
 
 
 class _Row(NamedTuple):
-    """One activation; `fn` makes the function from the parameters where it has any."""
+    """One activation; `fn` builds the function from the parameters if it has any."""
 
     fn: Callable[..., Any]
     kinks: tuple[float, ...]
@@ -201,7 +203,7 @@ class _Row(NamedTuple):
 
 
 # The scales are the best of those tried, 0.2 to 3 and _UNIFORM, for nodes a + b = 3 scale sinh t
-# with 24 to 48 points at lengths from 1e-2 to 1e6; within a factor of 1.5 they all serve.
+# with 24 to 48 points at lengths from 1e-2 to 1e6. Any within a factor of 1.5 serves as well.
 _TABLE = {
     "elu": _Row(functions.Elu, (0.0,), 2.0, None, None, {"alpha": 1.0}),
     "erf": _Row(functions.erf, (), 0.7, "odd", _erf_form),
@@ -226,12 +228,12 @@ ACTIVATION_NAMES: tuple[str, ...] = tuple(sorted(_TABLE))
 
 
 def parameters_of(name: str) -> tuple[str, ...]:
-    """The parameters of the activation, or radial profile, of that name."""
+    """The parameters of the activation, or radial profile, of this name."""
     return ("threshold",) if name == "threshold" else tuple(_TABLE[name].defaults)
 
 
 def _parameter(name: str, value: Any) -> Float[Array, ""]:
-    """A scalar parameter as an array; a Python number takes the default floating-point type."""
+    """Convert a scalar parameter to an array; Python numbers take the default float type."""
     if isinstance(value, Tracer):
         good = value.shape == ()
     else:

@@ -1,6 +1,6 @@
 """The nodes of the description of a random network.
 
-A description is data: an immutable tree of a few node types whose variances are array leaves.
+A description is data: an immutable tree of a few node types, whose variances are array leaves.
 `theory.description._interpret` reads it.
 """
 
@@ -36,7 +36,7 @@ from theory.numerics import (
 
 
 def _floats(name: str) -> Callable[[Any], Array]:
-    """The converter of a field of real numbers."""
+    """Make the converter of a field of real numbers."""
 
     def convert(value: Any) -> Array:
         array = jnp.asarray(as_real(name, value))
@@ -49,21 +49,23 @@ def _floats(name: str) -> Callable[[Any], Array]:
 class WeightLaw(eqx.Module):
     """The law of a random weight matrix between layers of units with k real components.
 
-    A weight between two units is w = Σ_a w_a e_a with real w_a and the fixed k×k matrices
-    e_a of `table`; it acts on the k components of a unit.
+    A weight between two units is w = Σ_a w_a e_a, with real w_a and the fixed k×k matrices e_a
+    of `table`. It acts on the k components of a unit.
 
-    Convention: `variance` is σ_w². The w_a are centred with variance
-    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k). So the length per real component is multiplied by σ_w²,
-    whatever the table and the `family`: independent Gaussian numbers (`GaussianWeights`), a
-    matrix that is Haar-distributed and orthogonal over the algebra, that is orthogonal, unitary
-    or symplectic (`OrthogonalWeights`; a truncated one where the layer is not square), or
-    independent weights of which most are 0 (`SparseWeights`). The words "gaussian", "orthogonal"
-    and "sparse:DENSITY" stand for them.
+    Convention: `variance` is σ_w². The w_a are centred, with variance
+    σ_w²/(fan_in · tr(Σ_a e_a e_aᵀ)/k). The length per real component is therefore multiplied by
+    σ_w², whatever the table and the `family`.
 
-    The `algebra` says what the weights are: real numbers, complex ones (the k components are
-    k/2 complex numbers), quaternions (k/4 of them), or "dense", a full k×k matrix between any
-    two units. What commutes with the table is the symmetry of the layer: O(k), U(k/2),
-    Sp(k/4), or nothing but the sign.
+    The `family` is the law of the entries up to their variance: independent Gaussian entries
+    (`GaussianWeights`, or "gaussian"); a Haar-distributed matrix that is orthogonal over the
+    algebra, that is orthogonal, unitary or symplectic (`OrthogonalWeights`, or "orthogonal";
+    truncated if the layer is not square); or independent entries most of which are 0
+    (`SparseWeights`, or "sparse:DENSITY").
+
+    The `algebra` says which numbers weights are: real; complex (the k components are k/2 complex
+    numbers); quaternions (k/4 of them); or "dense", a full k×k matrix between any two units. The
+    symmetry of the layer is what commutes with the table: O(k), U(k/2), Sp(k/4), or only the
+    sign.
     """
 
     variance: Float[Array, "*layers"] = eqx.field(converter=_floats("weight_variance"))
@@ -92,7 +94,7 @@ class WeightLaw(eqx.Module):
 
     @property
     def table(self) -> np.ndarray:
-        """The matrices e_a, shape [D, k_out, k]. Real weights: the identity alone."""
+        """The matrices e_a, shape [D, k_out, k]; for real weights the identity alone."""
         return ALGEBRAS[self.algebra].table(self.components)
 
     @property
@@ -103,10 +105,10 @@ class WeightLaw(eqx.Module):
 
 
 class Affine(eqx.Module):
-    """z = W x + b with fresh random W and b ~ N(0, σ_b²) in every real component.
+    """z = W x + b with fresh random W, and b ~ N(0, σ_b²) in every real component.
 
-    `width` is the number of output units where the description fixes it (a read-out);
-    otherwise it is chosen when the network is sampled, and theory never sees it.
+    `width` is the number of output units if the description fixes it (a read-out). Otherwise it
+    is chosen when the network is sampled, and the theory never sees it.
     """
 
     weights: WeightLaw
@@ -129,9 +131,9 @@ class Pointwise(eqx.Module):
 
 
 class Normalise(eqx.Module):
-    """x ↦ (x − m)/√(v + ε) over all real numbers of a layer, for every input alone; no gain.
+    """x ↦ (x − m)/√(v + ε) over all real numbers of a layer, for each input separately; no gain.
 
-    "layer" takes the mean m and the variance v, "rms" m = 0 and the mean square.
+    For "layer", m is the mean and v the variance; for "rms", m = 0 and v is the mean square.
 
     References
     ----------
@@ -147,14 +149,14 @@ class Normalise(eqx.Module):
         check_variance("epsilon", self.epsilon)
 
     def __call__(self, x: Float[Array, "*shape"], axes: tuple[int, ...]) -> Float[Array, "*shape"]:
-        """Normalised over the axes that hold the numbers of a layer."""
+        """Normalise over the axes that contain the numbers of a layer."""
         if self.kind == "layer":
             power = largest_exponent(x, axes)
             unit = times_power(x, -power)
             x = times_power(unit - jnp.mean(unit, axis=axes, keepdims=True), power)
         power = largest_exponent(x, axes)
         if self.epsilon:
-            # Squares far below ε do not count.
+            # Squares far below ε do not matter.
             power = jnp.maximum(power, math.frexp(self.epsilon)[1] // 2)
         unit = times_power(x, -power)
         added = times_power(jnp.full_like(power, self.epsilon, x.dtype), -2 * power)
@@ -162,15 +164,15 @@ class Normalise(eqx.Module):
 
 
 class Noise(eqx.Module):
-    """x ↦ x (1 + √v g) with g standard normal: multiplicative noise, as of Gaussian dropout.
+    """x ↦ x (1 + √v g) with g standard normal: multiplicative noise, such as Gaussian dropout.
 
     Convention: g is fresh for every unit and every input, and the same for all real components
-    of a unit. So it also differs between two inputs that are equal, and is the same for an input
-    and what is infinitesimally near it. Dropout that keeps a unit with probability p has the
-    same second moments at v = (1 − p)/p.
+    of a unit. So two equal inputs get different noise, but an input and an infinitesimal
+    perturbation of it get the same. Dropout that keeps a unit with probability p has the same
+    second moments at v = (1 − p)/p.
 
-    So χ and the phase are those of nearby inputs under the same noise, while c* is that of inputs
-    with noise of their own: it is below 1 also where χ < 1.
+    χ and the phase therefore describe nearby inputs under the same noise, while c* describes
+    inputs with independent noise: it is below 1 even if χ < 1.
 
     Examples
     --------
@@ -197,7 +199,7 @@ def _parts(value: Any) -> tuple:
 
 
 class Chain(eqx.Module):
-    """One part after the other, first part first."""
+    """Several parts in a row, the first one first."""
 
     parts: "tuple[Part, ...]" = eqx.field(converter=_parts)
 
@@ -211,8 +213,8 @@ class Chain(eqx.Module):
 class Residual(eqx.Module):
     """h ↦ h + branch(h).
 
-    The branch must end in an `Affine`: its fresh weights make it independent of h. A
-    `Normalise` or a linear `Pointwise` may follow, which only scale what is Gaussian.
+    The branch must end in an `Affine`: its fresh weights make the branch independent of h. Only a
+    `Normalise` or a linear `Pointwise` may follow it, which rescale Gaussian signals.
     """
 
     branch: "Part"
@@ -223,10 +225,10 @@ class Residual(eqx.Module):
 
 
 class Repeat(eqx.Module):
-    """The body, `depth` times; every array leaf of the body has a leading depth axis.
+    """The body, repeated `depth` times; every array leaf of the body has a leading depth axis.
 
-    Build it with `repeat`, which broadcasts one body, or with a body whose leaves already
-    hold one value per layer (a schedule).
+    Build it with `repeat`, which broadcasts one body, or from a body whose leaves already have
+    one value per layer (a schedule).
     """
 
     body: "Part"
@@ -246,13 +248,12 @@ class Repeat(eqx.Module):
 class Recurrent(eqx.Module):
     """z_1 = u_1 and z_t = u_t + body(z_{t−1}) for t = 2 … `steps`, with one body for all steps.
 
-    Every `Affine` of the body draws its weights and its biases once: they are shared over time.
+    Every `Affine` of the body draws its weights and biases once; they are shared over time.
 
-    Convention: the axis over inputs holds whole sequences, one after the other, each of `steps`
-    inputs. What comes in are the drives u_t, what goes out the states z_t, so that the parts
-    before and behind act on every step with the same weights, as they do on every input. The
-    body must end in an `Affine`, as a residual branch must: its weights are independent of the
-    drives.
+    Convention: the axis over inputs contains whole sequences, one after the other, each of
+    `steps` inputs. The node maps the drives u_t to the states z_t. Parts before and after it act
+    on every step with the same weights, as they do on every input. The body must end in an
+    `Affine`, as a residual branch must, so that its output is independent of the drives.
     """
 
     body: "Part"
@@ -266,7 +267,7 @@ class Recurrent(eqx.Module):
 
 
 def _check_end(last: "Part", field: str, what: str, other: str) -> None:
-    # What is linear for given lengths leaves that behind an Affine as it is.
+    # Parts that only rescale keep the output of an Affine Gaussian.
     found = next((leaf for leaf in _backwards(last) if not only_scales(leaf)), last)
     if not isinstance(found, Affine):
         raise TypeError(
@@ -306,7 +307,7 @@ def check_part(name: str, value: Any) -> None:
 
 
 def check_no_noise(name: str, step: Part) -> None:
-    """Raise a `TypeError` that names the argument if a description holds a `Noise`."""
+    """Raise a `TypeError` that names the argument if a description contains a `Noise`."""
     found = jax.tree.leaves(step, is_leaf=lambda node: isinstance(node, Noise))
     if any(isinstance(node, Noise) for node in found):
         raise TypeError(f"`{name}`: noise over time is one of the inputs; got a Noise in a step")

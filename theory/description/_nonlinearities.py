@@ -1,10 +1,10 @@
-"""The named nonlinearities as functions whose derivatives keep their digits where they are small.
+"""The named nonlinearities, as functions whose derivatives stay accurate where they are small.
 
-JAX forms the derivatives of tanh, of the sigmoid and of expm1 from their values, as 1 − t²,
-s(1 − s) and e + 1. Where the function is saturated that is rounding error, and then zero. Here a
-derivative is a function of z itself, and so is the derivative of that, to any order. What stands
-below in terms of these few functions needs no rule of its own: its derivatives are sums of terms
-that cancel at most near a zero of the whole.
+JAX computes the derivatives of tanh, sigmoid and expm1 from their values, as 1 − t², s(1 − s)
+and e + 1. Where the function saturates, the result is rounding error, and then zero. Here a
+derivative is a function of z itself, and so are its own derivatives, to any order. Functions
+below that are built from these few need no rule of their own: their derivatives are sums of
+terms that cancel at most near a zero of the whole.
 """
 
 import functools
@@ -23,7 +23,7 @@ Elementwise: TypeAlias = Callable[..., Any]
 
 
 def with_slope_from(slope: Elementwise) -> Callable[[Elementwise], Elementwise]:
-    """Make a function of z with this derivative."""
+    """Decorate a function of z with this derivative."""
 
     def decorate(fn: Elementwise) -> Elementwise:
         known = jax.custom_jvp(fn)
@@ -79,15 +79,15 @@ def softplus(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 _BEYOND = 100.0
-"""Where the tail of a Gaussian is zero in any precision, and all still finite."""
+"""Here the tail of a Gaussian is zero in any precision, and everything is still finite."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def gaussian(z: Float[Array, "*shape"], half: bool) -> Float[Array, "*shape"]:
     """exp(−z²), or with `half` exp(−z²/2).
 
-    A rounded square would cost z² roundings. That of the first half of the digits is exact, and
-    what it lacks is small.
+    Rounding the square would cost z² roundings. The square of the leading half of the digits is
+    exact, and the remainder is small.
     """
     z, by = jnp.asarray(z), 0.5 if half else 1.0
     kind = jnp.finfo(z.dtype)
@@ -194,7 +194,7 @@ def _elu(z: Float[Array, "*shape"], alpha: Any) -> Float[Array, "*shape"]:
 
 
 def selu(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """An elu times a number, for which mean 0 and variance 1 are a fixed point."""
+    """A scaled elu for which mean 0 and variance 1 are a fixed point."""
     return 1.0507009873554804934193349852946 * _elu(z, 1.6732632423543772848170429916717)
 
 

@@ -1,4 +1,4 @@
-"""Single networks are read without a compiler: by the same functions, on arrays of NumPy."""
+"""Reading single networks without a compiler: the same functions, on NumPy arrays."""
 
 import functools
 import inspect
@@ -13,8 +13,10 @@ from theory.numerics import hasty_jit, inside_another, on_host, to_jax
 
 
 def directly_if(few: Callable[..., bool], compiled: Callable[[Callable], Any]) -> Any:
-    """A decorator: the function without a compiler where its arguments are `few`, and compiled
-    elsewhere, as inside other programs and under derivatives."""
+    """Decorate a function to run without a compiler if its arguments are `few`.
+
+    Otherwise, and inside other programs and under derivatives, it is compiled.
+    """
 
     def decorate(fn: Callable) -> Any:
         program, signature = compiled(fn), inspect.signature(fn)
@@ -35,14 +37,17 @@ def directly_if(few: Callable[..., bool], compiled: Callable[[Callable], Any]) -
 
 
 def on_numpy(fn: Callable, *args: Any) -> Any:
-    """fn(*args) with arrays of NumPy, and JAX's back."""
+    """Call fn(*args) on NumPy arrays, and return JAX arrays."""
     with np.errstate(all="ignore"):
         return to_jax(fn(*on_host(args)))
 
 
 def is_simple(network: Any, *, lengths: bool = True) -> bool:
-    """Whether `MeanField` reads this in NumPy: layers of functions without jumps in a chain, with
-    skip connections and norms; with `lengths` also its derivatives by the length."""
+    """Whether `MeanField` reads this network in NumPy.
+
+    That is so for layers of functions without jumps in a chain, with skip connections and
+    normalisation. With `lengths` it must also hold for derivatives with respect to the length.
+    """
     simple = functools.partial(is_simple, lengths=lengths)
     match network:
         case Chain(parts=parts):

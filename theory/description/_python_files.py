@@ -1,4 +1,4 @@
-"""Objects that a Python file defines, by "FILE.py:NAME"."""
+"""Objects defined in a Python file, as "FILE.py:NAME"."""
 
 import functools
 import runpy
@@ -8,17 +8,17 @@ from typing import Any
 
 
 def in_file(target: Any) -> bool:
-    """Whether a text names an object of a Python file."""
+    """Whether a text refers to an object in a Python file."""
     return isinstance(target, str) and ".py:" in target
 
 
 def defined_in(target: str, folder: str | PathLike[str] = ".") -> Any:
-    """The object NAME of a Python file, which runs once as long as it does not change.
+    """Return the object NAME of a Python file; the file is run once until it changes.
 
     Parameters
     ----------
     target
-        "FILE.py:NAME"; a relative FILE is looked for in `folder`.
+        "FILE.py:NAME"; a relative FILE is looked up in `folder`.
 
     Raises
     ------
@@ -40,9 +40,9 @@ def defined_in(target: str, folder: str | PathLike[str] = ".") -> Any:
 
 @functools.lru_cache(maxsize=128)
 def _names(path: Path, *_state: int) -> dict[str, Any]:
-    # A function made anew would be another function: all that was compiled for it is lost.
+    # A function defined again is another function, and everything compiled for it is lost.
     try:
         return runpy.run_path(str(path), run_name=path.stem)
-    except Exception as error:  # somebody else's file can fail in any way
+    except Exception as error:  # a user's file can fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{path.name} must run; {reason}") from error

@@ -1,4 +1,4 @@
-"""Sequences of inputs, and how many steps they have."""
+"""Sequences of inputs and their number of steps."""
 
 import jax
 
@@ -6,7 +6,7 @@ from theory.description._nodes import Part, Recurrent
 
 
 def check_sequences(inputs: int, steps: int) -> int:
-    """How many whole sequences that many inputs are, or a `ValueError`."""
+    """Return the number of whole sequences among the inputs, or raise a `ValueError`."""
     if inputs % steps or not inputs:
         raise ValueError(
             f"`inputs`: must be sequences of {steps} steps, one after the other; got {inputs}"
@@ -15,7 +15,7 @@ def check_sequences(inputs: int, steps: int) -> int:
 
 
 def time_steps(part: Part) -> int:
-    """The steps of the recurrent parts of a network; 1 where it has none.
+    """The number of steps of the recurrent parts of a network; 1 if there are none.
 
     Raises
     ------

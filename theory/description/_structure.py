@@ -1,4 +1,4 @@
-"""What can be told of a description by looking at its nodes."""
+"""Questions that the nodes of a description answer."""
 
 import jax
 
@@ -15,9 +15,9 @@ from theory.description._nodes import (
 
 
 def check_read_in(network: Part) -> None:
-    """Raise a `TypeError` if what the first weights make of one input is not Gaussian.
+    """Raise a `TypeError` if the first weights turn one input into units that are not Gaussian.
 
-    At a finite width of the input that is so for weights whose law rotations change.
+    At finite input width that happens if rotations change the law of the weights.
     """
     acting = lambda node: isinstance(node, Affine)
     first = next(filter(acting, jax.tree.leaves(network, is_leaf=acting)), None)
@@ -30,7 +30,7 @@ def check_read_in(network: Part) -> None:
 
 
 def starts_nonlinear(part: Part) -> bool:
-    """Whether a nonlinearity, and nothing else that mixes units, is what inputs meet first."""
+    """Whether inputs meet a nonlinearity before anything that mixes units."""
     match part:
         case Chain(parts=parts):
             rest = [member for member in parts if not only_scales(member)]

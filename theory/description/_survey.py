@@ -1,4 +1,4 @@
-"""The base of readings that ask about the structure of a network."""
+"""The base class of readings that ask about the structure of a network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,17 +8,17 @@ from theory.description._nodes import Affine, Noise, Normalise, Pointwise
 
 
 class Survey(Reading[State]):
-    """A question about structure: what a subclass does not override leaves the state as it is.
+    """A question about structure: nodes that a subclass does not override leave the state alone.
 
-    A sum gives the state of the branch, which began as that of the skip connection. A
+    A sum returns the state of the branch, which started as that of the skip connection. A
     `Recurrent` takes one step.
 
-    Where a node that says nothing would make a wrong answer, as in what a nonlinearity does to
-    a signal, derive from `Reading`, which has no such defaults.
+    If skipping a node would give a wrong answer, as for what a nonlinearity does to a signal,
+    derive from `Reading`, which has no such defaults.
 
     Examples
     --------
-    How many weight matrices a signal meets in a row:
+    Count the weight matrices that a signal passes:
 
     >>> class Matrices(theory.description.Survey):
     ...     def affine(self, node, state):

@@ -1,6 +1,6 @@
-"""Tables of configuration: plain dictionaries and lists of numbers, words and tables.
+"""Configuration tables: plain dictionaries and lists of numbers, words and tables.
 
-A path says where in a table something stands: "parts[1].body.weights.variance".
+A path locates an entry of a table: "parts[1].body.weights.variance".
 """
 
 import tomllib
@@ -14,11 +14,11 @@ import numpy as np
 from jax.core import Tracer
 
 _DEEPEST = 50
-"""Tables inside of one another."""
+"""Deepest nesting of tables."""
 
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
-    """The tables and values of a file, or a `ValueError` in one line."""
+    """Read a TOML file, or raise a one-line `ValueError`."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
@@ -27,7 +27,7 @@ def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def plain(value: Any, level: int = 0) -> Any:
-    """With dictionaries and lists for all that is like them."""
+    """Convert all mappings and sequences to dictionaries and lists."""
     if level > _DEEPEST:
         raise ValueError(f"`table`: must hold at most {_DEEPEST} tables and lists in one another")
     if isinstance(value, Mapping):
@@ -40,7 +40,7 @@ def plain(value: Any, level: int = 0) -> Any:
 
 
 def together(values: list[Any]) -> Any:
-    """The tables of several layers as one, with a list where numbers differ."""
+    """Merge the tables of several layers into one, with a list wherever numbers differ."""
     first = values[0]
     if isinstance(first, dict):
         names = dict.fromkeys(name for value in values for name in value)
@@ -56,7 +56,7 @@ def holds_tables(value: Any) -> bool:
 
 
 def lists(table: Any, path: str) -> Iterator[tuple[str, list]]:
-    """The lists that hold one number for each layer."""
+    """Yield the lists that contain one number per layer."""
     if isinstance(table, Mapping):
         for name, value in table.items():
             yield from lists(value, join(path, name))
@@ -68,7 +68,7 @@ def lists(table: Any, path: str) -> Iterator[tuple[str, list]]:
 
 
 def at_layer(table: Any, index: int) -> Any:
-    """The table of one layer."""
+    """Return the table of one layer."""
     if isinstance(table, Mapping):
         return {name: at_layer(value, index) for name, value in table.items()}
     if holds_tables(table):
@@ -81,7 +81,7 @@ def join(path: str, field: str) -> str:
 
 
 def numbers_of(table: Any, path: str = "") -> dict[str, Any]:
-    """The numbers of a table, and the lists of one number for each layer, by their paths."""
+    """The numbers of a table, and its lists of one number per layer, by path."""
     if isinstance(table, Mapping):
         found = (numbers_of(value, join(path, name)) for name, value in table.items())
     elif holds_tables(table):
@@ -93,7 +93,7 @@ def numbers_of(table: Any, path: str = "") -> dict[str, Any]:
 
 
 def with_numbers(table: Any, numbers: Mapping[str, Any], path: str = "") -> Any:
-    """The table with other numbers at these paths."""
+    """Return the table with the numbers at these paths replaced."""
     if path in numbers:
         return numbers[path]
     if isinstance(table, Mapping):

@@ -49,22 +49,27 @@ Made = TypeVar("Made")
 
 
 def to_dict(network: Part) -> dict[str, Any]:
-    """A description as a plain dictionary of numbers, words, lists and dictionaries.
+    """Convert a description to a plain dictionary of numbers, words, lists and dictionaries.
 
-    Every node is a dictionary with its type, in small letters, under "node", and its fields;
-    fields that hold their default are left out. In the body of a `Repeat` a number stands for
-    all layers, and a list of `depth` numbers for one after the other.
+    Every node becomes a dictionary with its type, in lower case, under "node", and its fields.
+    Fields with their default value are left out. In the body of a `Repeat` a number applies to
+    all layers; a list of `depth` numbers has one per layer.
 
-    An activation is a name ("tanh"); a dictionary of its name and parameters, or of the name of
-    its profile under "radial"; or, for a function of one's own that was read from a file,
+    An activation is a name ("tanh"); a dictionary with its name and parameters, or with the name
+    of its profile under "radial"; or, for a function read from a file,
     {"file": "FILE.py:NAME"}.
+
+    Parameters
+    ----------
+    network
+        The description.
 
     Raises
     ------
     TypeError
         If `network` is not a description.
     ValueError
-        If it holds a function that was not read from a file, or traced numbers.
+        If it contains a function that was not read from a file, or traced numbers.
 
     Examples
     --------
@@ -79,45 +84,49 @@ def to_dict(network: Part) -> dict[str, Any]:
 
 
 def from_dict(table: Mapping[str, Any], *, folder: str | PathLike[str] = ".") -> Part:
-    """The description that a dictionary holds, as `to_dict` writes it.
+    """Build a description from a dictionary, as written by `to_dict`.
 
-    Instead of a node a dictionary may name a function that builds one, under "build": "affine",
-    "layer", "feedforward" or "recurrent", with its arguments:
+    Instead of a node, a dictionary may name a builder under "build": "affine", "layer",
+    "feedforward" or "recurrent", with its arguments:
     ``{"build": "feedforward", "activation": "tanh", "weight_variance": 1.5, "depth": 50}``.
 
     Parameters
     ----------
+    table
+        The dictionary.
     folder
-        Where relative names of files start. Files that are named are run.
+        Where relative file names start. Files that it names are run.
 
     Raises
     ------
     ValueError, TypeError
-        Names the field by its path, and its allowed range.
+        If a field is wrong. The message gives the path of the field and its allowed range.
 
     Accuracy
     --------
-    ``from_dict(to_dict(network))`` is `network`, bit for bit, where its numbers have JAX's
-    default floating-point type.
+    ``from_dict(to_dict(network))`` equals `network` bit for bit if its numbers have JAX's default
+    floating-point type.
     """
     return _of_table(table, folder, "")
 
 
 def read_network(value: Any, *, name: str, folder: str | PathLike[str] = ".") -> Part:
-    """The network that a field of a configuration gives: a part, its dictionary as in `to_dict`,
-    or the name of its file as in `load_network`.
+    """Return the network in a configuration field.
+
+    The field contains a part, its dictionary as in `to_dict`, or the name of its file as in
+    `load_network`.
 
     Parameters
     ----------
     name
-        The field. Errors name it, and the place in the dictionary behind it.
+        The field. Errors name it, followed by the path within the dictionary.
     folder
-        Where relative names of files start.
+        Where relative file names start.
 
     Raises
     ------
     ValueError, TypeError
-        If there is none.
+        If the field does not contain a network.
 
     Examples
     --------
@@ -141,12 +150,19 @@ def read_network(value: Any, *, name: str, folder: str | PathLike[str] = ".") ->
 def save_network(network: Part, path: str | PathLike[str]) -> None:
     """Write a description to a TOML file, with the keys of `to_dict`.
 
-    Files of one's own functions are named relative to its folder.
+    Python files that define its functions are named relative to the folder of the TOML file.
+
+    Parameters
+    ----------
+    network
+        The description.
+    path
+        The file; an existing one is replaced once everything is written.
 
     Raises
     ------
     TypeError, ValueError
-        As `to_dict`.
+        As `to_dict`, and if the file cannot be written.
     """
     import tomli_w
 
@@ -154,7 +170,7 @@ def save_network(network: Part, path: str | PathLike[str]) -> None:
     table = {"format": _FORMAT, **to_dict(network)}
     _make_relative(table, target.resolve().parent)
     text = tomli_w.dumps(table)
-    # What was there stays there until all is written.
+    # An existing file stays until everything is written.
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -166,12 +182,17 @@ def save_network(network: Part, path: str | PathLike[str]) -> None:
 
 
 def load_network(path: str | PathLike[str]) -> Part:
-    """A description from a TOML file, or from "FILE.py:NAME".
+    """Read a description from a TOML file, or from "FILE.py:NAME".
+
+    Parameters
+    ----------
+    path
+        The file. A Python file is run.
 
     Raises
     ------
     ValueError, TypeError
-        If it cannot be read, or does not hold a description; as `from_dict`.
+        If it cannot be read or does not contain a description, as `from_dict`.
     """
     if in_file(path):
         found = _named("network", defined_in, str(path))
@@ -185,12 +206,12 @@ def load_network(path: str | PathLike[str]) -> Part:
 
 
 def read_activation(value: Any, *, folder: str | PathLike[str] = ".") -> Activation:
-    """The activation that a name, "FILE.py:NAME" or a dictionary stands for; see `to_dict`.
+    """Return the activation given by a name, "FILE.py:NAME" or a dictionary; see `to_dict`.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is no such activation.
     """
     return _Reader(Path(folder)).activation(value, "")
 
@@ -267,7 +288,7 @@ def _of_activation(phi: Activation) -> Any:
 
 
 def _check_unchanged(phi: Activation) -> None:
-    """Raise a `ValueError` unless an activation is what its file makes."""
+    """Raise a `ValueError` unless an activation still equals what its file defines."""
     made = _on_host(activation_in_file(str(phi.source)))
     same = jax.tree.structure(made) == jax.tree.structure(phi)
     pairs = zip(jax.tree.leaves(made), jax.tree.leaves(phi), strict=False)
@@ -279,7 +300,7 @@ def _check_unchanged(phi: Activation) -> None:
 
 
 def _make_relative(value: Any, folder: Path) -> None:
-    """Name files from there."""
+    """Name files relative to a folder."""
     for member in value.values() if isinstance(value, dict) else value:
         if isinstance(member, dict | list):
             _make_relative(member, folder)
@@ -290,7 +311,7 @@ def _make_relative(value: Any, folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Makes descriptions from tables; `path` is where in the whole table something stands."""
+    """Builds descriptions from tables; `path` is the position in the whole table."""
 
     folder: Path
 
@@ -397,7 +418,7 @@ def _check_single(value: Any, path: str) -> None:
 
 
 def _check_fields(make: Any, values: Mapping[str, Any], path: str, key: str, name: str) -> None:
-    """Raise a `ValueError` unless these are the arguments of a node, or of a function."""
+    """Raise a `ValueError` unless these are the arguments of a node or of a function."""
     known = inspect.signature(make).parameters
     for field in values:
         if field not in known:
@@ -416,7 +437,7 @@ def _named(
     fields: Mapping[str, str] = _SAME,
     **kwargs: Any,
 ) -> Made:
-    """make(…); its errors name the whole path of a field, by the name that `fields` gives it."""
+    """Call make(…); errors give the whole path of a field, under its name in `fields`."""
     try:
         return make(*args, **kwargs)
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""How the entries of a random weight matrix are distributed, up to their variance."""
+"""The law of the entries of a random weight matrix, up to their variance."""
 
 import math
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ class GaussianWeights:
 
     name: ClassVar[str] = "Gaussian"
     word: ClassVar[str] = "gaussian"
-    """What `weight_family` reads."""
+    """The word that `weight_family` reads."""
     independent: ClassVar[bool] = True
-    """Whether entries are independent: then those of a column fluctuate, and at infinite width
-    W Wᵀ has the spectrum of Marchenko and Pastur."""
+    """Whether entries are independent. The norms of columns then fluctuate, and at infinite width
+    W Wᵀ has the Marchenko–Pastur spectrum."""
     rotation_invariant: ClassVar[bool] = True
-    """Whether the law of W O is that of W for every orthogonal O (over the algebra). Then W x has
-    a law that depends on the length of x alone, Gaussian for many rows, and what W does to some
+    """Whether W O has the law of W for every orthogonal O (over the algebra). The law of W x then
+    depends only on the length of x, and is Gaussian for many rows; and the action of W on a few
     vectors can be drawn without W."""
     excess_kurtosis: ClassVar[float] = 0.0
     """E w⁴/(E w²)² − 3 of an entry, at infinite width."""
@@ -27,8 +27,10 @@ class GaussianWeights:
 
 @dataclass(frozen=True)
 class OrthogonalWeights:
-    """A Haar-distributed matrix with W Wᵀ = σ_w², over the algebra; of rectangular layers a part
-    of one."""
+    """A Haar-distributed matrix with W Wᵀ = σ_w², over the algebra.
+
+    If the layer is not square, W is a part of a square one.
+    """
 
     name: ClassVar[str] = "orthogonal"
     word: ClassVar[str] = "orthogonal"
@@ -39,22 +41,22 @@ class OrthogonalWeights:
 
 @dataclass(frozen=True)
 class SparseWeights:
-    """Independent entries: Gaussian with a probability p, and 0 otherwise.
+    """Independent entries: Gaussian with probability p, and 0 otherwise.
 
-    Convention: those that are not 0 have the variance σ_w²/(p N), so that every entry has the
-    variance σ_w²/N, as of other weights, and a fourth moment that is 3/p times its square. A
-    weight between units of several components is there or not as a whole.
+    Convention: nonzero entries have variance σ_w²/(p N), so that every entry has variance σ_w²/N,
+    as for other weights, and a fourth moment of 3/p times its square. A weight between units of
+    several components is present or absent as a whole.
 
-    At infinite width, p N → ∞, nothing but that variance matters: a unit of W x is a sum of many
-    small independent terms, and Gaussian by Lindeberg's theorem; and the Jacobian has the spectrum
-    of Gaussian weights. What differs are terms in 1/N, by the excess kurtosis 3/p − 3 of an entry.
-    The width of inputs is finite, so that theory refuses sparse weights that meet them:
-    `feedforward` and `recurrent` begin with Gaussian ones.
+    At infinite width, p N → ∞, only that variance matters. A unit of W x is a sum of many small
+    independent terms, hence Gaussian by Lindeberg's theorem, and the Jacobian has the spectrum of
+    Gaussian weights. Terms in 1/N differ, through the excess kurtosis 3/p − 3 of an entry. Since
+    inputs have finite width, the theory refuses sparse weights that act on inputs: `feedforward`
+    and `recurrent` begin with Gaussian ones.
 
     Parameters
     ----------
     density
-        p, above 0 and at most 1.
+        p, in (0, 1].
 
     Raises
     ------
@@ -107,7 +109,7 @@ Weights: TypeAlias = WeightFamily | str
 
 
 def weight_family(weights: Any) -> WeightFamily:
-    """The family that is meant by "gaussian", "orthogonal" or "sparse:DENSITY", or is given.
+    """Return the family of "gaussian", "orthogonal" or "sparse:DENSITY", or the one given.
 
     Raises
     ------

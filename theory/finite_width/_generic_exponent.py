@@ -1,4 +1,4 @@
-"""The exponent of a generic perturbation at finite width: to first order in 1/width, or exactly."""
+"""The exponent of a generic perturbation at finite width: to first order in 1/width, or exact."""
 
 import math
 from typing import Any
@@ -34,22 +34,23 @@ from theory.spectrum import SAFETY, constant_slopes
 
 # Notation: z ∈ R^k a unit, n = z/|z|, t a tangent; a = g', b = g/r, so that Dt = a n (n·t) +
 # b (t − n (n·t)). Weights of an algebra of dimension d (1, 2, 4) commute with matrices of k/d
-# numbers: the covariances Q of z, T of t and C of t with z are such matrices, and given the sums of
-# φφᵀ, Dt φᵀ and Dt(Dt)ᵀ over the units of a layer, the next z and t are Gaussian with them: a
-# Markov chain. In the limit Q = q, T = 1, C = 0. Of first order in 1/√width fluctuate, and matter,
+# numbers. The covariances Q of z, T of t and C of t with z are such matrices. Given the sums of
+# φφᵀ, Dt φᵀ and Dt(Dt)ᵀ over the units of a layer, the next z and t are Gaussian with these
+# covariances: a Markov chain. In the limit Q = q, T = 1, C = 0. The fluctuations that matter at
+# first order in 1/√width are
 #     Q = q (1 + e + E),   T = 1 + S,   C = √q (c + H),
-# with numbers e and c and Hermitian traceless E, S and H. The anti-Hermitian part of C is along
-# the orbit of the symmetry, and is taken out of t in every layer. For dense weights between all
-# components Q, T and C are multiples of 1, as for d = k, but no direction is the symmetry's.
+# with numbers e and c and Hermitian traceless E, S and H. The anti-Hermitian part of C lies along
+# the orbit of the symmetry and is removed from t in every layer. For dense weights between all
+# components Q, T and C are multiples of 1, as for d = k, but no direction belongs to a symmetry.
 
 
 _HALVINGS = 64
 _LENGTHS = 600
-"""Where fixed points of the length are looked for."""
+"""Range in which fixed points of the length are searched."""
 _TOLERANCE = 1e-8
-"""Of the status."""
+"""For the status."""
 _CAUTION = 2.0
-"""The error of the first order is this many times the second, as the variances let expect it."""
+"""The first-order error is this many times the second order, as estimated from the variances."""
 
 
 class GenericExponent(eqx.Module):
@@ -58,27 +59,26 @@ class GenericExponent(eqx.Module):
     limit: Estimate
     """½ log χ."""
     coefficient: Estimate
-    """Its error is a numerical one; see `at` for what is left out."""
+    """Its error is numerical; `at` adds the omitted orders."""
     spread: Float[Array, ""]
-    """width · (relative variances of the covariances of state and tangent, those of their
-    anisotropies included), which must be small against the width; 0 where λ is known exactly."""
+    """width · (relative variances of the covariances of state and tangent, including those of
+    their anisotropies), which must be small compared to the width; 0 where λ is exact."""
     size: Float[Array, ""]
     """Sum of the absolute values of the terms of the coefficient."""
     slopes: Float[Array, " 2"] | None
-    """σ_w φ'(±1) of a φ that is linear on both sides of 0; None for another."""
+    """σ_w φ'(±1) if φ is linear on both sides of 0, otherwise None."""
 
     def at(self, width: Any) -> Estimate:
-        """λ in a network of this many units per layer.
+        """λ in a network with this many units per layer.
 
-        For piecewise linear φ (relu, leaky relu) the law is exact and the status OK, given that
-        not all units of a layer are dead. Elsewhere it is INACCURATE: an expansion.
+        For piecewise linear φ (relu, leaky relu) the law is exact and the status OK, conditional
+        on at least one live unit in the layer. Otherwise it is an expansion, and INACCURATE.
 
         Accuracy
         --------
-        The error is 2 · size · spread/width², twice what the next order was at most in
-        simulations of the exact chain (O(1), O(2), O(4), U(1), U(2), at σ_w from 1.2 to 2.5 and
-        16 to 64 units): an estimate, no bound. It is infinite where the spread exceeds the
-        width.
+        The error is 2 · size · spread/width², twice the largest next-order term in simulations
+        of the exact chain (O(1), O(2), O(4), U(1), U(2), at σ_w from 1.2 to 2.5 and 16 to 64
+        units). It is an estimate, not a bound, and infinite where the spread exceeds the width.
         """
         n = jnp.asarray(width, self.size.dtype)
         slopes = self.slopes
@@ -102,52 +102,57 @@ def generic_exponent(
     algebra: AlgebraName = "real",
     order: int = 128,
 ) -> GenericExponent:
-    """The largest Lyapunov exponent besides those that the symmetry keeps at zero.
+    """The largest Lyapunov exponent, apart from those that the symmetry keeps at zero.
 
-    For one trajectory of a network of finite width without bias, with Gaussian weights:
+    It applies to one trajectory of a network of finite width, without bias and with Gaussian
+    weights:
 
     λ = ½ log χ + ½ [⟨second-order change of log growth⟩ − V_M/(2χ²) − V_A/(q χ)],
 
-    where V_M/width is the variance of the growth in one layer and V_A/width, per component, what
-    is lost to the Goldstone directions. The average is over stationary fluctuations, of order
+    where V_M/width is the variance of the growth in one layer, and V_A/width the loss to the
+    Goldstone directions per component. The average is over stationary fluctuations of order
     1/width: of the covariance of a unit's state, of its correlation with the tangent, and of the
     product of the anisotropies of state and tangent.
 
     Parameters
     ----------
     activation
-        Radial, or odd with one component, where g(r)/r must fall with r, as that of tanh does;
-        or linear on both sides of 0, with one component.
+        Radial, or odd with one component; g(r)/r must then decrease with r, as for tanh.
+        Alternatively linear on both sides of 0, with one component.
     weight_variance
-        σ_w², above the onset. ABSENT below it, and where there is no stable length or, for g(r)/r
-        that does not fall, more than one fixed point.
+        σ_w², above the onset. Results are ABSENT below it, where there is no stable length, and
+        where there is more than one fixed point because g(r)/r does not decrease.
     components, algebra
         Of a unit and of the weights, as in `theory.layer`. The width counts units.
+    order
+        Nodes per panel of the quadrature.
 
     Accuracy
     --------
-    First order in 1/width: width · (σ_w² − 1) must be large, and `spread` small against the
-    width; `GenericExponent.at` has an error that says so. For radial tanh at σ_w = 1.6,
-    width · (λ − limit) at width 64 exceeds the coefficient by 1 % for U(1), 10 % for U(2), 19 % for
-    O(2) and 27 % for O(4) (simulated, ± 1 %): several numbers in a unit become equally long
+    First order in 1/width: width · (σ_w² − 1) must be large, and `spread` small compared to the
+    width; the error of `GenericExponent.at` shows it. For radial tanh at σ_w = 1.6,
+    width · (λ − limit) at width 64 exceeds the coefficient by 1 % for U(1), 10 % for U(2), 19 %
+    for O(2) and 27 % for O(4) (simulated, ± 1 %): if a unit has several numbers, they become
+    equally long only slowly, and so do those of the tangent.
     slowly, and so do those of the tangent.
 
     At the onset the coefficient is 1/d − 1/2 − 1/k for every smooth activation, with d = 1, 2, 4
     for real, complex and quaternionic weights, and −1/(2k) for dense ones. If g'''(0) < 0,
-    ½ log χ = (σ_w² g'(0)² − 1)²/(2 (k + 2)) there, so that a unit of one number has negative
+    ½ log χ = (σ_w² g'(0)² − 1)²/(2 (k + 2)) there. A unit of one number then has negative
     exponents up to σ_w² g'(0)² − 1 = √((k + 2)/width); O(k) with k > 2 has none to this order.
 
     Raises
     ------
     ValueError
-        If the activation is neither radial nor odd with one component, or the algebra does not act
-        on so many components.
+        If the activation is neither radial nor odd with one component, or the algebra does not
+        allow this number of components.
 
     References
     ----------
-    Derived here; checked against simulation of the exact law of a layer given the last. For
-    piecewise linear φ the growths of layers are independent, since the squares of a symmetric
-    tangent are independent of the signs: see also Hanin and Nica 2018 (arXiv 1812.05994).
+    Derived here; checked against simulation of the exact law of a layer given the previous one.
+    For piecewise linear φ the growth factors of layers are independent, since the squares of a
+    symmetric tangent are independent of the signs: see also Hanin and Nica 2018
+    (arXiv 1812.05994).
     """
     needs_float64("generic_exponent")
     check_activation(activation)
@@ -181,7 +186,7 @@ def _is_homogeneous(activation: Componentwise) -> bool:
 
 
 def _homogeneous(slopes: Array, variance: Array) -> GenericExponent:
-    """Growth of every tangent: the mean over units of squares m_j² x_j², m_j of random sign."""
+    """Growth of any tangent: the mean over units of squares m_j² x_j², m_j of random sign."""
     mean, square = jnp.mean(slopes**2), jnp.mean(slopes**4)
     limit = jnp.log(variance * mean) / 2
     coefficient = (1 - 3 * square / mean**2) / 4
@@ -197,13 +202,14 @@ def _homogeneous(slopes: Array, variance: Array) -> GenericExponent:
 
 
 _STEP, _FROM, _TO = 0.25, -60.0, 160.0
-"""Of log s."""
+"""Range of log s."""
 
 
 def _of_homogeneous(slopes: Array, width: Array) -> Array:
     """½ E log mean_j m_j² x_j² = ½ ∫ (e^{−s} − E e^{−s mean}) ds/s, given that it is not 0.
 
-    The trapezoidal rule in log s is exact to rounding: all is analytic where |Im log s| < π/2.
+    The trapezoidal rule in log s is exact to rounding: the integrand is analytic for
+    |Im log s| < π/2.
     """
     most = jnp.max(slopes)
     ratio = jnp.min(slopes) / most
@@ -215,25 +221,25 @@ def _of_homogeneous(slopes: Array, width: Array) -> Array:
     none = jnp.where(ratio > 0, 0.0, jnp.exp(-n * math.log(2.0)))
     lost = -jnp.expm1(n * log_each) / (1 - none)
     left = jnp.exp(n * log_each)
-    # Of few units nearly all of it is that of dead layers.
+    # With few units, dead layers make up nearly all of it.
     grown = jnp.expm1(jnp.minimum(n, 500.0) * jnp.log1p(jnp.exp(alive[0])))
     late = jnp.where((log_each < -0.5) & (n < 500), none * grown, left - none) / (1 - none)
     left = jnp.where(ratio > 0, left, late)
-    # Early both are close to 1, late to 0.
+    # At small s both are close to 1, at large s to 0.
     terms = jnp.where(log_s < 0, lost + jnp.expm1(-jnp.exp(log_s)), jnp.exp(-jnp.exp(log_s)) - left)
     return jnp.log(most) + _STEP * jnp.sum(terms) / 2
 
 
 @hasty_jit
 def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
-    """By two rules, whose difference and rounding are the error."""
+    """Evaluate two rules; the error is their difference and rounding."""
     stretch, cut = jnp.asarray(((3.0, 2.6), (9.0, 8.5)), variance.dtype)
     by = lambda *how: _terms(activation, variance, k, d, symmetric, Resolution(order, *how))
     both = jax.vmap(by)(stretch, cut)  # compiled once
     (limit, parts, spread, gap), other = (tuple(x[i] for x in both) for i in range(2))
     size = jnp.sum(jnp.abs(parts))
     eps = epsilon(limit)
-    # Close to the onset small differences are known to eps, relative to 1.
+    # Close to the onset small differences are accurate to eps relative to 1.
     rounding = 64 * eps * (1 + 1 / jnp.maximum(gap, eps))
     rule = lambda a, b: SAFETY * jnp.abs(a - b)
     limit_error = rule(limit, other[0]) + 64 * eps
@@ -250,8 +256,10 @@ def _expanded(activation, variance, k, d, symmetric, order) -> GenericExponent:
 
 
 def _terms(activation, variance, k, d, symmetric, how: Resolution):
-    """½ log χ, the terms of the coefficient, the spread, and how far the length is from the
-    onset; this one is NaN without a stable length."""
+    """½ log χ, the terms of the coefficient, the spread, and the distance from the onset.
+
+    That distance is one of lengths, and NaN if there is no stable length.
+    """
 
     def growth(log_q):
         q = jnp.exp(log_q)
@@ -293,8 +301,8 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
     square_q = scale * (mean(g**4) - mean(g**2) ** 2) / (1 - rate**2)
     square_c = scale * mean(a**2 * g**2) / (q * chi) / (1 - rate**2 / chi)
 
-    # Matrices: traces of E², E S and H². The projection of n nᵀ has the square 1/d; of t nᵀ, t at
-    # right angles to all multiples of n, half is Hermitian.
+    # Matrices: traces of E², E S and H². The projection of n nᵀ has the square 1/d. Of t nᵀ, with t
+    # perpendicular to all multiples of n, half is Hermitian.
     rank_one = 1 / d - 1 / k
     rotating = (k - d) / (2 * d)
     isotropy = variance * mean(g**2 * rho**2) / (quartic * q)  # of E on itself; of H: over √χ
@@ -307,7 +315,7 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
     square_h = rank_one * mean(a**2 * g**2) + rotating * mean(b**2 * g**2)
     square_h = variance**2 / (q * chi) * square_h / (1 - isotropy**2 / chi)
 
-    # What they do to a mean over the units, to second order: E by a Hermite polynomial.
+    # Their effect on a mean over the units, to second order: E through a Hermite polynomial.
     by_square_e = (rho**4 / quartic - 2 * rho**2 / k + 1) / (4 * k)
     trace = a**2 + (k - 1) * b**2
     mean_q = jax.grad(jax.grad(length_map))(q) * square_q / 2
@@ -332,7 +340,7 @@ def _terms(activation, variance, k, d, symmetric, how: Resolution):
     ]
     spread = 1 + square_q / q**2 + square_c + (square_e + square_h) / k
     away = jnp.minimum(jnp.abs(1 - rate), jnp.abs(1 - isotropy))
-    # Where g(r)/r does not fall, there may be several fixed points, and this one is any of them.
+    # If g(r)/r does not decrease there may be several fixed points, and this is any one of them.
     steps = jax.vmap(growth)(jnp.linspace(-far, far, _LENGTHS)) > 1
     one = steps[0] & (jnp.sum(steps[:-1] != steps[1:]) == 1)
     there = one & (growth(far) < 1) & (jnp.abs(rate) < 1)

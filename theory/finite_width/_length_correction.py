@@ -1,10 +1,10 @@
 """The first correction in 1/N to the length, and its fluctuations.
 
-Notation: Q_l the variance of the pre-activations of layer l given the layer before it, which
-fluctuates from network to network; q_l its limit; E Q_l = q_l + M_l/N and Var Q_l = V_l/N up
-to O(1/N²); G(q) = E φ(√q ζ)². Weights that are not Gaussian give a pre-activation the fourth
-cumulant C_l/N = κ σ_w⁴ E φ⁴/N, κ the excess kurtosis of an entry (Edgeworth): E φ² is then more
-by C/(24 N) E (φ²)'''' = C G''(q)/(6 N).
+Notation: Q_l is the variance of the pre-activations of layer l given the previous layer, which
+fluctuates between networks; q_l its limit; E Q_l = q_l + M_l/N and Var Q_l = V_l/N up to
+O(1/N²); G(q) = E φ(√q ζ)². Weights that are not Gaussian give a pre-activation the fourth
+cumulant C_l/N = κ σ_w⁴ E φ⁴/N, with κ the excess kurtosis of an entry (Edgeworth). This adds
+C/(24 N) E (φ²)'''' = C G''(q)/(6 N) to E φ².
 """
 
 from typing import Any
@@ -39,31 +39,33 @@ from theory.numerics import (
 
 
 class LengthCorrection(eqx.Module):
-    """Behind every `Affine`: the length of one input in networks of finite width."""
+    """The length of one input after every `Affine`, in networks of finite width."""
 
     length: Estimate
     """q_l, at infinite width."""
     correction: Estimate
     """M_l: the mean over networks is q_l + M_l/N."""
     variance: Estimate
-    """V_l: given the layer before, the length has the mean Q_l, whose variance over networks is
-    V_l/N. That of the measured mean square is (V_l + 2 q_l²)/N: N units sample Q_l."""
+    """V_l: given the previous layer, the length has mean Q_l, whose variance over networks is
+    V_l/N. The measured mean square has variance (V_l + 2 q_l²)/N, since N units sample Q_l."""
 
 
 class _State(eqx.Module):
-    """Values and errors of the mean square q + M/N of what an `Affine` acts on, its variance V/N
-    over networks, and the mean fourth power."""
+    """Moments of the signal that an `Affine` acts on, values and errors.
+
+    Its mean square is q + M/N with variance V/N over networks; C is its mean fourth power.
+    """
 
     value: Float[Array, " 4"]
     error: Float[Array, " 4"]
 
 
 class _PreActivation(_State):
-    """Those of q, M, V and C."""
+    """The same for pre-activations; C is the fourth cumulant times N."""
 
     @property
     def units(self) -> _State:
-        """What another `Affine` meets: N Gaussian units sample their variance."""
+        """The signal for a further `Affine`: N Gaussian units sample their variance."""
         (q, m, v, _), (error, *others, _) = self.value, self.error
         value = jnp.stack([q, m, v + 2 * q**2, 3 * q**2])
         wrong = jnp.stack([error, others[0], others[1] + 4 * q * error, 6 * q * error])
@@ -98,7 +100,7 @@ class _FiniteWidth(Reading[_State]):
         root = jnp.sqrt(jnp.where(q > 0, q, 1))
 
         def moments(z):
-            # Derivatives of G by q are expectations with Hermite polynomials: no kink matters.
+            # Derivatives of G by q are expectations with Hermite polynomials, valid at any kink.
             x, square = z / root, phi(z) ** 2
             two, four = x**2 - 1, x**4 - 6 * x**2 + 3
             return jnp.stack([square, square**2, square * two / 2, square * four / 4])
@@ -138,7 +140,7 @@ class _FiniteWidth(Reading[_State]):
 def length_correction(
     network: Part, length: Any, *, order: int = 64, tolerance: Any = 1e-8
 ) -> LengthCorrection:
-    """The mean and the variance of the length in networks of width N, to first order in 1/N.
+    """Mean and variance of the length in networks of width N, to first order in 1/N.
 
     From one layer to the next, with F = σ_w² G + σ_b²:
 
@@ -149,24 +151,24 @@ def length_correction(
     Parameters
     ----------
     network
-        Affine maps with Gaussian or sparse weights (Gaussian ones where they meet the input) and
-        nonlinearities, one component to a unit, all hidden layers of one width N.
+        Affine maps with Gaussian or sparse weights (Gaussian ones for the input) and
+        nonlinearities, with one component per unit and all hidden layers of one width N.
     length
-        That of the input, |x|²/N_in, which does not fluctuate.
+        The length of the input, |x|²/N_in, which does not fluctuate.
     order
         Nodes per panel of the quadrature.
     tolerance
-        Relative, for the status of each number.
+        Relative error beyond which a number is INACCURATE.
 
     Returns
     -------
     LengthCorrection
-        Leading axis over the affine maps.
+        With a leading axis over the affine maps.
 
     Accuracy
     --------
-    `error` bounds quadrature and rounding, to first order; not what is left out, of order
-    (depth/N)².
+    `error` bounds quadrature and rounding, to first order. It does not include the omitted terms,
+    of order (depth/N)².
 
     Raises
     ------
@@ -177,8 +179,8 @@ def length_correction(
 
     References
     ----------
-    Yaida 2020 (arXiv 1910.00019); Roberts, Yaida and Hanin 2022, chapter 4 (the
-    four-point vertex V and the correction of the kernel). The term in C is derived here.
+    Yaida 2020 (arXiv 1910.00019); Roberts, Yaida and Hanin 2022, chapter 4 (the four-point vertex
+    V and the correction of the kernel). The term in C is derived here.
     """
     needs_float64("length_correction")
     check_part("network", network)

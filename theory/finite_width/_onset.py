@@ -1,6 +1,6 @@
 """The onset of the broken phase at finite width.
 
-Notation: t = σ_w² g'(0)² − 1, N = the real numbers in a layer's state (width · k), α the
+Notation: t = σ_w² g'(0)² − 1; N = width · k, the real numbers in the state of a layer; α is the
 curvature of the length map, (1 + t)(q − α q² + …).
 """
 
@@ -19,24 +19,32 @@ class OnsetLaw(NamedTuple):
     """The length q of a deep network close to the onset: a Gamma variable."""
 
     shape: Float[Array, "*points"]
-    """N t − 1; at 0 or below the network forgets its input and q = 0."""
+    """N t − 1. If it is 0 or below, the network forgets its input and q = 0."""
     scale: Float[Array, "*points"]
     """1/(α N)."""
     mean: Float[Array, "*points"]
-    """(t − 1/N)/α: width moves the onset up by 1/N, and keeps it sharp."""
+    """(t − 1/N)/α: finite width shifts the onset up by 1/N, and it stays sharp."""
     deviation: Float[Array, "*points"]
     """Standard deviation of q over networks or layers: mean/√shape."""
 
 
 def onset_curvature(activation: Activation, components: int = 1) -> Float[Array, ""]:
-    """α in E g(r)²/k = g'(0)² (q − α q² + O(q³)), which is −g'''(0)(k + 2)/(3 g'(0)).
+    """The coefficient α in E g(r)²/k = g'(0)² (q − α q² + O(q³)).
 
-    Mean-field theory then has q* = t/α + O(t²) above the onset.
+    It is −g'''(0)(k + 2)/(3 g'(0)). Mean-field theory then gives q* = t/α + O(t²) above the
+    onset.
+
+    Parameters
+    ----------
+    activation
+        Radial, or odd with one component.
+    components
+        Number k of real components of a unit.
 
     Raises
     ------
     ValueError
-        If g does not begin as a smooth odd function with g'(0) > 0 and g'''(0) < 0.
+        Unless g starts as a smooth odd function with g'(0) > 0 and g'''(0) < 0.
     """
     check_activation(activation)
     check_count("components", components)
@@ -52,11 +60,11 @@ def onset_law(
     components: int = 1,
     algebra: AlgebraName = "real",
 ) -> OnsetLaw:
-    """The law of the length in a deep network of finite width, close to the onset.
+    """The distribution of the length in a deep network of finite width, close to the onset.
 
     Without bias, q' = (1 + t)(q − α q²) χ²_N/N: a random factor of variance 2/N per layer. For
-    small t and large N this is dq = q (t − α q) dl + q √(2/N) dW, and its stationary density
-    is ∝ q^(N t − 2) exp(−α N q).
+    small t and large N this becomes dq = q (t − α q) dl + q √(2/N) dW, with stationary density
+    ∝ q^(N t − 2) exp(−α N q).
 
     Parameters
     ----------
@@ -68,8 +76,8 @@ def onset_law(
         Units per layer.
     components, algebra
         Of a unit and of the weights, as in `theory.layer`. A unit must be one number over the
-        algebra: O(1), U(1) or Sp(1). The covariance of several is a matrix, whose ranks set in
-        one after the other; N q is then still a function of N t, but another one.
+        algebra: O(1), U(1) or Sp(1). The covariance of several numbers is a matrix whose ranks
+        appear one after the other; N q is then still a function of N t, but a different one.
 
     Accuracy
     --------
@@ -78,12 +86,12 @@ def onset_law(
     Raises
     ------
     ValueError
-        If a unit is not one number over the algebra, or g does not bend down.
+        If a unit is not one number over the algebra, or g'''(0) is not negative.
 
     References
     ----------
     Derived here. The diffusion is logistic growth with multiplicative noise (Horsthemke and
-    Lefever 1984, chapter 6); checked against simulation.
+    Lefever 1984, chapter 6). Checked against simulation.
     """
     check_activation(activation)
     check_count("width", width)

@@ -1,4 +1,4 @@
-"""Errors of quadrature: a rule is compared with others that share no node with it."""
+"""Quadrature errors: a rule is compared with others that share no node with it."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,16 +17,16 @@ _Tree = TypeVar("_Tree")
 _SAFETY = 5.0
 """Errors are this many times the largest difference between rules."""
 CAUTION = 10.0
-"""The same for functions of which nothing is known."""
+"""The same for functions about which nothing is known."""
 ROUNDING = 16.0
 """Errors are at least this many times eps, relative to the size of the terms."""
 RULES = ((2.6, 8.5, 0.0), (3.5, 9.5, 0.8))
 """Stretch, cut and bend of the rules that a result is compared with. They share no node with it or
-each other, so that an undeclared kink shows, and the shorter cut misses more of the tails."""
+with each other, so that an undeclared kink shows. The shorter cut misses more of the tails."""
 
 
 MORE_RULES = (*RULES, (2.9, 9.2, 0.4), (3.2, 8.8, 1.2))
-"""Those for functions of which nothing is known."""
+"""Those for functions about which nothing is known."""
 
 
 def of_alternatives(
@@ -37,7 +37,7 @@ def of_alternatives(
     *,
     host: bool = False,
 ) -> _Tree:
-    """What `study` gives with each of them, which differ in numbers only and are compiled once."""
+    """Call `study` with each of the rules. They differ in numbers only and compile once."""
     columns = [np.asarray(column, dtype) for column in zip(*rules, strict=True)]
 
     def other(stretch, cut, bend):
@@ -50,7 +50,7 @@ def of_alternatives(
 
 
 def closer_look(order: int, zoom: int = 12) -> Resolution:
-    """A rule that looks closer at the ends of panels."""
+    """A rule with more nodes near the ends of panels."""
     return Resolution(7 * order // 8, zoom=zoom)
 
 
@@ -61,9 +61,10 @@ def judged(
     closer: _Tree | None = None,
     rules: Any = RULES,
 ) -> _Tree:
-    """Errors of `values` by comparison; `study` gives other values, sizes and rounding/eps.
+    """Estimate errors of `values` by comparison.
 
-    `closer` are the values of a rule of another kind.
+    `study` returns other values, sizes, and rounding/eps. `closer` are the values of a rule of
+    another kind.
     """
     dtype = jax.tree.leaves(values)[0].dtype
     safety = _SAFETY if closer is None else CAUTION
@@ -85,14 +86,14 @@ def errors_of(
 ) -> _Tree:
     """Absolute errors: the largest difference between rules relative to `sizes`, and rounding.
 
-    `others` has a leading axis over rules, or is None where there is only rounding.
+    `others` has a leading axis over rules, or is None if rounding is the only error.
     """
     eps = epsilon(jax.tree.leaves(values)[0])
     worst = np.zeros((), jax.tree.leaves(values)[0].dtype)
     if others is not None:
         explained = ROUNDING * eps * (_SAFETY / safety) ** 2
         worst = safety * disagreement(values, others, sizes, rounding, explained)
-    # Where the rules do not agree on one digit, nothing is known.
+    # If the rules agree on no digit, nothing is known.
     worst = xp.where(worst < 1, worst, xp.inf)
 
     def error(value, size, rounding):
@@ -107,16 +108,16 @@ def disagreement(
 ) -> Array:
     """The largest difference between rules relative to `sizes`, beyond what rounding explains.
 
-    Moments of several points are judged point by point, the entries of a plain array together.
+    Moments of several points are compared point by point, the entries of a plain array together.
     """
     axis = 0 if isinstance(values, eqx.Module) else None
     worst = xp.zeros((), jax.tree.leaves(values)[0].dtype)
     leaves = map(jax.tree.leaves, (values, others, sizes, rounding))
     for value, second, size, noise in zip(*leaves, strict=True):
-        # What rounding explains in one moment says nothing about the others.
+        # Rounding in one moment says nothing about the others.
         difference = xp.abs(value[None] - second) - (explained * noise)[None]
         relative = difference / xp.where(size > 0, size, 1)[None]
-        # One rule has met what the others have not.
+        # One rule has met a singularity that the others have missed.
         relative = xp.where(xp.isnan(second) & xp.isfinite(value)[None], xp.inf, relative)
         worst = xp.maximum(worst, xp.max(xp.where(relative > 0, relative, 0), axis=axis))
     return worst

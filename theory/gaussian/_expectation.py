@@ -1,4 +1,4 @@
-"""Gaussian expectations of a user's function of one or two variables, with their errors."""
+"""Gaussian expectations of a user's function of one or two variables, with errors."""
 
 import functools
 import math
@@ -51,41 +51,41 @@ def gaussian_expectation(
     scale: float = 1.0,
     order: int = 64,
 ) -> Estimate:
-    """E f(√q z), z ~ N(0, 1), for one or several functions f.
+    """Compute E f(√q z), z ~ N(0, 1), for one or several functions f.
 
     Parameters
     ----------
     fn
-        Elementwise: takes an array [nodes] and returns [..., nodes]; the result of this function
-        then has the shape of the leading axes.
+        Elementwise: maps an array [nodes] to [..., nodes]. The result then has the shape of the
+        leading axes.
     variance
         q ≥ 0, a scalar; map over several with `jax.vmap`.
     kinks
-        Where f or a derivative of it jumps, and the centres of smooth steps away from 0. A jump
-        of f itself belongs here, too.
+        Where f or a derivative of it jumps, including jumps of f itself, and the centres of
+        smooth steps away from 0.
     scale
-        The width of the features of f: 0.1 for tanh(10 z).
+        Width of the features of f: 0.1 for tanh(10 z).
     order
-        Nodes per panel.
+        Nodes per panel, from 8 to 1024.
 
     Returns
     -------
     Estimate
-        With status OK where the error is within 1e-10 of E|f| in float64 (eps^0.64 in general),
-        INACCURATE where it is not, INFINITE where f overflows, INVALID for a negative variance
-        and where f is NaN.
+        Status OK if the error is within 1e-10 of E|f| in float64 (eps^0.64 in general),
+        INACCURATE if it is not, INFINITE if f overflows, INVALID if the variance is negative or
+        f is NaN.
 
     Raises
     ------
     TypeError
-        If `fn` is no function of one array.
+        If `fn` is not a function of one array.
     ValueError
-        If `fn` returns another shape, or an argument is out of range; `order` is from 8 to 1024.
+        If `fn` returns another shape, or an argument is out of range.
 
     Accuracy
     --------
-    See `single_moments`. Kinks and jumps that are not declared show in the error, also those
-    close to declared ones; features much narrower than `scale` may not.
+    As for `single_moments`. Undeclared kinks and jumps show in the error, also those close to
+    declared ones. Features much narrower than `scale` may not show.
     """
     check_callable("fn", fn)
     kinks = _checked_features(kinks, scale, order)
@@ -95,7 +95,7 @@ def gaussian_expectation(
 
 
 def _checked_features(kinks: Any, scale: Any, order: Any) -> tuple:
-    """The kinks as a tuple."""
+    """Check the declared features and return the kinks as a tuple."""
     check_positive("scale", scale)
     check_order(order)
     return as_kinks(kinks)
@@ -130,12 +130,12 @@ def gaussian_pair_expectation(
     scale: float = 1.0,
     order: int = 64,
 ) -> Estimate:
-    """E f(u, v), for a centred Gaussian pair (u, v).
+    """Compute E f(u, v) for a centred Gaussian pair (u, v).
 
     Parameters
     ----------
     fn
-        Elementwise: takes two arrays of one shape [nodes] and returns [..., nodes].
+        Elementwise: maps two arrays of one shape [nodes] to [..., nodes].
     variance_a, variance_b
         E u², E v² ≥ 0.
     correlation
@@ -143,14 +143,14 @@ def gaussian_pair_expectation(
     kinks
         Where f is not smooth in u or in v, and the centres of smooth steps away from 0.
     scale
-        The width of the features of f.
+        Width of the features of f.
     order
-        Nodes per panel, in each direction.
+        Nodes per panel, in each direction; from 8 to 1024.
 
     Returns
     -------
     Estimate
-        As for `gaussian_expectation`; INVALID for |correlation| > 1, too.
+        As for `gaussian_expectation`; also INVALID if |correlation| > 1.
 
     Raises
     ------
@@ -159,9 +159,9 @@ def gaussian_pair_expectation(
 
     Accuracy
     --------
-    Kinks along lines other than u = k and v = k, such as that of |u − v|, are not resolved; the
-    error says so, also where they are close to such a line. See `pair_moments` where
-    1 − correlation matters more than correlation.
+    Kinks along lines other than u = k and v = k, such as that of |u − v|, are not resolved. The
+    error shows them, also if they are close to such a line. Use `pair_moments` if 1 − correlation
+    matters more than the correlation.
     """
     check_callable("fn", fn, 2)
     kinks = _checked_features(kinks, scale, order)
@@ -175,7 +175,7 @@ def gaussian_pair_expectation(
 
 
 def _values(fn: Callable, *z: Array) -> Any:
-    """A user's function, which is written for JAX, at arrays of either kind."""
+    """Evaluate a user's function, which is written for JAX, on arrays of either kind."""
     values = fn(*map(jnp.asarray, z))
     shape = getattr(values, "shape", None)
     if not shape or shape[-1] != z[0].size:
@@ -218,7 +218,7 @@ def _pair_expectation(fn, kinks, scale, order, variance_a, variance_b, correlati
         return _values(fn, root_a * s, root_b * (sign * t))
 
     def outwards(r):
-        """The values at these distances from 0 in all directions, the distances last."""
+        """The values at these distances from 0 in all directions; distances on the last axis."""
         root_a, root_b, x, sign = parameters
         angle = np.arange(_DIRECTIONS) * (2 * math.pi / _DIRECTIONS)
         a, b = (xp.asarray(np.outer(y(angle), r), x.dtype) for y in (np.cos, np.sin))
@@ -232,7 +232,7 @@ def _pair_expectation(fn, kinks, scale, order, variance_a, variance_b, correlati
 
 
 def _unless(infinite: Array, found: Estimate) -> Estimate:
-    """Nothing is known of an expectation that is infinite by what f does far out."""
+    """Discard the value if the growth of f far out makes the expectation infinite."""
     changed = infinite & ((found.status == Status.OK) | (found.status == Status.INACCURATE))
     error = xp.where(changed, xp.inf, found.error)
     status = xp.where(changed, np.int8(Status.INACCURATE), found.status)
@@ -240,25 +240,27 @@ def _unless(infinite: Array, found: Estimate) -> Estimate:
 
 
 def _weighted(values: Array, weight: Array, magnitude: bool) -> Float[Array, "parts *outputs"]:
-    """The parts of the sum, one for each mirror image of the nodes that the weights are of: what
-    the rule is wrong by in one part may cancel in the sum, and in that of each other rule."""
+    """The parts of the sum, one for each mirror image of the nodes that the weights belong to.
+
+    The error of a rule in one part may cancel in the sum, and do so in every other rule as well.
+    """
     values = values.reshape(*values.shape[:-1], -1, weight.size)
     values = xp.abs(values) if magnitude else values
     return xp.moveaxis(xp.sum(values * weight.reshape((1,) * (values.ndim - 1) + (-1,)), -1), -1, 0)
 
 
 _FAR = np.append([8.0, 8.5], BEYOND)
-"""Standard deviations around the cut at 9 and beyond, while the density can be told from 0."""
+"""Standard deviations around the cut at 9 and beyond, as long as the density is not 0."""
 _DIRECTIONS = 64
 
 
 def _left_out(values: Array, whole: Array) -> Array:
-    """A bound on E |f| beyond the cut, as f there is at `_FAR` and in some directions.
+    """Bound E |f| beyond the cut, from the values of f at `_FAR` in some directions.
 
-    `whole` is E |f|. If most of it is there, nothing is known of what is close to the cut.
+    `whole` is E |f|. If most of it lies beyond the cut, nothing is known near the cut either.
     """
     size = xp.abs(values).reshape(*values.shape[:-1], _FAR.size, -1)
-    # Overflow and NaN so far out say nothing.
+    # Overflow and NaN this far out say nothing.
     size = xp.where(xp.isfinite(size), size, 0)
     most = xp.maximum(size[..., :-1, :], size[..., 1:, :])
     mass = xp.asarray(np.exp(-(_FAR[:-1] ** 2) / 2), size.dtype)
@@ -270,8 +272,10 @@ def _left_out(values: Array, whole: Array) -> Array:
 def _estimate(
     evaluate: Callable, far: Callable, parameters: Any, order: int, valid: Array, zoom: int
 ) -> Estimate:
-    """The expectation, compared with the other rules and with one that looks closer at the
-    ends of panels: what all others leave out there is not what they differ by."""
+    """The expectation, with an error from other rules and from one that zooms in on panel ends.
+
+    Where all other rules leave the same piece out at an end, their differences do not show it.
+    """
     parts = evaluate(Resolution(order), parameters)
     value, at = xp.sum(parts, axis=0), frozen(parameters)
 
@@ -282,7 +286,7 @@ def _estimate(
         size = xp.sum(evaluate(how, at, bounds=True), axis=0)
         return off(how, at), size, size
 
-    # How much the roundings of the lengths count shows there, too.
+    # The effect of rounding the lengths shows there, too.
     nudge = lambda i, y: y * (1 + (2 - 4 * i) * epsilon(y)) if i < 2 else y
     leaves, structure = jax.tree.flatten(at)
     moved = jax.tree.unflatten(structure, [nudge(i, y) for i, y in enumerate(leaves)])

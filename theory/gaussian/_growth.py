@@ -1,4 +1,4 @@
-"""How fast a function grows far out, which decides whether its expectations exist."""
+"""Growth of a function far out, which decides whether its expectations exist."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,19 +8,18 @@ import numpy as np
 from theory.numerics import Array, known_of, with_slope, xp
 
 _PLACES = 2.0 ** np.arange(-8, 40.5, 0.5)
-"""Beyond the last, nothing is looked for."""
+"""The search stops at the last of these."""
 _LEAST = 20.0
-"""log |f| in the last place where f is finite, at least: what overflows is far above."""
+"""Least log |f| at the last place where f is finite; values that overflow are far above."""
 _SLOWER, _FASTER = 3.0, 4.6
-"""log |f| at 2u over that at u: 4 for exp(u²)."""
+"""log |f| at 2u divided by log |f| at u: 4 for exp(u²)."""
 
 
 def gaussian_rate(values: Callable[[Any], Array], dtype: Any) -> Array:
-    """a in log |f(u)| ~ a u² for large |u|: 0 where f grows more slowly, ∞ where faster.
+    """The rate a in log |f(u)| ~ a u² for large |u|: 0 if f grows more slowly, ∞ if faster.
 
-    `values` gives f at an array of places, with them along the last axis. Powers of two are
-    tried until f overflows; a function that does not is bounded by a power of u as far as
-    anything can see.
+    `values` returns f at an array of places, along the last axis. Powers of two are tried until
+    f overflows. A function that does not overflow is taken to be bounded by a power of u.
     """
     u = np.asarray(_PLACES, dtype)
     sides = [values(sign * u) for sign in (1, -1)]
@@ -40,7 +39,7 @@ def gaussian_rate(values: Callable[[Any], Array], dtype: Any) -> Array:
 
 
 def grows_too_fast(fn: Callable, q: Array) -> Array:
-    """Whether E f(u)², u ~ N(0, q), is infinite by what f does far out."""
+    """Whether E f(u)², u ~ N(0, q), is infinite because of the growth of f."""
     return diverges(2 * known_of(_rate, fn, q.dtype), q)
 
 
@@ -49,5 +48,5 @@ def _rate(fn: Callable, dtype: Any, arrays: Any) -> Array:
 
 
 def diverges(rate: Array, q: Array) -> Array:
-    """Whether exp(rate u²) has no expectation; a rate is known to a few digits."""
+    """Whether exp(rate u²) has no expectation; rates are known to a few digits."""
     return (rate > 0) & (rate * 2 * q > 1 - 1e-3)

@@ -1,6 +1,6 @@
 """The moments of φ(u) and φ(v) for Gaussian u and v, as differentiable functions.
 
-Notation: u = √q_a s and v = √q_b t with s, t standard, of correlation c = 1 − x.
+Notation: u = √q_a s and v = √q_b t, with standard normal s, t of correlation c = 1 − x.
 """
 
 import functools
@@ -24,7 +24,7 @@ Points = Float[Array, "*points"]
 Tree = TypeVar("Tree")
 
 _FAR = 40.0
-"""Features beyond this many standard deviations are all alike."""
+"""Features further out than this many standard deviations are treated alike."""
 
 
 class SingleMoments(eqx.Module):
@@ -41,7 +41,7 @@ class SingleMoments(eqx.Module):
 
 
 class PairErrors(eqx.Module):
-    """Of the first three `PairMoments`: absolute errors, or what errors are measured by."""
+    """For the first three `PairMoments`: absolute errors, or what errors are relative to."""
 
     product: Scalar
     distance: Scalar
@@ -68,7 +68,7 @@ class PairMoments(eqx.Module):
 
 
 def as_floats(*values: Any) -> list[Array]:
-    """Arrays of one floating-point type; Python numbers adapt to the others."""
+    """Convert to arrays of one floating-point type; Python numbers adapt to the others."""
     if traced(values):
         dtype = jnp.result_type(*values, float)
         return [jnp.asarray(value, dtype) for value in values]
@@ -78,12 +78,12 @@ def as_floats(*values: Any) -> list[Array]:
 
 
 def frozen(tree: Tree) -> Tree:
-    """The same, constant under differentiation."""
+    """Make a tree constant under differentiation."""
     return jax.tree.map(lambda y: stop_gradient(y) if eqx.is_array(y) else y, tree)
 
 
 def behind(points: Array, table: Array) -> Array:
-    """A table with its axes behind as many of length 1 as the points have."""
+    """Prepend to a table as many axes of length 1 as the points have."""
     return table.reshape((1,) * np.ndim(points) + np.shape(table))
 
 
@@ -93,12 +93,12 @@ def epsilon(x: Array) -> float:
 
 
 def least(x: Array) -> float:
-    """The smallest length, and 1 − |c|, that is told from zero."""
+    """The smallest length, and 1 − |c|, that is distinguished from zero."""
     return float(np.finfo(x.dtype).tiny) ** (1 / 3)
 
 
 def floored(q: Points) -> Points:
-    """q > 0, with derivative 1 at 0: so small, yet no second derivative overflows."""
+    """q > 0, with derivative 1 at 0: tiny, yet no second derivative overflows."""
     return q + stop_gradient(xp.maximum(least(q) - q, 0))
 
 
@@ -114,16 +114,15 @@ def features(kinks: Sequence[float | Scalar], *roots: Points) -> list[Points]:
 def grading(scale: float, root: Points, how: Resolution) -> Points:
     """Width of the features, in standard deviations.
 
-    Not differentiated: between features the integral does not depend on where the nodes are.
+    Not differentiated: between features the integral does not depend on the position of nodes.
     """
     return stop_gradient(how.stretch * scale / root)
 
 
 def sums(*terms: Float[Array, "..."], axis: int | None = None) -> tuple[Array, ...]:
-    """The sum of all entries, or along an axis, of each of several arrays of one shape, in one
-    reduction.
+    """Sum several arrays of one shape, over all entries or along an axis, in one reduction.
 
-    What the terms share is computed once, and compiled once. For a few terms, sums apart are
+    Common subexpressions are computed once, and compiled once. For a few terms, separate sums are
     twice as fast, since XLA vectorises only those.
     """
     if traced(terms):
@@ -147,7 +146,7 @@ def _sums_of_changes(axis, terms, changes):
 def _sampled(
     activation: Componentwise, q: Float[Array, "*b"], how: Resolution
 ) -> tuple[Array, ...]:
-    """√q, nodes z and weights for E f(√q z), and φ and φ' there, nodes along the last axis."""
+    """√q, nodes z and weights for E f(√q z), and φ and φ' there; nodes on the last axis."""
     root = xp.sqrt(q)
     width = grading(activation.scale, root, how)
     z, weight = half_line(features(activation.kinks, root), width, how)
@@ -161,7 +160,7 @@ def _sampled(
 def single_quadrature(
     activation: Componentwise, q: Points, how: Resolution, *, bounds: bool = False
 ) -> Any:
-    """Values; with `bounds` also the sizes of their terms and of rounding errors/eps."""
+    """The moments; with `bounds` also the sizes of their terms and of rounding errors/eps."""
     q = floored(q)
     root, z, weight, f, df = _sampled(activation, q, how)
     mean = xp.zeros_like(f) if activation.parity == "odd" else f
@@ -176,19 +175,21 @@ def single_quadrature(
 
 
 BEYOND = np.arange(9.0, 38.0, 0.5)
-"""Standard deviations from where the rules end to where the density cannot be told from 0."""
+"""Standard deviations from the end of the rules to where the density is 0 in practice."""
 
 
 def beyond_cut(activation: Componentwise, q: Points) -> SingleMoments:
-    """What the terms of the moments may hold where no rule has nodes: there is nothing else
-    where φ is 0 up to there. Infinite where φ grows too fast for any of them to exist."""
+    """A bound on the moments beyond the last node of any rule, for φ that is 0 up to there.
+
+    Infinite if φ grows too fast for any of them to exist.
+    """
     q = floored(q)
     root, far = xp.sqrt(q)[..., None, None], np.asarray(BEYOND, q.dtype)
     z = behind(q, xp.stack([far, -far]))
     f, df = activation.with_slope(root * z)
     terms = xp.abs(xp.stack([f, f * f, df * df, f * df * z / root]))
     most = xp.maximum(terms[..., :-1], terms[..., 1:])
-    # Overflow and NaN so far out say nothing.
+    # Overflow and NaN this far out say nothing.
     most = xp.where(xp.isfinite(most), most, 0.0)
     mass = 0.5 * xp.exp(-0.5 * far[:-1] ** 2) / math.sqrt(2 * math.pi)
     mass = behind(most[..., 0], mass)
@@ -197,8 +198,10 @@ def beyond_cut(activation: Componentwise, q: Points) -> SingleMoments:
 
 
 def half_moments(activation: Componentwise, q: Scalar, how: Resolution) -> Float[Array, "2 h 4"]:
-    """E φ, φ', φ² and φ'² of u > 0 and, unless parity tells, of u < 0; and the sizes of their
-    terms."""
+    """E φ, φ', φ² and φ'² over u > 0 and, unless parity gives it, over u < 0.
+
+    The second half of the result is the sizes of their terms.
+    """
     _, _, weight, f, df = _sampled(activation, floored(q), how)
     terms = xp.stack([f, df, f * f, df * df])
     halves = (terms * weight[None]).reshape(4, 1 if activation.parity else 2, -1)
@@ -210,11 +213,11 @@ def stein_defects(
 ) -> Float[Array, "2 2 *points"]:
     """E φ' − E zφ/√q and E (zφ)'/√q − E z²φ/√q, z = u/√q, and the sizes of their terms.
 
-    Both are zero unless φ jumps where no panel ends, or its derivative is another function's.
+    Both vanish (Stein's identity) unless φ jumps inside a panel, or its derivative is wrong.
     """
     q = floored(q)
     root, z, weight, f, df = _sampled(activation, q, how)
-    # With both signs of z at once: the part of φ with the other symmetry drops out.
+    # Combine both signs of z: the part of φ with the other symmetry drops out.
     none = xp.zeros_like(f)
     odd = none if activation.parity == "even" else weight * df
     odd_other = none if activation.parity == "even" else weight * z * f / root
@@ -233,7 +236,7 @@ def stein_defects(
 
 
 def _with_step_rate(activation: Componentwise, q: Points, m: SingleMoments) -> SingleMoments:
-    """The same, with what jumps of φ add to ∂square/∂q: Σ Δ φ̄ k p(k)/q."""
+    """Add the contribution of jumps of φ to ∂square/∂q: Σ Δ φ̄ k p(k)/q."""
     if not activation.jumps:
         return m
     k = xp.asarray(activation.jumps, q.dtype)
@@ -243,13 +246,13 @@ def _with_step_rate(activation: Componentwise, q: Points, m: SingleMoments) -> S
 
 
 def density_at(k: Float[Array, " places"], q: Float[Array, "*b"]) -> Float[Array, "*b places"]:
-    """The density of N(0, q)."""
+    """The density of N(0, q) at k."""
     k, q = behind(q, k), q[..., None]
     return xp.exp(-k * k / (2 * q)) / xp.sqrt(2 * xp.pi * q)
 
 
 def jumping(activation: Componentwise, q: Points) -> Bool[Array, "*points"]:
-    """Whether N(0, q) reaches a jump of φ."""
+    """Whether N(0, q) extends to a jump of φ."""
     if not activation.jumps:
         return xp.zeros((), bool)
     reached = density_at(xp.asarray(activation.jumps, q.dtype), floored(q)) > 0
@@ -257,7 +260,7 @@ def jumping(activation: Componentwise, q: Points) -> Bool[Array, "*points"]:
 
 
 def _jumped(activation: Componentwise, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """What the jumps below z add up to."""
+    """The sum of the jumps below z."""
     steps = activation.steps(z.dtype)[0]
     total = xp.zeros_like(z)
     for i, k in enumerate(activation.jumps):
@@ -266,7 +269,7 @@ def _jumped(activation: Componentwise, z: Float[Array, "*shape"]) -> Float[Array
 
 
 def single_closed(activation: Componentwise, q: Points) -> SingleMoments:
-    """The same from the closed form of φ."""
+    """The moments from the closed form of φ."""
     form, q = activation.closed_form, floored(q)
     assert form is not None
     return SingleMoments(*elementwise(_single_along, form, q))
@@ -278,7 +281,7 @@ def _single_along(form: ClosedForm, q: Array) -> tuple[Array, ...]:
 
 
 def pair_closed(activation: Componentwise, q_a: Scalar, q_b: Scalar, x: Scalar) -> PairMoments:
-    """The same from the closed form of φ."""
+    """The moments from the closed form of φ."""
     form, q_a, q_b = activation.closed_form, floored(q_a), floored(q_b)
     assert form is not None
     return PairMoments(*elementwise(_pair_along, form, q_a, q_b, x))
@@ -308,10 +311,10 @@ def _pair_plain(
 
 
 def _across_jumps(activation, q_a, q_b, x, how, equal, plain: PairMoments) -> PairMoments:
-    """The same with what jumps add to the slope and the rates.
+    """Add the contribution of jumps to the slope and the rates.
 
-    Those are derivatives of the product and of the distance. Panels end where u or v meets a
-    jump, and move with x and the lengths, so that derivatives of the rule hold all of it.
+    These are derivatives of the product and of the distance. Panels end where u or v meets a
+    jump, and move with x and the lengths, so derivatives of the rule contain all of it.
     """
 
     def both(q_a, q_b, x):
@@ -322,7 +325,7 @@ def _across_jumps(activation, q_a, q_b, x, how, equal, plain: PairMoments) -> Pa
         at = (q_a, q_b, x)
         return jax.jvp(both, at, tuple(xp.full_like(x, i == j) for j in range(3)))[1]
 
-    # Apart, so that what is not used is not computed.
+    # Separate, so that unused ones are not computed.
     (product_a, distance_a), (product_b, distance_b), (_, distance) = map(along, range(3))
     slope = distance / xp.sqrt(floored(q_a) * floored(q_b))
     rates = (product_a, product_b, distance_a, distance_b)
@@ -342,8 +345,8 @@ def pair_values(
 ) -> PairMoments:
     """The moments, by quadrature or (`how` None) in closed form, with their derivatives.
 
-    Those of product and distance follow from the other moments by Price's theorem; a
-    differentiated quadrature would divide rounding errors by √x.
+    The derivatives of product and distance follow from the other moments by Price's theorem;
+    differentiating the quadrature would divide rounding errors by √x.
     """
     known = _pair_differentiable if traced(q_a, q_b, x) else _pair_plain
     return known(activation, q_a, q_b, x, how=how, equal=equal)
@@ -373,7 +376,7 @@ def _pair_derivatives(primals, tangents, *, how, equal):
 
         return eqx.filter_jvp(plain, (activation, q_a, q_b, at), tangents)[1]
 
-    # Slope and rates: differences that vanish with x are divided by it, which needs some x.
+    # Slope and rates: differences that vanish with x are divided by x, which must not be 0.
     at = x if tangents[3] is None else xp.clip(x, epsilon(x), 2 - 4 * epsilon(x))
     out = moved(at, tangents)
     dq_a, dq_b, dx = (xp.zeros_like(x) if t is None else t for t in tangents[1:])
@@ -397,28 +400,30 @@ def pair_quadrature(
     *,
     bounds: bool = False,
 ) -> Any:
-    """The moments; with `bounds` instead the first three, the sizes of their terms, and the
-    rounding errors of the terms over eps."""
+    """The moments; with `bounds` the first three, the sizes of their terms, and rounding/eps.
+
+    Rounding is that of the terms.
+    """
     if equal:
         q_a = q_b = (q_a + q_b) / 2
     q_a, q_b = floored(q_a), floored(q_b)
     root_a, root_b = xp.sqrt(q_a), xp.sqrt(q_b)
     eps = epsilon(x)
 
-    # c < 0 is the case |c| with −v for v; for even φ the two differ in the sign of φ' only.
+    # c < 0 is the case |c| with −v for v; for even φ only the sign of φ' differs.
     negative = x > 1
     x = xp.where(negative, 2 - x, x)
     mirrored = negative & (activation.parity != "even")
     one = xp.ones_like(x)
     sign_v, sign_slope = (xp.where(y, -one, one) for y in (mirrored, negative & ~mirrored))
-    # The rule needs x > 0; below the least, all differences keep their form and shrink with √x.
+    # The rule needs x > 0; below the floor all differences keep their form and shrink as √x.
     floor = least(x)
     shrink = stop_gradient(xp.sqrt(xp.minimum(x / floor, 1)))
     breaks = features(activation.kinks, root_a, *([] if equal else [root_b]))
     width = grading(activation.scale, xp.maximum(root_a, root_b), how)
     s, t, a, b, weight = quarter_plane(xp.maximum(x, floor), breaks, width, how)
 
-    # The symmetric points that differ, on a leading axis, each with s − ±t.
+    # The distinct mirror images of the nodes, on a leading axis, each with s − ±t.
     images = [(s, t, xp.where(mirrored, 2 * a, 2 * shrink * b))]
     if not equal:
         images.append((t, s, xp.where(mirrored, 2 * a, -2 * shrink * b)))
@@ -437,7 +442,7 @@ def pair_quadrature(
     # trapezoidal mean by no more than its rounding error.
     apart, lost = u - v, eps * (xp.abs(fu) + xp.abs(fv))
     trapezoid = (du + dv) / 2
-    # Jumps between the two are known as such, and divided by nothing.
+    # Jumps between the two are counted as such, and not divided by u − v.
     crossed = _jumped(activation, u) - _jumped(activation, v) if activation.jumps else 0.0
     close = xp.abs(fu - fv - crossed - trapezoid * apart) <= 4 * lost
     apart = xp.where(apart == 0, 1, apart)
@@ -450,7 +455,7 @@ def pair_quadrature(
         middle = activation.with_slope((u + v) / 2)[1]
         bent, lost = xp.abs(trapezoid - middle), lost / xp.abs(apart)
         doubt = xp.where(close, xp.minimum(bent, 5 * lost), lost)
-        # A bound, where rounding elsewhere is typical: it needs less of the caller's margin.
+        # This is a bound, while rounding elsewhere is typical: it uses less of the caller's margin.
         doubt = xp.abs(rise) + doubt * xp.abs(gap) / (8 * eps)
         jump = xp.sqrt(xp.maximum(floor - x, 0)) / eps * (du**2 + dv**2)
         sizes = (xp.abs(fu * fv), xp.abs(du * dv))

@@ -1,4 +1,4 @@
-"""Moments of φ(u), and of φ(u) and φ(v), for Gaussian u and v, with their errors."""
+"""Moments of φ(u), and of φ(u) and φ(v), for Gaussian u and v, with errors."""
 
 from typing import Any
 
@@ -49,29 +49,30 @@ def single_moments(
     use_closed_form: bool = True,
     with_errors: bool = True,
 ) -> tuple[SingleMoments, SingleMoments]:
-    """Moments of φ(u), u ~ N(0, q), and their absolute errors.
+    """Compute moments of φ(u), u ~ N(0, q), and their absolute errors.
 
     Parameters
     ----------
     activation
-        φ; its closed form is used where it has one.
+        φ; its closed form is used if it has one.
     q
-        Lengths q ≥ 0 of pre-activations, of any shape; below 0 everything is NaN.
+        Lengths q ≥ 0 of pre-activations, of any shape. Results are NaN where q < 0.
     order
         Nodes per panel of the quadrature.
     use_closed_form
         False to integrate numerically in any case.
     with_errors
-        False leaves the errors out; they are then zero.
+        False to skip the errors, which are then zero.
 
     Accuracy
     --------
     1e-14 of the size of the terms at order 64, for q up to 1e6. The errors cover rounding,
     features narrower than the declared `scale`, undeclared kinks, and growth so fast that the
-    far tails of the Gaussian matter; they are infinite where the rules that are compared agree
-    on no digit. Of functions that are not named, ends of panels are looked at more closely: of
-    30000 errors with an undeclared kink or jump none was too small.
-    Derivatives, also with respect to parameters of φ, are right at declared kinks; those of
+    far tails of the Gaussian matter. They are infinite where the compared rules agree on no
+    digit. For functions without a name, a further rule zooms in on the ends of panels: of
+    30000 errors with an undeclared kink or jump, none was too small.
+
+    Derivatives, also with respect to parameters of φ, are right at declared kinks. Those of
     `derivative_square` lose digits as eps/√q for small q.
     """
     (q,) = as_floats(q)
@@ -101,17 +102,17 @@ def single_moments(
     if activation.jumps:
         slope = xp.where(jumping(fixed, at), xp.inf, values.derivative_square)
         values = eqx.tree_at(lambda m: m.derivative_square, values, slope)
-    # q = 0 is taken a little above, and what that changes is twice what the rate says.
+    # q = 0 is evaluated slightly above; the effect is bounded by twice the rate.
     moved = 2 * xp.abs(stop_gradient(values.square_rate)) * (floored(at) - at)
     mean, square = errors.mean + xp.sqrt(moved), errors.square + moved
     return values, eqx.tree_at(lambda e: (e.mean, e.square), errors, (mean, square))
 
 
 def _hidden_jump(activation: Componentwise, q: Array, order: int) -> Array:
-    """Whether φ' does not integrate to φ: a jump that is not declared, or too steep a step.
+    """Whether φ' does not integrate to φ: an undeclared jump, or too steep a step.
 
-    A kink that is not declared makes the defects of Stein's identity differ from rule to rule;
-    a jump makes them agree.
+    An undeclared kink makes the defects of Stein's identity differ between rules; a jump makes
+    them agree.
     """
     one = stein_defects(activation, q, Resolution(order))
     look = lambda how: stein_defects(activation, q, how)
@@ -124,7 +125,7 @@ def _hidden_jump(activation: Componentwise, q: Array, order: int) -> Array:
 
 
 def _reaches_hidden_jump(activation: Componentwise, q: Array, size: Array) -> Array:
-    """Whether u meets a jump of φ that is not declared, wherever it is; `size` is E φ²."""
+    """Whether u meets an undeclared jump of φ anywhere; `size` is E φ²."""
     k, step = found_jumps(activation.fn, q.dtype)
     reached = density_at(k, floored(q)) * xp.sqrt(floored(q))[..., None] > epsilon(q)
     new = is_new(behind(q, k), behind(q, step), activation.jumps, size[..., None])
@@ -134,8 +135,10 @@ def _reaches_hidden_jump(activation: Componentwise, q: Array, size: Array) -> Ar
 def _unseen(
     activation: Componentwise, a: Array, b: Array, x: Array, m: PairErrors, order: int
 ) -> PairErrors:
-    """What rules for pairs leave out between an end of a panel and a kink close to it that is
-    not declared: relative to sizes, no more than ten times what those of one variable do."""
+    """What pair rules miss between the end of a panel and an undeclared kink close to it.
+
+    Relative to sizes, it is at most ten times what rules of one variable miss.
+    """
     shares, squares, tails, strange = [], [], [], []
     for q in (a,) if a is b else (a, b):
         values, sizes = half_moments(activation, q, Resolution(order))
@@ -156,7 +159,7 @@ def _unseen(
     # Close inputs differ by φ' (u − v) out there, too.
     gap = xp.square(xp.sqrt(a) - xp.sqrt(b)) + xp.sqrt(a * b) * x
     apart = xp.minimum(tails[0][0] + tails[-1][0], float(BEYOND[0]) ** 2 * gap * steep)
-    # Two inputs that a jump is between, or that meet it together, are at no nodes.
+    # No node sees two inputs on either side of a jump, or both at it.
     jumps = xp.any(xp.stack(strange))
     jump = xp.where(jumps, xp.inf, 0.0)
     apart = of(xp.abs(m.distance)) + apart + jump
@@ -180,7 +183,7 @@ def square_rate(
 def slope_rate(
     activation: Componentwise, q: Float[Array, "*b"], *, order: int
 ) -> Float[Array, "*b"]:
-    """∂E φ'(u)²/∂q, u ~ N(0, q), from a small difference: good to four digits, for errors."""
+    """∂E φ'(u)²/∂q, u ~ N(0, q), from a small difference: four digits, enough for errors."""
     closed, fixed = activation.closed_form is not None, frozen(activation)
     at = stop_gradient(floored(q))
     slope = lambda q: _single_values(fixed, q, order, closed).derivative_square
@@ -201,40 +204,42 @@ def pair_moments(
     use_closed_form: bool = True,
     with_errors: bool = True,
 ) -> tuple[PairMoments, PairErrors]:
-    """Moments of φ(u) and φ(v), and their absolute errors.
+    """Compute moments of φ(u) and φ(v), and their absolute errors.
 
     Convention: (u, v) is centred Gaussian with variances q_a, q_b and correlation 1 − x.
 
     Parameters
     ----------
     activation
-        φ; its closed form is used where it has one.
+        φ; its closed form is used if it has one.
     q_a, q_b
         Lengths of the pre-activations, at least 0.
     x
-        1 − c, from 0 to 2. Everything is NaN where an argument is out of range.
+        1 − c, from 0 to 2. Results are NaN where an argument is out of range.
     order
         Nodes per panel of the quadrature, in each direction.
     equal_lengths
-        q_a and q_b are one number, and are differentiated as one. Less than half the work.
+        Treat q_a and q_b as one number, also under differentiation. Less than half the work.
     use_closed_form
         False to integrate numerically in any case.
     with_errors
-        False leaves the errors out; they are then zero.
+        False to skip the errors, which are then zero.
 
     Accuracy
     --------
-    As for `single_moments` (2e-11 at q = 1e6), and `distance` has relative accuracy down to
-    x = 0: 1e-14, save 1e-11 where |u − v| is about 1e-5 of the scale of φ, and 1e-9 for even φ
-    with q < 1e-6. Where an odd φ makes `product` vanish with c, its error stays that of its
-    terms. Derivatives of `product` and `distance` follow from Price's theorem and are as
-    accurate as the moments: ∂product/∂x = −∂distance/∂x = −√(q_a q_b) slope. Those of `slope`
-    and of the rates with respect to x lose digits as eps/√x and are taken at x = eps where x
-    is smaller.
+    As for `single_moments` (2e-11 at q = 1e6). `distance` has relative accuracy down to x = 0:
+    1e-14, except 1e-11 where |u − v| is about 1e-5 of the scale of φ, and 1e-9 for even φ with
+    q < 1e-6. Where an odd φ makes `product` vanish with c, the error of the product stays that
+    of its terms.
+
+    Derivatives of `product` and `distance` follow from Price's theorem and are as accurate as
+    the moments: ∂product/∂x = −∂distance/∂x = −√(q_a q_b) slope. Derivatives of `slope` and of
+    the rates with respect to x lose digits as eps/√x, and are evaluated at x = eps if x is
+    smaller.
 
     Notes
     -----
-    Over many points `jax.lax.map` is faster than `jax.vmap` on CPU, and needs no memory.
+    Over many points on a CPU, `jax.lax.map` is faster than `jax.vmap` and needs no memory.
 
     References
     ----------
@@ -270,12 +275,12 @@ def pair_moments(
             unseen = _unseen(fixed, a, other, at, _first_three(m), order)
             errors = jax.tree.map(xp.add, errors, unseen)
         if fixed.jumps:
-            # Where the two coincide the slope may be infinite.
+            # If the two coincide the slope may be infinite.
             there = (at < least(at)) | (2 - at < least(at))
             there = there & (jumping(fixed, a) | jumping(fixed, b))
             slope = xp.where(there, xp.inf, errors.slope)
             errors = eqx.tree_at(lambda e: e.slope, errors, slope)
-    # Lengths of 0 are taken a little above.
+    # Lengths of 0 are evaluated slightly above.
     shift_a, shift_b = 2 * (floored(a) - a), 2 * (floored(b) - b)
     moved = xp.abs(m.product_rate_a) * shift_a + xp.abs(m.product_rate_b) * shift_b
     apart = xp.abs(m.distance_rate_a) * shift_a + xp.abs(m.distance_rate_b) * shift_b

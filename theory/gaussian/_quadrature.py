@@ -1,10 +1,9 @@
 """Nodes and weights for Gaussian expectations of one variable, and of two at any correlation.
 
-Notation: everything is in standard units. z, s and t have variance 1, s and t have correlation
-1 − x ≥ 0, and a = (s + t)/2, b = (s − t)/2 are independent with variances 1 − x/2 and x/2.
-A feature is a kink, or the centre of a smooth step, at distance k > 0 from the origin; the
-origin always counts as one. Nodes cover one half or one quarter of the space: the caller
-symmetrises.
+Notation, all in standard units: z, s and t have variance 1; s and t have correlation 1 − x ≥ 0;
+a = (s + t)/2 and b = (s − t)/2 are independent with variances 1 − x/2 and x/2. A feature is a
+kink, or the centre of a smooth step, at distance k > 0 from the origin; the origin always counts
+as one. Nodes cover one half or one quarter of the space, and the caller symmetrises.
 """
 
 import functools
@@ -29,10 +28,10 @@ class Resolution(NamedTuple):
     cut: float = 9.0
     """Standard deviations beyond which a Gaussian is dropped."""
     zoom: int = 0
-    """Steps by which nodes come closer to both ends of every panel than its rule has them."""
+    """Number of extra refinements towards both ends of every panel."""
     bend: Any = 0.0
-    """Panels are graded at least so much: rules of one order that differ in it have other nodes
-    also in panels shorter than any feature."""
+    """Least grading of panels. Rules of one order that differ in it have different nodes also in
+    panels shorter than any feature."""
 
 
 @functools.cache
@@ -50,13 +49,13 @@ def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 _ZOOM, _NEAREST, _FEW = 12, 0.1, (16, 8, 5)
-"""Factor between the steps, where they begin, and nodes in the first and all later ones: of what
-is left out between an end and a kink close to it, few nodes see most, wherever the kink is."""
+"""Factor between refinements, where they begin, and nodes in the first and in all later ones. If
+a kink lies close to an end, few nodes capture most of what is left out, wherever the kink is."""
 
 
 @functools.cache
 def _rule(order: int, zoom: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss–Legendre on [0, 1], or on pieces of it that shrink towards both ends."""
+    """Gauss–Legendre on [0, 1], or on pieces that shrink towards both ends."""
     if zoom == 0:
         return _legendre(order)
     near = np.append(_NEAREST / float(_ZOOM) ** np.arange(zoom), 0.0)
@@ -77,7 +76,7 @@ def _table(length: Array, order: int, zoom: int) -> list[Array]:
 def plain_panel(
     length: Float[Array, "*b"], order: int, how: Resolution | None = None
 ) -> tuple[Array, Array]:
-    """Nodes and weights on [0, length], evenly but for `how.bend`."""
+    """Nodes and weights on [0, length], evenly spread except for `how.bend`."""
     zoom, bend = (0, 0.0) if how is None else (how.zoom, how.bend)
     xi, omega = _table(length, order, zoom)
     if isinstance(bend, float) and bend == 0:
@@ -100,10 +99,10 @@ def _nested(t2: Array, divisors: tuple[int, ...]) -> Array:
 def graded_panel(
     length: Float[Array, "*b"], width: Array, order: int, how: Resolution | None = None
 ) -> tuple[Array, Array]:
-    """The same, with nodes that crowd towards 0 so that features of this width are resolved.
+    """Nodes and weights on [0, length], dense near 0 so that features of this width are resolved.
 
-    y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width): nearly even in log y
-    beyond the width, at the price of a few multiplications.
+    y = length · p(Tξ)/p(T) with p ≈ sinh and T = arsinh(length/width): nearly uniform in log y
+    beyond the width, at the cost of a few multiplications.
     """
     xi, omega = _table(length, order, 0 if how is None else how.zoom)
     top = xp.arcsinh(length / width)
@@ -155,14 +154,14 @@ def quarter_plane(
     """Nodes and weights for E f(s, t), for f with the symmetries a → −a and b → −b.
 
     For given b, the wide Gaussian a is split where s or t meets a feature. These places depend
-    on b, and where two of them coincide b itself is split; so every panel is smooth inside, at
-    any x in (0, 1].
+    on b, and b itself is split where two of them coincide. So the integrand is smooth within
+    every panel, for any x in (0, 1].
     """
     wide, narrow = xp.sqrt(1 - x / 2), xp.sqrt(x / 2)
     breaks = [c for k in features for c in (k, k / 2)]
     for k, j in itertools.combinations(features, 2):
         breaks += [(k + j) / 2, xp.abs(k - j) / 2]
-    # In units of its deviation: what does not depend on x has no rounding error over x either.
+    # In units of its deviation: rounding errors that do not depend on x are not divided by x.
     b, weight_b = half_line([k / narrow for k in breaks], stop_gradient(width / narrow), how)
     b = narrow * b
 

@@ -1,11 +1,11 @@
 """Moments of a radial activation φ(z) = g(|z|) z/|z| of Gaussian units with k components.
 
 Notation: r = √q ρ with ρ² ~ χ²_k, a = g'(r), b = g(r)/r, and n = z/|z|, which is uniform on
-the sphere and independent of r. So every moment of one input is an integral over r alone.
+the sphere and independent of r. Every moment of one input is therefore an integral over r alone.
 
-Two inputs whose cross-covariance is q C: φ is expanded in the vector-valued Hermite
-polynomials ψ_n(z) = L_n^{(k/2)}(ρ²/2) z/√(q w_n), w_n = (k/2+1)_n/n!, which the cross-covariance
-maps among themselves:
+For two inputs with cross-covariance q C, φ is expanded in the vector-valued Hermite polynomials
+ψ_n(z) = L_n^{(k/2)}(ρ²/2) z/√(q w_n), w_n = (k/2+1)_n/n!. The cross-covariance maps these to each
+other:
 
     E φ(u)φ(v)ᵀ = Σ_n A_n(q_u) A_n(q_v) W_n(C)/w_n,
     Σ_n W_n(C) tⁿ = det(1 − t CᵀC)^{-1/2} C (1 − t CᵀC)^{-1}.
@@ -62,7 +62,7 @@ class RadialMoments(eqx.Module):
 def _panels(
     activation: Radial, root: Points, k: int, how: Resolution, top: Any
 ) -> tuple[Float[Array, "*points nodes"], Float[Array, "*points nodes"]]:
-    """Nodes and weights on 0 < ρ < top, smooth pieces each of their own panel."""
+    """Nodes and weights on 0 < ρ < top, with a panel for each smooth piece."""
     width = grading(activation.scale, root, how)
     end = xp.full_like(root, top)
     # Near the origin the features of g are resolved; beyond, g changes no faster than ρ.
@@ -95,7 +95,7 @@ def _log_density(rho: Array, k: int) -> Array:
 def chi_nodes(
     activation: Radial, root: Points, k: int, how: Resolution
 ) -> tuple[Float[Array, "*points nodes"], Float[Array, "*points nodes"]]:
-    """Nodes and weights for E f(ρ), ρ² ~ χ²_k, for f smooth where g(√q ρ) is."""
+    """Nodes and weights for E f(ρ), ρ² ~ χ²_k, for f as smooth as g(√q ρ)."""
     # The cut counts standard deviations of one component, beyond the typical |z|.
     rho, weight = _panels(activation, root, k, how, how.cut + math.sqrt(k))
     return rho, weight * xp.exp(_log_density(rho, k))
@@ -111,14 +111,14 @@ def _integrals(
     table = _terms(activation, root[..., None], rho, k)
     steps = _of_steps(activation, root, k)
     if not bounds:
-        # Apart, so that what is not used is not computed.
+        # Separate, so that unused ones are not computed.
         return _with_steps([xp.sum(weight * row, axis=-1) for row in table], steps)
-    # All at once: a sum for each would evaluate g again and again.
+    # All together: a separate sum for each would evaluate g again and again.
     table = xp.stack(table)
     total = lambda table: xp.einsum("t...n,...n->t...", table, weight, precision="highest")
     values, sizes = _with_steps(total(table), steps), RadialMoments(*total(xp.abs(table)))
-    # Far beyond saturation the rate lives on the rare short units alone, and is tiny: it is
-    # known relative to what the length itself responds with.
+    # Deep in saturation only the rare short units contribute to the rate, which is tiny: its error
+    # is relative to the response of the length itself.
     rate = xp.maximum(sizes.square_rate, sizes.antisymmetric)
     sizes = eqx.tree_at(lambda m: m.square_rate, sizes, rate)
     return values, sizes, sizes
@@ -130,14 +130,13 @@ def _with_steps(rows: Any, rate: Array | float) -> RadialMoments:
 
 
 def _beyond(activation: Radial, q: Points, k: int) -> RadialMoments:
-    """What the moments may hold where no rule has nodes: there is nothing else where g is 0 up
-    to there."""
+    """A bound on the moments beyond the last node of any rule, for g that is 0 up to there."""
     root = xp.sqrt(floored(q))[..., None]
     far = xp.asarray(BEYOND + math.sqrt(k), root.dtype)
     rho = behind(q, far)
     terms = xp.abs(xp.stack(xp.broadcast_arrays(*_terms(activation, root, rho, k))))
     most = xp.maximum(terms[..., :-1], terms[..., 1:])
-    # Overflow and NaN so far out say nothing.
+    # Overflow and NaN this far out say nothing.
     most = xp.where(xp.isfinite(most), most, 0.0)
     mass = behind(most[..., 0], 0.5 * xp.exp(_log_density(far[:-1], k)))
     left_out = xp.sum(most * mass, axis=-1)
@@ -147,7 +146,7 @@ def _beyond(activation: Radial, q: Points, k: int) -> RadialMoments:
 def _terms(
     activation: Radial, root: Array, rho: Array, k: int
 ) -> list[Float[Array, "*points nodes"]]:
-    """What the moments average over ρ, in the order of `RadialMoments`."""
+    """The integrands over ρ of the moments, in the order of `RadialMoments`."""
     r = root * rho
     a, b = activation.gains(r)
     g, difference = b * r, a - b
@@ -165,7 +164,7 @@ def _terms(
 
 
 def _of_steps(activation: Radial, root: Points, k: int) -> Points | float:
-    """What jumps of g add to ∂square/∂q, the one moment in which g' stands once."""
+    """The contribution of jumps of g to ∂square/∂q, the only moment linear in g'."""
     if not activation.jumps:
         return 0.0
     at = behind(root, xp.asarray(activation.jumps, root.dtype))
@@ -175,7 +174,7 @@ def _of_steps(activation: Radial, root: Points, k: int) -> Points | float:
 
 
 def reaches_jump(activation: Radial, q: Points, k: int) -> Array:
-    """Whether Gaussian units of length q reach a jump of g."""
+    """Whether Gaussian units of length q extend to a jump of g."""
     if not activation.jumps:
         return xp.zeros((), bool)
     at = behind(q, xp.asarray(activation.jumps, q.dtype))
@@ -184,7 +183,7 @@ def reaches_jump(activation: Radial, q: Points, k: int) -> Array:
 
 
 def _reaches_hidden_jump(activation: Radial, q: Points, k: int, size: Points) -> Array:
-    """Whether |z| meets a jump of g that is not declared, wherever it is; `size` is E g²/k."""
+    """Whether |z| meets an undeclared jump of g anywhere; `size` is E g²/k."""
     place, step = found_jumps(activation.profile, q.dtype)
     place, step = behind(q, place), behind(q, step)
     root = xp.sqrt(floored(q))[..., None]
@@ -195,7 +194,7 @@ def _reaches_hidden_jump(activation: Radial, q: Points, k: int, size: Points) ->
 
 
 def _extent(terms: int, k: int) -> float:
-    """Beyond this ρ the polynomials up to degree `terms`, with their weight, are below eps."""
+    """Beyond this ρ, the polynomials up to degree `terms`, times their weight, are below eps."""
     turning = math.sqrt(8 * terms + 2 * k + 4)
     return turning + 6 * turning ** (-1 / 3) + 6
 
@@ -205,7 +204,7 @@ def series(
 ) -> Float[Array, " terms"]:
     """The coefficients A_n of φ, n < terms.
 
-    Σ_n A_n² = E g²/k and Σ_n (2n + 1) A_n² = q E tr(φ'φ'ᵀ)/k, so what is left of either sum
+    Σ_n A_n² = E g²/k and Σ_n (2n + 1) A_n² = q E tr(φ'φ'ᵀ)/k, so the remainder of either sum
     bounds what the series leaves out.
     """
     (q,) = as_floats(q)
@@ -237,7 +236,7 @@ class CrossMoments(eqx.Module):
     product: Inexact[Array, "k k"]
     """E φ(u)φ(v)ᵀ."""
     lost: Inexact[Array, "k k"]
-    """Σ_n A_n A_n' (1 − W_n/w_n): what the product lacks of that of coinciding inputs."""
+    """Σ_n A_n A_n' (1 − W_n/w_n): the product of coinciding inputs minus this product."""
 
 
 def cross_moments(
@@ -248,8 +247,9 @@ def cross_moments(
 ) -> CrossMoments:
     """The series for two inputs with coefficients A_n, A_n' and C = 1 − δ.
 
-    All is computed from δ, so that small differences keep their relative accuracy. With more
-    `components`, δ is one of equal blocks along the diagonal, and so are the results.
+    Everything is computed from δ, so that small differences keep their relative accuracy. If
+    `components` is larger than k, δ is one of equal blocks along the diagonal, and so are the
+    results.
     """
     terms, k = one.size, components or delta.shape[0]
     eye = xp.eye(delta.shape[0], dtype=delta.dtype)
@@ -273,7 +273,7 @@ def cross_moments(
     gamma = (jnp if traced(delta) else np).asarray(gamma, real)
 
     def deficit(h, n):
-        back = n - 1 - xp.arange(terms)  # γ_{n−m} stands at m − 1
+        back = n - 1 - xp.arange(terms)  # γ_{n−m} is at index m − 1
         known = back >= 0
         weight = xp.where(known, gamma[back], 0.0)
         lost = xp.where(known, h[back], 0.0)
@@ -305,11 +305,11 @@ def radial_moments(
 ) -> tuple[RadialMoments, RadialMoments]:
     """Moments of one input of length q, of any shape, and their absolute errors.
 
-    Without `with_errors` those are zero.
+    Without `with_errors` the errors are zero.
 
     Accuracy
     --------
-    As `single_moments`: errors compare rules that share no node, and cover rounding.
+    As for `single_moments`: errors compare rules that share no node, and cover rounding.
     """
     (q,) = as_floats(q)
     q = xp.where(q >= 0, q, xp.nan)
@@ -320,7 +320,7 @@ def radial_moments(
     if activation.jumps:
         there = reaches_jump(fixed, at, k)
         m = eqx.tree_at(_GAINS, m, tuple(xp.where(there, xp.inf, g) for g in _GAINS(m)))
-    # q = 0 is taken a little above, and what that changes is twice what the rate says.
+    # q = 0 is evaluated slightly above; the effect is bounded by twice the rate.
     moved = 2 * xp.abs(stop_gradient(m.square_rate)) * (floored(at) - at)
     e = eqx.tree_at(
         lambda e: (e.mean, e.square), e, (e.mean + xp.sqrt(k * moved), e.square + moved)

@@ -1,14 +1,14 @@
-"""How alike the gradients of different layers are at initialisation, at infinite width.
+"""Similarity of the gradients of different layers at initialisation, at infinite width.
 
-Notation: z_l the pre-activations behind layer l, h_l = φ(z_l), δ_l = ∂loss/∂z_l. The gradient of
-the weights of layer l is G_l = Σ_a δ_l^a (h_{l−1}^a)ᵀ, summed over inputs a, so that
+Notation: z_l are the pre-activations after layer l, h_l = φ(z_l), δ_l = ∂loss/∂z_l. The gradient
+of the weights of layer l is G_l = Σ_a δ_l^a (h_{l−1}^a)ᵀ, summed over inputs a, so that
 
     ⟨G_l, G_m⟩ = Σ_ab (δ_l^a·δ_m^b) (h_{l−1}^a·h_{m−1}^b).
 
-Both factors are averages over units, and at infinite width equal to their expectations. With a
-skip connection z_m = z_l + (fresh, independent) for l < m, whence E z_l z_m = E z_l z_l and, the
-other way round, E δ_l δ_m = E δ_m δ_m. Without one every layer is independent of the others:
-E δ_l δ_m = 0, whatever the activations share.
+Both factors are averages over units, equal to their expectations at infinite width. With a skip
+connection z_m = z_l + (fresh, independent) for l < m, hence E z_l z_m = E z_l z_l and, backwards,
+E δ_l δ_m = E δ_m δ_m. Without one, backward signals of different layers are independent:
+E δ_l δ_m = 0, however similar their activations are.
 """
 
 from typing import Any
@@ -59,12 +59,12 @@ class Layers(eqx.Module):
     head: Part
     repeat: Repeat
     pointwise: Pointwise
-    """φ at the beginning of a layer, its array leaves along depth."""
+    """φ at the start of a layer, its array leaves along depth."""
     affine: Affine
     """The weights at its end, likewise."""
     residual: bool = eqx.field(static=True)
     tail: Pointwise | None
-    """φ behind the last layer, where the network ends with one."""
+    """φ after the last layer, if the network ends with one."""
 
 
 class Coherence(eqx.Module):
@@ -73,13 +73,13 @@ class Coherence(eqx.Module):
     cosine: Estimate
     """⟨G_l, G_m⟩/(‖G_l‖ ‖G_m‖) of the gradients, shape [L, L]."""
     forward: Float[Array, "layers layers n n"]
-    """E h_{l−1}^a·h_{m−1}^b/k of what the weights are applied to."""
+    """E h_{l−1}^a·h_{m−1}^b/k of the signals that the weights act on."""
     backward: Float[Array, "layers layers n n"]
-    """E δ_l^a·δ_m^b/k, relative to that of the first input at the last layer."""
+    """E δ_l^a·δ_m^b/k, relative to its value for the first input at the last layer."""
 
 
 def layers_of(network: Part) -> Layers:
-    """Take a network apart: an affine layer, a `Repeat` of [residual] W φ, and φ or nothing.
+    """Split a network into an affine layer, a `Repeat` of [residual] W φ, and φ or nothing.
 
     Raises
     ------
@@ -121,40 +121,40 @@ def gradient_coherence(
 ) -> Coherence:
     """Cosines of the gradients of all pairs of layers at initialisation.
 
-    Convention: the layers are those of the `Repeat`; the first affine layer has another
-    fan-in and is left out. The loss is linear in what comes out, with a gradient that is
-    Gaussian and independent of the weights, as behind a random read-out.
+    Convention: the layers are those of the `Repeat`; the first affine layer has another fan-in
+    and is left out. The loss is linear in the output, with a gradient that is Gaussian and
+    independent of the weights, as for a random read-out.
 
     Parameters
     ----------
     network
-        See `layers_of`.
+        An `Affine`, then a `Repeat` of [residual] W φ, then φ or nothing.
     inputs
         The inputs, or moments over their units.
     loss_gram
         E g^a·g^b of the gradients g^a of the loss at the outputs of inputs a and b, up to a
-        factor: for a read-out layer the products e^a·e^b of its errors, p − y for cross-entropy.
-        By default all ones.
+        factor. For a read-out layer these are the products e^a·e^b of its errors, p − y for
+        cross-entropy. All ones by default.
     order
         Nodes per panel of the quadrature.
 
     Raises
     ------
     TypeError
-        If the network has another form, or sparse weights that meet inputs.
+        If the network has another form, or sparse weights that act on inputs.
     ValueError
         If `loss_gram` is not a symmetric [n, n] matrix of finite numbers.
 
     Accuracy
     --------
-    The error is first order: that of the moments. The limit of infinite width is approached as
-    1/N; a single network of N units fluctuates by O(1/√N), also where the limit is 0.
+    The error is first order, from the moments. Means at finite width approach the limit as 1/N; a
+    single network of N units fluctuates by O(1/√N), also if the limit is 0.
 
     References
     ----------
-    The independence of forward and backward signals is proved by Yang (2020), arXiv 2006.14548,
-    for a last layer that is Gaussian and independent. The products over two layers are derived
-    here, and checked against closed forms for linear and relu networks and against simulation.
+    Yang (2020), arXiv 2006.14548, proves the independence of forward and backward signals for a
+    last layer that is Gaussian and independent. The products over two layers are derived here,
+    and checked against closed forms for linear and relu networks and against simulation.
     """
     check_order(order)
     layers = layers_of(network)
@@ -187,7 +187,7 @@ def _coherence(layers: Layers, state: PostActivation, gram: Array, order: int) -
 
 
 def given_state(moments: Moments) -> PostActivation:
-    """The state of inputs of which the moments are known."""
+    """The state of inputs with known moments."""
     n, k = moments.tangent.shape[:2]
     zero = jax.tree.map(jnp.zeros_like, moments)
     return PostActivation(moments, zero, jnp.zeros((n, k), moments.covariance.dtype))
@@ -199,7 +199,7 @@ def check_gram(gram: Array, n: int) -> None:
         raise ValueError(f"`loss_gram`: must have shape ({n}, {n}); got {gram.shape}")
     if isinstance(gram, Tracer):
         return
-    known = np.asarray(gram)  # inside `jax.jit` an operation of JAX would be traced
+    known = np.asarray(gram)  # inside `jax.jit` a JAX operation would be traced
     if not (np.all(np.isfinite(known)) and np.allclose(known, known.T)):
         raise ValueError("`loss_gram`: must be finite and symmetric; got another matrix")
 
@@ -211,8 +211,10 @@ def _states(first: PreActivation, notes: Any) -> PreActivation:
 
 
 def _pulled(node: Pointwise, at: PreActivation, signal: Array, error: Array, order: int):
-    """E φ'(u_a) S_ab φ'(u_b) and its error: a backward signal goes through φ as a tangent does,
-    on whatever scale."""
+    """E φ'(u_a) S_ab φ'(u_b) and its error.
+
+    A backward signal passes φ as a tangent does, on any scale.
+    """
     put = lambda moments, tangent: eqx.tree_at(lambda m: m.tangent, moments, tangent)
     state = PreActivation(put(at.value, signal), put(at.error, error))
     after, _ = MeanField(order).pointwise(node, state)
@@ -228,7 +230,7 @@ def _weighed(affine: Affine, matrix: Array, bound: bool = False) -> Array:
 
 
 def _backward(layers: Layers, before: PreActivation, signal: Any, order: int):
-    """E δ_l δ_lᵀ for l = 1 … L and its error, each over its size, and the log of that."""
+    """E δ_l δ_lᵀ for l = 1 … L and its error, each divided by its size, and the log of the size."""
     numbers, structure = eqx.partition((layers.pointwise, layers.affine), eqx.is_array)
 
     def step(carry, here):
@@ -255,7 +257,7 @@ def _forward(layers: Layers, before: PreActivation, order: int):
 
     def pair(places):
         one, two = (jax.tree.map(lambda x, i=i: x[i], before) for i in places)
-        # The activation is that of the later layer; a schedule of activations is not described.
+        # The activation is that of the later layer; activations that vary with depth do not occur.
         node = eqx.combine(jax.tree.map(lambda x: x[places[1]], nodes), structure)
         shared = layers.residual | (places[0] == places[1])
         after, _ = MeanField(order).pointwise(node, _both(one, two, shared))
@@ -269,7 +271,8 @@ def _forward(layers: Layers, before: PreActivation, order: int):
 def _both(one: PreActivation, two: PreActivation, shared: Bool[Array, ""]) -> PreActivation:
     """The joint moments of layers l ≤ m: 2n Gaussian variables.
 
-    If `shared`, the later layer is the earlier one and independent terms; else it is independent.
+    If `shared`, the later layer is the earlier one plus independent terms; otherwise the two are
+    independent.
     """
     own = lambda tensor: jnp.einsum("aaij->aij", tensor)
 
@@ -297,7 +300,7 @@ def _joined(layers: Layers, forward, forward_error, backward, log_size) -> Coher
     signal, signal_error = backward
     depth = forward.shape[0]
     table = jnp.asarray(layers.affine.weights.table, forward.dtype)
-    # Behind a skip connection the overlap of two layers is that of the later one.
+    # With a skip connection the overlap of two layers is that of the later one.
     places = jnp.arange(depth)
     later = jnp.maximum(places[:, None], places[None])
     kept = jnp.ones((depth, depth)) if layers.residual else jnp.eye(depth)
@@ -312,7 +315,7 @@ def _joined(layers: Layers, forward, forward_error, backward, log_size) -> Coher
     doubt = total(forward_error, jnp.abs(signal), sizes)
     doubt = doubt + total(jnp.abs(forward), signal_error, sizes)
     own, own_doubt = jnp.diagonal(inner), jnp.diagonal(doubt) / jnp.diagonal(inner)
-    # The overlap of layers l ≤ m is that of m; the sizes of both are in the norms.
+    # The overlap of layers l ≤ m is that of m; the norms contain the sizes of both.
     relative = jnp.exp((log_size[None] - log_size[:, None]) / 2)
     scale = relative * kept / jnp.sqrt(own[:, None] * own[None])
     upper = jnp.triu(inner * scale)

@@ -1,8 +1,8 @@
-"""Linear residual networks while they are trained, and when what they learn shows in the weights.
+"""Linear residual networks during training, and when what they learn becomes visible in weights.
 
-Layers h ↦ h + W_l h, whitened inputs and the loss ½‖∏(1 + W_l) − M‖² with a symmetric target M.
-Started at W = 0, gradient flow keeps all layers equal and commuting with M: every eigenvalue μ of
-M is learnt on its own. The product gain y = (1 + w)^L of its direction obeys
+Layers are h ↦ h + W_l h, inputs are whitened, and the loss is ½‖∏(1 + W_l) − M‖² with a symmetric
+target M. Starting from W = 0, gradient flow keeps all layers equal and commuting with M, so every
+eigenvalue μ of M is learnt separately. The product gain y = (1 + w)^L of its direction obeys
 
     dy/dt = L y^{2 − 2/L} (μ − y),     y(0) = 1.
 """
@@ -26,13 +26,13 @@ from theory.numerics import (
 _HALVINGS = 56
 _NODES = 16
 _LATE = 40.0
-"""Where e^{−s} is below rounding."""
+"""Value of s beyond which e^{−s} is below rounding."""
 
 
 def linear_residual_gain(target: float, depth: int, time: Any, *, rate: float = 1.0) -> Estimate:
     """The gain y of a linear residual network in one direction, during gradient flow.
 
-    Every layer has the eigenvalue w = y^{1/L} − 1 there, and Frobenius cosines of gradients and
+    Every layer has the eigenvalue w = y^{1/L} − 1 there. The Frobenius cosines of gradients and
     of weights are 1 at all times.
 
     Parameters
@@ -40,11 +40,11 @@ def linear_residual_gain(target: float, depth: int, time: Any, *, rate: float = 
     target
         The eigenvalue μ > 0 of the target.
     depth
-        Layers L.
+        Number of layers L.
     time
         Times t ≥ 0, one or several; for gradient descent, steps times learning rate.
     rate
-        Multiplies the loss, and so the time.
+        Factor on the loss, and therefore on the time.
 
     Returns
     -------
@@ -58,19 +58,19 @@ def linear_residual_gain(target: float, depth: int, time: Any, *, rate: float = 
 
     Accuracy
     --------
-    The error is what rounding of the time that has elapsed changes in y: where μ is large and L
-    above 2, y explodes within a short time, and its relative error is of order μ eps.
+    The error is the change of y due to rounding of the elapsed time. If μ is large and L above
+    2, y explodes within a short time, and its relative error is of order μ eps.
 
     Notes
     -----
-    With y = μ − (μ − 1) e^{−s} the flow is dt/ds = y^{2/L − 2}/L: t(s) is an integral of a
-    positive function, and is inverted by bisection.
+    With y = μ − (μ − 1) e^{−s} the flow is dt/ds = y^{2/L − 2}/L. So t(s) is the integral of a
+    positive function, which is inverted by bisection.
 
     References
     ----------
     Saxe, McClelland and Ganguli 2014, arXiv 1312.6120, for chains without skip connections;
-    Hardt and Ma 2017, arXiv 1611.04231, for the residual ones. The form of the solution is
-    derived here.
+    Hardt and Ma 2017, arXiv 1611.04231, for residual ones. The form of the solution is derived
+    here.
     """
     check_count("depth", depth)
     check_positive("target", target)
@@ -89,7 +89,7 @@ def _gain(target: float, depth: int, times: np.ndarray) -> tuple[np.ndarray, np.
     node, weight = (node + 1) / 2, weight / 2
 
     def gain(s):
-        """A sum of positive terms, below 1 and above."""
+        """A sum of positive terms, both below 1 and above."""
         if target < 1:
             return target + (1 - target) * np.exp(-s)
         return 1 - (target - 1) * np.expm1(-s)
@@ -103,7 +103,7 @@ def _gain(target: float, depth: int, times: np.ndarray) -> tuple[np.ndarray, np.
     panels = np.diff(edges)
     total = np.concatenate([[0.0], np.cumsum(elapsed(edges[:-1], panels))])
     off = (32 + panels.size) * np.finfo(float).eps
-    # The elapsed times are right to a relative `off`, and so is y between those of its ends.
+    # Elapsed times have the relative error `off`; y lies between its values at these ends.
     around = times * np.array([1.0, 1 - off, 1 + off])[:, None]
     sought = around.ravel()
     place = np.clip(np.searchsorted(total, sought, side="right") - 1, 0, panels.size - 1)
@@ -119,7 +119,7 @@ def _gain(target: float, depth: int, times: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _edges(target: float) -> np.ndarray:
-    """Ends of panels of s, none longer than 1 or the distance from where y = 0."""
+    """Ends of panels of s, none longer than 1 or than the distance to where y = 0."""
     end = _LATE + max(-math.log(target), 0.0)
     away = math.log1p(1 / (target - 1)) if target > 1 else 1.0
     edges = [0.0]
@@ -131,14 +131,22 @@ def _edges(target: float) -> np.ndarray:
 def spike_overlap(strength: Any, aspect: float = 1.0) -> tuple[Estimate, Estimate]:
     """⟨u_1, u⟩² and ⟨v_1, v⟩² of the leading singular vectors of noise + s u vᵀ, at infinite size.
 
-    The noise has m × n independent entries of variance σ²/n, `strength` is s/σ, and `aspect`
-    c = m/n. Below c^{1/4} the leading vectors know nothing of u and v, and both are 0; above,
+    The noise is an m × n matrix of independent entries with variance σ²/n. For s/σ = θ below
+    c^{1/4}, c = m/n, the leading vectors are independent of u and v, and both overlaps are 0.
+    Above,
 
         ⟨u_1, u⟩² = (1 − c/θ⁴)/(1 + c/θ²),     ⟨v_1, v⟩² = (1 − c/θ⁴)/(1 + 1/θ²),
 
-    which for square matrices are both 1 − 1/θ². So layers with one update in common and noise of
-    their own have |⟨v_1, v_1'⟩| = √(⟨v_1, v⟩² ⟨v_1', v⟩²): continuity sets in where the update
-    reaches half of the edge 2σ of the noise, and not before.
+    both equal to 1 − 1/θ² for square matrices. Layers that share one update and have independent
+    noise therefore have |⟨v_1, v_1'⟩| = √(⟨v_1, v⟩² ⟨v_1', v⟩²): continuity sets in when the
+    update exceeds half the edge 2σ of the noise, and not before.
+
+    Parameters
+    ----------
+    strength
+        θ = s/σ, at least 0, one or several.
+    aspect
+        The aspect ratio c = m/n.
 
     Raises
     ------
@@ -154,7 +162,7 @@ def spike_overlap(strength: Any, aspect: float = 1.0) -> tuple[Estimate, Estimat
     if not np.all(theta >= 0):
         raise ValueError(f"`strength`: must be at least 0; got {theta[~(theta >= 0)].ravel()[0]}")
     root = math.sqrt(math.sqrt(aspect))
-    # No square is formed, so that nothing overflows.
+    # Nothing is squared, so nothing overflows.
     ratio = np.minimum(root / np.maximum(theta, root), 1.0)
     share = (1 - ratio**2) * (1 + ratio**2)
     safe = np.maximum(theta, root)

@@ -1,4 +1,4 @@
-"""Second moments of inputs, carried through depth and time."""
+"""Second moments of inputs, propagated through depth and time."""
 
 from theory.mean_field._moments import (
     Moments,

@@ -1,7 +1,7 @@
-"""Second moments of what a network does to n inputs, and what is measured of them.
+"""Second moments of n inputs in a network, and the observables computed from them.
 
-The theory carries these moments through the description; a finite network measures the
-same moments of its units. So every observable is written once, here, as a function of
+The theory propagates these moments through the description; a finite network measures the same
+moments over its units. Every observable is therefore written once, here, as a function of
 `Moments`, and applies to both.
 """
 
@@ -29,26 +29,28 @@ from theory.numerics import (
 class Moments(eqx.Module):
     """Moments over the units of one layer, for n inputs and units of k real components.
 
-    Convention: u_a is a unit's k components for input a; E is the average over units.
+    Convention: u_a is the vector of a unit's k components for input a; E averages over units.
     """
 
     covariance: Float[Array, "*batch n n k k"]
     """E u_a u_bᵀ."""
     separation: Float[Array, "*batch n n k k"]
-    """E (u_a − u_b)(u_a − u_b)ᵀ / 2, kept beside the covariance because it holds 1 − c to
-    full relative accuracy where the covariance has lost it."""
+    """E (u_a − u_b)(u_a − u_b)ᵀ / 2, kept alongside the covariance because it has full relative
+    accuracy in 1 − c, which the covariance loses."""
     tangent: Float[Array, "*batch n n k k"]
-    """E t_a t_bᵀ, where t_a is what one small perturbation, the same for every input and
-    orthogonal to all of them, has become at input a; up to the scale
-    exp((log_gain_a + log_gain_b)/2). Its diagonal measures the slope χ, its other entries
-    the slope of the correlation map."""
+    """E t_a t_bᵀ. Perturb every input by the same small vector, orthogonal to all inputs; t_a is
+    the resulting perturbation at input a, divided by its scale:
+    exp((log_gain_a + log_gain_b)/2) is factored out of this matrix. The diagonal measures the
+    slope χ, the other entries the slope of the correlation map."""
     log_gain: Float[Array, "*batch n"]
-    """log of the scale of E|t_a|²/k that was taken out of `tangent` at the boundaries."""
+    """log of the scale of E|t_a|²/k that was factored out of `tangent` at layer boundaries."""
 
     @property
     def whole_tangent(self) -> Float[Array, "*batch n n k k"]:
-        """`tangent` with its scale. What reads a slope reads this: behind a `Repeat` the other
-        has lost its size."""
+        """`tangent` with its scale.
+
+        Slopes must be read from this: after a `Repeat`, `tangent` alone has lost its size.
+        """
         return self.tangent * self._scale
 
     @property
@@ -57,22 +59,21 @@ class Moments(eqx.Module):
         return xp.exp(log)[..., None, None]
 
     def whole_tangent_error(self, error: "Moments") -> Float[Array, "*batch n n k k"]:
-        """That of `whole_tangent`, from the errors of these moments."""
+        """The error of `whole_tangent`, from the errors of these moments."""
         doubt = (error.log_gain[..., :, None] + error.log_gain[..., None, :]) / 2
         doubt = xp.expm1(doubt)[..., None, None]
         return self._scale * (error.tangent + doubt * (xp.abs(self.tangent) + error.tangent))
 
 
 class PreActivation(eqx.Module):
-    """Centred Gaussian moments: what stands behind an `Affine`."""
+    """Centred Gaussian moments, as after an `Affine`."""
 
     value: Moments
     error: Moments
 
 
 class PostActivation(eqx.Module):
-    """Moments that need not be Gaussian, with the mean: what stands behind a nonlinearity,
-    and the input of a network."""
+    """Moments that need not be Gaussian, with the mean: after a nonlinearity, and of inputs."""
 
     value: Moments
     error: Moments
@@ -90,7 +91,7 @@ def check_moments(moments: Any) -> None:
 
 
 def gram_matrix(a: Float[Array, "n width k"]) -> Float[Array, "n n k k"]:
-    """E u_a u_bᵀ over the units of a layer, whatever the scales of the inputs."""
+    """E u_a u_bᵀ over the units of a layer, safe for inputs of any scale."""
     power = largest_exponent(a, (1, 2))
     unit = times_power(a, -power)
     product = xp.einsum("aui,buj->abij", unit, unit, precision="highest") / a.shape[1]
@@ -99,7 +100,7 @@ def gram_matrix(a: Float[Array, "n width k"]) -> Float[Array, "n n k k"]:
 
 
 def check_signals(name: str, signals: Array) -> None:
-    """Raise a `ValueError` that names the field unless it has one axis for each of these."""
+    """Raise a `ValueError` that names the field unless it has shape [inputs, width, components]."""
     if signals.ndim != 3:
         raise ValueError(
             f"`{name}`: must have the shape [inputs, width, components], the last 1 for real "
@@ -108,13 +109,13 @@ def check_signals(name: str, signals: Array) -> None:
 
 
 def check_finite(name: str, signals: Array) -> None:
-    """Raise a `ValueError` that names the field unless all is finite, or traced."""
+    """Raise a `ValueError` that names the field unless all entries are finite, or traced."""
     if not isinstance(signals, Tracer) and not np.all(np.isfinite(signals)):
         raise ValueError(f"`{name}`: must be finite; got an infinite or undefined entry")
 
 
 def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
-    """The covariance and separation of given signals, with isotropic unit tangents.
+    """Compute the covariance and separation of given signals, with isotropic unit tangents.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
     signals = as_real("signals", signals)
     check_signals("signals", signals)
     n, _, k = signals.shape
-    # Only pairs: in wide layers every difference is a pass over memory.
+    # Upper triangle only: in wide layers every difference is a pass over memory.
     rows, columns = np.triu_indices(n, 1)
     difference = signals[rows] - signals[columns]
     power = largest_exponent(difference, (1, 2))
@@ -140,14 +141,20 @@ def signal_moments(signals: Float[Array, "n width k"]) -> Moments:
 def given_moments(
     covariance: Float[Array, "n n k k"], separation: Float[Array, "n n k k"] | None = None
 ) -> Moments:
-    """Moments with a given covariance and isotropic unit tangents.
+    """Build moments from a given covariance, with isotropic unit tangents.
 
-    `separation` may be given where 1 − c is known better than the covariance can hold it.
+    Parameters
+    ----------
+    covariance
+        E u_a u_bᵀ, shape [inputs, inputs, components, components].
+    separation
+        E (u_a − u_b)(u_a − u_b)ᵀ / 2, of the same shape. Pass it if 1 − c is known more accurately
+        than the covariance can represent; it follows from the covariance by default.
 
     Raises
     ------
     ValueError
-        If one of them does not hold real numbers, of shape [n, n, k, k].
+        If an argument does not contain real numbers, or has another shape.
     """
     covariance = _as_table("covariance", covariance)
     n, _, k, _ = covariance.shape
@@ -181,28 +188,51 @@ def per_component(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch"]:
 
 
 def length(moments: Moments) -> Float[Array, "*batch n"]:
-    """q_a = E|u_a|²/k."""
+    """The lengths q_a = E|u_a|²/k.
+
+    Parameters
+    ----------
+    moments
+        Moments of any number of layers or networks.
+    """
     check_moments(moments)
     return xp.diagonal(per_component(moments.covariance), axis1=-2, axis2=-1)
 
 
 def overlap(moments: Moments) -> Float[Array, "*batch n n"]:
-    """E u_a·u_b/k."""
+    """The overlaps q^{ab} = E u_a·u_b/k.
+
+    Parameters
+    ----------
+    moments
+        As in `length`.
+    """
     check_moments(moments)
     return per_component(moments.covariance)
 
 
 def distance(moments: Moments) -> Float[Array, "*batch n n"]:
-    """E|u_a − u_b|²/(2k)."""
+    """The distances E|u_a − u_b|²/(2k).
+
+    Parameters
+    ----------
+    moments
+        As in `length`.
+    """
     check_moments(moments)
     return per_component(moments.separation)
 
 
 def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
-    """c_ab = E u_a·u_b / √(E|u_a|² E|u_b|²), a ratio of moments; NaN where a length is zero.
+    """The correlations c_ab = E u_a·u_b / √(E|u_a|² E|u_b|²); NaN where a length is zero.
 
-    Convention: average moments over networks first; the mean of a ratio is not the ratio of
-    the means.
+    Convention: average moments over networks first. The mean of a ratio is not the ratio of the
+    means.
+
+    Parameters
+    ----------
+    moments
+        As in `length`.
     """
     check_moments(moments)
     q = length(moments)
@@ -214,13 +244,18 @@ def correlation(moments: Moments) -> Float[Array, "*batch n n"]:
 
 
 def participation_ratio(moments: Moments) -> Float[Array, "*batch"]:
-    """(tr C)²/(n tr C²) of the overlaps C of n inputs, a ratio of moments; NaN where all lengths
-    are zero.
+    """The participation ratio (tr C)²/(n tr C²) of the overlaps C of n inputs.
 
-    It is the share of the n directions that the inputs fill: 1/n where all have become one, 1
-    where they are orthogonal and of one length. For two inputs of one length it is 1/(1 + c²).
+    It is the fraction of the n directions that the inputs fill: 1/n if all inputs coincide, 1 if
+    they are orthogonal and of equal length. For two inputs of equal length it is 1/(1 + c²). NaN
+    if all lengths are zero.
 
-    Convention: average moments over networks first, as for a correlation.
+    Convention: average moments over networks first, as for `correlation`.
+
+    Parameters
+    ----------
+    moments
+        As in `length`.
     """
     check_moments(moments)
     q = length(moments)
@@ -232,17 +267,22 @@ def participation_ratio(moments: Moments) -> Float[Array, "*batch"]:
 
 
 def log_tangent(moments: Moments) -> Float[Array, "*batch n"]:
-    """log of the mean square of a tangent per real component, input to here."""
+    """log of the mean square of the tangent per real component, from the input to here."""
     size = xp.diagonal(per_component(moments.tangent), axis1=-2, axis2=-1)
     return moments.log_gain + xp.log(size)
 
 
 def growth(moments: Moments) -> Float[Array, "layers n"]:
-    """The factor per layer of the squared tangent, along the leading depth axis.
+    """The factor per layer of the squared tangent.
 
     Convention: its limit at the fixed point is the slope χ.
+
+    Parameters
+    ----------
+    moments
+        Moments with a leading depth axis.
     """
     check_moments(moments)
     log = log_tangent(moments)
-    # Behind a jump of φ all of them are infinite.
+    # After a jump of φ all of them are infinite.
     return xp.where(xp.isposinf(log[1:]), xp.inf, xp.exp(log[1:] - log[:-1]))

@@ -1,7 +1,7 @@
-"""What layer and RMS normalisation do to second moments.
+"""Second moments after layer or RMS normalisation.
 
-Notation: μ_a = E u_a (k components), m_a its mean over components, 1 the vector of ones,
-σ_a² = E|u_a|²/k + ε of what is centred.
+Notation: μ_a = E u_a (k components), m_a its mean over components, 1 the vector of ones, and
+σ_a² = E|u_a|²/k + ε after centring.
 """
 
 import equinox as eqx
@@ -15,13 +15,13 @@ from theory.numerics import Array, xp
 def normalised_moments(
     node: Normalise, value: Moments, error: Moments, mean: Float[Array, "n k"]
 ) -> tuple[Moments, Moments, Float[Array, "n k"]]:
-    """Moments, their errors and the mean behind a `Normalise`.
+    """Moments, their errors and the mean after a `Normalise`.
 
     At infinite width m and σ are numbers, and a generic tangent is divided by σ.
 
     Accuracy
     --------
-    First order in the errors. That of m, which is not carried, is taken to be that of √q.
+    First order in the errors. The error of m, which is not propagated, is taken to be that of √q.
     """
     own_error = xp.diagonal(per_component(error.covariance))
     if node.kind == "layer":

@@ -1,4 +1,4 @@
-"""One table of what is observed of a layer; whatever names an observable reads it."""
+"""The table of observables of a layer."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ from theory.numerics import Array, shown, xp
 
 @dataclass(frozen=True)
 class Observable:
-    """Numbers per layer that theory and finite networks both have, from the same `Moments`.
+    """A quantity per layer that the theory and finite networks compute from the same `Moments`.
 
-    Those of `OBSERVABLES` are known by name; one of your own is given to `sigprop.compare` or
-    `sigprop.Sweep` beside the names.
+    Those in `OBSERVABLES` are known by name. Pass your own to `sigprop.compare` or
+    `sigprop.Sweep` alongside the names.
 
     Raises
     ------
@@ -49,29 +49,29 @@ class Observable:
 
     name: str
     symbol: str
-    """In LaTeX, without dollars."""
+    """In LaTeX, without dollar signs."""
     of: Callable[[Moments], Array]
-    """From the moments of one network, with a leading axis over depth, to [layers, ...]."""
+    """Maps the moments of one network, with a leading depth axis, to [layers, ...]."""
     axis: str = "input"
-    """What `of` has beyond layers: "input" for [layers, n], "pair" for [layers, n, n], of which
-    the pairs a < b count, "inputs" for [layers], one number of all inputs; any other word is the
-    name of an axis of its own, [layers, values]."""
+    """The axis of `of` besides layers: "input" for [layers, n]; "pair" for [layers, n, n], of which
+    the pairs a < b count; "inputs" for [layers], one number for all inputs; any other word names
+    an axis of its own, [layers, values]."""
     first_layer: int = 0
-    """That of the first row; `of` may leave out layers at either end."""
+    """Layer of the first row; `of` may leave out layers at either end."""
     ratio_of_means: bool = False
-    """Average the moments over networks first and apply `of` to their means; otherwise the
-    values of the networks are averaged."""
+    """True to average the moments over networks first and apply `of` to the means; False to
+    average the values of the networks."""
     gradients: bool = False
-    """Finite networks measure it by their gradients, as the
-    `gradient_growth` of `sigprop.networks.Sample`; `of` is what theory says."""
+    """True if finite networks measure it through gradients, as the `gradient_growth` of
+    `sigprop.networks.Sample`; `of` is then the theory only."""
     words: str = ""
-    """On the axes of figures; by default the name."""
+    """Axis label of figures; the name by default."""
     through_time: Callable[[Moments, int], Array] | None = None
-    """Of a recurrent network: from the moments of the states at all steps, with an axis over
-    depth of length 1, and the number of steps. By default `of`."""
+    """For recurrent networks: maps the moments of the states at all steps, with a depth axis of
+    length 1, and the number of steps to values. `of` by default."""
     scale: Callable[[Moments], Array] | None = None
-    """What changes of a value are small or large against, laid out as `of`; by default the size
-    of the value."""
+    """Natural scale of the values, laid out as `of`, against which changes are large or small; the
+    size of the values by default."""
 
     def __post_init__(self):
         for field in ("name", "axis"):
@@ -86,7 +86,7 @@ class Observable:
 
     @property
     def label(self) -> str:
-        """For the axes of figures."""
+        """Axis label of figures."""
         return f"{self.words or self.name.replace('_', ' ')} ${self.symbol}$"
 
     @property
@@ -99,7 +99,7 @@ class Observable:
         return self._rows(self.of(moments))
 
     def scales(self, moments: Moments) -> Float[Array, "layers cells"]:
-        """What changes of the `values` are small or large against."""
+        """The natural scale of the `values`."""
         return (
             xp.abs(self.values(moments)) if self.scale is None else self._rows(self.scale(moments))
         )
@@ -110,7 +110,7 @@ class Observable:
         return pairs(found) if self.axis == "pair" else found
 
     def check(self, inputs: int, components: int = 1) -> None:
-        """Raise a `ValueError` unless `of` gives what `axis` says, for so many inputs."""
+        """Raise a `ValueError` unless `of` returns the shape that `axis` promises."""
         made: Any = _shape(self.of, self.first_layer + 3, inputs, components)
         shape = getattr(made, "shape", None)
         wanted = {"input": (inputs,), "pair": (inputs, inputs), "inputs": ()}.get(self.axis)
@@ -130,7 +130,7 @@ class Observable:
 
 
 def _shape(of: Callable[[Moments], Any], layers: int, inputs: int, components: int) -> Any:
-    """The shape of what a function of moments gives."""
+    """The shape of the result of a function of moments."""
     real = jnp.result_type(float)
     gain = jax.ShapeDtypeStruct((layers, inputs), real)
     table = jax.ShapeDtypeStruct((layers, inputs, inputs, components, components), real)
@@ -203,16 +203,16 @@ OBSERVABLES: Mapping[str, Observable] = MappingProxyType(
         )
     }
 )
-"""What theory predicts and finite networks measure, by name."""
+"""Quantities that the theory predicts and finite networks measure, by name."""
 
 
 def chosen_observables(chosen: Iterable[str | Observable]) -> tuple[Observable, ...]:
-    """The records of names and of observables of one's own.
+    """Return the observables for names and records.
 
     Raises
     ------
     ValueError
-        If there is none, a name is unknown, or two have the same name.
+        If there are none, a name is unknown, or two have the same name.
     """
     single = isinstance(chosen, str | Observable) or not isinstance(chosen, Iterable)
     given: tuple[Any, ...] = (chosen,) if single else tuple(chosen)

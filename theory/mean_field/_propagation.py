@@ -1,4 +1,4 @@
-"""The mean-field reading: second moments of n inputs, carried through a description."""
+"""The mean-field reading: second moments of n inputs, propagated through a description."""
 
 from collections import Counter
 from typing import Any, assert_never
@@ -62,7 +62,7 @@ from theory.numerics import (
 
 
 class MeanField(Reading[Any]):
-    """Infinite-width moments: each `Affine` and sum makes a note, its `PreActivation`.
+    """Infinite-width moments; each `Affine` and each sum notes its `PreActivation`.
 
     Notation: q length, x = 1 − c, s separation, σ_w² and σ_b² the variances.
     """
@@ -70,17 +70,18 @@ class MeanField(Reading[Any]):
     order: int = eqx.field(static=True, default=64)
     """Nodes per panel of the Gaussian quadrature."""
     equal_lengths: bool = eqx.field(static=True, default=False)
-    """All inputs are known to have one length (as at a fixed point): half the work."""
+    """All inputs are known to have equal length (as at a fixed point): half the work."""
     errors: bool = eqx.field(static=True, default=True)
-    """Carry error estimates; without them they stay zero, at a third of the cost."""
+    """Propagate error estimates. Without them errors stay zero, at a third of the cost."""
     in_branch: bool = eqx.field(static=True, default=False)
     components: int | None = eqx.field(static=True, default=None)
-    """k of isotropic units. The matrices of the state then stand for k×k ones: multiples of 1
-    for what the inputs have, and for tangents whatever commutes with the weights. So a 1×1
-    matrix does for the trace, and a 2×2 one for any sector, at the cost of scalar units."""
+    """Number of components k of isotropic units. The matrices of the state then represent k×k
+    ones: multiples of 1 for the inputs, and for tangents whatever commutes with the weights. A
+    1×1 matrix is enough for the trace, and a 2×2 one for any sector, at the cost of scalar
+    units."""
 
     alone: bool = eqx.field(static=True, default=False)
-    """Inputs are looked at one by one: of pairs nothing is known."""
+    """Treat inputs one by one; pairs are not computed."""
 
     def inside_branch(self) -> "MeanField":
         how = (self.order, self.equal_lengths, self.errors, True, self.components)
@@ -99,7 +100,7 @@ class MeanField(Reading[Any]):
         if self.components is not None:
             # Σ_a e_a X e_aᵀ = X Σ_a e_a e_aᵀ for an X that commutes with the table.
             variance, table = law.variance, np.eye(size)[None]
-        # The precision is that of the state throughout.
+        # Keep the precision of the state throughout.
         variance = variance.astype(dtype)
 
         def weigh(moments: Moments, table: Array) -> Moments:
@@ -203,7 +204,7 @@ class MeanField(Reading[Any]):
         summed = (total(skip.value, branch.value), total(skip.error, branch.error))
         state, note = self._noted(PreActivation(*summed))
         if isinstance(skip, PostActivation):
-            # A sum with something that is not Gaussian is not; its second moments are exact.
+            # A sum with a non-Gaussian term is not Gaussian; its second moments are exact.
             state = PostActivation(state.value, state.error, skip.mean)
         return state, note
 
@@ -224,7 +225,7 @@ class MeanField(Reading[Any]):
     def boundary(self, state: PreActivation | PostActivation):
         if self.in_branch:
             return state
-        # Tangents grow by χ per layer; their scale is kept as a logarithm.
+        # Tangents grow by χ per layer; keep their scale as a logarithm.
         size = xp.diagonal(per_component(state.value.tangent))
         size = xp.where((size > 0) & xp.isfinite(size), size, 1.0)
         root = xp.sqrt(size)
@@ -243,14 +244,14 @@ def _rounded(value: Moments, error: Moments) -> Moments:
 
 
 class _Table(eqx.Module):
-    """What the nonlinearity does to pairs of m Gaussian variables: all [m, m], or a list."""
+    """Moments of φ for pairs of m Gaussian variables: all [m, m], or a list."""
 
     product: Float[Array, "*pairs"]
     distance: Float[Array, "*pairs"]
     slope: Float[Array, "*pairs"]
 
     def put(self, rows, columns, pairs: "_Table") -> "_Table":
-        """With the entries of the pairs (rows, columns), and their mirror images."""
+        """Fill in the entries of the pairs (rows, columns), and their mirror images."""
         return jax.tree.map(
             lambda m, v: put(put(m, (rows, columns), v), (columns, rows), v), self, pairs
         )
@@ -259,7 +260,7 @@ class _Table(eqx.Module):
 def _componentwise(
     activation: Componentwise, state: PreActivation, reading: MeanField
 ) -> PostActivation:
-    """Every component of every input is one Gaussian variable; pairs of them are all there is."""
+    """Every component of every input is one Gaussian variable; only pairs of them are needed."""
     n, _, k, _ = state.value.covariance.shape
     m = n * k
     order, equal = reading.order, reading.equal_lengths
@@ -284,7 +285,7 @@ def _componentwise(
 
     rows, columns = np.triu_indices(1 if reading.alone else m, 1)
     if rows.size:
-        # The carried separation is exact for one component of two inputs; between different
+        # The propagated separation is exact for one component of two inputs; between different
         # components it follows from the covariance.
         same = rows % k == columns % k
         separation, separation_error = flat(state.value.separation), flat(state.error.separation)
@@ -358,13 +359,13 @@ def _componentwise(
 
 
 def _times(factor: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """factor · x, and 0 where x is 0 and the factor infinite, as the slope of a jump is."""
+    """factor · x, and 0 where x is 0 and the factor infinite, like the slope at a jump."""
     nothing = xp.isinf(factor) & (x == 0)
     return xp.where(nothing, 0.0, xp.where(nothing, 0.0, factor) * x)
 
 
 def _safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """√x with a finite derivative at 0, where its value is floored."""
+    """√x with a finite derivative at 0, where the value is floored."""
     tiny = np.finfo(x.dtype).tiny
     return xp.sqrt(xp.maximum(x, tiny))
 
@@ -382,40 +383,40 @@ def _zero_error(value: Moments) -> Moments:
 def propagate(
     network: Part, inputs: Real[Array | np.ndarray, "n width k"] | Moments, *, order: int = 64
 ) -> PreActivation:
-    """Mean-field moments of n inputs at every layer of a network.
+    """Compute mean-field moments of n inputs at every layer of a network.
 
     Parameters
     ----------
     network
         The description.
     inputs
-        The inputs themselves, or moments over their units (`given_moments`). What is computed
-        is of the highest precision among inputs and description. For a network
-        with a `Recurrent` they are sequences, one after the other, and tangents start at the
-        first step of each.
+        The inputs, shape [inputs, width, components], or moments over their units
+        (`given_moments`). The computation uses the highest precision among inputs and
+        description. For a network with a `Recurrent` the inputs are sequences, one after the
+        other, and tangents start at the first step of each.
     order
-        Nodes per panel of the quadrature; 64 reaches 1e-10 for lengths up to 1e6.
+        Nodes per panel of the quadrature, from 8 to 1024; 64 gives 1e-10 for lengths up to 1e6.
 
     Returns
     -------
     PreActivation
-        `value` and `error`, each a `Moments` with a leading axis over depth: one entry
-        behind every `Affine`, residual sum and `Recurrent`, pre-activations all.
+        `value` and `error`, each a `Moments` with a leading depth axis: one entry after every
+        `Affine`, residual sum and `Recurrent`, all of them pre-activations.
 
     Raises
     ------
     ValueError
-        If the inputs do not have three axes, or hold anything but finite real numbers; if
-        `order` is not from 8 to 1024.
+        If the inputs do not have three axes, or contain anything but finite real numbers; if
+        `order` is out of range.
     TypeError
-        If the network is none, or begins with a nonlinearity that is not linear; if weights that
-        meet inputs (not moments of them) are sparse.
+        If `network` is not a description, or begins with a nonlinearity that is not linear; if
+        the weights that act on inputs (not on moments of them) are sparse.
 
     Accuracy
     --------
-    `error` is a first-order bound: quadrature and rounding of each layer, carried on by the
-    map's own derivatives. In a chaotic network the error of a correlation therefore grows
-    until it has reached its fixed point.
+    `error` is a first-order bound: quadrature and rounding errors of each layer, propagated by
+    the derivatives of the map. In a chaotic network the error of a correlation therefore grows
+    until the correlation reaches its fixed point.
 
     References
     ----------
@@ -447,10 +448,10 @@ def propagate(
 
 
 _FEW = 600
-"""Integrals of one structure, over all calls, up to which no program is compiled for them: what
-takes as long as compiling."""
+"""Number of integrals of one structure, over all calls, up to which no program is compiled for
+them; they take as long as compiling."""
 _seen: Counter = Counter()
-"""Those of each structure; an integral over two variables counts as two."""
+"""Integrals so far, by structure; an integral over two variables counts as two."""
 
 
 def _pairs(inputs: Array | Moments) -> int:
@@ -461,7 +462,7 @@ def _pairs(inputs: Array | Moments) -> int:
 
 
 def depth_of(network: Part) -> int:
-    """How many layers the parts of a network are in all."""
+    """The total number of layers in the parts of a network."""
     match network:
         case Chain(parts=parts):
             return sum(map(depth_of, parts))

@@ -1,12 +1,12 @@
-"""What a radial activation does to the second moments of n inputs.
+"""Second moments of n inputs after a radial activation.
 
-Notation: Σ_a = q_a + D_a the covariance of input a, D_a traceless; C = X/√(q_a q_b) for the
+Notation: Σ_a = q_a + D_a is the covariance of input a, D_a traceless; C = X/√(q_a q_b) for the
 cross-covariance X of two inputs, δ = 1 − C.
 
-Errors of tangents and of pairs: every entry holds a bound on the Frobenius norm of the k×k
-error, which rotations keep and which the map stretches by its largest multiplier. Bounds on
-single entries would have to grow by up to k in every layer. Errors of Σ_a: the entries off
-the diagonal hold such a bound for D_a, those on it the sum of this one and that of q_a.
+Errors of tangents and of pairs: every entry contains a bound on the Frobenius norm of the k×k
+error, which rotations preserve and the map stretches by its largest multiplier. Bounds on single
+entries would have to grow by up to k in every layer. Errors of Σ_a: off-diagonal entries contain
+such a bound for D_a, diagonal ones the sum of that and the error of q_a.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from theory.numerics import Array, each, of_one_kind, put, scan, traced, xp
 
 
 class _Inputs(NamedTuple):
-    """Every input by itself, shape [n, ...]."""
+    """Every input separately, shape [n, ...]."""
 
     own: Array
     """Σ_a."""
@@ -46,13 +46,13 @@ def radial_field(
     errors: bool,
     alone: bool = False,
 ) -> PostActivation:
-    """The moments behind a radial activation; `components` as in `MeanField`.
+    """Moments after a radial activation; `components` as in `MeanField`.
 
     Accuracy
     --------
-    Exact where every Σ_a is isotropic (D_a = 0), as it is for isotropic inputs and at every
-    fixed point: lengths to the accuracy of `radial_moments`, pairs to what the Hermite series
-    leaves out. D_a itself is carried to first order; what it does to pairs is in the error.
+    Exact if every Σ_a is isotropic (D_a = 0), as for isotropic inputs and at every fixed point:
+    lengths to the accuracy of `radial_moments`, pairs up to the remainder of the Hermite series.
+    D_a itself is propagated to first order; its effect on pairs is in the error.
     """
     state = of_one_kind(state)
     before = state.value
@@ -87,7 +87,7 @@ def radial_field(
         both = (jnp.asarray(rows), jnp.asarray(columns)) if traced(q) else (rows, columns)
         pairs, delta = each(one_pair, *both)
         if activation.jumps and size == 1 and equal_lengths:
-            # The coefficients of a jump fall slowly, and all that is left out has c^(2n + 1).
+            # The coefficients of a jump decay slowly; all omitted terms have c^(2n + 1).
             whole = (m.square[rows] + m.square[columns])[:, None, None] / 2 - pairs[0]
             apart = xp.abs(1 - delta) ** (2 * terms) < 1e-3
             pairs = (pairs[0], xp.where(apart, whole, pairs[1]), pairs[2])
@@ -113,7 +113,7 @@ def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bo
     one = xp.eye(before.tangent.shape[-1], dtype=q.dtype)
     cross, scale = before.covariance[i, j], root[i] * root[j]
     unlike = xp.zeros_like(scale) if equal_lengths else (root[i] - root[j]) ** 2 / 2
-    # The separation holds the symmetric part of δ to full relative accuracy.
+    # The separation has the symmetric part of δ to full relative accuracy.
     delta = (before.separation[i, j] - unlike * one - (cross - cross.T) / 2) / scale
     delta = _possible(delta)
     # By Price's theorem E φ' T φ'ᵀ is the derivative of the product along T.
@@ -126,7 +126,7 @@ def _pair(before: Moments, q: Array, a: Array, i: Any, j: Any, equal_lengths: bo
 def _along(fn: Callable, x: Array, tangent: Array) -> tuple[Any, Any]:
     """fn(x), and its derivative along the tangent, for an analytic function.
 
-    On the host by a step into the complex plane (Squire and Trapp 1998), which subtracts nothing.
+    On the host by a complex step (Squire and Trapp 1998), which involves no subtraction.
     """
     if traced(x, tangent):
         return jax.jvp(fn, (x,), (tangent,))
@@ -138,16 +138,16 @@ def _along(fn: Callable, x: Array, tangent: Array) -> tuple[Any, Any]:
 
 _TINY = 1e-30
 _BEYOND = 1e-9
-"""In float64; a hundred roundings where that is more."""
+"""In float64; a hundred roundings if that is more."""
 _SQUARINGS = 34
 
 
 def _possible(delta: Float[Array, "k k"]) -> Float[Array, "k k"]:
-    """δ, where rounding has not led C = 1 − δ out of what a covariance may be; else that of C
-    divided by its norm.
+    """δ, corrected if rounding has taken C = 1 − δ out of the range of a covariance.
 
-    No singular value of C is above 1. One that starts there, as those of two inputs do that are
-    rotated into each other, leaves by rounding, which chaos amplifies; outside the map diverges.
+    No singular value of C can exceed 1. If one starts at 1, as for two inputs that are rotations
+    of each other, rounding takes it above and chaos amplifies the excess; the map diverges there.
+    C is then divided by its norm.
     """
     one = xp.eye(len(delta), dtype=delta.dtype)
     c = one - delta
@@ -158,7 +158,7 @@ def _possible(delta: Float[Array, "k k"]) -> Float[Array, "k k"]:
         power = power / size
         return (power @ power, log + weight * xp.log(size), weight / 2), None
 
-    # The trace of M^m is the largest eigenvalue to the m, times a factor between 1 and k.
+    # The trace of M^m is the largest eigenvalue to the power m, times a factor between 1 and k.
     start = (c.T @ c, np.zeros((), c.dtype), np.ones((), c.dtype))
     power, log, weight = scan(square, start, None, _SQUARINGS)[0]
     norm = xp.exp((log + weight * xp.log(floored(xp.trace(power)))) / 2)
@@ -171,7 +171,7 @@ def _own_errors(inputs: _Inputs, tangent: Array, state: PreActivation) -> tuple[
     q, m, local = inputs.q, inputs.m, inputs.local
     eye = xp.eye(tangent.shape[-1], dtype=q.dtype)[None]
     q_error, bend_error = _length_and_bend(_own(state.error.covariance))
-    # What is left out is of second order in D, with coefficients below one half.
+    # The omitted terms are of second order in D, with coefficients below one half.
     second = inputs.lopsided**2 * m.square / 2
     square = local.square + xp.abs(m.square_rate) * q_error + second
     bend = xp.abs(m.anisotropy) * bend_error + local.anisotropy * inputs.lopsided * q + second
@@ -181,14 +181,14 @@ def _own_errors(inputs: _Inputs, tangent: Array, state: PreActivation) -> tuple[
     scale = np.sqrt(eye.shape[-1])
     tangents = _wide(relative) * _norm(tangent) + _wide(relative * size * m.trace) * scale
     tangents = tangents + _wide(_steepest(m)) * _norm_bound(_own(state.error.tangent))
-    # Of a gain that is 0 wherever there are nodes.
+    # Error of a gain that is 0 at all nodes.
     unseen = xp.where(m.trace > 0, 0.0, xp.maximum(local.trace, local.symmetric_traceless))
     tangents = tangents + _wide(unseen) * _norm(_own(state.value.tangent))
     return squares, tangents * xp.ones_like(tangent)
 
 
 def _pair_errors(inputs: _Inputs, a: Array, pairs: Any, delta: Array, state: Any, rows, columns):
-    """Errors of what `_pair` gives: the series' rest, the lengths, and what came in."""
+    """Errors of the results of `_pair`: the remainder of the series, the lengths, the input."""
     q, m, local = inputs.q, inputs.m, inputs.local
     ones = xp.ones_like(delta)
     scale = np.sqrt(delta.shape[-1])  # the norm of the identity
@@ -200,7 +200,7 @@ def _pair_errors(inputs: _Inputs, a: Array, pairs: Any, delta: Array, state: Any
     slope_rest = _positive(m.trace - slope_rest, local.trace)
     product, gap, slope = pairs
     steep = both(_steepest(m))
-    # Across a jump the map is steep only where the two inputs coincide.
+    # At a jump the map is steep only where the two inputs coincide.
     steep = xp.where(xp.isinf(steep), _norm(slope) / scale, steep)
     incoming = lambda x: steep * _norm_bound(x[rows, columns])
     relative = _relative(local, m) + xp.abs(m.square_rate) * q_error / _nonzero(m.square)
@@ -210,7 +210,7 @@ def _pair_errors(inputs: _Inputs, a: Array, pairs: Any, delta: Array, state: Any
     left_out = xp.where(both(slope_rest) < xp.inf, xp.minimum(left_out, near), left_out)
     missing, slopes = both(rest), both(slope_rest)
     if delta.shape[-1] == 1:
-        # One number c: what is left out of the product is at most rest · c^(2n + 1).
+        # With one component C is a number c: the product omits at most rest · c^(2n + 1).
         c, terms = xp.abs(1 - delta), a.shape[1]
         power = c ** (2 * terms)
         missing = missing * power * c
@@ -241,12 +241,12 @@ def _own(tensor: Float[Array, "n n k k"]) -> Float[Array, "n k k"]:
 
 
 def _by_sector(matrix, trace, symmetric, antisymmetric):
-    """A k×k matrix with each part under rotations multiplied by its factor."""
+    """Multiply each part of a k×k matrix under rotations by its factor."""
     whole = per_component(matrix) * xp.eye(matrix.shape[0], dtype=matrix.dtype)
     rotation = (matrix - matrix.T) / 2
     shear = matrix - rotation - whole
 
-    def times(gain, part):  # the gain of a jump is infinite, but not on what is not there
+    def times(gain, part):  # the gain of a jump is infinite, but not times a part that is 0
         nothing = xp.isinf(gain) & (part == 0)
         return xp.where(nothing, 0.0, xp.where(nothing, 0.0, gain) * part)
 
@@ -277,5 +277,5 @@ def _nonzero(x: Array) -> Array:
 
 
 def _positive(left: Array, rounding: Array) -> Array:
-    """What a sum of positive terms lacks of its limit, known to rounding."""
+    """The remainder of a sum of positive terms, known up to rounding."""
     return xp.maximum(left, 0.0) + rounding

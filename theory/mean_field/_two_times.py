@@ -1,9 +1,9 @@
 """Dynamic mean-field theory in discrete time: the moments of a recurrent network at two times.
 
-Notation: u_t the drives, z_t = u_t + body(z_{t−1}) the states. At infinite width they are
-jointly Gaussian over times and sequences, and body(z_{t−1}) is independent of all drives, so
-that the moments of (z_t, z_s) follow from those of (z_{t−1}, z_{s−1}) and of (u_t, u_s) alone:
-time differences do not mix.
+Notation: u_t are the drives, z_t = u_t + body(z_{t−1}) the states. At infinite width they are
+jointly Gaussian over times and sequences, and body(z_{t−1}) is independent of all drives. So the
+moments of (z_t, z_s) follow from those of (z_{t−1}, z_{s−1}) and of (u_t, u_s) alone: different
+time lags do not mix.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,15 @@ from theory.numerics import Array, check_count
 def states_of_all_times(
     one_step: Callable, boundary: Callable, drives: PreActivation, steps: int
 ) -> PreActivation:
-    """The moments of all states from those of all drives, sequence after sequence.
+    """Compute the moments of all states from those of all drives, sequence by sequence.
 
     Parameters
     ----------
     one_step
-        From the moments of some states and of their drives one step later to those of the
-        states one step later.
+        Maps the moments of some states, and of their drives one step later, to the moments of
+        the states one step later.
     boundary
-        What ends a step.
+        Ends a step.
     drives
         Moments of sequences · steps inputs.
 
@@ -50,7 +50,7 @@ def states_of_all_times(
 
         def step(state, when):
             now, t = when
-            # Later ones lie behind the end of the sequence.
+            # Later steps lie beyond the end of the sequence.
             state = jax.lax.cond(t < steps - lag, advance, lambda state, _: state, state, now)
             return state, state
 
@@ -106,7 +106,7 @@ def _on_diagonal(found: PreActivation, alone: PreActivation, inputs: int) -> Pre
 
 
 def _scaled(moments: Moments, log_gain: Float[Array, " m"]) -> Moments:
-    """The same, its tangents over another scale; a tangent of zero is one on any scale."""
+    """Change the scale of tangents; a zero tangent has any scale."""
     shift = jnp.minimum((moments.log_gain - log_gain) / 2, 100.0)
     factor = jnp.exp(shift[:, None] + shift[None])[..., None, None]
     return Moments(moments.covariance, moments.separation, moments.tangent * factor, log_gain)
@@ -129,7 +129,7 @@ def _on_one_scale(
 
 
 def _joined(drives: PreActivation, own: PreActivation) -> PreActivation:
-    """u_1 of one sequence and z of another: z is u with something independent added."""
+    """u_1 of one sequence and z of another: z is u plus something independent."""
     _, drives = _on_one_scale(drives, drives)
     scale = jnp.stack([drives.value.log_gain[0], own.value.log_gain[0]])
     error = eqx.tree_at(lambda m: m.log_gain, drives.error, drives.value.log_gain)
@@ -151,7 +151,15 @@ def _joined(drives: PreActivation, own: PreActivation) -> PreActivation:
 def autocorrelation(
     moments: Moments, steps: int
 ) -> Float[Array, "*batch sequences sequences steps steps"]:
-    """C_ab(t, s) = E z_at·z_bs/k of whole sequences, from the moments of all their inputs."""
+    """The autocorrelation C_ab(t, s) = E z_at·z_bs/k of whole sequences.
+
+    Parameters
+    ----------
+    moments
+        Moments of the states of all sequences at all steps, as from `propagate`.
+    steps
+        Number of steps of a sequence.
+    """
     check_moments(moments)
     check_count("steps", steps)
     c = jnp.trace(moments.covariance, axis1=-2, axis2=-1) / moments.covariance.shape[-1]
@@ -162,8 +170,13 @@ def autocorrelation(
 def step_growth(moments: Moments, steps: int) -> Float[Array, "*batch steps_less_one sequences"]:
     """The factor per step of the squared tangent of every sequence.
 
-    Convention: the tangent is a perturbation of the first input alone, and the limit of the
-    factor is χ = exp(2 λ), λ the largest Lyapunov exponent.
+    Convention: only the first input of a sequence is perturbed. The factor tends to
+    χ = exp(2 λ), with λ the largest Lyapunov exponent.
+
+    Parameters
+    ----------
+    moments, steps
+        As in `autocorrelation`.
     """
     check_moments(moments)
     check_count("steps", steps)
@@ -175,7 +188,7 @@ def step_growth(moments: Moments, steps: int) -> Float[Array, "*batch steps_less
 
 
 def first_input_alone(moments: Moments, steps: int) -> Moments:
-    """The moments with tangents at the first step of every sequence and none later."""
+    """The moments with tangents that start at the first step of every sequence and no other."""
     inputs = moments.log_gain.shape[0]
     check_sequences(inputs, steps)
     first = (np.arange(inputs) % steps == 0).astype(moments.tangent.dtype)

@@ -1,7 +1,7 @@
-"""What arguments of public functions may be: a bad one is answered in one line.
+"""Checks of the arguments of public functions; a bad one raises a one-line error.
 
-A message begins with the argument, says what it must be, and ends with what was given. Numbers
-that JAX traces pass unseen: inside a compiled sweep a bad point becomes a status, not an exception.
+A message names the argument, says what it must be, and ends with what was given. Traced numbers
+pass unchecked: inside a compiled sweep a bad point becomes a status, not an exception.
 """
 
 import inspect
@@ -17,13 +17,13 @@ from theory.numerics._arrays import Array
 from theory.numerics._status import Estimate
 
 MOST_NODES = 1024
-"""Per panel of a quadrature: beyond, its nodes alone take seconds."""
+"""Largest number of nodes per panel of a quadrature; beyond, the nodes alone take seconds."""
 Tree = TypeVar("Tree")
 _PLAIN = (str, bytes, bool, int, float, complex, list, tuple, np.generic, type(None))
 
 
 def shown(value: Any) -> str:
-    """A value on one line: plain ones as they are written, others by their type or shape."""
+    """Show a value on one line: plain ones as written, others by their type or shape."""
     if isinstance(value, Tracer):
         return "a value that JAX traces"
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
@@ -37,18 +37,18 @@ def shown(value: Any) -> str:
 
 
 def check_kind(name: str, value: Any, kind: Any, must: str) -> None:
-    """Raise a `TypeError` that names the argument unless it is an object of that kind."""
+    """Raise a `TypeError` that names the argument unless it is an instance of that kind."""
     if not isinstance(value, kind):
         raise TypeError(f"`{name}`: must be {must}; got {shown(value)}")
 
 
 def check_callable(name: str, value: Any, arguments: int = 1) -> None:
-    """Raise a `TypeError` that names the argument unless it can be called with so many."""
+    """Raise a `TypeError` that names the argument unless it takes this many arguments."""
     many = "an array" if arguments == 1 else f"{arguments} arrays"
     if callable(value):
         try:
             signature = inspect.signature(value)
-        except (TypeError, ValueError):  # of what is not written in Python
+        except (TypeError, ValueError):  # no signature: not written in Python
             return
         try:
             signature.bind(*range(arguments))
@@ -82,7 +82,7 @@ def check_count(name: str, value: Any, lowest: int = 1, highest: int | None = No
 
 
 def check_order(order: Any) -> None:
-    """Raise a `ValueError` unless it can be the number of nodes per panel of a quadrature."""
+    """Raise a `ValueError` unless `order` is a valid number of nodes per panel."""
     check_count("order", order, 8, MOST_NODES)
 
 
@@ -112,14 +112,14 @@ def check_variance(name: str, value: Any) -> None:
 
 
 def as_real(name: str, value: Any, must: str = "hold real numbers") -> Array:
-    """An array from a number, a list or an array; what is traced as it is.
+    """Convert a number, a list or an array to an array; traced values pass unchanged.
 
     Raises
     ------
     ValueError
-        If it holds anything but real numbers, as None, text, complex numbers and True do not.
+        If it contains anything but real numbers, such as None, text, complex numbers or True.
     TypeError
-        If it is an `Estimate`, of which the value is meant.
+        If it is an `Estimate` (its value is meant).
     """
     if isinstance(value, Tracer):
         return value
@@ -133,15 +133,15 @@ def as_real(name: str, value: Any, must: str = "hold real numbers") -> Array:
         array: Any = value if isinstance(value, jax.Array) else np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths
         array = np.asarray(None)
-    kind = getattr(array.dtype, "kind", "")  # not of keys
-    # Half precision of another kind than NumPy's is floating to JAX alone.
+    kind = getattr(array.dtype, "kind", "")  # keys have none
+    # Half precision other than NumPy's counts as floating only for JAX.
     if kind not in "iuf" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"`{name}`: must {must}; got {shown(value)}")
     return array
 
 
 def as_number(name: str, value: Any, allowed: str) -> Array:
-    """The same of one number; `allowed` says which."""
+    """`as_real` for one number; `allowed` describes the allowed ones."""
     must = f"be one number, {allowed}"
     array = as_real(name, value, must)
     if not isinstance(array, Tracer) and array.ndim:
@@ -150,7 +150,7 @@ def as_number(name: str, value: Any, allowed: str) -> Array:
 
 
 def as_row(name: str, value: Any) -> Array:
-    """The same of one number or a row of them, as a row of floating-point numbers."""
+    """`as_real` for one number or a row of them, as a row of floating-point numbers."""
     array = as_real(name, value, "be a number or a row of them")
     if isinstance(array, Tracer):
         return array
@@ -161,14 +161,14 @@ def as_row(name: str, value: Any) -> Array:
 
 
 def in_shape_of(value: Any, found: Tree) -> Tree:
-    """What was found for `as_row` of a value, without the axis if it is one number."""
+    """Undo `as_row` in a result: drop the axis if `value` is one number."""
     if isinstance(value, list | tuple) or np.ndim(value):
         return found
     return jax.tree.map(lambda leaf: leaf.reshape(()), found)
 
 
 def as_kinks(kinks: Any) -> tuple:
-    """Places as a tuple, or a `ValueError` unless it is a sequence of finite numbers."""
+    """Return places as a tuple, or raise a `ValueError` unless they are finite numbers."""
     message = f"`kinks`: must be a sequence of finite numbers; got {shown(kinks)}"
     if isinstance(kinks, str) or not isinstance(kinks, Iterable):
         raise ValueError(message)

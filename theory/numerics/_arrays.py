@@ -1,7 +1,7 @@
-"""One code for single points and for programs: NumPy where all numbers are known, JAX elsewhere.
+"""One code for single points and for programs: NumPy if all numbers are known, otherwise JAX.
 
-A program of XLA for one point takes seconds to compile and a millisecond to run. So functions of
-the theory are written for both kinds of arrays, and take the kind of what they are given.
+An XLA program for one point takes seconds to compile and a millisecond to run. So functions of
+the theory accept both kinds of arrays and compute with the kind that they get.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     Array = jax.Array
 else:
     Array = jax.Array | np.ndarray | np.generic
-"""What takes part in a calculation."""
+"""An array of either kind."""
 
 _State = TypeVar("_State")
 
 
 def traced(*trees: Any) -> bool:
-    """Whether any array is one of JAX."""
+    """Whether any array is a JAX array."""
     for tree in trees:
         if isinstance(tree, jax.Array):
             return True
@@ -38,7 +38,7 @@ def _any(args: list | tuple) -> bool:
 
 
 class _Namespace:
-    """The functions of `jax.numpy`, or of NumPy for arrays of NumPy alone."""
+    """The functions of `jax.numpy`, replaced by NumPy's if all arrays are NumPy arrays."""
 
     def __getattr__(self, name: str) -> Any:
         of_jax, of_numpy = getattr(jnp, name), getattr(np, name)
@@ -60,7 +60,7 @@ xp: Any = _Namespace()
 
 
 def put(array: Any, index: Any, values: Any) -> Any:
-    """The array with other values there."""
+    """Return the array with the values at `index` replaced."""
     if traced(array, values, index):
         return jnp.asarray(array).at[index].set(values)
     array = np.array(array)
@@ -71,18 +71,18 @@ def put(array: Any, index: Any, values: Any) -> Any:
 def while_loop(
     unfinished: Callable[[_State], Any], advance: Callable[[_State], _State], state: _State
 ) -> _State:
-    """As `jax.lax.while_loop`."""
+    """`jax.lax.while_loop`."""
     now = state
     while not traced(now) and not isinstance(going := unfinished(now), jax.Array):
         if not going:
             return now
         now = advance(now)
-    # Something that the functions close over is traced.
+    # The functions close over a traced value.
     return jax.lax.while_loop(unfinished, advance, jax.tree.map(jnp.asarray, state))
 
 
 def scan(step: Callable, state: Any, rows: Any, length: int | None = None) -> tuple[Any, Any]:
-    """As `jax.lax.scan`."""
+    """`jax.lax.scan`."""
     if not traced(state, rows):
         count = len(jax.tree.leaves(rows)[0]) if length is None else length
         now, out = state, []
@@ -93,12 +93,12 @@ def scan(step: Callable, state: Any, rows: Any, length: int | None = None) -> tu
             out.append(one)
         else:
             return now, jax.tree.map(lambda *ones: np.stack(ones), *out)
-    # Something that the function closes over may be traced.
+    # The function may close over a traced value.
     return jax.lax.scan(step, jax.tree.map(jnp.asarray, state), rows, length=length)
 
 
 def repeated(count: int, advance: Callable[[int, _State], _State], state: _State) -> _State:
-    """As `jax.lax.fori_loop` from 0 to `count`."""
+    """`jax.lax.fori_loop` from 0 to `count`."""
     now = state
     for i in range(count):
         if traced(now):
@@ -106,12 +106,12 @@ def repeated(count: int, advance: Callable[[int, _State], _State], state: _State
         now = advance(i, now)
     else:
         return now
-    # Something that the function closes over may be traced.
+    # The function may close over a traced value.
     return jax.lax.fori_loop(0, count, advance, jax.tree.map(jnp.asarray, state))
 
 
 def only_if(condition: Any, fn: Callable[[], _State]) -> _State:
-    """What a function gives, and zeros where nothing is asked for and a program saves its time."""
+    """Call a function, or return zeros where the condition fails and a program can save time."""
     if not traced(condition):
         return fn()
     shapes = jax.eval_shape(fn)
@@ -120,7 +120,7 @@ def only_if(condition: Any, fn: Callable[[], _State]) -> _State:
 
 
 def each(fn: Callable, *args: Any) -> Any:
-    """As `jax.vmap(fn)(*args)`."""
+    """`jax.vmap(fn)(*args)`."""
     if traced(*args):
         return jax.vmap(fn)(*args)
     count = len(jax.tree.leaves(args)[0])
@@ -129,7 +129,7 @@ def each(fn: Callable, *args: Any) -> Any:
 
 
 def complex_of(real: Any, imaginary: Any) -> Any:
-    """As `jax.lax.complex`, for arrays of any two shapes."""
+    """`jax.lax.complex`, for arrays of any two shapes."""
     if traced(real, imaginary):
         return jax.lax.complex(*jnp.broadcast_arrays(jnp.asarray(real), jnp.asarray(imaginary)))
     real, imaginary = np.broadcast_arrays(real, imaginary)
@@ -139,12 +139,12 @@ def complex_of(real: Any, imaginary: Any) -> Any:
 
 
 def running_max(x: Any) -> Any:
-    """The largest up to each place."""
+    """The running maximum."""
     return jax.lax.cummax(x) if isinstance(x, jax.Array) else np.maximum.accumulate(x)
 
 
 def first_places(condition: Any, count: int) -> Any:
-    """The first `count` places where a condition holds; −1 where there are fewer."""
+    """The first `count` places where a condition is true, padded with −1."""
     if traced(condition):
         return jnp.nonzero(condition, size=count, fill_value=-1)[0]
     found = np.full(count, -1)
@@ -154,26 +154,26 @@ def first_places(condition: Any, count: int) -> Any:
 
 
 def stop_gradient(x: Any) -> Any:
-    """As `jax.lax.stop_gradient`."""
+    """`jax.lax.stop_gradient`."""
     return jax.lax.stop_gradient(x) if isinstance(x, jax.Array) else x
 
 
 def of_one_kind(tree: _State) -> _State:
-    """The same with arrays of JAX if one of them is."""
+    """Convert all arrays to JAX arrays if one of them is."""
     return jax.tree.map(jnp.asarray, tree) if traced(tree) else tree
 
 
 def barrier(tree: _State) -> _State:
-    """As `jax.lax.optimization_barrier`."""
+    """`jax.lax.optimization_barrier`."""
     return jax.lax.optimization_barrier(tree) if traced(tree) else tree
 
 
 def on_host(tree: Any) -> Any:
-    """The same with arrays of NumPy."""
+    """Convert to NumPy arrays."""
     return jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, tree)
 
 
 def to_jax(tree: _State) -> _State:
-    """The same with arrays of JAX."""
+    """Convert to JAX arrays."""
     known = np.ndarray | np.generic
     return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, known) else x, tree)

@@ -1,6 +1,6 @@
-"""How programs are compiled and run on a CPU: options of XLA, and how many cores there are.
+"""Compiling and running programs on a CPU: XLA options, and the number of cores.
 
-With its own options XLA spends much of its time on what little is gained from.
+With its default options XLA spends much of its time on optimisations that gain little.
 """
 
 import functools
@@ -21,17 +21,17 @@ _PLAIN = {"xla_cpu_use_fusion_emitters": False}
 
 
 def hasty_options() -> dict[str, Any]:
-    """For what costs more to compile than to run: a third of the time to compile."""
+    """Options for programs that compile longer than they run: a third of the compile time."""
     return _known(_HASTY)
 
 
 def light_options() -> dict[str, Any]:
-    """Half the time to compile; integrals over two variables run 1.6 times as long."""
+    """Half the compile time; integrals over two variables run 1.6 times as long."""
     return _known(_LIGHT)
 
 
 def plain_options() -> dict[str, Any]:
-    """For finite networks: two thirds of the time to compile, and as fast."""
+    """Options for finite networks: two thirds of the compile time, and as fast."""
     return _known(_PLAIN)
 
 
@@ -53,13 +53,13 @@ def _is_option(name: str, value: Any) -> bool:
 
 @functools.cache
 def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
-    """The function, compiled with these options; to be called outside of other compiled ones."""
-    jit: Any = eqx.filter_jit  # its overloads leave out the options of jax.jit
+    """Compile a function with these options; call it outside of other compiled functions."""
+    jit: Any = eqx.filter_jit  # its overloads omit the options of jax.jit
     return jit(fn, compiler_options=options() if options else None)
 
 
 def compile_side_by_side(calls: Iterable[tuple[Any, tuple]]) -> None:
-    """What `compiled` gave, compiled for these arguments, on all cores; calls find it there."""
+    """Compile results of `compiled` for these arguments, on all cores, ahead of the calls."""
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(lambda call: call[0].lower(*call[1]).compile(), calls))
 
@@ -70,15 +70,17 @@ def inside_another(tree: Any) -> bool:
 
 
 def structure(tree: Any) -> tuple:
-    """What a program is compiled for: everything but the numbers in arrays."""
+    """What a program is specialised to: everything but the numbers in arrays."""
     leaves, kind = jax.tree.flatten(tree)
     known = lambda x: (np.shape(x), jnp.result_type(x)) if eqx.is_array_like(x) else x
     return kind, *map(known, leaves)
 
 
 def one_program(options: Callable[[], dict[str, Any]]) -> Callable:
-    """A decorator: the function compiled as a whole, once for each structure and shape of its
-    arguments, unless it is part of another program."""
+    """Decorate a function to compile as a whole, once per structure and shape of its arguments.
+
+    Inside another program it is inlined.
+    """
 
     def decorate(fn: Callable) -> Callable:
         @functools.wraps(fn)
@@ -92,10 +94,10 @@ def one_program(options: Callable[[], dict[str, Any]]) -> Callable:
 
 
 def hasty_jit(fn: Callable) -> Callable:
-    """`eqx.filter_jit`, with `hasty_options` where nothing else is being compiled around it: for
-    functions that are called for one point, and compile for longer than they run.
+    """`eqx.filter_jit` with `hasty_options`, unless it is part of another compilation.
 
-    Numbers of Python are arrays to it, but whole ones: another tolerance is no other program.
+    Use it for functions that are called for one point and compile for longer than they run.
+    Python numbers other than integers count as arrays: changing a tolerance compiles nothing.
     """
 
     @functools.wraps(fn)
@@ -109,6 +111,6 @@ def hasty_jit(fn: Callable) -> Callable:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

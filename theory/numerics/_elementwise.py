@@ -1,4 +1,4 @@
-"""A nonlinearity and its derivative on arrays of NumPy: one small program for each φ."""
+"""A nonlinearity and its derivative on NumPy arrays: one small program per φ."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from theory.numerics._arrays import Array, traced
 from theory.numerics._compiled import inside_another, plain_options
 
 _CHUNK, _FEW = 8192, 256
-"""Numbers in one call, whatever the shape that was asked for: two compilations serve all."""
+"""Numbers per call, whatever the requested shape: two compilations serve all shapes."""
 
 
 def with_slope(fn: Callable, z: Array) -> tuple[Array, Array]:
@@ -27,17 +27,17 @@ def _along(fn: Callable, z: Array) -> tuple[Array, Array]:
 
 
 def elementwise(rule: Callable[..., tuple[Array, ...]], fn: Any, *args: Array) -> tuple[Array, ...]:
-    """rule(fn, *args) of an elementwise rule, for args of one shape."""
+    """Apply an elementwise rule(fn, *args) to args of one shape."""
     if traced(args) or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(fn)):
         return rule(fn, *map(jnp.asarray, args))
     shape, size = np.shape(args[0]), np.size(args[0])
     length = _FEW if size <= _FEW else _CHUNK
     pieces = max(-(-size // length), 1)
-    # Filled up with numbers that are there already, which are harmless.
+    # Padded with numbers that occur already, which are harmless.
     rows = [np.resize(arg, (pieces, length)) for arg in args]
     leaves, structure = jax.tree.flatten(fn)
     run = _program(rule, structure)
-    # On the host, and while a program is being made, too.
+    # On the host, even while a program is being traced.
     with jax.ensure_compile_time_eval(), jax.default_device(_host()):
         found = [run(leaves, row) for row in zip(*rows, strict=True)]
         flat: Any = [np.concatenate(each)[:size] for each in zip(*found, strict=True)]
@@ -45,7 +45,7 @@ def elementwise(rule: Callable[..., tuple[Array, ...]], fn: Any, *args: Array) -
 
 
 def known_of(find: Callable, fn: Any, dtype: Any) -> Any:
-    """find(fn, dtype, namespace of arrays): what is found of a function, and kept."""
+    """Compute and cache find(fn, dtype, namespace of arrays)."""
     leaves, structure = jax.tree.flatten(fn)
     if traced(leaves):
         return find(fn, dtype, jnp)
@@ -59,13 +59,13 @@ def known_of(find: Callable, fn: Any, dtype: Any) -> Any:
         except (ValueError, jax.errors.TracerArrayConversionError):
             if not inside_another(fn):
                 raise
-            return find(fn, dtype, jnp)  # it closes over something that is traced
+            return find(fn, dtype, jnp)  # fn closes over a traced value
     return _KNOWN[key]
 
 
 _KNOWN: dict[Any, Any] = {}
 _REMEMBERED = 128
-"""What is found is asked for again and again."""
+"""Cached, since the same results are needed repeatedly."""
 
 
 @functools.cache
@@ -75,6 +75,6 @@ def _host() -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _program(rule: Callable, structure: Any) -> Any:
-    jit: Any = jax.jit  # its overloads leave out the options
+    jit: Any = jax.jit  # its overloads omit the options
     whole = lambda leaves, args: rule(jax.tree.unflatten(structure, leaves), *args)
     return jit(whole, compiler_options=plain_options())

@@ -1,7 +1,7 @@
-"""Powers of two, by which numbers are scaled without any rounding.
+"""Powers of two, which scale numbers without rounding.
 
-Squares and products of numbers far from 1 leave the range of their type long before the numbers
-do; of numbers whose largest is near 1 none that counts is lost.
+Squares and products of numbers far from 1 overflow or underflow long before the numbers do. Once
+the largest is near 1, nothing that matters is lost.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ INTEGERS: dict[int, Any] = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
 
 
 def exponent(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """⌊log₂|x|⌋, no further out than those of normal numbers: the lowest for 0. No derivative."""
+    """⌊log₂|x|⌋, clipped to the range of normal numbers; the lowest for 0. No derivative."""
     info = jnp.finfo(x.dtype)
     if not traced(x):
         found = np.frexp(np.where(np.isfinite(x), x, np.inf))[1] - 1
@@ -30,12 +30,12 @@ def exponent(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
 
 
 def largest_exponent(x: Float[Array, "..."], axis: Any) -> Int[Array, "..."]:
-    """`exponent` of the largest |x| along axes, which stay, with length 1."""
+    """`exponent` of the largest |x| along axes, which are kept with length 1."""
     return exponent(xp.max(xp.abs(x), axis=axis, keepdims=True))
 
 
 def times_power(x: Float[Array, "*shape"], power: Int[Array, "..."]) -> Float[Array, "*shape"]:
-    """x 2ᵖ in two steps, neither of which leaves the range unless the result does.
+    """x 2ᵖ in two steps, neither of which overflows unless the result does.
 
     |p| is at most twice the largest `exponent`.
     """
@@ -46,7 +46,7 @@ def times_power(x: Float[Array, "*shape"], power: Int[Array, "..."]) -> Float[Ar
 
 
 def norm(x: Float[Array, "..."], axis: Any) -> Float[Array, "..."]:
-    """√Σ x² along axes, right wherever it is a normal number."""
+    """√Σ x² along axes, correct whenever the result is a normal number."""
     power = largest_exponent(x, axis)
     unit = times_power(x, -power)
     root = xp.sqrt(xp.sum(unit * unit, axis=axis, keepdims=True))

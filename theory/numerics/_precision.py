@@ -1,4 +1,4 @@
-"""Which floating-point numbers a calculation is done in."""
+"""The floating-point precision of a calculation."""
 
 from typing import Any, TypeVar
 
@@ -13,9 +13,9 @@ _Tree = TypeVar("_Tree")
 
 
 def needs_float64(name: str) -> None:
-    """Raise a `ValueError` that says what to switch on, where JAX knows float32 alone.
+    """Raise a `ValueError` that says what to enable if JAX has only float32.
 
-    For what is found by differences and thresholds finer than float32 can hold.
+    For results that need differences and thresholds finer than float32.
     """
     if jnp.result_type(float) != jnp.float64:
         raise ValueError(
@@ -24,18 +24,18 @@ def needs_float64(name: str) -> None:
 
 
 def cast(tree: _Tree, dtype: Any) -> _Tree:
-    """The same with every real number in one precision."""
+    """Convert every real number to one precision."""
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
 
 
 def widest(*trees: Any) -> Any:
-    """The precision that holds every real number of some trees, and float32 at least."""
+    """The precision that can represent every real number of the trees, at least float32."""
     known = [leaf.dtype for leaf in jax.tree.leaves(trees) if eqx.is_inexact_array(leaf)]
     return max([jnp.dtype(jnp.float32), *known], key=lambda dtype: jnp.finfo(dtype).bits)
 
 
 def as_signals(name: str, signals: Any) -> Array:
-    """Signals as an array of floating-point numbers, which whole numbers become.
+    """Convert signals to an array of floating-point numbers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How far a long computation is: one kind of message for every function that reports progress."""
+"""Progress of a long computation: one message type for every function that reports it."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 
 class Progress(NamedTuple):
-    """How far a long computation is. As text it is a line, so that `progress=print` shows it.
+    """Progress of a long computation. Its text is one line, so that `progress=print` works.
 
     Examples
     --------
@@ -19,7 +19,7 @@ class Progress(NamedTuple):
     done: int
     total: int
     seconds: float
-    """Since the work began."""
+    """Seconds since the work began."""
     remaining: float
     """Estimated seconds until it ends; nan until something is done."""
 
@@ -31,13 +31,13 @@ class Progress(NamedTuple):
 
 
 Report: TypeAlias = Callable[[Progress], object]
-"""What a `progress` argument takes: called before the work begins and after each piece of it."""
+"""The type of `progress` arguments: called before the work begins and after each piece of it."""
 
 
 def counter(report: Report | None, what: str, total: int) -> Callable[..., None]:
-    """A function of what is done that reports it.
+    """Make a function that takes the amount done and reports it.
 
-    Its second argument is the share of the work that this is, where pieces differ in size.
+    Its second argument is the share of the work done, if pieces differ in size.
     """
     start = time.perf_counter()
 
@@ -53,7 +53,7 @@ def counter(report: Report | None, what: str, total: int) -> Callable[..., None]
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Format seconds for people."""
     if seconds != seconds:
         return "unknown"
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""Roots of a function of one variable that was looked at on a grid."""
+"""Roots of a function of one variable whose values on a grid are known."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from theory.numerics._arrays import Array, stop_gradient, traced, while_loop, xp
 
 _STEPS = 30
 _STEP = 1e-4
-"""Between the points of a difference that stands for a derivative; it makes a step of Newton's
-method shorter or longer by its square."""
+"""Step of the finite difference that replaces a derivative; its square is the relative error of a
+Newton step."""
 
 
 def newton(
@@ -25,24 +25,24 @@ def newton(
     present: Bool[Array, ""] | bool = True,
     rises: Bool[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Any]:
-    """Newton's method, with bisection where it leaves what is known of the bracket.
+    """Newton's method, with bisection whenever a step leaves the bracket.
 
     Parameters
     ----------
     look
-        The value of a function that changes sign between `lower` and `upper`, its
-        derivative, and what else is to be kept of the point.
+        Returns the value of a function that changes sign between `lower` and `upper`, its
+        derivative, and anything else to keep for that point.
     accuracy
-        Stops after a step below this, whose square is then the error that is left, or when
-        small steps no longer shrink: what remains is rounding.
+        Stop after a step below this, which leaves an error of about its square, or when small
+        steps no longer shrink and only rounding remains.
     present
-        False takes no step at all, and looks at nothing.
+        False to take no step and evaluate nothing.
     rises
         Whether the function is positive at `upper`; needed unless it is monotone in between.
 
     Returns
     -------
-    The point after the last step, and what `look` kept of the one before.
+    The point after the last step, and what `look` kept for the point before it.
     """
 
     def unfinished(carry):
@@ -53,7 +53,7 @@ def newton(
     def advance(carry):
         y, low, high, step, _, count, _ = carry
         value, slope, kept = look(y)
-        # The side of the root that y is on.
+        # The side of the root on which y lies.
         beyond = (value > 0) == ((slope > 0) if rises is None else rises)
         low, high = xp.where(beyond, low, y), xp.where(beyond, y, high)
         new = y - value / slope
@@ -73,11 +73,10 @@ def newton(
 def implicit_root(
     fn: Callable[[Array, Any], Array], args: Any, solve: Callable[[Any], Array]
 ) -> Float[Array, ""]:
-    """The root y of fn(y, args) that `solve(args)` finds.
+    """The root y of fn(y, args), as found by `solve(args)`.
 
-    Differentiable to any order in the arrays of `args`, by the implicit function theorem;
-    `fn` and `solve` must not close over arrays. Nothing of the
-    derivative is traced before it is asked for.
+    Differentiable to any order in the arrays of `args`, by the implicit function theorem. `fn`
+    and `solve` must not close over arrays. The derivative is traced only when it is needed.
     """
     if not traced(args):
         return solve(args)
@@ -109,11 +108,10 @@ def bracketed_root(
 ) -> Float[Array, ""]:
     """The root of fn(·, args) between `lower` and `upper`, by Newton's method from `start`.
 
-    `rises` is as for `newton`. Differentiable in `args`, as `implicit_root`. Where `present` is
-    false the result is `start`, so that one absent root costs nothing under `vmap`. The caller
-    judges the residual.
+    `rises` is as in `newton`. Differentiable in `args`, as `implicit_root`. If `present` is false
+    the result is `start`, so that an absent root costs nothing under `vmap`. The caller checks
+    the residual.
     """
-
     if not traced(args, start, lower, upper):
         return _bracketed(fn, args, start, lower, upper, present, rises)
 
@@ -134,14 +132,14 @@ def bracketed_root(
 
 
 def _bracketed(fn, args, start, lower, upper, present, rises) -> Float[Array, ""]:
-    """The same for arrays of NumPy."""
+    """`bracketed_root` for NumPy arrays."""
     if not present:
         return start
     at = lambda y: fn(y, args)
     places = (start, lower, upper)
     values = [at(y) for y in places]
     if not values[1] * values[2] < 0:
-        # Rounding moved a node past the root; the caller sees the residual.
+        # Rounding has moved a node past the root; the caller sees the residual.
         return places[int(np.argmin(np.abs(values)))]
     slope = lambda y: (at(y + _STEP) - at(y - _STEP)) / (2 * _STEP)
     look = lambda y: (at(y), slope(y), None)
@@ -169,7 +167,7 @@ def root_between_nodes(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The root between nodes `place` and `place` + 1, and the width of that bracket.
 
-    The start is the root of the cubic through values and slopes at both nodes.
+    The search starts at the root of the cubic through values and slopes at both nodes.
     """
     a, b = nodes[place], nodes[place + 1]
     fa, fb = values[place], values[place + 1]
@@ -180,22 +178,24 @@ def root_between_nodes(
         value, slope = curve(t)
         t = xp.clip(t - value / xp.where(slope == 0, 1.0, slope), 0.0, 1.0)
     start = a + xp.where(xp.isfinite(t), t, 0.0) * (b - a)
-    # Not by the slope: behind the root the function may turn back.
+    # Not from the slope: past the root the function may turn back.
     return bracketed_root(fn, args, start, a, b, present, fb > fa), b - a
 
 
 def nearest_extremum(
     nodes: Float[Array, " nodes"], values: Float[Array, " nodes"], slopes: Float[Array, " nodes"]
 ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-    """The interval in which a function comes closest to zero and turns back, and whether there
-    is one: a pair of roots between two nodes shows as an extremum that heads for zero from both
-    ends."""
+    """The interval in which a function comes closest to zero and turns back, if there is one.
+
+    A pair of roots between two nodes shows as an extremum that approaches zero from both ends.
+    The second result says whether there is one.
+    """
     f, d = values, slopes
     heading = (f[:-1] * d[:-1] < 0) & (f[1:] * d[1:] > 0) & (f[:-1] * f[1:] > 0)
     fall = xp.abs(d[:-1]) * xp.abs(d[1:]) / (xp.abs(d[:-1]) + xp.abs(d[1:]))
     nearest = xp.minimum(xp.abs(f[:-1]), xp.abs(f[1:]))
     left = nearest - (nodes[1:] - nodes[:-1]) * fall
-    # Unless the tangents go no eighth of the way to zero: those of a constant are rounding.
+    # The tangents must go an eighth of the way to zero: those of a constant are rounding error.
     heading = heading & (left < 7 / 8 * nearest)
     i = xp.argmin(xp.where(heading, left, xp.inf))
     return i, heading[i]

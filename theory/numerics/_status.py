@@ -1,4 +1,4 @@
-"""A number with the error it carries and what is known of it."""
+"""A number with its error and its status."""
 
 import enum
 from typing import Any
@@ -12,21 +12,21 @@ from theory.numerics._arrays import Array, xp
 
 
 class Status(enum.IntEnum):
-    """What is known of a value; stored beside it as an int8 in arrays and data files.
+    """How reliable a value is; stored alongside it as an int8 in arrays and data files.
 
-    The order is part of the file format: new members go at the end.
+    The order is part of the file format: add new members at the end.
     """
 
     OK = 0
-    """The error is within the tolerance that was asked for."""
+    """The error is within the requested tolerance."""
     INACCURATE = 1
-    """A value is there, but its error is larger than the tolerance that was asked for."""
+    """There is a value, but its error is larger than the requested tolerance."""
     INFINITE = 2
     """The quantity diverges: an infinite depth scale, a length without bound."""
     ABSENT = 3
     """There is no such point: no further fixed point, no non-trivial correlation."""
     NOT_CONVERGED = 4
-    """The iteration stopped before it reached its tolerance; the error says how far."""
+    """The iteration stopped before it reached its tolerance; the error says how far off it is."""
     INVALID = 5
     """The parameters of this point are outside their allowed range."""
 
@@ -34,7 +34,7 @@ class Status(enum.IntEnum):
 class Estimate(eqx.Module):
     """A value, an estimate of its absolute error, and a `Status`, all of one shape.
 
-    `error` is a promise: the true error is meant to be no larger. It is NaN where `value` is.
+    `error` is meant as a bound: the true error should be no larger. It is NaN where `value` is.
     """
 
     value: Float[Array, "*shape"]
@@ -43,12 +43,12 @@ class Estimate(eqx.Module):
 
 
 def as_estimate(value: Any, error: Any, tolerance: Any, magnitude: Any = None) -> Estimate:
-    """An `Estimate` with status OK where error <= tolerance · magnitude, else INACCURATE.
+    """Make an `Estimate` with status OK where error <= tolerance · magnitude, else INACCURATE.
 
-    `magnitude` is |value| unless it is given. A value of +∞ is INFINITE.
+    `magnitude` is |value| by default. A value of +∞ is INFINITE.
     """
     value, error = xp.asarray(value), xp.asarray(error)
-    # Of a value that is there an error that is lost is not known to be finite.
+    # If the value is finite but its error is NaN, the error may be infinite.
     error = xp.where(xp.isnan(error) & xp.isfinite(value), xp.inf, error)
     magnitude = xp.abs(value) if magnitude is None else magnitude
     good = error <= tolerance * magnitude
@@ -60,10 +60,10 @@ def as_estimate(value: Any, error: Any, tolerance: Any, magnitude: Any = None) -
 
 
 def replace_where(condition: Any, status: Status, tree: Any) -> Any:
-    """A tree whose estimates say `status` where `condition` holds; other leaves stay.
+    """Set the status of all estimates in a tree where `condition` is true; other leaves stay.
 
-    Their value is then infinite for INFINITE and NaN otherwise, their error NaN.
-    `condition` may be a function of the estimate.
+    Their value becomes infinite for INFINITE and NaN otherwise, their error NaN. `condition` may
+    be a function of the estimate.
     """
     stand_in = xp.inf if status == Status.INFINITE else xp.nan
 
@@ -81,5 +81,5 @@ def replace_where(condition: Any, status: Status, tree: Any) -> Any:
 
 
 def choose(condition: Any, these: Any, those: Any) -> Any:
-    """`these` where `condition` holds, else `those`; two trees of one structure."""
+    """Select `these` where `condition` is true, else `those`; two trees of one structure."""
     return jax.tree.map(lambda a, b: xp.where(condition, a, b), these, those)

@@ -1,4 +1,4 @@
-"""Where the length of a typical input goes: to a fixed point, without bound, or round and round.
+"""Where the length of a typical input goes: to a fixed point, without bound, or into a cycle.
 
 Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope.
 """
@@ -26,19 +26,19 @@ from theory.phases._length_point import Reach, bracket_of, point_at, root_at, ru
 from theory.phases._one_layer import LengthPoint
 
 _STEPS = 2000
-"""Layers after which a length that has not come to rest is given up."""
+"""Layers after which a length that has not converged is abandoned."""
 _SAME = 1e-9
-"""Lengths this close in y are one."""
+"""Lengths this close in y count as equal."""
 
 
 class Fate(enum.IntEnum):
     """What becomes of the length of a typical input."""
 
     POINT = 0
-    """It goes to a fixed point."""
+    """It converges to a fixed point."""
     DIVERGENT = 1
     UNSETTLED = 2
-    """It goes to no fixed point, and stays finite: a cycle, or no order at all."""
+    """It stays finite without converging: a cycle, or irregular motion."""
     UNKNOWN = 3
 
 
@@ -51,7 +51,7 @@ class Attractor(eqx.Module):
 
 
 class _Path(NamedTuple):
-    """From where the length starts to where a monotonic map takes it."""
+    """From the starting length to where a monotonic map takes it."""
 
     rising: Array
     here: Array
@@ -60,18 +60,18 @@ class _Path(NamedTuple):
     """The fixed point is between this node and the next."""
     found: Array
     stays: Array
-    """Every length nearby is a fixed point, as far as can be told."""
+    """Every length nearby is a fixed point, within the errors."""
     exact: Array
-    """And without any rounding."""
+    """The same without any rounding."""
 
 
 def _path(seen: LengthGrid, y0: Array, h0: Array) -> _Path:
-    """The direction at the start says which fixed point is reached."""
+    """The direction at the start decides which fixed point is reached."""
     size, touch = seen.y.size, seen.touches
     here = xp.clip(xp.sum(seen.y <= y0) - 1, 0, size - 2)
     in_sight = seen.in_sight
     falls, index = stable_places(seen), xp.arange(size - 1)
-    # From above a length also stops where h touches zero from below.
+    # Coming from above, a length also stops where h touches zero from below.
     drops = falls | (touch[:-1] & (seen.growth[1:] < 0))
 
     around = xp.clip(here + xp.arange(-1, 3), 0, size - 1)
@@ -85,7 +85,7 @@ def _path(seen: LengthGrid, y0: Array, h0: Array) -> _Path:
     below = drops & ((index < here) | ((index == here) & ~rising))
     place = xp.where(rising, xp.argmax(above), size - 2 - xp.argmax(below[::-1]))
     found = xp.where(rising, xp.any(above), xp.any(below)) & ~stays
-    # The sign of rounding at the shortest lengths is no fixed point.
+    # A sign that is rounding error at the shortest lengths is no fixed point.
     first = xp.argmax(seen.sure)
     found = found & (rising | (place >= first))
     return _Path(rising, here, place, found, stays, xp.all(signs == 0))
@@ -94,14 +94,14 @@ def _path(seen: LengthGrid, y0: Array, h0: Array) -> _Path:
 def stable_places(seen: LengthGrid) -> Array:
     """Where h goes from positive to negative between a node and the next."""
     up = (seen.growth > 0) & ~seen.touches
-    # Growth that fades into rounding is no fall.
+    # Growth that vanishes into rounding error does not count as a fall.
     index = xp.arange(seen.y.size)
     fades = index > xp.max(xp.where(seen.growth >= 0, -1, index))
     return up[:-1] & ~up[1:] & ~xp.isnan(seen.growth[1:]) & (~fades | seen.touches)[1:]
 
 
 def _turns_back(seen: LengthGrid, path: _Path) -> Array:
-    """Whether the map falls somewhere on the way, so that lengths jump over fixed points."""
+    """Whether the map decreases somewhere on the way, so that lengths jump over fixed points."""
     slope = 1 + seen.rate
     falls = (slope < -1e-6 - 10 * seen.noise) & xp.isfinite(slope)
     index, size = xp.arange(seen.y.size), seen.y.size
@@ -113,22 +113,22 @@ def _turns_back(seen: LengthGrid, path: _Path) -> Array:
 
 
 class Travel(NamedTuple):
-    """What was seen by following the length layer by layer."""
+    """The result of following the length layer by layer."""
 
     y: Array
     period: Array
-    """Layers after which it came back to itself; 0 where it did not."""
+    """Layers after which it repeated; 0 if it did not."""
     low: Array
     high: Array
     """The shortest and longest lengths on the way."""
     out: Array
-    """It left the grid, to where it can only go on."""
+    """It left the grid and cannot return."""
 
 
 def follow(
     body: Part, seen: LengthGrid, y0: Array, needed: Array, order: int, steps: int = _STEPS
 ) -> Travel:
-    """y ↦ y + h(y) from y0 until it repeats; where not `needed`, nothing is done."""
+    """Iterate y ↦ y + h(y) from y0 until it repeats; does nothing where not `needed`."""
     body = frozen(body)
     bottom, top = seen.y[0], seen.y[-1]
     rates = [xp.where(xp.isfinite(r), r, 0.0) for r in (seen.rate[0], seen.rate[-1])]
@@ -142,7 +142,7 @@ def follow(
     def gone(y):
         return ((y < bottom) & (seen.growth[0] < 0)) | ((y > top) & (seen.growth[-1] > 0))
 
-    # Brent's way to find a cycle: compare with a length that is renewed at powers of two.
+    # Brent's cycle detection: compare with a length that is renewed at powers of two.
     def going(state):
         y, _, count, _, period, _, _ = state
         return needed & (count <= steps) & (period == 0) & ~gone(y) & xp.isfinite(y)
@@ -163,20 +163,20 @@ def follow(
 
 
 def _reach(seen: LengthGrid, path: _Path, y0: Array, h0: Array, y: Array) -> Reach:
-    """Where the attractor may be if the map is monotonic."""
+    """Where the attractor can be if the map is monotonic."""
     index, sure, up = xp.arange(seen.y.size), seen.sure, seen.growth > 0
     own = bracket_of(seen, path.place, y)
-    # Falling to zero, it may be anywhere below the first growth that is known to be negative.
+    # A length that falls to zero may be anywhere below the first growth known to be negative.
     down = sure & ~up
     first_down = xp.min(xp.where(down, seen.y, xp.inf))
     own = choose(path.found, own, Reach(seen.y[0], first_down, y, y))
-    # A node on the way, outside of this, where the sign of h is not known, may hide another.
+    # A node on the way, outside this range, where the sign of h is unknown may hide another one.
     node_below, node_above = xp.append(seen.y[:1], seen.y[:-1]), xp.append(seen.y[1:], xp.inf)
     on_way_up = ~sure & (index > path.here) & (seen.y < own.low)
     on_way_down = ~sure & (index <= path.here) & (seen.y > own.high)
     low = xp.min(xp.where(on_way_up & path.rising, node_below, y))
     high = xp.max(xp.where(on_way_down & ~path.rising, node_above, y))
-    # At the start even the direction may be unknown.
+    # Even the direction at the start may be unknown.
     lost = ~(xp.abs(h0) > xp.minimum(seen.noise[path.here], seen.noise[path.here + 1]))
     lost = lost & (xp.abs(h0) < 3.0) & ~((y0 >= own.low) & (y0 <= own.high))
     touching = seen.touches[path.place] | seen.touches[path.place + 1]
@@ -185,13 +185,13 @@ def _reach(seen: LengthGrid, path: _Path, y0: Array, h0: Array, y: Array) -> Rea
 
 
 def _limit(seen: LengthGrid, values: Array, errors: Array, last: Array, at: Estimate, tolerance):
-    """The limit of `values` as q → ∞, from the last nodes that count."""
+    """The limit of `values` as q → ∞, from the last usable nodes."""
     n = xp.maximum(xp.sum(seen.grid < seen.y[last]), 2)
     g, v, e = (xp.stack([a[n - i] for i in range(3)]) for a in (seen.grid, values, errors))
     steps, changes = g[:-1] - g[1:], v[:-1] - v[1:]
     new, old = (changes[i] / steps[i] for i in range(2))
     still = xp.all(xp.abs(changes) <= e[:-1] + e[1:] + 1e-15 * xp.abs(v[0]))
-    # What changes as e^(−αy) has changed by its rate over α when all is done.
+    # A term e^(−αy) still has its rate divided by α to go.
     alpha = xp.log(xp.where(new * old > 0, old / new, 1.0)) * 2 / xp.sum(steps)
     left = xp.where(alpha > 0, 4 * xp.abs(new) / xp.where(alpha > 0, alpha, 1.0), xp.inf)
     left = xp.where(still, 2 * xp.max(e), left)
@@ -203,15 +203,15 @@ def _limit(seen: LengthGrid, values: Array, errors: Array, last: Array, at: Esti
 def attractor(
     body: Part, *, start: Any = 1.0, tolerance: Any = 1e-10, order: int = 64
 ) -> Attractor:
-    """Where the length goes from `start`, layer after layer.
+    """Follow the length from `start`, layer after layer, to its limit.
 
-    A map that rises on the way takes it to the next fixed point in the direction of the first
-    layer. Where the map falls the length can jump over fixed points, and is followed until it
-    repeats or 2000 layers have passed.
+    If the map increases on the way, the length moves to the next fixed point in the direction of
+    the first layer. If the map decreases somewhere, the length can jump over fixed points; it is
+    then iterated until it repeats or 2000 layers have passed.
 
-    Where the length grows without bound it is INFINITE, and multiplier and slope are their
-    limits; the error holds what is left of the change with length, as a power law. Where it
-    ends at no fixed point, all are NOT_CONVERGED.
+    If the length grows without bound it is INFINITE, and multiplier and slope are their limits;
+    their error includes the remaining change with length, taken as a power law. If it converges
+    to no fixed point, all are NOT_CONVERGED.
     """
     seen = length_grid(body, order=order)
     y0 = xp.log(xp.full_like(seen.y[0], start))
@@ -238,7 +238,7 @@ def attractor(
     y_end = xp.where(to_zero, seen.y[0], xp.where(divergent, seen.y[end.last], y0))
     y = xp.where(found, y, y_end)
 
-    # What was followed is known as well as the map where it went.
+    # An iterated length is as accurate as the map along its way.
     passed = (seen.y >= travel.low) & (seen.y <= travel.high)
     vague = xp.any(passed & (seen.noise > 0.05))
     own = choose(found, bracket_of(seen, place, y), zero_point(seen)[2])
@@ -254,7 +254,7 @@ def attractor(
     kinds = {"zero": to_zero, "half": xp.zeros_like(found), "tolerance": tolerance}
     point = point_at(body, seen, y, reach, order=order, **kinds)
 
-    # Followed to a point, the length must have come close enough for it to attract.
+    # An iterated length must have come close enough to the point for it to attract.
     rate, rate_error = (frozen(v) for v in (point.multiplier.value, point.multiplier.error))
     contracts = 1 - xp.abs(rate) - rate_error
     away = xp.abs(travel.y - y)
@@ -264,7 +264,7 @@ def attractor(
     ends_nowhere = (repels & (cycles | (alone & (travel.period == 0)))) | (cycles & (away > 1e-3))
     unsettled = follows & found & ~near & ~vague & ends_nowhere
     on_the_way = follows & ~travel.out & ~unsettled & ~(found & near)
-    # What was given up on the way is known neither there nor where it would end.
+    # If iteration stopped on the way, neither the place nor the limit is known.
     rate, slope = (_unbounded(e, on_the_way) for e in (point.multiplier, point.slope))
     point, lost = LengthPoint(point.length, rate, slope), lost | on_the_way
     fate = xp.where(divergent, Fate.DIVERGENT, Fate.POINT)
@@ -274,20 +274,20 @@ def attractor(
 
 
 def _unbounded(estimate: Estimate, where: Array) -> Estimate:
-    """The same with an infinite error there."""
+    """Set the error to infinity there."""
     error = xp.where(where, xp.inf, estimate.error)
     status = xp.where(where, xp.int8(Status.INACCURATE), estimate.status)
     return Estimate(estimate.value, error, status)
 
 
 def _judged(seen, point, fate, fading, last, tolerance) -> Attractor:
-    """With the limits of what diverges, and statuses."""
+    """Add the limits of divergent lengths, and statuses."""
     limit = lambda values, errors, at: _limit(seen, values, errors, last, at, tolerance)
     rate = limit(seen.multiplier, seen.multiplier_error, point.multiplier)
     slope = limit(seen.slope, seen.slope_error, point.slope)
     divergent = fate == Fate.DIVERGENT
     length = replace_where(divergent, Status.INFINITE, point.length)
-    # What grows until its growth is lost in rounding may still end.
+    # A length that grows until its growth is lost in rounding may still have a limit.
     length = _unbounded(length, divergent & fading)
     length = replace_where(fate == Fate.UNKNOWN, Status.NOT_CONVERGED, length)
     rate, slope = choose(divergent, (rate, slope), (point.multiplier, point.slope))

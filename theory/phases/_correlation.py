@@ -1,8 +1,8 @@
-"""The fixed point of the correlation of two typical inputs, solved for in 1 − c.
+"""The fixed point of the correlation of two typical inputs, in terms of 1 − c.
 
 Notation: q the length, x = 1 − c, χ the slope at x = 0, S(x) the pair slope, and r(x) = x'/x, the
 factor by which one layer multiplies 1 − c. E φ(u)φ(v) is a power series in c with coefficients
->= 0, so S falls with x and is convex, and so is r, which is the mean of S from 0 to x. Hence
+>= 0, so S is decreasing and convex in x, and so is r, the mean of S from 0 to x. Hence
 |dS/dx| <= 2 (r − S)/x.
 """
 
@@ -41,13 +41,13 @@ from theory.numerics import (
 from theory.phases._one_layer import SHORTEST, LayerMap, LengthPoint, one_layer
 
 _NEAR = 0.05
-"""Errors of log x beyond which the root itself is solved for at the end of the error of r."""
+"""Errors of log x beyond which the root is also solved for at the end of the error of r."""
 
 
 class CorrelationPoint(eqx.Module):
-    """The stable fixed point of the correlation map at the length's fixed point.
+    """The stable fixed point of the correlation map, at the fixed point of the length.
 
-    `separation` is 1 − c*, to full relative accuracy; `slope` is the map's slope at c*.
+    `separation` is 1 − c*, to full relative accuracy; `slope` is the slope of the map at c*.
     """
 
     correlation: Estimate
@@ -58,21 +58,21 @@ class CorrelationPoint(eqx.Module):
 
 
 class _Problem(eqx.Module):
-    """Where log r(x) + raised = 0, for one body at one length."""
+    """Find log r(x) + raised = 0, for one body at one length."""
 
     body: Part
     q: Float[Array, ""]
     noise: Float[Array, ""]
-    """What one layer adds to the length and to the separation: variance that is fresh."""
+    """Fresh variance that one layer adds to the length and to the separation."""
     raised: Float[Array, ""]
     present: Bool[Array, ""]
-    """Without a root nothing is solved for."""
+    """Whether there is a root; if not, nothing is solved."""
     needed: Bool[Array, ""]
-    """Whether anything is asked of the map at all."""
+    """Whether the map is needed at all."""
 
 
 class _Solved(eqx.Module):
-    """The root y = log x of log r(x), what was seen there, and what may be wrong."""
+    """The root y = log x of log r(x), the layer there, and the errors."""
 
     y: Float[Array, ""]
     layer: LayerMap
@@ -82,7 +82,7 @@ class _Solved(eqx.Module):
     below: Float[Array, ""]
     """How far below y it may be."""
     slope_doubt: Float[Array, ""]
-    """What the error of q does to S at fixed x."""
+    """Effect of the error of q on S at fixed x."""
 
 
 def _layer(y: Array, problem: _Problem, order: int, errors: bool) -> tuple[LayerMap, LayerMap]:
@@ -92,13 +92,13 @@ def _layer(y: Array, problem: _Problem, order: int, errors: bool) -> tuple[Layer
 
 
 def _log_ratio(y: Float[Array, ""], layer: LayerMap) -> Float[Array, ""]:
-    """log r at x = e^y, without the rounding of y."""
+    """log r at x = e^y, without the rounding error of y."""
     return xp.log(layer.separation / layer.length / xp.exp(y))
 
 
 def _steepness(y: Array, layer: LayerMap, q: Array) -> Float[Array, ""]:
     """d log r/d log x < 0; by Price's theorem ∂s'/∂s is the pair slope."""
-    # Rounding must not give it the wrong sign where it vanishes with x.
+    # Rounding must not reverse its sign where it vanishes with x.
     rate = layer.pair_slope * q * xp.exp(y) / layer.separation - 1
     return xp.minimum(rate, -float(np.finfo(rate.dtype).tiny))
 
@@ -118,12 +118,12 @@ def _solve_differentiably(problem: _Problem, *, order: int, doubt: Array) -> _So
 
 
 def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
-    """Where r(x) = 1; `doubt` is the relative error of q.
+    """Solve r(x) = 1; `doubt` is the relative error of q.
 
     `y` and `layer` are differentiable in the problem, by the implicit function theorem.
     """
     q = problem.q
-    # The root may be at x = 1 itself (odd φ without bias), which must not be an end.
+    # The root may be at x = 1 itself (odd φ without bias), which must not be an end point.
     lower, upper = (xp.log(xp.asarray(end, q.dtype)) for end in (least(q), 1.5))
 
     def miss(y, layer):
@@ -133,12 +133,14 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
         layer, _ = _layer(y, problem, 3 * order // 4, False)
         return miss(y, layer), _steepness(y, layer, q), None
 
-    # Most steps are taken at a lower order and without errors, at a tenth of the cost.
+    # Most steps use a lower order and no errors, at a tenth of the cost.
     y, _ = newton(coarse, xp.full_like(q, -1.0), lower, upper, 1e-6, problem.present)
 
     def seek(state, far):
-        """From near the root to it, and then (`far`) to the end of its error where that is wide:
-        in one loop, so that the layer is compiled once."""
+        """Go from near the root to it, and then (`far`) to the end of its error if that is wide.
+
+        Both happen in one loop, so that the layer is compiled once.
+        """
         asked = xp.where(far, state.wide, problem.needed)
         if not traced(asked) and not asked:
             return state, state.y
@@ -146,7 +148,7 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
         def look(y):
             layer, error = _layer(y, problem, order, True)
             value, own = miss(y, layer), _ratio_error(layer, error)
-            # What is within its error of a root is one; where there is none, one step ends it.
+            # Within its error of a root a point counts as one; without a root one step ends it.
             done = ~problem.present | (xp.abs(value) <= own / 4)
             # The error of r may be larger there.
             end = value + xp.maximum(state.wrong, own + state.moved * doubt)
@@ -159,7 +161,7 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
         return choose(first, found, state), y
 
     def judge(y, layer, error, there_is_one):
-        # Once more a little beside q, which shows how the root moves.
+        # Evaluate once more at slightly different q, to see how the root moves.
         step = 1e-4
         beside = eqx.tree_at(lambda p: p.q, problem, q * (1 + step))
         there = only_if(there_is_one, lambda: _layer(y, beside, order, False)[0])
@@ -172,7 +174,7 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
         wide = problem.present & xp.isfinite(wrong) & ~(below <= _NEAR)
         return _Judged(y, layer, error, slope_doubt, wrong, moved, below, wide)
 
-    # Numbers that do no harm where nothing is asked for.
+    # Harmless numbers where nothing is needed.
     none, one = xp.zeros_like(q), xp.ones_like(q)
     layer, error = LayerMap(one, one, one, one), LayerMap(none, none, none, none)
     start = _Judged(y, layer, error, none, none, none, none, none > 0)
@@ -183,14 +185,14 @@ def _solve(problem: _Problem, *, order: int, doubt: Array) -> _Solved:
 
 
 class _Judged(NamedTuple):
-    """What is known at one y."""
+    """The error analysis at one y."""
 
     y: Array
     layer: LayerMap
     error: LayerMap
     slope_doubt: Array
     wrong: Array
-    """Of log r."""
+    """Error of log r."""
     moved: Array
     """|∂ log r/∂ log q|."""
     below: Array
@@ -214,7 +216,7 @@ def _root_moves(primals, tangents, *, order, doubt):
 
 
 class _Fresh(Survey[Any]):
-    """Whether the body holds noise, which two inputs that are equal do not share."""
+    """Whether the body contains noise, which differs between two equal inputs."""
 
     def noise(self, node: Noise, state):
         return state | (node.variance > 0), None
@@ -228,20 +230,20 @@ def stable_correlation(
     tolerance: Any = 1e-10,
     order: int = 64,
 ) -> CorrelationPoint:
-    """c* of two typical inputs, from the fixed point of their length.
+    """c* of two typical inputs, given the fixed point of their length.
 
-    For χ > 1 it is the one root of r(x) = 1 with 0 < x <= 1 (r falls from χ at x = 0 to at
-    most 1 at x = 1); for χ < 1 c* = 1. With noise that the inputs do not share, r falls from
-    infinity, and c* < 1 whatever χ. Where χ − 1 is within its error, x lies between 0 and
-    the root for the largest χ: the value is in the middle, and the error reaches both ends.
-    At q* = 0 the map is that of infinitesimal lengths: where it leaves every c alone, c* is
+    For χ > 1 it is the only root of r(x) = 1 with 0 < x <= 1 (r decreases from χ at x = 0 to at
+    most 1 at x = 1); for χ < 1, c* = 1. With noise that the inputs do not share, r decreases
+    from infinity, and c* < 1 for any χ. If χ − 1 is within its error, x lies between 0 and the
+    root for the largest χ: the value is in the middle, and the error covers both ends. At
+    q* = 0 the map is that of infinitesimal lengths; if it leaves every c unchanged, c* is
     ABSENT.
 
     Parameters
     ----------
     noise
-        Variance of fresh noise per component that every layer adds and that the body does not
-        hold: then x' = (s' + noise)/q, which has one fixed point in any case.
+        Variance per component of fresh noise that every layer adds in addition to the body. Then
+        x' = (s' + noise)/q, which always has exactly one fixed point.
 
     References
     ----------
@@ -257,7 +259,7 @@ def stable_correlation(
     ratio_error = xp.abs(chi) * (relative(point.slope) + relative(point.multiplier) + epsilon(q))
     chi_error = frozen(xp.where(zero, ratio_error, point.slope.error))
     noise = xp.asarray(noise, q.dtype)
-    # Where φ jumps χ is infinite, which no error changes.
+    # Where φ jumps χ is infinite, whatever its error.
     told = (xp.abs(chi - 1) > chi_error) | xp.isposinf(chi)
     fresh, _ = interpret(body, _Fresh(), noise > 0)
     one, chaotic = told & (chi < 1) & ~fresh, (told & (chi > 1)) | fresh
@@ -284,12 +286,12 @@ def stable_correlation(
     x_error = xp.maximum(above, xp.minimum(found.below, 1.0) * x)
     bend = 2 * xp.maximum(xp.exp(log_r) - slope, 0) / x
     slope_error = found.error.pair_slope + found.slope_doubt + bend * x_error
-    # What is stable has no slope above 1. It is χ where c* = 1, and at least 2 − χ where it is
-    # less, since r is convex.
+    # A stable fixed point has no slope above 1. The slope is χ if c* = 1, and at least 2 − χ if c*
+    # is smaller, since r is convex.
     lowest = xp.maximum(1 - xp.abs(chi - 1) - chi_error, 0.0)
     x = xp.where(open_, beyond / 2, x)
     x_error = xp.where(open_, beyond / 2 * (1 + 1e-9), x_error)
-    # So it is where x is known too badly to say more.
+    # The same bound applies where x is known too poorly for a better one.
     slope, slope_error = slope * shrunk, slope_error * frozen(shrunk)
     vague = open_ | (chaotic & ~fresh & xp.isfinite(chi) & ~(found.below <= _NEAR))
     slope = xp.where(vague, (lowest + 1) / 2, slope)
@@ -309,7 +311,7 @@ def stable_correlation(
 
 
 def _log_slope(body: Part, q, x, x_error, doubt, tolerance: Any) -> Estimate | None:
-    """log S of a layer of sines, which falls like −q x."""
+    """log S of a layer of sines, which decreases like −q x."""
     match body:
         case Chain(parts=(Pointwise(activation=Componentwise() as phi), Affine(weights=law))):
             form = phi.closed_form

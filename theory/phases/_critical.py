@@ -42,11 +42,11 @@ _FINE = np.geomspace(1e-10, 1e6, 193)
 _LINE = np.log(
     np.concatenate([np.geomspace(1e-30, _FINE[0], 41)[:-1], _FINE, np.geomspace(1e6, 1e12, 13)[1:]])
 )
-"""Where the line is looked at. Outside of the finer part it is all but a power of q."""
+"""Grid of the search. Outside the finer part the line is close to a power of q."""
 _SLOTS = 3
 _KIND = lambda found: found.stability
 _FAR = 700.0
-"""log of the longest length that a number can hold."""
+"""log of the longest length that a number can represent."""
 
 
 class CriticalLine(eqx.Module):
@@ -56,15 +56,15 @@ class CriticalLine(eqx.Module):
     weight_variance: Estimate
     bias_variance: Estimate
     multiplier: Estimate
-    """λ = dq'/dq there: where it is above 1 the point repels lengths; 1: half-stable."""
+    """λ = dq'/dq there. Above 1 the point repels lengths; at 1 it is half-stable."""
     stability: Int[Array, "*points"]
-    """`Stability` of the length: only stable points are reached by deep networks."""
+    """`Stability` of the length; deep networks reach stable points only."""
 
 
 class CriticalPoints(eqx.Module):
     """Critical points of one activation, shortest length first.
 
-    Unused places are ABSENT, or NOT_CONVERGED where points may have escaped the search.
+    Unused places are ABSENT, or NOT_CONVERGED if the search may have missed points.
     """
 
     length: Estimate
@@ -73,11 +73,11 @@ class CriticalPoints(eqx.Module):
     multiplier: Estimate
     """λ = dq'/dq there."""
     stability: Int[Array, "*places"]
-    """`Stability` of the length: only stable points are reached by deep networks."""
+    """`Stability` of the length; deep networks reach stable points only."""
 
 
 class _Point(eqx.Module):
-    """A point of the line, or the errors of one."""
+    """A point of the line, or its errors."""
 
     weight: Float[Array, "*points"]
     bias: Float[Array, "*points"]
@@ -103,7 +103,7 @@ def _on_line(activation: Activation, k: int, q: Array, order: int) -> tuple[_Poi
     dweight = weight * (dslope / slope + eps)
     bias = q - weight * square
     dbias = dweight * square + weight * dsquare + eps * q
-    # Without length there is only the floor of what can be integrated: φ(0) is 0, or is not.
+    # At length 0 only the floor of the integrals remains: φ(0) is either 0 or not.
     nothing = (q == 0) & (xp.abs(bias) <= dbias)
     bias, dbias = (xp.where(nothing, 0.0, b) for b in (bias, dbias))
     dmultiplier = weight * drate + dweight * xp.abs(rate)
@@ -111,22 +111,22 @@ def _on_line(activation: Activation, k: int, q: Array, order: int) -> tuple[_Poi
 
 
 _STEP = 1e-4
-"""Of y, for derivatives that decide where to look, and no value."""
+"""Step in y for derivatives that guide the search but enter no value."""
 _SIDES, _FAR_OFF = (0.999, 1.001), (1e-4, 1.0, 1e4)
 
 
 _SHORT = 1e-8
-"""The length that tells what λ = 1 means at 0."""
+"""The length that decides what λ = 1 means at 0."""
 
 
 def _around(q: Float[Array, "*b"]) -> Float[Array, "5 *b"]:
-    """Lengths that tell what λ = 1 means at q: beside it, and far away."""
+    """Lengths that decide what λ = 1 means at q: close to it, and far away."""
     beside = (xp.where(q == 0, _SHORT, s * q) for s in _SIDES)
     return xp.stack([*beside, *(xp.full_like(q, y) for y in _FAR_OFF)])
 
 
 def _stability(q: Array, here: _Point, error: _Point, around: _Point) -> Int[Array, "*b"]:
-    """The `Stability` of a point of the line, from those of the lengths `_around` it."""
+    """The `Stability` of a point of the line, from points at the lengths `_around` it."""
     others, size, doubt = _around(q), xp.abs(here.multiplier), error.multiplier
     square = lambda q, point: (q - point.bias) / point.weight
     # q' − q at other lengths, for the variances of this one.
@@ -166,23 +166,34 @@ def critical_line(
     tolerance: float = 1e-10,
     order: int = 64,
 ) -> CriticalLine:
-    """The line χ = 1 of z ↦ W φ(z) + b, parametrised by the length q* on it.
+    """The critical line χ = 1 of z ↦ W φ(z) + b, parametrised by the length q* on it.
 
-    For radial φ on units of k `components`, 1/σ_w² = E tr(φ'φ'ᵀ)/k instead.
+    On the line σ_w² = 1/E φ'(√q z)² and σ_b² = q − σ_w² E φ(√q z)², so no fixed point has to be
+    solved for. For radial φ on units of k `components`, 1/σ_w² = E tr(φ'φ'ᵀ)/k instead.
 
-    σ_w² = 1/E φ'(√q z)², σ_b² = q − σ_w² E φ(√q z)²: there is no fixed point to solve, so
-    criticality costs nothing. Lengths at which σ_b² would be negative, or that reach a jump of
-    φ, are ABSENT, lengths below 0 INVALID.
+    A deep network is critical only where the point attracts lengths; see `stability`. Gelu and
+    silu have χ = 1 at short lengths too, but only at fixed points that repel.
 
-    A network becomes critical where the point attracts lengths, which `stability` tells: gelu
-    and silu have χ = 1 at short lengths too, but only at fixed points that repel.
+    Parameters
+    ----------
+    activation
+        φ.
+    lengths
+        Lengths q* of the points, one or several. Points are ABSENT where σ_b² would be negative
+        or the length reaches a jump of φ, and INVALID where the length is negative.
+    components
+        Number k of real components of a unit, for radial φ.
+    tolerance
+        Relative error beyond which a value is INACCURATE.
+    order
+        Nodes per panel of the quadrature, from 8 to 1024.
 
     Raises
     ------
     TypeError
-        If `activation` is none.
+        If `activation` is not an activation.
     ValueError
-        If `components` is below 1, `tolerance` not above 0, or `order` not from 8 to 1024.
+        If `components` is below 1, `tolerance` not above 0, or `order` out of range.
 
     References
     ----------
@@ -201,14 +212,14 @@ def _line_at(activation, q, components, tolerance, order) -> CriticalLine:
     line = CriticalLine(
         q,
         as_estimate(value.weight, error.weight, tolerance),
-        # A difference of lengths; its error is judged against the length.
+        # A difference of lengths; its error is relative to the length.
         as_estimate(value.bias, error.bias, tolerance, q),
         as_estimate(value.multiplier, error.multiplier, tolerance),
         _stability(q, value, error, around),
     )
     there = xp.isfinite(value.weight) & xp.isfinite(value.bias)
     line = replace_where(~there, Status.NOT_CONVERGED, line)
-    # Where φ jumps no variance makes its infinite slope critical.
+    # Where φ jumps no weight variance makes its infinite slope critical.
     jumps = xp.isinf(_moments(activation, components, q, order)[0][1])
     negative = (value.bias < -error.bias) | jumps
     line = replace_where(negative, Status.ABSENT, line)
@@ -239,7 +250,7 @@ def critical_points(
     bias_variance
         σ_b², at least 0.
     components
-        k, for radial φ.
+        Number k of real components of a unit, for radial φ.
     tolerance
         Relative error beyond which a value is INACCURATE.
     order
@@ -248,10 +259,10 @@ def critical_points(
     Returns
     -------
     CriticalPoints
-        The first three with lengths up to 1e12, 0 among them where σ_b² and φ(0) are 0;
-        `stability` tells which of them a deep network can reach. Places are NOT_CONVERGED where
-        σ_b² on the line still moves towards the given value at the longest length, or cannot be
-        told from it; INVALID where σ_b² is below 0.
+        The first three with lengths up to 1e12, including 0 if σ_b² and φ(0) are 0; `stability`
+        says which of them a deep network can reach. Places are NOT_CONVERGED if σ_b² on the
+        line still approaches the given value at the longest length, or agrees with it within
+        errors there; INVALID if σ_b² is below 0.
 
     Raises
     ------
@@ -260,8 +271,8 @@ def critical_points(
 
     Accuracy
     --------
-    The sign of σ_b²(q) − σ_b² is shown to change within the error of q. Where it is lost in
-    rounding the error is the whole stretch of lengths over which it is.
+    The sign of σ_b²(q) − σ_b² provably changes within the error of q. If it is lost in rounding,
+    the error covers the whole range of lengths where that is so.
     """
     needs_float64("critical_points")
     _check(activation, components, tolerance, order)
@@ -275,9 +286,17 @@ def half_stable_points(
 ) -> CriticalPoints:
     """Points where χ = 1 and dq'/dq = 1 at once, with σ_b² >= 0, shortest length first.
 
-    There the critical line touches the edge of where the fixed point exists: the length
-    attracts from one side only. Roberts, Yaida and Hanin 2022, section 5.3, for GELU and
-    SWISH. Lengths from 1e-30 to 1e12 are looked at.
+    There the critical line touches the boundary of the region where the fixed point exists, and
+    the length attracts from one side only. The search covers lengths from 1e-30 to 1e12.
+
+    Parameters
+    ----------
+    activation, components, tolerance, order
+        As in `critical_points`.
+
+    References
+    ----------
+    Roberts, Yaida and Hanin 2022, section 5.3, for GELU and SWISH.
     """
     needs_float64("half_stable_points")
     _check(activation, components, tolerance, order)
@@ -286,7 +305,7 @@ def half_stable_points(
 
 
 class _Table(eqx.Module):
-    """The line on a grid: what is to vanish, its derivative and error, and the points."""
+    """The line on a grid: the function whose root is sought, its derivative, error and points."""
 
     y: Float[Array, " nodes"]
     miss: Float[Array, " nodes"]
@@ -318,7 +337,7 @@ def _search(
             return jax.jvp(at, (y,), (jnp.ones_like(y),), has_aux=True)
         (here, errors), (below, _), (above, _) = at(y), at(y - _STEP), at(y + _STEP)
 
-        def rate(a, b, doubt):  # none that rounding makes
+        def rate(a, b, doubt):  # zero if rounding alone could produce it
             return np.where(np.abs(b - a) > 2 * doubt, b - a, 0.0) / (2 * _STEP)
 
         return here, jax.tree.map(rate, below, above, errors), errors
@@ -340,7 +359,7 @@ def _search(
         y, _ = root_between_nodes(miss, both, *bracket, xp.zeros_like(place), present)
         (rest, point), (rate, _), _ = along(y, both)
         q = xp.exp(y)
-        # The root is where the sign is seen to change; else somewhere in the bracket.
+        # The root is where the sign provably changes; otherwise anywhere in the bracket.
         doubt = xp.max(between(table.doubt))
         step = 2 * (xp.abs(rest) + doubt) / xp.abs(rate)
         step = xp.where(xp.isfinite(step), step, upper - lower)
@@ -375,7 +394,7 @@ def _search(
     valid = xp.isfinite(target) & (target >= 0)
     if kind == "bias":
         lost = lost | _escapes(table, target)
-        # Without bias the first is at length 0.
+        # Without bias the first point has length 0.
         line = _line_at(activation, xp.zeros_like(target)[None], components, tolerance, order)
         line = jax.tree.map(lambda a: a[0], line)
         one = as_estimate(line.length, xp.zeros_like(target), tolerance, 1.0)
@@ -393,12 +412,12 @@ def _search(
 
 
 def _shares(error: _Point, point: _Point, q: Array) -> _Point:
-    """Errors relative to what they grow with."""
+    """Errors relative to the quantity that they scale with."""
     return _Point(error.weight / point.weight, error.bias / q, error.multiplier)
 
 
 def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
-    """The line at the nodes, and more of it where two roots may lie between two of them."""
+    """The line at the nodes, refined where two roots may lie between two nodes."""
 
     def passes(y, _):
         (miss, point), (rate, moved), (doubt, error) = look(y)
@@ -407,7 +426,7 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
         closer = y[i] + (y[i + 1] - y[i]) * xp.linspace(0.0, 1.0, y.size, dtype=y.dtype)
         return xp.where(found, closer, y), seen
 
-    if traced(nodes):  # one loop, so that what is looked at twice is compiled once
+    if traced(nodes):  # one loop, so that `look` is compiled once
         _, seen = jax.lax.scan(passes, nodes, length=2)
     else:
         closer, first = passes(nodes, None)
@@ -422,7 +441,7 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
     top = cubic(seen.miss[i], seen.miss[i + 1], *(d * width for d in slopes))(share)[0]
     extreme = (row.y + share * width, top, xp.zeros_like(top))
     fields = lambda t: (t.y, t.miss, t.rate)
-    # Without a turning point one node stands twice, which adds nothing.
+    # Without a turning point one node appears twice, which changes nothing.
     extreme = tuple(
         xp.where(found, new, old) for new, old in zip(extreme, fields(row), strict=True)
     )
@@ -437,25 +456,27 @@ def _table(look: Callable, nodes: Float[Array, " grid"]) -> _Table:
 
 
 def _crossings(table: _Table) -> tuple[Bool[Array, " nodes"], Int[Array, " nodes"], Array]:
-    """Nodes where a sign is known and other than the last one that was, the nodes of those, and
-    whether roots may hide where no sign is known."""
+    """Nodes with a known sign that differs from the last known one, and the nodes of the latter.
+
+    The third result says whether roots may hide where no sign is known.
+    """
     told = xp.abs(table.miss) > table.doubt
     last = running_max(xp.where(told, xp.arange(told.size), -1))
     before = xp.append(xp.full_like(last[:1], -1), last[:-1])
     changes = xp.sign(table.miss) != xp.sign(table.miss[before])
     known = told & (before >= 0)
     allowed = table.point.bias >= -table.error.bias
-    # A root at a node, or a stretch that rounding hides, lies between two known signs that
-    # differ. Between two that agree it may hold a pair of roots, or none.
+    # A root at a node, or a range hidden by rounding, lies between two known signs that differ. A
+    # range between two equal signs may contain a pair of roots, or none.
     gap = before < xp.arange(told.size) - 1
     lost = xp.any(known & ~changes & gap) | xp.any(xp.isnan(table.miss))
     return known & changes & (allowed | allowed[before]), before, lost
 
 
 def _escapes(table: _Table, target: Array) -> Bool[Array, ""]:
-    """Whether σ_b² may be `target` at lengths beyond the table.
+    """Whether σ_b² may equal `target` at lengths beyond the table.
 
-    Never below: σ_b² <= q. Beyond the table σ_b² goes on as a power of q.
+    Below the table it cannot, since σ_b² <= q. Above, σ_b² continues as a power of q.
     """
     bias, error, rise = table.point.bias[-1], table.error.bias[-1], table.rise[-1]
     towards = (target - bias) * rise > 0
@@ -463,7 +484,7 @@ def _escapes(table: _Table, target: Array) -> Bool[Array, ""]:
     log = xp.where(bias > 0, xp.abs(xp.log(target / xp.where(bias > 0, bias, 1))), 1.0)
     reach = log * xp.abs(bias / xp.where(rise == 0, 1, rise)) < _FAR
     hidden = ~(xp.abs(table.miss[-1]) > table.doubt[-1])
-    # Where σ_b² = 0 at every length, as for relu, it is no other value.
+    # If σ_b² = 0 at every length, as for relu, it takes no other value.
     level = xp.all(xp.abs(table.point.bias) <= table.error.bias) & (target > 0)
     short = (target < xp.exp(table.y[0])) & (target > 0)
     return ((towards & shown & reach) | hidden | short) & ~level

@@ -1,4 +1,4 @@
-"""Whole phase diagrams: predictions over any two parameters of a description."""
+"""Phase diagrams: predictions over any parameters of a description."""
 
 import dataclasses
 import functools
@@ -47,19 +47,19 @@ from theory.phases._symmetry import SymmetryPhase, sectors, symmetry_phase_of
 if TYPE_CHECKING:
     import xarray as xr
 else:
-    xr = lazy_loader.load("xarray")  # a second that single predictions need not wait for
+    xr = lazy_loader.load("xarray")  # takes a second, which single predictions can save
 
 _WHAT = "points of the diagram"
 _BLOCK = 512
-"""Points per compiled call, of which one runs on each core."""
+"""Points per compiled call; one call runs on each core."""
 _ORDERS = ((10.0, 32), (1e2, 40), (1e4, 48), (np.inf, 64))
-"""Largest length, and nodes per panel that reach 1e-10 up to it (docs/precision)."""
+"""Largest length, and the nodes per panel that give 1e-10 up to it (docs/precision)."""
 
 _KINKED = 48
-"""Nodes per panel that reach it where panels end at kinks."""
+"""Nodes per panel that give 1e-10 if panels end at kinks."""
 
 _FEW = 16
-"""Components up to which 40 nodes per panel reach 1e-10 for radial integrals, at any length."""
+"""Components up to which 40 nodes per panel give 1e-10 for radial integrals, at any length."""
 
 QUANTITIES = {
     "length": "length q* per real component",
@@ -74,15 +74,15 @@ QUANTITIES = {
 
 
 def _reach(build, points, start, tolerance):
-    """Where the length goes at every point of a block."""
+    """The limit of the length at every point of a block."""
     one = lambda point: attractor(build(**point), start=start, tolerance=tolerance)
     return jax.vmap(one)(points)
 
 
 def _finish(build, points, reached, tolerance, order):
-    """Predictions, from there."""
+    """Predictions, given the limit of the length."""
 
-    # One point after the other: its integrals then stay in cache, and none waits for another.
+    # One point after the other: its integrals stay in cache, and no point waits for another.
     def one(each):
         point, there = each
         return complete(build(**point), there, tolerance, order)
@@ -91,7 +91,7 @@ def _finish(build, points, reached, tolerance, order):
 
 
 _MANY = 4096
-"""Points beyond which it pays to compile with every optimisation."""
+"""Points beyond which it pays to compile with full optimisation."""
 
 
 def phase_diagram(
@@ -103,15 +103,15 @@ def phase_diagram(
     correlations: bool = True,
     progress: Report | None = None,
 ) -> "xr.Dataset":
-    """Mean-field predictions over the grid of two (or one, or more) parameters.
+    """Mean-field predictions over a grid of two (or one, or more) parameters.
 
     Parameters
     ----------
     build
-        Makes one layer of the network from the parameters, given by keyword as scalars:
+        Builds one layer from the parameters, which are passed by keyword as scalars:
         ``lambda weight_variance, bias_variance: layer(phi, weight_variance, bias_variance)``.
-        Any parameter may be an axis, that of an activation too. Keep one function object
-        for many diagrams: each new one is compiled.
+        Any parameter can be an axis, including parameters of an activation. Reuse one function
+        object for several diagrams: each new one is compiled.
     axes
         Values of each parameter, one-dimensional.
     start
@@ -119,27 +119,28 @@ def phase_diagram(
     tolerance
         Relative error beyond which a value is INACCURATE.
     correlations
-        False leaves out c* and ξ_c and all their integrals over two variables: phase, q*, χ,
-        λ and ξ_q then take a twentieth of the time.
+        False leaves out c* and ξ_c and all their integrals over two variables. Phase, q*, χ, λ
+        and ξ_q then take a twentieth of the time.
     progress
-        Called with a `theory.numerics.Progress` of points: with 0 while programs compile, which
-        leaves a processor to other threads.
+        Called with a `theory.numerics.Progress` that counts points; first with 0 while programs
+        compile, which leaves a processor to other threads.
 
     Returns
     -------
     xarray.Dataset
         For each quantity of `predict` a value, `<quantity>_error` and `<quantity>_status`,
-        and `phase`, over the axes in the order given. Status and phase are integers that
-        carry their meanings in `flag_values` and `flag_meanings`. A point that is not
-        allowed, or not found, has a status and NaN; it never costs the others.
+        and `phase`, over the axes in the given order. Status and phase are integers whose
+        meanings are in `flag_values` and `flag_meanings`. A point that is out of range, or not
+        found, has a status and NaN; it never affects the others.
 
     Raises
     ------
     ValueError
-        If an axis is empty, not one-dimensional or no parameter of `build`, or `start` or
-        `tolerance` not above 0.
+        If an axis is empty, not one-dimensional or not a parameter of `build`; if `start` or
+        `tolerance` is not above 0.
     TypeError
-        If `build` is no function, `axes` no mapping, or what is built not one layer.
+        If `build` is not a function, `axes` not a mapping, or the result of `build` not one
+        layer.
     """
     needs_float64("phase_diagram")
     check_flag("correlations", correlations)
@@ -180,15 +181,26 @@ def sector_diagram(
 ) -> "xr.Dataset":
     """Order parameter and multipliers by sector of equivariant networks, over a grid.
 
-    Parameters and errors are those of `phase_diagram`; `build` must use radial activations.
-    All of it follows from integrals over one radius, so that no c* is computed.
+    Everything follows from integrals over one radius, so c* is not computed.
+
+    Parameters
+    ----------
+    build
+        As in `phase_diagram`; it must use radial activations.
+    axes, start, tolerance, progress
+        As in `phase_diagram`.
 
     Returns
     -------
     xarray.Dataset
         For each quantity of `sectors`, and for the length, a value, an error and a status;
-        `phase`, and `symmetry_phase`: symmetric (q* = 0), broken spontaneously, or broken
+        `phase`; and `symmetry_phase`: symmetric (q* = 0), broken spontaneously, or broken
         explicitly by a bias.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `phase_diagram`.
     """
     needs_float64("sector_diagram")
     grids, flat = _grid(build, axes, start, tolerance, progress)
@@ -203,7 +215,7 @@ def sector_diagram(
 
 
 def _as_arrays(*numbers: float) -> list[jax.Array]:
-    """Another number is then no other program."""
+    """Convert numbers to arrays, so that other numbers do not need another program."""
     return [jnp.asarray(np.asarray(x, float)) for x in numbers]
 
 
@@ -237,7 +249,7 @@ def _sectors_of(build, points, start, tolerance):
 def _grid(
     build: Any, axes: Any, start: float, tolerance: float, progress: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The axes and all their combinations in one row; everything is checked."""
+    """Check everything; return the axes, and all their combinations in one row."""
     check_kind("build", build, Callable, "a function that makes one layer, as theory.layer does")
     check_kind("axes", axes, Mapping, "a mapping from parameters of `build` to their values")
     _check_names(build, axes)
@@ -265,7 +277,7 @@ def _check_names(build: Callable, axes: Mapping) -> None:
     """Raise a `ValueError` unless the axes are the parameters of `build`."""
     try:
         signature = inspect.signature(build)
-    except (TypeError, ValueError):  # of what is not written in Python
+    except (TypeError, ValueError):  # no signature: not written in Python
         return
     try:
         signature.bind(**axes)
@@ -277,14 +289,14 @@ def _check_names(build: Callable, axes: Mapping) -> None:
 
 
 def _block_of(flat: Mapping[str, np.ndarray], first: int, block: int) -> dict[str, jax.Array]:
-    # The last block is filled up with its last point, so that all blocks have one shape.
+    # The last block is padded with its last point, so that all blocks have one shape.
     size = next(iter(flat.values())).size
     index = np.minimum(np.arange(first, first + block), size - 1)
     return {name: jnp.asarray(values[index]) for name, values in flat.items()}
 
 
 def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> Any:
-    """`run` over all points, block after block, two at a time."""
+    """Apply `run` to all points, block by block, two at a time."""
     size = next(iter(flat.values())).size
     block = min(_BLOCK, size)
     starts = range(0, size, block)
@@ -297,7 +309,7 @@ def _in_blocks(flat: Mapping[str, np.ndarray], run: Callable, progress: Any) -> 
 
 
 def _joined(first: Any, rest: Iterable[Any], size: int, count: Callable[..., None]) -> Any:
-    """All points from the blocks, which are counted as they come."""
+    """Join the blocks, counting points as they arrive."""
     pieces = []
     for piece in itertools.chain([first], rest):
         pieces.append(piece)
@@ -326,15 +338,15 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
         return jax.tree.map(np.asarray, done)
 
     with ThreadPoolExecutor(cores()) as pool:
-        # Both compile side by side, what comes last at the order that most diagrams need; and
-        # so the blocks run.
+        # Both programs compile side by side, the second one at the order that most diagrams need;
+        # blocks run in the same way.
         likely = max(_ORDERS[0][1], _KINKED if kinked else 0)
         one, nowhere = points(starts[0]), _nowhere(block)
         ahead = pool.submit(complete_from.lower(build, one, nowhere, tolerance, likely).compile)
         now = pool.submit(find.lower(build, one, start, tolerance).compile)
         count = counter(progress, _WHAT, size)
         count(0)
-        importlib.import_module("xarray")  # which takes a second
+        importlib.import_module("xarray")  # takes a second
         now.result()
         reached = [reach(starts[0]), *pool.map(reach, starts[1:])]
         longest = max(map(_longest, reached))
@@ -347,15 +359,15 @@ def _over_blocks(build, flat, start, tolerance, progress) -> Prediction:
 
 
 def _longest(reached: Attractor) -> float:
-    """The longest length from which a correlation is solved for: where χ may be above 1."""
+    """The longest length at which a correlation is solved for: where χ may be above 1."""
     q, chi = np.asarray(reached.point.length.value), reached.point.slope
     open_ = np.isfinite(q) & ~(np.asarray(chi.value) + np.asarray(chi.error) < 1)
     return np.max(q[open_], initial=0.0)
 
 
 def _nowhere(block: int) -> Attractor:
-    """A result of `_reach` from which there is nothing to compute."""
-    # Made by numpy: each first operation of JAX on a new shape is a compilation.
+    """A result of `_reach` that needs no further computation."""
+    # Built by NumPy: the first JAX operation on any new shape compiles.
     one = jnp.asarray(np.ones(block))
     estimate = Estimate(one, one, jnp.asarray(np.zeros(block, np.int8)))
     fate = jnp.asarray(np.zeros(block, np.int8))

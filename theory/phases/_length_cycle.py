@@ -1,4 +1,4 @@
-"""Cycles of the length map: lengths that a deep network passes again and again.
+"""Cycles of the length map, which deep networks traverse again and again.
 
 Notation: q length, y = log q, m = d log q'/d log q, χ slope.
 """
@@ -31,15 +31,14 @@ _STEPS = 20000
 
 
 class LengthCycle(eqx.Module):
-    """The lengths between which a deep network goes round and round."""
+    """The lengths that a deep network cycles through."""
 
     length: Estimate
-    """In the order in which they are passed, from the shortest on; 16 places, of which those
-    beyond the period are ABSENT."""
+    """In cyclic order, starting with the shortest; 16 places, ABSENT beyond the period."""
     period: Int[Array, ""]
-    """1 for a fixed point; 0 where lengths do not repeat, and all estimates are NOT_CONVERGED."""
+    """1 for a fixed point; 0 if lengths do not repeat, and then all estimates are NOT_CONVERGED."""
     multiplier: Estimate
-    """The factor on a small change of the length after a whole round."""
+    """The factor on a small change of the length over the whole cycle."""
     growth: Estimate
     """Factor per layer of the squared distance of two nearby inputs: the geometric mean of χ."""
 
@@ -58,14 +57,14 @@ def length_cycle(
 ) -> LengthCycle:
     """The cycle in which the length of a typical input ends.
 
-    Where the length map falls steeply (λ < −1) its fixed point repels, and `predict` says
-    UNSETTLED: lengths then end in a cycle of 2, 4, … values, or never repeat. Whether two
-    inputs part follows from the geometric mean of χ over the cycle.
+    If the length map decreases steeply (λ < −1) its fixed point repels, and `predict` returns
+    UNSETTLED: lengths then end in a cycle of 2, 4, … values, or never repeat. The geometric mean
+    of χ over the cycle decides whether two inputs diverge.
 
     Parameters
     ----------
     layer
-        One layer, as `theory.layer` makes it.
+        One layer, such as `theory.layer`.
     start
         Length of the typical input.
     tolerance, order
@@ -74,8 +73,8 @@ def length_cycle(
     Returns
     -------
     LengthCycle
-        Cycles of up to 16 lengths that are reached within 20000 layers. `jax.vmap` and
-        `jax.grad` apply.
+        Cycles of up to 16 lengths that are reached within 20000 layers. Works under `jax.vmap`
+        and `jax.grad`.
 
     Raises
     ------
@@ -122,7 +121,7 @@ def _length_cycle(body, start, tolerance, order) -> LengthCycle:
     spread = jax.vmap(lambda y, e: seen.spread(y, y - e, y + e))(layers.y, y_error)
 
     def relative(near, error):
-        """The relative error of the product of `near` over a round."""
+        """The relative error of the product of `near` over the cycle."""
         return jnp.sum(jnp.where(inside, error / jnp.abs(near), 0.0))
 
     count = period.astype(q.dtype)
@@ -142,7 +141,7 @@ def _length_cycle(body, start, tolerance, order) -> LengthCycle:
 
 
 class _Layers(eqx.Module):
-    """What each layer of a round sees."""
+    """Quantities at each layer of the cycle."""
 
     y: Array
     slope: Array
@@ -152,11 +151,11 @@ class _Layers(eqx.Module):
     moved: Array
     """The factor on a change of the first y up to here."""
     gathered: Array
-    """The error of y that was added up to here."""
+    """The error of y accumulated up to here."""
 
 
 def _around(body: Part, y: Array, period: Array, order: int) -> tuple[_Layers, Array, Array]:
-    """One round from y: what is seen, its multiplier, and the error of every y."""
+    """One round from y: the layers, the multiplier, and the error of every y."""
 
     def step(carry, j):
         y, moved, gathered = carry
@@ -171,6 +170,6 @@ def _around(body: Part, y: Array, period: Array, order: int) -> tuple[_Layers, A
 
     start = (y, jnp.ones_like(y), jnp.zeros_like(y))
     (end, whole, total), layers = jax.lax.scan(step, start, jnp.arange(_LONGEST))
-    # A change of the first length comes back times `whole`, with what was added on the way.
+    # A change of the first length returns multiplied by `whole`, plus what was added on the way.
     own = (total + jnp.abs(end - y) + 4 * jnp.finfo(y.dtype).eps) / jnp.abs(1 - whole)
     return layers, whole, frozen(jnp.abs(layers.moved) * own + layers.gathered)

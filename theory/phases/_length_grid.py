@@ -1,4 +1,4 @@
-"""The length map of one layer of a network, looked at over the whole range of lengths.
+"""The length map of one layer of a network over the whole range of lengths.
 
 Notation: q length, h(y) = log(q'/q) at y = log q, λ = dq'/dq, χ slope.
 """
@@ -15,9 +15,9 @@ from theory.numerics import Array, barrier, bracketed_root, traced, xp
 from theory.phases._one_layer import SHORTEST, LayerMap, layer_alone, one_layer
 
 LONGEST = 1e30
-"""The longest length up to which fixed points are looked for, from `SHORTEST` on."""
+"""The longest length in the search for fixed points, which starts at `SHORTEST`."""
 _FAR = 1e6
-"""Beyond this length φ is taken to change slowly: nodes are few."""
+"""Beyond this length φ is assumed to change slowly, and nodes are sparse."""
 _GRID = np.log(
     np.concatenate(
         [
@@ -28,17 +28,19 @@ _GRID = np.log(
     )
 )
 _SMALL = float(np.log(1e-7))
-"""The y of a length at which λ and χ differ from those at 0 by their derivatives there."""
+"""The y of a length at which λ and χ differ from their values at 0 by the linear term."""
 _PLAIN = 3.0
-"""A growth beyond this has the right sign even where the quadrature knows no digit: an average
-of squares over many nodes is not wrong by such a factor."""
+"""A growth beyond this has the right sign even if the quadrature has no correct digit: an average
+of squares over many nodes is never wrong by such a factor."""
 
 
 def along_length(
     body: Part, q: Float[Array, "*b"], order: int
 ) -> tuple[LayerMap, LayerMap, LayerMap]:
-    """One layer from length q: values, errors, and derivatives with respect to q (on the host that
-    of the length alone)."""
+    """One layer from length q: values, errors, and derivatives with respect to q.
+
+    On the host there is only the derivative of the length.
+    """
     if not traced(body, q):
         value, error, rate = layer_alone(body, xp.atleast_1d(q), order=order)
         if np.ndim(q) == 0:
@@ -53,15 +55,15 @@ def along_length(
 def log_growth(y: Float[Array, ""], body: Part, order: int) -> Float[Array, ""]:
     """h(y) = log(q'/q) at q = e^y."""
     q = xp.exp(y)
-    # The ratio keeps the digits that a difference of logarithms loses.
+    # The ratio keeps digits that a difference of logarithms loses.
     return xp.log(one_layer(body, q, order=order)[0].length / q)
 
 
 def error_of_rate(layer: LayerMap, error: LayerMap, q: Array) -> Array:
-    """The error of dq'/dq, two bounds of which follow from those of q' and of χ.
+    """The error of dq'/dq, from the errors of q' and of χ by two bounds.
 
-    Relative errors are those of the rule, for all of its integrals; and Cauchy and Schwarz
-    bound E|φφ'u|/q by those of φ² and φ'².
+    Relative errors of the rule are the same for all of its integrals; and by Cauchy–Schwarz
+    φ² and φ'² bound E|φφ'u|/q.
     """
     usual = (layer.slope > 0) & xp.isfinite(layer.slope + error.slope) & (layer.length > 0)
     length, slope = (xp.where(usual, v, 1.0) for v in (layer.length, layer.slope))
@@ -71,7 +73,7 @@ def error_of_rate(layer: LayerMap, error: LayerMap, q: Array) -> Array:
 
 
 class LengthGrid(eqx.Module):
-    """The length map on a grid of y = log q, with the extremum of h nearest to zero put in."""
+    """The length map on a grid of y = log q, including the extremum of h nearest to zero."""
 
     y: Float[Array, " nodes"]
     growth: Float[Array, " nodes"]
@@ -79,11 +81,11 @@ class LengthGrid(eqx.Module):
     rate: Float[Array, " nodes"]
     """dh/dy."""
     noise: Float[Array, " nodes"]
-    """The error of h: below it the sign of h is not known. Infinite where no digit is."""
+    """The error of h: if |h| is smaller its sign is unknown. Infinite if no digit is known."""
     touching: Float[Array, ""]
-    """The y of the extremum that was put in; NaN where there is none."""
+    """The y of the extremum that was inserted; NaN if there is none."""
     grid: Float[Array, " grid"]
-    """The nodes before that, and there:"""
+    """The nodes before the insertion, and there:"""
     multiplier: Float[Array, " grid"]
     multiplier_error: Float[Array, " grid"]
     slope: Float[Array, " grid"]
@@ -97,12 +99,12 @@ class LengthGrid(eqx.Module):
 
     @property
     def in_sight(self) -> Bool[Array, " nodes"]:
-        """Where h is zero as far as can be told, by a quadrature that works."""
+        """Where h is zero within its error, and the quadrature works."""
         return (xp.abs(self.growth) <= self.noise) & (self.noise < 1e-6)
 
     @property
     def touches(self) -> Bool[Array, " nodes"]:
-        """The node at which h touches zero without crossing it, as far as can be told."""
+        """The node at which h touches zero without crossing it, within errors."""
         return self.in_sight & (self.y == self.touching)
 
     def steepness(self, y: Array) -> tuple[Array, Array]:
@@ -113,7 +115,7 @@ class LengthGrid(eqx.Module):
         return rate, slope
 
     def spread(self, y: Array, low: Array, high: Array) -> tuple[Array, Array]:
-        """How far λ and χ between `low` and `high` are from those at `y`."""
+        """How much λ and χ between `low` and `high` differ from their values at `y`."""
         i = self._interval(y)
         step, far = self.grid[i + 1] - self.grid[i], xp.maximum(high - y, y - low)
         close = xp.stack(self.steepness(y)) * xp.minimum(far, step)
@@ -128,7 +130,7 @@ class LengthGrid(eqx.Module):
         return xp.stack([self.multiplier, self.slope])
 
     def _interval(self, y: Array) -> Array:
-        """The place of the node of the grid below y."""
+        """The index of the grid node below y."""
         return xp.clip(xp.sum(self.grid < y) - 1, 0, self.grid.size - 2)
 
     def drift(self, values: Float[Array, " grid"]) -> Array:
@@ -139,7 +141,7 @@ class LengthGrid(eqx.Module):
 
 
 def length_grid(body: Part, *, order: int = 64) -> LengthGrid:
-    """h(y) on a grid from `SHORTEST` to `LONGEST`, fine enough to tell its roots apart."""
+    """h(y) on a grid from `SHORTEST` to `LONGEST`, fine enough to separate its roots."""
     body = frozen(body)
     if traced(body):
         y = jnp.asarray(_GRID, jnp.result_type(float))
@@ -150,14 +152,14 @@ def length_grid(body: Part, *, order: int = 64) -> LengthGrid:
     h, noise = xp.log(layer.length / xp.exp(y)), error.length / layer.length
     dh = rate.length * xp.exp(-h) - 1
     noise = xp.where(noise < 0.5, noise, xp.inf)
-    # A pair of roots between two nodes shows as an extremum that heads for zero from both ends.
+    # A pair of roots between two nodes shows as an extremum that approaches zero from both ends.
     heading = (h[:-1] * dh[:-1] < 0) & (h[1:] * dh[1:] > 0) & (h[:-1] * h[1:] > 0)
     heading = heading & (noise[:-1] < xp.inf) & (noise[1:] < xp.inf)
     step = y[1:] - y[:-1]
     fall = xp.abs(dh[:-1]) * xp.abs(dh[1:]) / (xp.abs(dh[:-1]) + xp.abs(dh[1:]))
     nearest = xp.minimum(xp.abs(h[:-1]), xp.abs(h[1:]))
     left = nearest - step * fall
-    # Unless the tangents go no eighth of the way to zero: those of a constant are rounding.
+    # The tangents must go an eighth of the way to zero: those of a constant are rounding error.
     heading = heading & (left < 7 / 8 * nearest)
     i = xp.argmin(xp.where(heading, left, xp.inf))
     found = heading[i]
@@ -170,18 +172,18 @@ def length_grid(body: Part, *, order: int = 64) -> LengthGrid:
         return jax.jvp(lambda y: log_growth(y, body, order), (y,), (xp.ones_like(y),))[1]
 
     top = bracketed_root(derivative, body, guess, y[i], y[i + 1], found, dh[i + 1] > dh[i])
-    # Without an extremum the first node stands twice, which adds nothing.
+    # Without an extremum the first node appears twice, which changes nothing.
     top = xp.where(found, top, y[0])
     h_top = xp.where(found, log_growth(top, body, order), h[0])
     noise_top = xp.where(found, xp.maximum(noise[i], noise[i + 1]), noise[0])
     place = xp.where(found, i, 0) + 1
 
-    def insert(values, new):  # no sort: one for each point of a diagram takes half the time
+    def insert(values, new):  # no sort: for each point of a diagram that would take twice the time
         before, behind = xp.append(values, values[-1:]), xp.append(values[:1], values)
         index = xp.arange(before.size)
         return xp.where(index < place, before, xp.where(index > place, behind, new))
 
-    # Without the barrier the compiler would put all of it into each of its many uses.
+    # Without the barrier the compiler would inline all of it into each of its many uses.
     return barrier(
         LengthGrid(
             insert(y, top),

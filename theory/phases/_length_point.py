@@ -39,7 +39,7 @@ from theory.phases._one_layer import LengthPoint
 
 _SLOTS = 4
 _TAIL = float(np.log(1e5))
-"""The y beyond which the growth of lengths may fade into rounding."""
+"""The y beyond which the growth of lengths may vanish in rounding."""
 
 
 class Stability(enum.IntEnum):
@@ -47,14 +47,14 @@ class Stability(enum.IntEnum):
 
     STABLE = 0
     UNSTABLE = 1
-    """Lengths leave it: λ > 1, or λ < −1, where they jump across it ever further."""
+    """Lengths leave it: λ > 1, or λ < −1, where they alternate around it ever further away."""
     HALF_STABLE = 2
     """Attracts from one side only: a double root."""
     NEUTRAL = 3
     """Every length nearby is a fixed point too (relu at σ_w² = 2)."""
     ABSENT = 4
     UNKNOWN = 5
-    """The error of λ leaves it open."""
+    """The error of λ leaves it undecided."""
 
 
 def root_at(body: Part, seen: LengthGrid, i: Array, present: Array, order: int) -> Array:
@@ -68,18 +68,18 @@ def root_at(body: Part, seen: LengthGrid, i: Array, present: Array, order: int) 
 
 
 class Reach(eqx.Module):
-    """Where a fixed point may be."""
+    """Where a fixed point can be."""
 
     low: Array
     high: Array
-    """The y between which it is for sure, however little its own error says."""
+    """The range of y that certainly contains it, however small its own error."""
     doubt_low: Array
     doubt_high: Array
-    """The y between which it may be, whatever its own error says."""
+    """The range of y that may contain it, whatever its own error."""
 
 
 def bracket_of(seen: LengthGrid, i: Array, y: Array) -> Reach:
-    """The nodes around i and i + 1 between which h changes sign for sure."""
+    """The nodes around i and i + 1 between which h certainly changes sign."""
     index, up = xp.arange(seen.y.size), seen.growth > 0
     left = seen.sure & (up == up[i]) & (index <= i)
     right = seen.sure & (up == up[i + 1]) & (index > i)
@@ -98,14 +98,14 @@ def point_at(
     tolerance: Any,
     order: int,
 ) -> LengthPoint:
-    """The fixed point at q* = e^y; at q* = 0 where `zero` says so, and y is the first node."""
+    """The fixed point at q* = e^y; where `zero`, it is q* = 0 and y is the first node."""
     q = xp.exp(y)
     layer, local, along = along_length(body, q, order)
     rate = along.length
     noise = local.length / q
     local_rate = error_of_rate(layer, local, q)
 
-    # |δy| = (error of h + residual)/|dh/dy|, if the curvature of h leaves one root there.
+    # |δy| = (error of h + residual)/|dh/dy|, if the curvature of h allows only one root there.
     miss = noise + xp.abs(xp.log(layer.length / q)) + 2 * np.finfo(q.dtype).eps
     pull = xp.maximum(xp.abs(1 - rate) - local_rate, 0.0)
     bend, _ = seen.steepness(y)
@@ -115,7 +115,7 @@ def point_at(
     high = xp.maximum(xp.minimum(y + first, reach.high), reach.doubt_high)
     low = xp.minimum(xp.maximum(y - first, reach.low), reach.doubt_low)
     high, low = xp.where(zero, xp.maximum(reach.high, y), high), xp.where(zero, y, low)
-    # Its own error may be below the spacing of y, and must not be lost against it.
+    # The point's own error may be below the spacing of y, and must not vanish next to it.
     own = xp.minimum(first, xp.maximum(high - y, y - low) + np.finfo(q.dtype).eps * xp.abs(y))
     wide = xp.maximum(xp.expm1(high - y), -xp.expm1(low - y))
     exact = (reach.low == y) & (reach.high == y)
@@ -123,18 +123,18 @@ def point_at(
     error = xp.where(zero, xp.exp(high), error)
     error = xp.where((high >= seen.y[-1]) | xp.isnan(miss), xp.inf, error)
     rate_spread, slope_spread = seen.spread(y, low, high)
-    # What the shortest length differs by from 0 is less than what the next does from it.
+    # The shortest length differs from 0 by less than the next one differs from it.
     first_step = lambda values: xp.nan_to_num(xp.abs(values[1] - values[0]))
     to_zero = lambda values: xp.where(zero, first_step(values), 0.0)
     rate_error = local_rate + rate_spread + to_zero(seen.multiplier)
     slope_error = local.slope + slope_spread + to_zero(seen.slope)
 
-    # Near 0 q* is what the map makes of 0, over 1 − λ: nothing, but for its derivatives.
+    # Near 0, q* is the map's value at 0, over 1 − λ: zero, but with derivatives.
     gap = xp.where(zero, 1 - frozen(rate), 1.0)
     gap = xp.where(gap == 0, np.finfo(q.dtype).tiny, gap)
     moved = xp.where(zero, (layer.length - frozen(layer.length)) / gap, 0.0)
     slope = layer.slope + seen.drift(seen.slope) * moved
-    # The map is a power of the shortest lengths: 1, or more where φ'(0) = 0, down to underflow.
+    # The map is a power of the shortest lengths: 1, or more if φ'(0) = 0, down to underflow.
     power = zero & (_power(seen) > 1.5)
     rate = xp.where(power, 0.0, rate + seen.drift(seen.multiplier) * moved)
     rate_error = xp.where(power, 0.0, rate_error)
@@ -147,15 +147,17 @@ def point_at(
 
 
 def _power(seen: LengthGrid) -> Array:
-    """Of q in the map of the shortest lengths; 0 where that is a constant."""
+    """The power of q in the map at the shortest lengths; 0 if the map is constant there."""
     return seen.multiplier[0] * xp.exp(-seen.growth[0])
 
 
 def zero_point(seen: LengthGrid) -> tuple[Array, Array, Reach]:
-    """Whether q* = 0 is a fixed point, its stability, and the lengths that cannot be told from
-    it."""
+    """Whether q* = 0 is a fixed point, its stability, and the lengths that agree with it.
+
+    These are the lengths that errors do not distinguish from 0.
+    """
     there = ~(_power(seen) <= 0.5) & ~xp.isnan(seen.growth[0])
-    # At λ = 1 the first growth that can be told from zero decides.
+    # At λ = 1 the first growth that is significantly nonzero decides.
     first, told = xp.argmax(seen.sure), xp.any(seen.sure)
     falls = xp.where(seen.growth[first] < 0, Stability.STABLE, Stability.UNSTABLE)
     high = seen.y[xp.where(told, first, 0)]
@@ -171,7 +173,7 @@ class FixedPoints(eqx.Module):
     stability: Int[Array, " slots"]
     """`Stability` of each."""
     divergent: Bool[Array, ""]
-    """Whether lengths beyond the last fixed point grow without bound, as far as can be told."""
+    """Whether lengths beyond the last fixed point grow without bound, within errors."""
 
 
 def fixed_points(layer: Part, *, tolerance: Any = 1e-10, order: int = 64) -> FixedPoints:
@@ -180,31 +182,31 @@ def fixed_points(layer: Part, *, tolerance: Any = 1e-10, order: int = 64) -> Fix
     Parameters
     ----------
     layer
-        What is repeated: from pre-activations to pre-activations.
+        The layer that is repeated, from pre-activations to pre-activations.
     tolerance
         Relative error beyond which a value is INACCURATE.
     order
-        Nodes per panel of the quadrature.
+        Nodes per panel of the quadrature, from 8 to 1024.
 
     Returns
     -------
     FixedPoints
-        Places for the zero fixed point and four others between 1e-30 and 1e30. Where every
-        length is a fixed point, only the zero one is listed, as NEUTRAL.
+        Places for the zero fixed point and four others between 1e-30 and 1e30. If every length
+        is a fixed point, only the zero one is listed, as NEUTRAL.
 
     Raises
     ------
     ValueError
-        If `tolerance` is not above 0, or `order` not from 8 to 1024; if `layer` is a whole
-        network; if JAX is without float64.
+        If `tolerance` is not above 0, or `order` out of range; if `layer` is a whole network; if
+        JAX has no float64.
     TypeError
-        If one layer does not lead from pre-activations to pre-activations.
+        If the layer does not map pre-activations to pre-activations.
 
     Accuracy
     --------
-    The error of q* is that of the map over |1 − λ|, and at most the bracket in which h
-    changes sign for sure. Two roots are told apart down to where h between them is within its
-    error of zero; then they are one HALF_STABLE point.
+    The error of q* is that of the map over |1 − λ|, and at most the bracket in which h certainly
+    changes sign. Two roots are separated unless h between them is within its error of zero; then
+    they are reported as one HALF_STABLE point.
     """
     needs_float64("fixed_points")
     check_layer(layer)
@@ -258,26 +260,26 @@ def _fixed_points(body, tolerance, order) -> FixedPoints:
 
 
 class FarEnd(eqx.Module):
-    """What becomes of the longest lengths."""
+    """What happens to the longest lengths."""
 
     divergent: Bool[Array, ""]
-    """They grow without bound, for sure."""
+    """They certainly grow without bound."""
     last: Int[Array, ""]
-    """The last node that counts: beyond, the quadrature knows nothing."""
+    """The last usable node: beyond it the quadrature has no correct digit."""
     sure: Int[Array, ""]
     """The last node at which the growth is known to be positive; −1 if there is none."""
     fades: Bool[Array, ""]
-    """Beyond that they neither grow nor shrink, as far as can be told."""
+    """Beyond that they neither grow nor shrink, within errors."""
 
 
 def runs_away(seen: LengthGrid) -> FarEnd:
-    """What becomes of the longest lengths."""
+    """What happens to the longest lengths."""
     index = xp.arange(seen.y.size)
     blind = ~(seen.sure | (seen.noise < xp.inf)) & (seen.y > _TAIL)
     last = xp.where(xp.any(blind), xp.argmax(blind), index.size) - 1
     grows = seen.sure & (seen.growth > 0)
     sure = xp.max(xp.where(grows & (index <= last), index, -1))
-    # Beyond, q' − q is too small against q to be seen; it lasts if λ >= 1.
+    # Beyond, q' − q is too small relative to q to be seen; growth lasts if λ >= 1.
     tail = (seen.grid > seen.y[xp.maximum(sure, 0)]) & (seen.grid <= seen.y[last])
     rate = xp.min(xp.where(tail, seen.multiplier, 1.0))
     lasts = (seen.growth >= 0) & (rate >= 1) & (seen.y > _TAIL)

@@ -30,11 +30,11 @@ from theory.mean_field import MeanField, PreActivation, given_moments, length
 from theory.numerics import Array, Estimate, traced, xp
 
 SHORTEST = 1e-30
-"""The shortest length at which a layer is looked at; it stands for 0."""
+"""The shortest length at which a layer is evaluated; it represents 0."""
 
 
 class LayerMap(eqx.Module):
-    """What one layer, the body, does to two inputs of one length q at 1 − c = x."""
+    """The map of one layer, the body, for two inputs of one length q at 1 − c = x."""
 
     length: Float[Array, "*b"]
     separation: Float[Array, "*b"]
@@ -47,10 +47,10 @@ class LayerMap(eqx.Module):
 def one_layer(
     body: Part, q: Array, x: Array | None = None, *, order: int = 64, errors: bool = False
 ) -> tuple[LayerMap, LayerMap]:
-    """One layer `body` from length q and, if given, 1 − c = x: values and errors.
+    """Evaluate one layer `body` at length q and, if given, 1 − c = x: values and errors.
 
-    Without `errors` those are zero, and their cost is saved. As part of a program it is compiled
-    as a unit, so that its many uses in one solver are traced once.
+    Without `errors` these are zero, which saves their cost. Inside a program it is compiled as a
+    unit, so that its many uses in one solver are traced once.
     """
     run = _compiled_layer if traced(body, q, x) else _one_layer
     return run(body, q, x, order, errors)
@@ -66,7 +66,7 @@ def _one_layer(
         s = q * x
         covariance = xp.array([[q, q - s], [q - s, q]])
         separation = xp.array([[xp.zeros_like(s), s], [s, xp.zeros_like(s)]])
-    # Isotropic units: one component stands for all k of them.
+    # Isotropic units: one component represents all k of them.
     moments = given_moments(covariance[..., None, None], separation[..., None, None])
     zero = jax.tree.map(xp.zeros_like, moments)
     reading = MeanField(order, equal_lengths=True, errors=errors, components=components(body))
@@ -95,7 +95,7 @@ _compiled_layer: Any = eqx.filter_jit(_one_layer)
 def layer_alone(
     body: Part, q: Float[Array, " lengths"], *, order: int = 64, errors: bool = True
 ) -> tuple[LayerMap, LayerMap, Float[Array, " lengths"]]:
-    """One layer from each of several lengths, and dq'/dq."""
+    """Evaluate one layer at each of several lengths, with dq'/dq."""
     check_layer(body)
     moments = given_moments((xp.eye(q.size) * q)[..., None, None])
     zero = jax.tree.map(np.zeros_like, moments)
@@ -113,14 +113,14 @@ def layer_alone(
 
 
 class _Moving(eqx.Module):
-    """A state, and how the length of every input changes with what it was at first."""
+    """A state, and the derivative of the length of every input by its initial length."""
 
     state: Any
     rate: Float[Array, " n"]
 
 
 class _AlongLength(Reading[_Moving]):
-    """`MeanField` of inputs that are on their own, with derivatives by their lengths."""
+    """`MeanField` of separate inputs, with derivatives with respect to their lengths."""
 
     field: MeanField
 
@@ -161,7 +161,7 @@ class _AlongLength(Reading[_Moving]):
 
 
 class LengthPoint(eqx.Module):
-    """A fixed point of the length map: q*, λ = dq'/dq and χ there."""
+    """A fixed point of the length map: q*, and λ = dq'/dq and χ there."""
 
     length: Estimate
     multiplier: Estimate

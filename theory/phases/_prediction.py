@@ -1,4 +1,4 @@
-"""Phases of random networks: one point, the critical line, whole diagrams."""
+"""Predictions for infinitely deep networks: phase, fixed points and depth scales."""
 
 import enum
 from typing import Any
@@ -41,27 +41,27 @@ class Phase(enum.IntEnum):
     ORDERED = 0
     """χ < 1: they merge."""
     CRITICAL = 1
-    """χ = 1 to within its error, which is small, or the tolerance."""
+    """χ = 1 within the tolerance, or within an error that is small."""
     CHAOTIC = 2
-    """χ > 1: they part."""
+    """χ > 1: they diverge."""
     DIVERGENT = 3
     """The length itself grows without bound."""
     UNKNOWN = 4
-    """The parameters are not allowed, or errors leave it open."""
+    """The parameters are out of range, or errors leave it undecided."""
     UNSETTLED = 5
-    """The length ends at no fixed point, and stays finite: see `length_cycle`."""
+    """The length stays finite without converging to a fixed point: see `length_cycle`."""
 
 
 class Prediction(eqx.Module):
-    """What mean-field theory says of a network of infinite depth.
+    """Mean-field prediction for a network of infinite width and depth.
 
-    Every field but `phase` is an `Estimate`; `phase` holds a `Phase`.
+    Every field is an `Estimate`, except `phase`, which is a `Phase`.
     """
 
     length: Estimate
-    """q*, the stable fixed point of the length reached from a typical input."""
+    """q*, the stable fixed point of the length that a typical input reaches."""
     slope: Estimate
-    """χ: the factor per layer of the squared distance of two nearby inputs, at q*."""
+    """χ: the factor per layer on the squared distance of two nearby inputs, at q*."""
     correlation: Estimate
     """c*, the stable fixed point of the correlation."""
     separation: Estimate
@@ -97,20 +97,20 @@ class _Allowed(Survey[Any]):
 
 
 _BLUR = 1e-6
-"""An error of χ beyond this tells nothing of criticality."""
+"""An error of χ beyond this says nothing about criticality."""
 
 
 def depth_scale(multiplier: Estimate, tolerance: Any) -> Estimate:
-    """ξ = −1/log|m|, with an error that covers every m within that of m.
+    """ξ = −1/log|m|, with an error that covers every m within its error.
 
-    INFINITE where m cannot be told from 1 and is known to the tolerance; where it is known to
-    less, ξ has no bound above, and its error is infinite.
+    INFINITE if m agrees with 1 and its error is within the tolerance. If its error is larger, ξ
+    has no upper bound, and its error is infinite.
     """
     m, error = xp.abs(multiplier.value), frozen(multiplier.error)
     error = error + np.finfo(m.dtype).eps * frozen(m)
     told = xp.abs(m - 1) > error
     marginal = ~told & (error <= tolerance)
-    # m = 0: forgotten in one layer.
+    # m = 0: forgotten after one layer.
     scale = lambda m: xp.where(m > 0, -1 / xp.log(xp.where(m > 0, m, 0.5)), 0.0)
     at = xp.where(m < 1, m, 0.5)
     value, low, high = (scale(v) for v in (at, xp.maximum(at - error, 0), at + error))
@@ -118,13 +118,13 @@ def depth_scale(multiplier: Estimate, tolerance: Any) -> Estimate:
     value = xp.where((m < 1) | marginal, value, xp.nan)
     estimate = as_estimate(value, frozen(spread), tolerance)
     estimate = replace_where(marginal, Status.INFINITE, estimate)
-    # m > 1: what has no fixed point to approach has no depth scale.
+    # m > 1: there is no fixed point to approach, hence no depth scale.
     nowhere = (told & (m > 1)) | (multiplier.status == Status.ABSENT)
     return replace_where(nowhere, Status.ABSENT, estimate)
 
 
 def _depth_of(pair: CorrelationPoint, tolerance: Any) -> Estimate:
-    """ξ_c, from the slope or from its logarithm, whichever knows it better."""
+    """ξ_c, from the slope or from its logarithm, whichever is more accurate."""
     scale = depth_scale(pair.slope, tolerance)
     if pair.log_slope is None:
         return scale
@@ -142,14 +142,14 @@ def is_allowed(body: Part) -> Bool[Array, ""]:
 
 
 def phase_of(reached: Attractor, allowed: Array, tolerance: Any) -> Int[Array, ""]:
-    """The `Phase` at the fixed point that was reached."""
+    """The `Phase` at the fixed point that is reached."""
     chi = reached.point.slope
     off = xp.abs(chi.value - 1)
     phase = xp.where(chi.value < 1, Phase.ORDERED, Phase.CHAOTIC)
     phase = xp.where(off <= chi.error, Phase.UNKNOWN, phase)
     close = xp.maximum(xp.minimum(chi.error, _BLUR), tolerance)
     phase = xp.where((off <= close) & (chi.error <= _BLUR), Phase.CRITICAL, phase)
-    # An infinite slope, of a φ that jumps, is a slope.
+    # An infinite slope, of a φ that jumps, is a valid slope.
     known = (chi.value >= 0) & (reached.fate != Fate.UNKNOWN)
     known = known & (xp.isfinite(chi.error) | xp.isposinf(chi.value))
     phase = xp.where(known, phase, Phase.UNKNOWN)
@@ -171,7 +171,7 @@ def at_length(reached: Attractor, tolerance: Any) -> dict[str, Estimate]:
 
 
 def settled(found: Tree, allowed: Array) -> Tree:
-    """Nothing is silently NaN: a value that is not a number has a status that says so."""
+    """Give every NaN value a status that explains it."""
     lost = lambda e: xp.isnan(e.value) & (e.status <= Status.INACCURATE)
     found = replace_where(lost, Status.NOT_CONVERGED, found)
     return replace_where(~allowed, Status.INVALID, found)
@@ -199,8 +199,8 @@ def predict(
     Parameters
     ----------
     layer
-        One layer, as `theory.layer` makes it. A `Repeat` counts as one: χ is that of all its layers
-        together, and depth scales count such repeats.
+        One layer, such as `theory.layer`. A `Repeat` counts as one layer: χ is the product over
+        its layers, and depth scales count repeats.
     start
         Length of the typical input from which the fixed point is reached.
     tolerance
@@ -211,20 +211,21 @@ def predict(
     Returns
     -------
     Prediction
-        Scalars; `jax.vmap` and `jax.grad` apply (fixed points by implicit differentiation).
+        Scalars. Works under `jax.vmap` and `jax.grad` (fixed points by implicit
+        differentiation).
 
     Raises
     ------
     ValueError
         If `start` or `tolerance` is not above 0, or `order` below 8; if `layer` is a whole
-        network; if JAX is without float64.
+        network; if JAX has no float64.
     TypeError
-        If one layer does not lead from pre-activations to pre-activations.
+        If the layer does not map pre-activations to pre-activations.
 
     Accuracy
     --------
-    Errors hold quadrature, rounding and their propagation to first order. Near criticality
-    those of c* and of ξ grow like 1/|1 − slope|, and say so.
+    Errors cover quadrature, rounding and their propagation to first order. Near criticality the
+    errors of c* and of ξ grow like 1/|1 − slope|.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The stationary state of a random recurrent network: dynamic mean field after long times."""
+"""The stationary state of a random recurrent network: dynamic mean-field theory at long times."""
 
 from typing import Any
 
@@ -24,22 +24,22 @@ from theory.phases._prediction import is_allowed, phase_of, settled
 
 
 class StationaryState(eqx.Module):
-    """z_{t+1} = W φ(z_t) + b + ξ_t after long times, with W and b fixed and ξ fresh.
+    """z_{t+1} = W φ(z_t) + b + ξ_t at long times, with W and b fixed and ξ fresh at every step.
 
     The autocorrelation Γ(τ) = E z_t·z_{t+τ}/k is q at τ = 0 and c q at every other τ: the step
-    from (t, s) to (t+1, s+1) does not know of other time differences, and all of them go to
-    the same fixed point. Without b and where c = 0 the chaos is white in time.
+    from (t, s) to (t+1, s+1) does not involve other time lags, and all lags converge to the same
+    fixed point. Without b, and if c = 0, the chaos is white in time.
     """
 
     length: Estimate
     """q = Γ(0)."""
     correlation: Estimate
-    """c = Γ(τ)/Γ(0), τ ≥ 1: 1 where the state comes to rest, less where it is chaotic or noise
-    moves it; what is left is the part that b fixes."""
+    """c = Γ(τ)/Γ(0), τ ≥ 1: 1 if the state comes to rest, less if it is chaotic or driven by
+    noise; the remainder is the part that b fixes."""
     separation: Estimate
     """1 − c, to full relative accuracy."""
     slope: Estimate
-    """χ = σ_w² E φ'(z)²: the factor per step of the squared distance of two states under the
+    """χ = σ_w² E φ'(z)²: the factor per step on the squared distance of two states under the
     same noise."""
     exponent: Estimate
     """The largest Lyapunov exponent, λ = ½ log χ."""
@@ -60,7 +60,7 @@ def stationary_state(
     Parameters
     ----------
     body
-        One step, as `layer` makes it: W and b of a `Recurrent`, drawn once.
+        One step, such as `layer`: W and b of a `Recurrent`, drawn once.
     noise_variance
         Variance per real component of Gaussian noise that is fresh for every unit and step
         (the drives of inputs that are independent over time).
@@ -71,21 +71,21 @@ def stationary_state(
 
     Notes
     -----
-    At equal times W might be drawn again at every step: q, χ and their fixed points are those
-    of a deep network whose bias has the variance σ_b² + noise. What tells the static bias from
-    the noise is c, and that a state may come to rest under the one and not under the other. So
-    the transition to chaos is that of deep networks: σ_w |φ'(0)| = 1 without bias and noise,
-    and noise moves it to larger σ_w.
+    At equal times W could be drawn again at every step: q, χ and their fixed points are those
+    of a deep network whose bias has variance σ_b² + noise. Static bias and noise differ in c,
+    and in that a state may come to rest under the first but not under the second. The
+    transition to chaos is therefore that of deep networks: σ_w |φ'(0)| = 1 without bias and
+    noise; noise shifts it to larger σ_w.
 
     Raises
     ------
     ValueError
-        If `noise_variance` is not finite and at least 0; and as `predict`.
+        If `noise_variance` is not finite and at least 0; otherwise as `predict`.
 
     Accuracy
     --------
-    As `predict`; λ and c carry their own errors. c solves 1 − c = (s' + noise)/q, with s' what
-    the body makes of the separation q (1 − c): one equation, whose root is bracketed.
+    As `predict`; λ and c have their own errors. c solves 1 − c = (s' + noise)/q, where the body
+    maps the separation q (1 − c) to s': one equation, whose root is bracketed.
 
     References
     ----------
@@ -126,7 +126,7 @@ def _stationary(body, noise, start, tolerance, order) -> StationaryState:
 
 
 def _with_bias(body: Part, added: Array) -> Part:
-    """The body with more variance in the bias of its last affine map."""
+    """The body with additional bias variance in its last affine map."""
     is_affine = lambda node: isinstance(node, Affine)
     last = lambda part: [n for n in jax.tree.leaves(part, is_leaf=is_affine) if is_affine(n)][-1]
     return eqx.tree_at(lambda part: last(part).bias_variance, body, replace_fn=lambda b: b + added)

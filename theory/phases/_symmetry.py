@@ -1,8 +1,8 @@
-"""The symmetry of a network, derived from its description, and how each sector propagates.
+"""The symmetry of a network, derived from its description, and the propagation in each sector.
 
-Notation: the units are z ∈ R^k; a rotation R of every unit is a symmetry where it commutes
-with the weights' table and with φ. The layer's moment map at σ_w² = 1, X ↦ Σ_a e_a X e_aᵀ, is
-the projection onto the matrices that commute with the table, so that dimensions are traces.
+Notation: the units are z ∈ R^k. A rotation R of every unit is a symmetry if it commutes with the
+table of the weights and with φ. The moment map of a layer at σ_w² = 1, X ↦ Σ_a e_a X e_aᵀ, is
+the projection onto the matrices that commute with the table, so dimensions are traces.
 """
 
 import enum
@@ -59,31 +59,31 @@ from theory.phases._prediction import depth_scale
 
 
 class Symmetry(NamedTuple):
-    """The continuous symmetry of a network's hidden units, and what breaks it."""
+    """The continuous symmetry of the hidden units of a network, and what breaks it."""
 
     group: str
-    """"O(k)", "U(m)" or "Sp(m)"; "1" where no rotation is left."""
+    """"O(k)", "U(m)" or "Sp(m)"; "1" if no rotation is a symmetry."""
     rank: int
-    """Independent unit vectors over the algebra: k, m or m."""
+    """Number of independent unit vectors over the algebra: k, m or m."""
     dimension: int
     """Number of generators."""
     explicit: bool
     """Whether a bias breaks the symmetry explicitly."""
 
     def goldstone_modes(self, rank: int | None = None) -> int:
-        """Generators that a state of this rank breaks: dim G − dim H.
+        """Number of generators that a state of this rank breaks: dim G − dim H.
 
         Parameters
         ----------
         rank
-            Of the state's covariance over the algebra, from 1 to `Symmetry.rank`, which is
-            the default and what mean-field theory has at its fixed point. The subgroup that
-            leaves the state alone is the same kind of group on what is left.
+            Rank of the covariance of the state over the algebra, from 1 to `Symmetry.rank`. The
+            default is `Symmetry.rank`, as in mean-field theory at its fixed point. The subgroup H
+            that leaves the state unchanged is a group of the same kind on the remaining vectors.
 
         Raises
         ------
         ValueError
-            If there is no state of such a rank.
+            If the rank is out of range.
         """
         rank = self.rank if rank is None else rank
         if isinstance(rank, bool) or not isinstance(rank, int | np.integer):
@@ -111,7 +111,7 @@ def commutant_dimensions(law: WeightLaw) -> tuple[int, int]:
 
 
 class _Found(eqx.Module):
-    """What has been seen of a network."""
+    """What is known about a network so far."""
 
     components: int = eqx.field(static=True)
     """0 before the first affine layer."""
@@ -122,7 +122,7 @@ class _Found(eqx.Module):
 
 class _Seen(Reading[_Found]):
     def affine(self, node: Affine, state: _Found):
-        # What commutes with the table that holds the others is the symmetry.
+        # What commutes with the larger table is the symmetry.
         both = (ALGEBRAS[state.algebra], ALGEBRAS[node.weights.algebra])
         algebra = max(both, key=lambda algebra: algebra.order).name
         return _Found(node.weights.components, algebra, state.odd, state.rotates), None
@@ -135,7 +135,7 @@ class _Seen(Reading[_Found]):
         return _Found(*at, state.odd and odd, state.rotates and rotates), None
 
     def normalise(self, node: Normalise, state: _Found):
-        # The mean over components is a direction that rotations move.
+        # Rotations change the mean over components.
         kept = state.rotates and (node.kind == "rms" or state.components == 1)
         return _Found(state.components, state.algebra, state.odd, kept), None
 
@@ -153,10 +153,16 @@ class _Seen(Reading[_Found]):
 
 
 def symmetry(network: Part) -> Symmetry:
-    """The symmetry group of a network's hidden units, from its description.
+    """The symmetry group of the hidden units of a network, derived from its description.
 
-    What commutes with the weights of every layer and with every activation. A bias with
-    variance above 0 breaks it explicitly; a state of finite length breaks it spontaneously.
+    It consists of the rotations that commute with the weights of every layer and with every
+    activation. A bias with variance above 0 breaks it explicitly; a state of finite length
+    breaks it spontaneously.
+
+    Parameters
+    ----------
+    network
+        The description.
 
     Raises
     ------
@@ -165,7 +171,7 @@ def symmetry(network: Part) -> Symmetry:
 
     References
     ----------
-    Iqbal et al. 2026 (arXiv 2605.14685), for O(k) and U(1); Schur's lemma for the rest.
+    Iqbal et al. 2026 (arXiv 2605.14685), for O(k) and U(1); Schur's lemma for the others.
     """
     check_part("network", network)
     biased, _ = interpret(on_host(network), _Biased(), np.bool_(False))
@@ -173,7 +179,7 @@ def symmetry(network: Part) -> Symmetry:
 
 
 def _group(network: Part) -> Symmetry:
-    """The symmetry as far as structure decides it: without what biases break."""
+    """The symmetry that the structure allows, regardless of biases."""
     seen, _ = interpret(network, _Seen(), _Found(0, "real", True, True))
     k = seen.components
     if k == 0:
@@ -188,7 +194,7 @@ def _group(network: Part) -> Symmetry:
 
 
 class SymmetryPhase(enum.IntEnum):
-    """What the state at the fixed point does to the symmetry."""
+    """How the state at the fixed point transforms under the symmetry."""
 
     SYMMETRIC = 0
     """q* = 0: nothing propagates."""
@@ -197,11 +203,11 @@ class SymmetryPhase(enum.IntEnum):
     EXPLICIT = 2
     """A bias breaks it, and Goldstone modes have a finite depth scale."""
     UNKNOWN = 3
-    """The length has no finite fixed point, or the parameters are not allowed."""
+    """The length has no finite fixed point, or the parameters are out of range."""
 
 
 class _Biased(Survey[Any]):
-    """Whether any bias has a variance above 0."""
+    """Whether any bias has variance above 0."""
 
     def affine(self, node: Affine, state):
         return state | xp.any(node.bias_variance > 0), None
@@ -219,7 +225,12 @@ def symmetry_phase_of(body: Part, length: Estimate, allowed: Bool[Array, ""]) ->
 def generators(network: Part) -> Float[np.ndarray, "generators k k"]:
     """Antisymmetric matrices that span the Lie algebra of a network's symmetry.
 
-    Convention: orthonormal with respect to tr(AᵀB)/k, so that |A z| is of the size of z.
+    Convention: orthonormal with respect to tr(AᵀB)/k, so that |A z| is comparable to |z|.
+
+    Parameters
+    ----------
+    network
+        The description.
     """
     check_part("network", network)
     found = _group(network)
@@ -240,8 +251,14 @@ def generators(network: Part) -> Float[np.ndarray, "generators k k"]:
 
 
 def plane_generator(network: Part) -> Float[np.ndarray, "k k"]:
-    """A generator A of a network's symmetry with A³ = −A, which rotates one unit vector over the
-    algebra: exp(θA) = 1 + sin θ A + (1 − cos θ) A².
+    """A generator A of a network's symmetry that rotates one unit vector over the algebra.
+
+    It satisfies A³ = −A, so exp(θA) = 1 + sin θ A + (1 − cos θ) A².
+
+    Parameters
+    ----------
+    network
+        The description.
 
     Raises
     ------
@@ -260,15 +277,15 @@ def plane_generator(network: Part) -> Float[np.ndarray, "k k"]:
 
 
 class Sectors(eqx.Module):
-    """How small differences of two inputs on the fixed point grow per layer, by sector."""
+    """Growth per layer of small differences of two inputs at the fixed point, by sector."""
 
     goldstone: Estimate
-    """λ_A of a relative rotation: exactly 1 without bias, 1 − σ_b²/q* with it. ABSENT where
-    no rotation commutes with the weights."""
+    """λ_A of a relative rotation: exactly 1 without bias, 1 − σ_b²/q* with it. ABSENT if no
+    rotation commutes with the weights."""
     trace: Estimate
-    """χ, of the distance."""
+    """χ of the distance."""
     symmetric_traceless: Estimate
-    """Of a relative shear; ABSENT where none commutes with the weights."""
+    """Multiplier of a relative shear; ABSENT if none commutes with the weights."""
     depth_scale_goldstone: Estimate
     """ξ_G = −1/log λ_A of the pseudo-Goldstone modes; INFINITE without bias."""
     order_parameter: Estimate
@@ -281,21 +298,25 @@ def sectors(layer: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int
     Parameters
     ----------
     layer
-        One layer, as `theory.layer` makes it, with a radial activation.
+        One layer, such as `theory.layer`, with a radial activation.
     length
-        q*, as `predict` gives it.
+        q*, the `length` of a `Prediction`.
+    tolerance
+        Relative error beyond which a value is INACCURATE.
+    order
+        Nodes per panel of the quadrature, from 8 to 1024.
 
     Returns
     -------
     Sectors
-        ABSENT where the length has no fixed point.
+        ABSENT if the length has no fixed point.
 
     Raises
     ------
     TypeError
-        If `layer` is not one layer with radial activations, or `length` no `Estimate`.
+        If `layer` is not one layer with radial activations, or `length` is not an `Estimate`.
     ValueError
-        If `tolerance` is not above 0, or `order` not from 8 to 1024.
+        If `tolerance` is not above 0, or `order` out of range.
 
     References
     ----------
@@ -320,11 +341,11 @@ def sectors(layer: Part, length: Estimate, *, tolerance: Any = 1e-10, order: int
 
 
 _DIRECTIONS = np.array([[[0, 1], [-1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]]])
-"""A rotation, the identity and a shear: one matrix of each sector."""
+"""A rotation, the identity and a shear: one matrix per sector."""
 
 
 _STEP = 1e-4
-"""Of q, for derivatives that errors are multiplied with."""
+"""Step in q, for derivatives that multiply errors."""
 
 
 @directly

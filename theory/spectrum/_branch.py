@@ -1,16 +1,16 @@
 """The physical branch of the equation for the moment function of a free product.
 
 Notation: s = −M(λ), ν = log(s/(1 − s)), and w_l the point where the law of D_l² takes the same
-value, s = E d/(d − w_l), with ω_l = log w_l. The S-transforms multiply, so
+value, s = E d/(d − w_l), with ω_l = log w_l. S-transforms multiply, so
 
     log λ = (c − 1)(ν − iπ) + Σ_l c_l ω_l + g log(1 − s) + log σ²,
 
-where c = Σ c_l counts the nonlinearities, g the weight matrices with independent entries, and
-log σ² sums the log variances. For arg λ in (0, π) all of ω_l and ν have imaginary parts in
-(0, π), and no other solution has: the w_l are the subordination functions of the free product,
-fixed points of analytic maps of the half-plane into itself. On λ < 0 all is real and monotone.
-For a layer with a skip connection (see `_skip`) w_l is replaced by λ_l of the layer, which depends
-on two more such functions, those of a free sum.
+where c = Σ c_l is the number of nonlinearities, g that of weight matrices with independent
+entries, and log σ² the sum of log variances. For arg λ in (0, π) all ω_l and ν have imaginary
+parts in (0, π), and no other solution does: the w_l are the subordination functions of the free
+product, fixed points of analytic maps of the half-plane into itself. For λ < 0 everything is real
+and monotone. For a layer with a skip connection (see `_skip`), w_l is replaced by λ_l of the
+layer, which depends on the two subordination functions of a free sum.
 
 References: Voiculescu (1987); Belinschi and Bercovici (2007), A new approach to subordination
 results in free probability, theorems 3.2 and 3.3.
@@ -32,19 +32,19 @@ from theory.spectrum._skip import log_lambda_of_sum, log_square, share, softplus
 from theory.spectrum._slopes import SlopeLaw
 
 _TABLE = 256
-"""Points on the negative axis."""
+"""Number of points on the negative axis."""
 _DOWN = np.repeat([0.75, 0.5, 0.3, 0.15, 0.05, 0.015, 0.005, 0.0015], 2)
 _ANGLES = math.pi * np.concatenate([np.ones(4), _DOWN, np.zeros(8)])
-"""Arguments of λ on the way from the negative axis to the positive one."""
+"""Arguments of λ on the path from the negative axis to the positive one."""
 _AGAIN = _ANGLES[-15:]
-"""Those for a law that differs little."""
+"""The same for a law that differs little."""
 _HALVINGS = 60
 _CHUNK = 8
 _FAR = 1e75
 
 
 class Branch(eqx.Module):
-    """Solutions at one λ or several."""
+    """Solutions at one or several λ."""
 
     omega: Complex[Array, "laws *points"]
     nu: Complex[Array, "*points"]
@@ -53,7 +53,7 @@ class Branch(eqx.Module):
 
 
 class Look(eqx.Module):
-    """What the laws say at given ω_l."""
+    """The laws evaluated at given ω_l."""
 
     below: Complex[Array, "laws *points"]
     """A = E d/(d − w)."""
@@ -64,7 +64,7 @@ class Look(eqx.Module):
 
 
 def wide(x: Float[Array, " laws"], points: Array) -> Float[Array, "laws *ones"]:
-    """Numbers of the laws, to go with an array [laws, *points]."""
+    """Reshape numbers, one per law, to broadcast with an array [laws, *points]."""
     return x.reshape(-1, *(1,) * (points.ndim - 1))
 
 
@@ -77,7 +77,7 @@ def log_range(law: SlopeLaw) -> tuple[Float[Array, " laws"], Float[Array, " laws
 def _over_nodes(law: SlopeLaw, omega: Array, terms: Callable, count: int) -> list[Array]:
     """Sums over nodes of `terms(d/|w|, probability)`, all in one pass.
 
-    Points are contiguous and nodes are taken some at a time, which is what a CPU vectorises.
+    Points are contiguous and nodes are processed in chunks, which vectorises well on a CPU.
     """
     scale = xp.exp(-omega.real)
     if not traced(law, omega):
@@ -141,17 +141,17 @@ def mean_angle(
 
 
 def as_complex(x: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
-    """The same number; real and complex arrays are not mixed by themselves."""
+    """Convert real to complex; real and complex arrays are not mixed implicitly."""
     return complex_of(x, xp.zeros_like(x))
 
 
 def _log(above: Array) -> Array:
-    """log of a number of the closed upper half-plane, with argument in [0, π]."""
+    """log of a number in the closed upper half-plane, with argument in [0, π]."""
     return complex_of(xp.log(xp.abs(above)), xp.arctan2(xp.maximum(above.imag, 0.0), above.real))
 
 
 def log_of_rest(seen: Look, omega: Complex[Array, "laws *points"]) -> Array:
-    """log(1 − s), also where w is in the lower half-plane and has an argument above π."""
+    """log(1 − s), valid also if w is in the lower half-plane and has an argument above π."""
     above = omega.imag > math.pi
     return xp.where(above, _log(seen.rest), xp.conj(_log(xp.conj(seen.rest))))
 
@@ -162,7 +162,7 @@ def nu_of(seen: Look) -> Complex[Array, "laws *points"]:
 
 
 def _counted(factors: JacobianFactors, each: Complex[Array, "laws *points"]) -> Array:
-    """Σ_l c_l of something."""
+    """Σ_l c_l `each`_l."""
     return xp.sum(as_complex(wide(factors.count, each)) * each, axis=0)
 
 
@@ -190,20 +190,20 @@ def log_lambda(factors: JacobianFactors, at: Branch) -> Complex[Array, "*points"
 
 
 class Response(NamedTuple):
-    """How the places of the laws change with ν: along solutions, and at first towards one."""
+    """How the places of the laws change with ν: along solutions, and in a Newton step."""
 
     place: Complex[Array, "laws *points"]
-    """∂ log λ_l/∂ν; λ_l is w_l, or that of the layer where it has a skip connection."""
+    """∂ log λ_l/∂ν; λ_l is w_l, or λ of the layer if it has a skip connection."""
     omega: Complex[Array, "laws *points"]
     partner: Complex[Array, "laws *points"] | None
     miss_place: Complex[Array, "laws *points"]
-    """The same changes that a step of Newton's method makes where ν stays."""
+    """The changes of the same quantities in a Newton step at fixed ν."""
     miss_omega: Complex[Array, "laws *points"]
     miss_partner: Complex[Array, "laws *points"] | None
 
 
 def respond(law: SlopeLaw, at: Branch) -> Response:
-    """Newton's method for the places of all laws, given a change of ν."""
+    """A Newton step for the places of all laws, as a function of the change of ν."""
     seen = look(law, at.omega)
     nu = at.nu[None]
     omega, miss = 1 / seen.rate, (nu - nu_of(seen)) / seen.rate
@@ -213,7 +213,7 @@ def respond(law: SlopeLaw, at: Branch) -> Response:
     below, rest, one, other = summed(seen.below, seen.rest, at.partner)
     more = as_complex(2 - wide(xp.maximum(law.branch, 0.0), omega))
     log_rest = log_of_rest(seen, at.omega)
-    # Two equations: both squares of G agree, and so does ν.
+    # Two equations: both expressions for G² agree, and so does ν.
     first = more * log_rest - at.omega - log_square(at.partner)
     second = _log(below) - xp.conj(_log(xp.conj(rest))) - nu
     a, b = -more * seen.below * seen.rate - 1, 1 - 2 * one
@@ -222,7 +222,7 @@ def respond(law: SlopeLaw, at: Branch) -> Response:
     det = a * d - b * c
     own, partner = -b / det, a / det
     own_miss, partner_miss = (b * second - d * first) / det, (c * first - a * second) / det
-    # log λ_l = −2 softplus(ν) − log G², whose derivative by log u is −b.
+    # log λ_l = −2 softplus(ν) − log G², whose derivative with respect to log u is −b.
     place, place_miss = b * partner - 2 * share(nu), b * partner_miss
     pick = lambda yes, no: xp.where(skip, yes, no)
     return Response(
@@ -244,7 +244,7 @@ def log_rate(
 
 
 def _step(factors: JacobianFactors, target: Array, at: Branch) -> Branch:
-    """One step of Newton's method for all places and ν, kept in the half-plane."""
+    """One Newton step for all places and ν, kept in the half-plane."""
     found = respond(factors.law, at)
     wanted = target - log_lambda(factors, at) - _counted(factors, found.miss_place)
     change = wanted / log_rate(factors, at.nu, found)
@@ -258,7 +258,7 @@ def _step(factors: JacobianFactors, target: Array, at: Branch) -> Branch:
     highest: Any = math.pi
     if at.partner is not None:
         partner = _kept(at.partner + damping[None] * partner, 2 * math.pi)  # type: ignore
-        # Squares of subordination functions of a sum, themselves in the half-plane.
+        # Squares of subordination functions of a sum; the functions are in the half-plane.
         highest = xp.where(has_skip(factors.law, omega), 2 * math.pi, math.pi)
     return Branch(
         _kept(at.omega + damping[None] * omega, highest),
@@ -272,7 +272,7 @@ def _kept(z: Array, highest: Any) -> Array:
 
 
 def _at_angles(factors: JacobianFactors, at: Branch, log_size: Array, angles: np.ndarray) -> Branch:
-    """Solutions after a step of Newton's method at each of these arguments of λ."""
+    """Solutions after one Newton step at each of these arguments of λ."""
 
     def step(at, angle):
         target = complex_of(log_size, angle)
@@ -283,7 +283,7 @@ def _at_angles(factors: JacobianFactors, at: Branch, log_size: Array, angles: np
 
 
 class Axis(eqx.Module):
-    """Solutions on the negative axis, |λ| increasing."""
+    """Solutions on the negative axis, by increasing |λ|."""
 
     log_size: Float[Array, " points"]
     """log |λ|."""
@@ -291,28 +291,28 @@ class Axis(eqx.Module):
 
 
 def negative_axis(factors: JacobianFactors) -> Axis:
-    """Solutions at λ < 0, from far inside to far outside of the spectrum."""
+    """Solutions at λ < 0, from far inside to far outside the spectrum."""
     law = factors.law
     mass = law.mass_at_zero
-    # The law with the most mass at zero decides how far s goes.
+    # The law with the most mass at zero limits the range of s.
     chosen = xp.argmax(mass)
     low, high = log_range(law)
-    # With mass at zero, laws of the same mass cannot be told apart at smaller |w|, nor layers
-    # with a skip connection where the differences of which s is the sum are lost.
+    # At smaller |w|, laws with equal mass at zero are indistinguishable, and layers with a skip
+    # connection lose the differences whose sum is s.
     near = 40.0 if law.branch is None else 20.0
     start = low[chosen] - xp.where(mass[chosen] > 0, 25.0, near)
     fraction = xp.linspace(0, 1, _TABLE, dtype=low.dtype)
     y = (start + fraction * (high[chosen] + 30 - start))[None]
     nu = _real_nu(jax.tree.map(lambda table: table[chosen][None], law), y)[0]
     if law.branch is not None:
-        # Where s is not monotone in w, the table is one of ν.
+        # If s is not monotone in w, tabulate in ν.
         nu = xp.where(law.branch[chosen] < 0, nu, near - fraction * (near + 40))
         branch = negative_solution(factors, nu)
     else:
         if mass.size > 1:
             y = xp.where((xp.arange(mass.size) == chosen)[:, None], y, _negative_places(law, nu))
         branch = Branch(_on_negative(y), as_complex(nu), None)
-    # What rounding does not tell apart is made to increase.
+    # Make values that rounding cannot distinguish increase.
     return Axis(running_max(log_lambda(factors, branch).real), branch)
 
 
@@ -328,7 +328,7 @@ def negative_solution(factors: JacobianFactors, nu: Float[Array, "*points"]) -> 
 
 
 def _negative_parts(law: SlopeLaw, omega: Array, nu: Array) -> tuple[Array, Array]:
-    """−β = s − s_a and 1 + β where s_a is that of the law at ω < 0."""
+    """−β = s − s_a and 1 + β, where s_a belongs to the law at ω < 0."""
     s, rest = share(as_complex(nu)).real, share(as_complex(-nu)).real
     below = look(law, omega).below.real
     return s[None] - below, rest[None] + below
@@ -337,8 +337,8 @@ def _negative_parts(law: SlopeLaw, omega: Array, nu: Array) -> tuple[Array, Arra
 def _negative_places(law: SlopeLaw, nu: Float[Array, "*points"]) -> Float[Array, "laws *points"]:
     """log |w_l| on the negative axis.
 
-    With a skip connection: where β (1 + β) = G² for m_a = m − β. Of the two sides' ratio over
-    S_a, which rises with s_a, one falls and the other rises.
+    With a skip connection it solves β (1 + β) = G² for m_a = m − β. Divided by S_a, which
+    increases with s_a, one side decreases and the other increases.
     """
     start = xp.zeros((law.square.shape[0], *nu.shape), nu.dtype)
     low, high = (wide(end, start) + start for end in log_range(law))
@@ -367,7 +367,7 @@ def _on_negative(y: Float[Array, "laws *points"]) -> Complex[Array, "laws *point
 
 
 def bisect(too_far: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Where `too_far` turns from false to true, for every entry."""
+    """The place where `too_far` turns from false to true, for every entry."""
 
     def halve(_, ends):
         low, high = ends
@@ -380,21 +380,21 @@ def bisect(too_far: Callable[[Array], Array], low: Array, high: Array) -> Array:
 
 
 class Solution(eqx.Module):
-    """Solutions at λ > 0 and what is known of them."""
+    """Solutions at λ > 0 and their errors."""
 
     branch: Branch
     rate: Complex[Array, " points"]
     """∂ log λ/∂ν."""
     error: Float[Array, " points"]
-    """Of log λ."""
+    """Error of log λ."""
     found: Bool[Array, " points"]
 
 
 def solve(factors: JacobianFactors, axis: Axis, log_size: Float[Array, " points"]) -> Solution:
     """The solutions at λ > 0.
 
-    From the negative axis, where they are found by monotone interpolation and Newton's method,
-    they are followed around the half circle of constant |λ|.
+    They are found on the negative axis, by monotone interpolation and Newton's method, and
+    followed from there around the half circle of constant |λ|.
     """
     place = xp.clip(xp.searchsorted(axis.log_size, log_size), 1, _TABLE - 1)
     left, right = axis.log_size[place - 1], axis.log_size[place]
@@ -412,7 +412,7 @@ def solve(factors: JacobianFactors, axis: Axis, log_size: Float[Array, " points"
 def solve_again(
     factors: JacobianFactors, near: Branch, log_size: Float[Array, " points"]
 ) -> Solution:
-    """The same for laws that differ little, from the solutions `near`."""
+    """The solutions for laws that differ little, from the solutions `near`."""
     return _judged(factors, _at_angles(factors, near, log_size, _AGAIN), log_size)
 
 

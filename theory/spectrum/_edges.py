@@ -1,6 +1,6 @@
 """The smallest and the largest singular value of a Jacobian at infinite width.
 
-Notation: as in `_branch`. Outside of the spectrum s, m = −s and all w_l are real.
+Notation: as in `_branch`. Outside the spectrum s, m = −s and all w_l are real.
 """
 
 import math
@@ -41,43 +41,43 @@ from theory.spectrum._slopes import SlopeLaw
 
 
 class Edge(eqx.Module):
-    """Where the spectrum ends: log λ there and how the density begins."""
+    """End of the spectrum: log λ there, and how the density sets in."""
 
     log_lambda: Float[Array, ""]
     bend: Float[Array, ""]
     """∂² log λ/∂m² at the edge."""
     bend_error: Float[Array, ""]
-    """Of the difference quotient that it is."""
+    """Error of `bend`, which is a difference quotient."""
     rounding: Float[Array, ""]
-    """Of log λ, and what is left of the search where the edge is its limit."""
+    """Error of log λ, and the remainder of the search where the edge is its limit."""
 
 
 class _Point(eqx.Module):
-    """Outside of the spectrum."""
+    """A point outside the spectrum."""
 
     slope: Float[Array, ""]
     """∂ log λ/∂s."""
     noise: Float[Array, ""]
-    """Rounding of the slope."""
+    """Rounding error of the slope."""
     s: Float[Array, ""]
     total: Float[Array, ""]
     """log λ."""
     size: Float[Array, ""]
-    """Of all that adds up to it, and is rounded."""
+    """Size of the terms that add up to it, each of which is rounded."""
 
 
 _NEAREST = -34.0
-"""log of the relative distance from the end of a law, which rounding still resolves."""
+"""log of the smallest relative distance from the end of a law that rounding resolves."""
 
 Side = Literal["upper", "lower"]
 
 
 def has_gap(factors: JacobianFactors) -> Bool[Array, ""]:
-    """Whether the spectrum keeps away from zero, but for an atom there.
+    """Whether the spectrum is bounded away from zero, apart from an atom there.
 
-    With mass at zero: if a single layer makes it. Without: if no square matrix of independent
-    entries brings eigenvalues arbitrarily close to zero, and no layer 1 + a, whose a has
-    eigenvalues of size 1.
+    With mass at zero, this holds if a single layer produces it. Without, it holds unless a square
+    matrix of independent entries, or a layer 1 + a where a has eigenvalues of modulus 1, brings
+    eigenvalues arbitrarily close to zero.
     """
     mass = factors.law.mass_at_zero
     most = xp.max(mass)
@@ -90,27 +90,30 @@ def has_gap(factors: JacobianFactors) -> Bool[Array, ""]:
 
 
 def _ring(law: SlopeLaw) -> tuple[Bool[Array, " laws"], Bool[Array, " laws"]]:
-    """Whether all eigenvalues of a are inside the unit circle, or all outside: they fill a ring
-    of radii (E |a|^(−2))^(−1/2) and (E |a|²)^(1/2) (Haagerup and Larsen 2000, theorem 4.4)."""
+    """Whether all eigenvalues of a are inside the unit circle, and whether all are outside.
+
+    They fill a ring of radii (E |a|^(−2))^(−1/2) and (E |a|²)^(1/2) (Haagerup and Larsen 2000,
+    theorem 4.4).
+    """
     outer = xp.sum(law.probability * law.square, axis=1)
     inner = xp.sum(law.probability / xp.where(law.square > 0, law.square, 1e-300), axis=1)
     return outer < 1, (law.branch == 0) & (inner < 1)
 
 
 def edge(factors: JacobianFactors, side: Side) -> Edge:
-    """The first critical point of λ on the real axis, from outside of the spectrum.
+    """The first critical point of λ on the real axis, coming from outside the spectrum.
 
-    One law goes ahead: w = d_max (1 + e^v) > d_max for the upper edge, and for the lower one
-    w = d_min/(1 + e^v) < d_min of the law with the most mass at zero. The others follow, so
-    that all have the same s. Where λ has no critical point before w reaches the end of the
-    law, the spectrum ends in an atom there, which is the limit of the search.
+    One law leads: w = d_max (1 + e^v) > d_max for the upper edge, and for the lower one
+    w = d_min/(1 + e^v) < d_min, of the law with the most mass at zero. The others follow, so that
+    all have the same s. If λ has no critical point before w reaches the end of the law, the
+    spectrum ends in an atom there, which is the limit of the search.
     """
     law, c, g = factors.law, xp.sum(factors.count), factors.independent
     low, high = log_range(law)
     mass = law.mass_at_zero
     laws = xp.arange(mass.size)
     chosen = xp.argmax(mass)
-    # With less mass at zero than the law ahead, w < 0.
+    # Laws with less mass at zero than the leading one have w < 0.
     negative = (mass < mass[chosen] - 1e-12) & (side == "lower")
 
     def place(v):
@@ -123,7 +126,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         return complex_of(y, xp.where(negative, math.pi, 0.0))
 
     def see(law, omega):
-        """Of the layers, with log u where they have skip connections."""
+        """Evaluate the layers, with log u for those with skip connections."""
         seen = look(law, omega)
         if law.branch is None:
             return seen, None
@@ -137,7 +140,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         return Look(below, xp.where(skip, total.rest, seen.rest), seen.rate), partner
 
     def past_largest(law, omega, partner):
-        """Where s of a layer 1 + a has passed its largest value, beyond the layer's edge."""
+        """Where s of a layer 1 + a is past its maximum, beyond the edge of the layer."""
         if partner is None or side == "upper":
             return xp.zeros(omega.shape, bool)
         found = respond(law, Branch(omega, as_complex(xp.zeros_like(c)), partner))
@@ -145,7 +148,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         return has_skip(law, omega) & ~(own > 0)
 
     def follow(v):
-        """v of all laws from that of the law ahead: s rises with w < 0 and with w > 0."""
+        """v of all laws from v of the leading one: s increases with w < 0 and with w > 0."""
         one = jax.tree.map(lambda table: table[chosen][None], law)
         ahead, _ = see(one, place(xp.full_like(low, v))[chosen][None])
         s, rest = ahead.below.real[0], ahead.rest.real[0]
@@ -167,20 +170,20 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         return s, rest, v
 
     def rise(v):
-        """At v of the law ahead."""
+        """Evaluate at v of the leading law."""
         s, rest, every = follow(v)
         omega = place(every)
         seen, partner = see(law, omega)
-        # Of numbers far from 1 the quotient has lost what ν is.
+        # The quotient of numbers far from 1 has lost ν.
         far = xp.abs(s) > 2
         real = xp.where(far, -xp.log1p(-1 / xp.where(far, s, 2)), xp.log(xp.abs(s / rest)))
         nu = complex_of(real, xp.asarray(math.pi, s.dtype))
         rate = respond(law, Branch(omega, nu, partner)).place.real
         if law.branch is not None:
-            # What cancels there is of each law's own s, which rounding keeps apart.
+            # Each law has its own s here, since rounding keeps them apart; the rest cancels.
             rate = rate + xp.where(has_skip(law, rate), 2 * (s - seen.below.real), 0.0)
         slope = (c - 1 + xp.sum(factors.count * rate) - g * s) / (s * rest)
-        # Laws with w < 0 have s < 1 − mass: where they cannot follow, λ has long had its maximum.
+        # Laws with w < 0 have s < 1 − mass: where they cannot follow, λ is past its maximum.
         lost = xp.any(negative & (s >= 1 - mass))
         if law.branch is not None:
             lost = lost | xp.any(past_largest(law, omega, partner))
@@ -188,7 +191,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
             stuck = ~negative & (every < _NEAREST + 1e-6) & (laws != chosen)
             lost = lost | xp.any(stuck)
             lost = lost | ((side == "lower") & (mass[chosen] == 0) & (rest >= 0))
-        # So it has where s = 1 and the factor 1 − s of independent entries is zero.
+        # The same holds where s = 1 and the factor 1 − s of independent entries is zero.
         lost = lost | ((side == "lower") & (g > 0) & (rest <= 0))
         slope = xp.where(lost, -1.0, slope)
         y = omega.real
@@ -199,8 +202,8 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
             log_rest = xp.log(xp.abs(rest))
             own = xp.abs(look(law, omega).below) + one
             y = xp.where(skip, 2 * log_rest - square, y)
-            # Signs of slopes within their noise leave the edge open by as many roundings as
-            # there are steps in v, times what cancels in s.
+            # Where slopes are within their noise, the position of the edge is uncertain by as many
+            # roundings as there are steps in v, times the cancellation in s.
             steps = -_NEAREST * (1 + own / xp.minimum(xp.abs(s), xp.abs(rest)))
             size = xp.where(skip, 2 * xp.abs(log_rest) + xp.abs(square) + steps, size)
             noise = xp.where(skip, own, 0.0)
@@ -216,7 +219,7 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
         return _Point(slope, noise, s, sum(terms, xp.zeros_like(c)), size)
 
     zero = xp.zeros_like(c)
-    # A slope that rounding has lost is beyond the edge, too.
+    # A slope that is lost in rounding counts as beyond the edge.
     v = -bisect(lambda v: ~(rise(-v).slope > 0), zero - 60.0, zero - _NEAREST)
     h = 1e-4
     # The last one is 4 times as far from the end of the law.
@@ -236,23 +239,23 @@ def edge(factors: JacobianFactors, side: Side) -> Edge:
     bend = xp.where(limit, xp.nan, bend)
     rounding = 8 * epsilon(total) * points.size[2]
     if law.branch is not None:
-        # What is left shrinks with the distance, or with its root.
+        # The remainder shrinks with the distance, or with its root.
         rounding = rounding + xp.where(limit, xp.abs(points.total[5] - total), 0.0)
     return Edge(total, bend, bend_error, rounding)
 
 
 class Edges(eqx.Module):
-    """The ends of the spectrum, zeros left out."""
+    """The ends of the spectrum, not counting zeros."""
 
     lower: Estimate
-    """The smallest singular value; 0 where they come arbitrarily close to it."""
+    """The smallest singular value; 0 if they come arbitrarily close to it."""
     upper: Estimate
     log_lower: Estimate
     log_upper: Estimate
     fluctuation: Estimate
-    """a of log s_max ≈ log_upper + a N^(-2/3) ξ at width N, with ξ of the Tracy-Widom law of
-    real symmetric matrices (mean −1.2065, deviation 1.2680); ABSENT where the spectrum does
-    not end like a square root."""
+    """a in log s_max ≈ log_upper + a N^(-2/3) ξ at width N, where ξ has the Tracy–Widom law of
+    real symmetric matrices (mean −1.2065, deviation 1.2680); ABSENT if the density does not
+    vanish like a square root at the edge."""
 
 
 def _logs(one: Edge, other: Edge, tolerance: float) -> Estimate:
@@ -268,8 +271,10 @@ def _exponential(log: Estimate) -> Estimate:
 
 
 def _no_smallest(factors: JacobianFactors) -> Bool[Array, " laws"]:
-    """Whether slopes have no smallest one, but fall on in the tails or pass 0: the edge is then
-    0, or unknown."""
+    """Whether slopes have no smallest value: they decay in the tails or pass through 0.
+
+    The edge is then 0, or unknown.
+    """
     law = factors.law
     there = law.square > 0
     smallest = xp.argmin(xp.where(there, law.square, xp.inf), axis=1)
@@ -284,27 +289,28 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     Parameters
     ----------
     factors
-        Of `jacobian_factors`.
+        From `jacobian_factors`.
     tolerance
         Absolute error of log s beyond which an edge is INACCURATE.
 
     Returns
     -------
     Edges
-        As singular values and as their logarithms, which alone are finite at any depth.
+        As singular values and as their logarithms; only the latter are finite at any depth.
 
     Accuracy
     --------
     The upper edge is that of the law on its quadrature nodes. The lower edge of orthogonal
-    weights depends on the rarest units: where φ' → 0 in the tails it is zero, and what is
-    reported is where the tails are cut, with an error that reaches 0, infinite for the logarithm.
+    weights depends on the rarest units: if φ' → 0 in the tails it is zero. The value is then the
+    one where the tails are cut off; its error extends to 0, and that of the logarithm is
+    infinite.
 
-    The fluctuation is that of the spectrum's own edge, the leading term in 1/N at fixed depth.
-    It is all there is in linear networks with L ≪ N: at N = 256 the measured mean of
+    The fluctuation is that of the edge of the spectrum, the leading term in 1/N at fixed depth.
+    In linear networks with L ≪ N there is nothing else: at N = 256 the measured mean of
     log s_max − log_upper is −.0176 ± .0027 for L = 1 (predicted −.0165), −.045 ± .007 for L = 4
     (−.033) and −.119 ± .011 for L = 16 (−.077), and deviations agree within 20 %. The rest is
-    of order L/N. With nonlinearities the length of the one input fluctuates too, which makes
-    the deviation 2 to 3 times as large at L = 8.
+    of order L/N. With nonlinearities the length of the input fluctuates as well, which makes the
+    deviation 2 to 3 times as large at L = 8.
 
     References
     ----------
@@ -343,11 +349,11 @@ def _spectrum_edges(factors, tolerance) -> Edges:
         crossed = log_lower.value - log_lower.error > log_upper.value + log_upper.error
         log_lower = replace_where(crossed, Status.NOT_CONVERGED, log_lower)
         lower_edge = replace_where(crossed, Status.NOT_CONVERGED, lower_edge)
-        # Above an atom at zero, layers 1 + a are on another side of their spectrum.
+        # Above an atom at zero, layers 1 + a are on the other side of their spectrum.
         mixed = xp.max(factors.law.mass_at_zero) > 0
         log_lower = replace_where(mixed & gap, Status.NOT_CONVERGED, log_lower)
         lower_edge = replace_where(mixed & gap, Status.NOT_CONVERGED, lower_edge)
-    # Eigenvalues at x below the edge: N/π √(2 x/bend), that of Airy's process √ξ/π.
+    # Eigenvalues at distance x below the edge: N/π √(2 x/bend), and √ξ/π for the Airy process.
     soft = bend > 0
     scale = xp.cbrt(xp.where(soft, bend, 1.0) / 2) / 2
     fluctuation = as_estimate(scale, scale * off / (3 * xp.where(soft, bend, 1.0)), tolerance)

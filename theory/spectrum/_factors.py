@@ -1,15 +1,14 @@
 """The random factors of an input-output Jacobian, read from the description.
 
-Notation: J = ∏ W_l D_l with D_l the derivative of the l-th nonlinearity, a diagonal matrix of
-slopes; m = M(λ) = Σ_k m_k/λ^k the moment function of JJᵀ and S its S-transform. At infinite
-width the factors are free of each other, so all that matters of D is the law of D² over the
-units, and all that matters of W its variance and whether its entries are independent or it is
-orthogonal.
+Notation: J = ∏ W_l D_l, with D_l the derivative of the l-th nonlinearity, a diagonal matrix of
+slopes; m = M(λ) = Σ_k m_k/λ^k the moment function of JJᵀ, and S its S-transform. At infinite
+width the factors are free of each other. Of D only the law of D² over the units matters, and of W
+only its variance and whether it is orthogonal or has independent entries.
 
-A residual branch that begins with fresh weights makes the factor 1 + a, with a = W' D W free of
-all others; so it is one more layer, with an S-transform of its own (`_skip`). A branch
-that begins with a nonlinearity has slopes D_l of the sum itself, the same units in all layers:
-these factors are not free of each other.
+A residual branch that begins with fresh weights gives the factor 1 + a, where a = W' D W is free
+of all others; it is one more layer, with its own S-transform (`_skip`). A branch that begins with
+a nonlinearity has the slopes D_l of the sum itself, whose units are the same in all layers: these
+factors are not free of each other.
 """
 
 import math
@@ -72,21 +71,23 @@ class _Weights(eqx.Module):
 
     log_variance: Float[Array, ""]
     independent: Float[Array, ""]
-    """1 where the entries are, else 0."""
+    """1 if the entries are independent, else 0."""
 
 
 class _Scale(_Weights):
-    """Note of what multiplies the whole layer by one number: like weights, but not fresh."""
+    """Note of a factor on the whole layer: like weights, but not fresh."""
 
 
 class _Slopes(eqx.Module):
-    """Note of a nonlinearity: the law of D², and the same by another rule at a length that is
-    wrong by its error."""
+    """Note of a nonlinearity: the law of D², and the same for error estimates.
+
+    The second law uses another rule, at a length displaced by its error.
+    """
 
     law: SlopeLaw
     check: SlopeLaw
     constant: bool = eqx.field(static=True)
-    """D is the same for all units."""
+    """Whether D is the same for all units."""
 
 
 class _Skip(eqx.Module):
@@ -96,7 +97,7 @@ class _Skip(eqx.Module):
 
 
 class _Factors(Reading[Any]):
-    """Mean-field lengths of one input, and what each leaf contributes to its Jacobian."""
+    """Mean-field lengths of one input, and the contribution of each leaf to its Jacobian."""
 
     order: int = eqx.field(static=True)
 
@@ -124,7 +125,7 @@ class _Factors(Reading[Any]):
         return after, _Slopes(law, check, constant)
 
     def normalise(self, node: Normalise, state: PreActivation | PostActivation):
-        """1/σ, but for the one or two directions of the layer that it takes out."""
+        """1/σ; the one or two directions of the layer that it projects out do not matter."""
         after, _ = MeanField().normalise(node, state)
         shrunk = (log_tangent(after.value) - log_tangent(state.value))[0]
         return after, _Scale(shrunk, xp.zeros_like(shrunk))
@@ -154,28 +155,28 @@ SAFETY = 5.0
 
 
 class JacobianFactors(eqx.Module):
-    """What the spectrum of a Jacobian at infinite width depends on.
+    """Everything that the spectrum of a Jacobian at infinite width depends on.
 
-    Made by `jacobian_factors`. Leading axes over sweeps come from `jax.vmap`.
+    Create it with `jacobian_factors`. `jax.vmap` adds leading axes over sweeps.
     """
 
     log_variance: Float[Array, "*batch"]
     """Σ log σ_w² over the weight matrices."""
     independent: Float[Array, "*batch"]
-    """The number of weight matrices with independent entries, whose law does not matter beyond
-    the variance; the others are orthogonal."""
+    """Number of weight matrices with independent entries, whose law does not matter beyond the
+    variance; the others are orthogonal."""
     count: Float[Array, "*batch laws"]
-    """How many layers have each law of D²."""
+    """Number of layers with each law of D²."""
     law: SlopeLaw
-    """The different laws, shape [laws, nodes]."""
+    """The distinct laws, shape [laws, nodes]."""
     check: SlopeLaw
-    """The same by another rule, and at lengths that are wrong by their error."""
+    """The same by another rule, at lengths displaced by their errors."""
 
     def repeated(self, depth: Any) -> "JacobianFactors":
         """The factors of `depth` such networks in a row, all at the same lengths.
 
-        `depth` may be traced and is the way to sweep over depths: one layer at its fixed point,
-        repeated.
+        Use it to sweep over depths: take one layer at its fixed point and repeat it. `depth` may
+        be traced.
         """
         times = as_number("depth", depth, "whole and at least 0")
         if not isinstance(times, Tracer) and not (0 <= times < np.inf and times == np.floor(times)):
@@ -198,23 +199,23 @@ def check_factors(factors: Any) -> None:
 
 
 def work(factors: JacobianFactors, *points: Any) -> int:
-    """How many numbers one look at the laws takes, at each of some points."""
+    """The number of terms in one evaluation of the laws at some points."""
     return math.prod((factors.law.square.size, *map(np.size, points)))
 
 
 def mass_unresolved(factors: JacobianFactors) -> Float[Array, ""]:
-    """Quantiles below this fraction are bounded from above at most."""
+    """For quantiles below this fraction there is at most an upper bound."""
     law = factors.law
     return xp.max(law.mass_at_zero) + xp.sum(factors.count * law.mass_below)
 
 
 def checked(factors: JacobianFactors) -> JacobianFactors:
-    """The same, by the other rule."""
+    """The factors by the other rule."""
     return eqx.tree_at(lambda f: f.law, factors, factors.check)
 
 
 def by_both(fn: Callable[[JacobianFactors], Any], factors: JacobianFactors) -> tuple[Any, Any]:
-    """A function of the factors by one rule and by the other, compiled once."""
+    """Apply a function to the factors by both rules, compiled once."""
     nodes = max(factors.law.square.shape[-1], factors.check.square.shape[-1])
     laws = (factors.law.padded(nodes), factors.check.padded(nodes))
     stacked = jax.tree.map(lambda *tables: xp.stack(tables), *laws)
@@ -224,39 +225,38 @@ def by_both(fn: Callable[[JacobianFactors], Any], factors: JacobianFactors) -> t
 
 
 def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> JacobianFactors:
-    """Read from a description what the spectrum of its Jacobian depends on.
+    """Derive the factors of a Jacobian from a description.
 
     Convention: `network` may be any chain of Affine, Pointwise, Normalise, Repeat and Residual.
     Every leaf is one factor: `feedforward(φ, ..., depth=L)` is J = W_L D_L ⋯ W_1 D_1 W_0, with L
     nonlinearities and L + 1 weight matrices; `repeat(layer(φ, ...), L)` is W_L D_L ⋯ W_1 D_1,
-    with L of each. All layers are square. A Residual is one factor 1 + a. Its branch holds at
-    most one nonlinearity, behind fresh weights: z ↦ z + W' φ(W z).
+    with L of each. All layers are square. A Residual is one factor 1 + a. Its branch contains at
+    most one nonlinearity, after fresh weights: z ↦ z + W' φ(W z).
 
     Parameters
     ----------
     network
         The description.
     length
-        Per component, of what goes in: the input of a network that begins with an Affine,
-        the pre-activations (at the fixed point: q*) of one that begins with a nonlinearity.
+        Length per component of the signal that enters: the input if the network begins with an
+        Affine, the pre-activations (at the fixed point: q*) if it begins with a nonlinearity.
         Later lengths follow from mean-field theory.
     order
-        Nodes per panel of the quadrature over the units. Shallow networks and orthogonal
-        weights resolve the law of D² more finely, and need more.
+        Nodes per panel of the quadrature over the units, from 8 to 1024. Shallow networks and
+        orthogonal weights resolve finer details of the law of D², and need more.
 
     Raises
     ------
     TypeError
-        If a residual branch begins with a nonlinearity (its slopes are those of the sum, whose
-        units remember all layers before, and the factors are not free: see
-        `residual_moments`), holds two of them, or another branch.
+        If a residual branch begins with a nonlinearity, or contains two of them or another
+        branch. (In the first case the slopes are those of the sum, whose units remember all
+        earlier layers, and the factors are not free: see `residual_moments`.)
     ValueError
-        If the length is negative or a layer has a width of its own; if `order` is not from 8
-        to 1024.
+        If the length is negative, a layer has a fixed width, or `order` is out of range.
 
     Notes
     -----
-    Layers of the same length are joined, where lengths are known numbers and not traced.
+    Layers of equal length are merged, if lengths are known numbers and not traced.
 
     References
     ----------
@@ -277,12 +277,12 @@ def jacobian_factors(network: Part, length: Any, *, order: int = 128) -> Jacobia
 
 
 _FEW = 200
-"""Layers up to which no program is compiled for them."""
+"""Number of layers up to which no program is compiled for them."""
 
 
 def _joined_factors(notes: Any) -> JacobianFactors:
-    # Factors that are free of each other commute as far as the spectrum goes: the notes of
-    # equal layers need not be kept in order.
+    # Free factors commute as far as the spectrum is concerned: the order of the notes of equal
+    # layers need not be kept.
     weights, slopes, branches = _sorted_notes(notes)
     zero: Any = xp.zeros((), jnp.result_type(float))
     log_variance: Any = sum((xp.sum(note.log_variance) for note in weights), zero)
@@ -297,8 +297,10 @@ def _joined_factors(notes: Any) -> JacobianFactors:
 
 
 def _sorted_notes(notes: Any) -> tuple[list[_Weights], list[_Slopes], list[tuple]]:
-    """Weights and slopes of layers without skip connection, and the pairs of laws (by both
-    rules) of those with one."""
+    """Weights and slopes of layers without skip connection, and laws of layers with one.
+
+    The laws are pairs, one by each rule.
+    """
     weights: list[_Weights] = []
     slopes: list[_Slopes] = []
     branches: list[tuple[SlopeLaw, SlopeLaw]] = []
@@ -322,7 +324,7 @@ def _sorted_notes(notes: Any) -> tuple[list[_Weights], list[_Slopes], list[tuple
 
 
 def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
-    """The laws of a layer 1 + a, by both rules, from the notes of its branch."""
+    """The laws of a layer 1 + a by both rules, from the notes of its branch."""
     is_note = lambda note: isinstance(note, _Weights | _Slopes | _Skip | Stacked)
     found = jax.tree.leaves(notes, is_leaf=is_note)
     weights = [note for note in found if isinstance(note, _Weights)]
@@ -345,14 +347,14 @@ def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
     variance = xp.exp(sum((note.log_variance for note in weights), xp.zeros(())))
     variance = math.prod((note.law.square[..., 0] for note in constant), start=variance)
     independent = sum((note.independent for note in weights), xp.zeros(()))
-    # A branch that does nothing is one that does next to nothing.
+    # A branch that does nothing is replaced by one that does next to nothing.
     scaled = lambda law: xp.maximum(law.square * variance[..., None], 1e-200)
     one, other = (SlopeLaw(scaled(law), law.probability, independent) for law in pair)
     return one, other
 
 
 def _joined(slopes: list[tuple], branches: list[tuple]) -> tuple[SlopeLaw, SlopeLaw]:
-    """All laws by both rules, shape [laws, nodes]; without any, that of a linear layer."""
+    """All laws by both rules, shape [laws, nodes]; if there are none, that of a linear layer."""
     if not slopes and not branches:
         one = xp.ones((1, 1), jnp.result_type(float))
         return SlopeLaw(one, one), SlopeLaw(one, one)
@@ -395,18 +397,18 @@ def _read(network: Part, length: Any, order: int) -> Any:
 
 
 def begins_with_pointwise(part: Part) -> bool:
-    """Whether what goes in are pre-activations."""
+    """Whether the network takes pre-activations."""
     leaf = lambda node: isinstance(node, Affine | Pointwise | Residual)
     return isinstance(jax.tree.leaves(part, is_leaf=leaf)[0], Pointwise | Residual)
 
 
 def _distinct(law: SlopeLaw) -> tuple[np.ndarray, np.ndarray]:
-    """Places of laws that differ by more than rounding, and how often each is there."""
+    """Indices of laws that differ by more than rounding, and the multiplicity of each."""
     square, probability = np.asarray(law.square), np.asarray(law.probability)
     mean = lambda values: np.sum(probability * values, axis=1)
     branch = np.full(len(square), -1.0) if law.branch is None else np.asarray(law.branch)
     signature = np.stack([branch, mean(square), mean(square**2), mean(np.sqrt(square))], axis=1)
-    # Sorted, equal laws are neighbours, save where the first moments of different ones agree.
+    # Once sorted, equal laws are neighbours, unless the first moments of different ones agree.
     order = np.lexsort(np.round(signature, 12).T)
     first, numbers = [order[0]], [1]
     for i in order[1:]:

@@ -1,4 +1,4 @@
-"""Moments of a Jacobian's spectrum, its exponents at infinite depth, and its Goldstone gains.
+"""Moments of the spectrum of a Jacobian, its Lyapunov exponents, and its Goldstone gains.
 
 Notation: as in `_branch`; μ_j = E D^{2j}.
 """
@@ -43,7 +43,7 @@ from theory.spectrum._factors import (
 )
 
 _FEW = 100
-"""Laws up to which no program is compiled, of a thousand nodes and points each."""
+"""Number of laws up to which no program is compiled, at a thousand nodes and points each."""
 
 
 def _times(a: Array, b: Array) -> Array:
@@ -82,7 +82,7 @@ def _moment_ratios(factors: JacobianFactors, order: int) -> tuple[Array, Array]:
         return _times(xp.stack(chi), one_more)
 
     def with_skip(series, branch, layer):
-        """S of 1 + a times its mean, from that of D² times its mean; see `_skip`."""
+        """S of 1 + a times its mean, from S of D² times its mean; see `_skip`."""
         chi = layer - 1
         scale = chi ** xp.arange(order, dtype=chi.dtype)
         # β (1 + β) = G² = p (1 + χ p) χ S_a(χ p), with p = m_a/χ.
@@ -103,7 +103,7 @@ def _moment_ratios(factors: JacobianFactors, order: int) -> tuple[Array, Array]:
         branch = xp.maximum(law.branch, 0.0)
         skipped = each(with_skip, series, branch, xp.where(law.branch < 0, 2.0, layers))
         series = xp.where(law.branch[:, None] < 0, series, skipped)
-    # log S adds up: S = exp(−Σ …) as a power with the number of layers.
+    # log S adds up: S = exp(−Σ …), as a power with the number of layers.
     series = each(lambda one, count: _power(one, -count), series, factors.count)
     total = _power(one_more, factors.independent)
     for of_layer in series:
@@ -123,7 +123,7 @@ class SpectrumMoments(eqx.Module):
 
     @property
     def values(self) -> Estimate:
-        """m_k = m_1^k (m_k/m_1^k) themselves, to a relative 1e-8; INFINITE where they overflow."""
+        """m_k = m_1^k (m_k/m_1^k), to a relative 1e-8; INFINITE if they overflow."""
         log, ratio = self.log_mean, self.ratios
         k = xp.arange(1, ratio.value.shape[-1] + 1, dtype=ratio.value.dtype)
         each = lambda x: x[..., None] * k.reshape(*(1,) * x.ndim, -1)
@@ -131,7 +131,7 @@ class SpectrumMoments(eqx.Module):
         grown = xp.expm1(each(log.error))
         error = value * (grown + (1 + grown) * ratio.error / ratio.value)
         found = as_estimate(value, error, 1e-8)
-        # Absent where m_1 is.
+        # Absent if m_1 is.
         status = xp.where(ratio.status > Status.INACCURATE, ratio.status, found.status)
         found = Estimate(value, error, status)
         return replace_where(value == xp.inf, Status.INFINITE, found)
@@ -140,15 +140,15 @@ class SpectrumMoments(eqx.Module):
 def jacobian_moments(
     factors: JacobianFactors, *, order: int = 4, tolerance: float = 1e-8
 ) -> SpectrumMoments:
-    """Moments of JJᵀ from the power series of the S-transforms.
+    """Compute moments of JJᵀ from the power series of the S-transforms.
 
-    m_2/m_1² = 1 + Σ_l (μ_2/μ_1² − 1)_l + g, with μ_j = E D^{2j} and g matrices of
-    independent entries.
+    m_2/m_1² = 1 + Σ_l (μ_2/μ_1² − 1)_l + g, with μ_j = E D^{2j} and g matrices with independent
+    entries.
 
     Parameters
     ----------
     factors
-        Of `jacobian_factors`.
+        From `jacobian_factors`.
     order
         The highest moment.
     tolerance
@@ -180,18 +180,18 @@ def _jacobian_moments(factors, order, tolerance) -> SpectrumMoments:
 def lyapunov_quantiles(
     factors: JacobianFactors, fractions: Any, *, tolerance: float = 1e-8
 ) -> Estimate:
-    """Exponents of infinitely many such networks in a row: quantiles of their bulk.
+    """Lyapunov exponents of infinitely many such networks in a row: quantiles of their bulk.
 
-    ½ log(1/S(t − 1)), per repetition of the network: give the factors of one layer at its
-    fixed point. The largest, t = 1, is ½ log χ.
+    The exponents are ½ log(1/S(t − 1)) per repetition of the network: pass the factors of one
+    layer at its fixed point. The largest, at t = 1, is ½ log χ.
 
     Parameters
     ----------
     factors
-        Of `jacobian_factors`.
+        From `jacobian_factors`.
     fractions
-        t, from 0 to 1, one or several; others are INVALID. −inf where t is within the mass at
-        zero, and at 0 with Gaussian weights.
+        t, from 0 to 1, one or several; others are INVALID. The exponent is −inf if t is within
+        the mass at zero, and at 0 with Gaussian weights.
     tolerance
         Absolute error beyond which a value is INACCURATE.
 
@@ -232,24 +232,25 @@ def _lyapunov_quantiles(factors, fractions, tolerance) -> Estimate:
 
 
 def goldstone_gains(network: Part, inputs: Float[Array, "1 width k"] | Moments) -> Estimate:
-    """What the Jacobian does to the directions that the symmetry generates.
+    """Squared gains of the Jacobian along the directions that the symmetry generates.
 
-    |J A x|²/|A x|² = tr(AᵀA Σ_L)/tr(AᵀA Σ_0), for every generator A: exact also at finite
-    width, since J A x = A f(x). These are finitely many directions, invisible in the density.
+    |J A x|²/|A x|² = tr(AᵀA Σ_L)/tr(AᵀA Σ_0) for every generator A. This is exact at finite width
+    too, since J A x = A f(x). The number of these directions is finite, so they are invisible in
+    the density.
 
     Parameters
     ----------
     network
         The description, without bias.
     inputs
-        One input, shape [1, width, components], or its moments; of a network that begins with
-        a nonlinearity, the pre-activations.
+        One input, shape [1, width, components], or its moments; pre-activations if the network
+        begins with a nonlinearity.
 
     Returns
     -------
     Estimate
-        Squared gains, shape [generators], in the order of `generators`; empty where no
-        rotation commutes with the weights.
+        Squared gains, shape [generators], in the order of `generators`; empty if no rotation
+        commutes with the weights.
 
     Raises
     ------

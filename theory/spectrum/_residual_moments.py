@@ -1,9 +1,9 @@
 """Moments of the Jacobian of residual layers that begin with a nonlinearity.
 
-Notation: J_l = 1 + W_l D_l, with χ = σ_w² E D_l² at the length of layer l; G = J Jᵀ up to a layer,
-⟨·⟩ the normalised trace. D_l and D_m are slopes of the same units, whose pre-activations
-z_m = z_l + (what later layers added) are correlated: the layers are not free of each other, and
-m_2 depends on E D_l² D_m².
+Notation: J_l = 1 + W_l D_l, with χ = σ_w² E D_l² at the length of layer l; G = J Jᵀ up to a given
+layer; ⟨·⟩ the normalised trace. D_l and D_m are slopes of the same units, whose pre-activations
+z_m = z_l + (the output of the layers in between) are correlated: the layers are not free of each
+other, and m_2 depends on E D_l² D_m².
 """
 
 from typing import Any
@@ -33,19 +33,19 @@ from theory.spectrum._jacobian_moments import SpectrumMoments
 def residual_moments(
     layer: Part, length: Any, depth: int, *, tolerance: float = 1e-8
 ) -> SpectrumMoments:
-    """m_1 and m_2/m_1² of JJᵀ for `depth` layers z ↦ z + W φ(z) + b.
+    """Compute m_1 and m_2/m_1² of JJᵀ for `depth` layers z ↦ z + W φ(z) + b.
 
-    m_1 = Π_l (1 + χ_l), and m_2 from a recursion for ⟨f G h G⟩ with functions f and h of the
+    m_1 = Π_l (1 + χ_l); m_2 follows from a recursion for ⟨f G h G⟩ with functions f and h of the
     units.
 
     Parameters
     ----------
     layer
-        Of `theory.layer(φ, ..., residual=True)`, units of one component.
+        `theory.layer(φ, ..., residual=True)`, with units of one component.
     length
-        Of the pre-activations that go in, q_0 > 0.
+        Length q_0 > 0 of the pre-activations that enter.
     depth
-        Layers, at least 1.
+        Number of layers, at least 1.
     tolerance
         Relative error of the ratio, and absolute error of log m_1, beyond which they are
         INACCURATE.
@@ -53,14 +53,14 @@ def residual_moments(
     Raises
     ------
     TypeError
-        If the layer is another one.
+        If the layer has another form.
     ValueError
         If the depth or the length is out of range.
 
     Notes
     -----
-    If the layers were free of each other, E D_l² D_m² would be E D_l² E D_m². For six layers of
-    tanh with σ_w² = 1 and q_0 = 1 that makes m_2/m_1² 4.12 instead of 4.54.
+    If the layers were free of each other, E D_l² D_m² would be E D_l² E D_m². For six tanh layers
+    with σ_w² = 1 and q_0 = 1, m_2/m_1² would then be 4.12 instead of 4.54.
     """
     needs_float64("residual_moments")
     layer = cast(layer, jnp.result_type(float))
@@ -127,9 +127,9 @@ def _moments(layer: Any, length: Array, depth: int, tolerance: float) -> Spectru
 
 
 def _recursion(mean: Float[Array, " depth"], table: Float[Array, "depth depth"], law: Any):
-    """log m_1 and m_2/m_1².
+    """Compute log m_1 and m_2/m_1².
 
-    After some layers ⟨h G f G⟩/⟨G⟩² = ⟨fh⟩ + Σ_l b_l (⟨f⟩⟨h D_l²⟩ + ⟨h⟩⟨f D_l²⟩) + e ⟨f⟩⟨h⟩.
+    After any layer ⟨h G f G⟩/⟨G⟩² = ⟨fh⟩ + Σ_l b_l (⟨f⟩⟨h D_l²⟩ + ⟨h⟩⟨f D_l²⟩) + e ⟨f⟩⟨h⟩.
     """
     depth = len(mean)
     variance = law.variance
@@ -141,7 +141,7 @@ def _recursion(mean: Float[Array, " depth"], table: Float[Array, "depth depth"],
         linear = jnp.sum(b * table[place])
         whole = table[place, place] + 2 * mean[place] * linear + e * mean[place] ** 2
         # X = W D G D Wᵀ is free of the units: ⟨X²⟩ − ⟨X⟩².
-        # Independent entries add ⟨D G D⟩² to the second moment, as in Marchenko and Pastur's law.
+        # Independent entries add ⟨D G D⟩² to the second moment, as in the Marchenko–Pastur law.
         own = whole if law.family.independent else whole - mean[place] ** 2
         spread = variance**2 * own
         e = e + 2 * variance * (linear + e * mean[place]) + spread

@@ -1,7 +1,7 @@
 """Singular values of the input-output Jacobian at infinite width.
 
-Notation: s_i the singular values of J, λ = s_i² the eigenvalues of JJᵀ, x = log λ. See
-`_factors` for the factors and `_branch` for the equation that is solved.
+Notation: s_i the singular values of J, λ = s_i² the eigenvalues of JJᵀ, x = log λ. `_factors`
+defines the factors, `_branch` the equation that is solved.
 """
 
 import math
@@ -57,30 +57,30 @@ from theory.spectrum._skip import angle_of_sum, share, softplus
 from theory.spectrum._slopes import SlopeLaw
 
 _CLOSER = 40
-"""Steps towards a quantile; the last ones are of Newton's method."""
+"""Number of steps towards a quantile; the last ones are Newton steps."""
 _FEW_POINTS, _FEW_QUANTILES = 100_000, 10_000
-"""Points times nodes up to which no program is compiled."""
+"""Number of points times nodes up to which no program is compiled."""
 
 
 class Distribution(eqx.Module):
-    """The law of log s at given places."""
+    """The distribution of log s at given places."""
 
     density: Estimate
-    """Per unit of log s, of all singular values: its integral is 1 − mass at zero, less the
+    """Per unit of log s, over all singular values. Its integral is 1 − mass at zero, minus the
     atoms that orthogonal weights leave in shallow networks of piecewise linear φ."""
     cumulative: Estimate
-    """The fraction of singular values up to s, those that are zero included."""
+    """The fraction of singular values up to s, including those that are zero."""
 
 
 class _Points(eqx.Module):
     density: Float[Array, " points"]
     slope: Float[Array, " points"]
-    """|∂density/∂ log λ|: an error of log λ has an argument, too."""
+    """|∂density/∂ log λ|, for complex errors of log λ."""
     cumulative: Float[Array, " points"]
     error: Float[Array, " points"]
-    """Of x."""
+    """Error of x."""
     rounding: Float[Array, ""]
-    """Of cumulative."""
+    """Rounding error of `cumulative`."""
     found: Bool[Array, " points"]
 
 
@@ -92,7 +92,7 @@ def _read(
     density = 2 / math.pi * s.imag
     slope = 2 / math.pi * xp.abs(s * (1 - s) / at.rate)
     rounding = epsilon(x) * (16 + 12 * xp.sum(factors.count) + 12 * factors.independent)
-    # Outside of the table there is nothing that could be told from rounding.
+    # Outside the table nothing can be distinguished from rounding.
     first, last = axis.log_size[0], axis.log_size[-1]
     inside = (x >= first) & (x <= last)
     beyond = xp.where(x < first, xp.max(factors.law.mass_at_zero), 1.0)
@@ -116,7 +116,7 @@ def _look_at(
 def _look_twice(
     factors: JacobianFactors, axis: Axis, x: Float[Array, " points"]
 ) -> tuple[_Points, _Points]:
-    """By both rules."""
+    """Evaluate both rules."""
     one, at = _look_at(factors, axis, x)
     other = checked(factors)
     inner = xp.clip(x, axis.log_size[0], axis.log_size[-1])
@@ -126,7 +126,7 @@ def _look_twice(
 def _above(factors: JacobianFactors, at: Branch) -> Float[Array, " points"]:
     """The fraction of eigenvalues above λ: Im E log(1 − μ/λ)/π, μ the eigenvalues.
 
-    ∂ E log(1 − μ/λ)/∂ log λ = M, whose integral over solutions is explicit:
+    ∂ E log(1 − μ/λ)/∂ log λ = M, whose integral along solutions is explicit:
     E log(1 − μ/λ) = (1 − c + g) softplus(ν) − g s + Σ c_l E log(1 − d/w_l).
     """
     law = factors.law
@@ -147,15 +147,15 @@ def singular_value_distribution(
 ) -> Distribution:
     """Density and cumulative distribution of the singular values of J.
 
-    Convention: everything is in x = log s, so that no depth over- or underflows; the density
-    of s itself is density/s.
+    Convention: everything is in terms of log s, so that no depth overflows or underflows. The
+    density of s itself is density/s.
 
     Parameters
     ----------
     factors
-        Of `jacobian_factors`.
+        From `jacobian_factors`.
     log_singular_values
-        Natural logarithms of the singular values s to look at, one or several.
+        Natural logarithms of the singular values s, one or several.
     tolerance
         Absolute error beyond which a value is INACCURATE.
 
@@ -166,11 +166,11 @@ def singular_value_distribution(
 
     Accuracy
     --------
-    The solution is followed from λ < 0, where all is real and monotone, around the half circle
-    to λ > 0, and is the physical one wherever it solves the equation in the half-plane, where
-    there is only one. Errors are 5 times the difference from another quadrature rule, and what
-    rounding of log λ changes. Where orthogonal weights leave an atom, or the law of a single
-    smooth layer, the density is not that of a smooth law and its error is infinite.
+    The solution is followed from λ < 0, where everything is real and monotone, around the half
+    circle to λ > 0. It is the physical one whenever it solves the equation in the half-plane,
+    where there is only one. Errors are 5 times the difference from another quadrature rule, plus
+    the effect of rounding log λ. If orthogonal weights leave an atom, or there is only a single
+    smooth layer, the density is not smooth and its error is infinite.
 
     References
     ----------
@@ -204,7 +204,7 @@ def _distribution(factors, log_singular_values, tolerance) -> Distribution:
 
 
 def _is_singular(factors: JacobianFactors) -> Array:
-    """Whether it is the law of a single layer, which stands on the nodes of a quadrature."""
+    """Whether it is the law of a single layer, which consists of the nodes of a quadrature."""
     singular = (factors.independent == 0) & (xp.sum(factors.count) <= 1)
     if factors.law.branch is not None:
         singular = singular & (xp.max(factors.law.branch) < 0)
@@ -212,20 +212,22 @@ def _is_singular(factors: JacobianFactors) -> Array:
 
 
 def _sums(factors: JacobianFactors, law: SlopeLaw) -> tuple[Array, Array]:
-    """The nodes of a single layer as log λ, in order, and the sums of their weights."""
+    """The nodes of a single layer as log λ, sorted, and the sums of their weights."""
     share, size = (law.probability * factors.count[:, None]).ravel(), xp.log(law.square).ravel()
     rank = xp.argsort(size)
     return size[rank] + factors.log_variance, xp.cumsum(share[rank])
 
 
 def _are_atoms(here: Array, other: Array) -> Array:
-    """Whether nodes are atoms: those stand where they are by both rules."""
+    """Whether nodes are atoms, which both rules place at the same points."""
     return (here == other) | (xp.abs(here - other) <= 64 * epsilon(here) * (1 + xp.abs(here)))
 
 
 def _between_sums(factors: JacobianFactors, x: Array, cumulative: Array) -> Array:
-    """How far the cumulative of a single layer may be from that at x = log λ, by the bound of
-    `_between_nodes`; 0 between atoms."""
+    """How far the cumulative of a single layer may be from its value at x = log λ.
+
+    By the bound of `_between_nodes`; 0 between atoms.
+    """
 
     def around(law):
         size, sums = _sums(factors, law)
@@ -240,8 +242,11 @@ def _between_sums(factors: JacobianFactors, x: Array, cumulative: Array) -> Arra
 
 
 def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Array:
-    """How far a quantile of a single layer may be from x = log λ: the sums over nodes on both
-    sides of one bound the law there (Chebyshev, Markov and Stieltjes); 0 at an atom."""
+    """How far a quantile of a single layer may be from x = log λ.
+
+    The sums over nodes on both sides of a node bound the law there (Chebyshev, Markov and
+    Stieltjes); 0 at an atom.
+    """
 
     def around(law):
         size, sums = _sums(factors, law)
@@ -254,11 +259,11 @@ def _between_nodes(factors: JacobianFactors, x: Array, fractions: Array) -> Arra
 
 
 def _point_errors(one: _Points, other: _Points) -> tuple[Array, Array]:
-    """Of density and cumulative."""
+    """Errors of density and cumulative."""
     shift = one.slope * one.error
     # Near an edge the density is the root of the distance from it.
     shift = xp.minimum(shift, xp.sqrt(2 * one.density * shift))
-    # Where one of two oscillating differences vanishes, the other does not.
+    # The sum of the two oscillating differences does not vanish where one of them does.
     rules = xp.abs(one.density - other.density) + xp.abs(one.cumulative - other.cumulative)
     density = SAFETY * rules + 2 * shift + epsilon(rules)
     return density, SAFETY * rules + one.density * one.error + one.rounding
@@ -273,12 +278,12 @@ def _status(found: Array, value: Array, error: Array, tolerance: float) -> Estim
 def singular_value_quantiles(
     factors: JacobianFactors, fractions: Any, *, tolerance: float = 1e-6
 ) -> Estimate:
-    """log s of the singular values below which given fractions of all lie.
+    """log s of the quantiles: the values below which given fractions of singular values lie.
 
     Parameters
     ----------
     factors
-        Of `jacobian_factors`.
+        From `jacobian_factors`.
     fractions
         Strictly between 0 and 1, one or several; others are INVALID.
     tolerance
@@ -287,13 +292,13 @@ def singular_value_quantiles(
     Returns
     -------
     Estimate
-        −inf where the fraction is within the mass at zero; with an infinite error where slopes
-        are smaller than can be held (below 1e-144 in float64), and may be much smaller.
+        −inf if the fraction is within the mass at zero. The error is infinite if slopes are too
+        small to represent (below 1e-144 in float64), since they may be much smaller.
 
     Accuracy
     --------
-    The error is that of the cumulative distribution over the density, so that it grows towards
-    the edges and is infinite in a gap, where the quantile jumps.
+    The error is that of the cumulative distribution over the density. It grows towards the edges
+    and is infinite in a gap, where the quantile jumps.
     """
     needs_float64("singular_value_quantiles")
     check_factors(factors)
@@ -320,14 +325,14 @@ def _quantiles(factors, fractions, tolerance) -> Estimate:
         rate = xp.where(point.density > 0, point.density, 1e-300)
         left = fractions - point.cumulative
         new = x + 2 * left / rate
-        # Newton's method where it stays in the bracket and gains by half.
+        # A Newton step if it stays in the bracket and halves the remainder.
         halves = (xp.abs(left) > before / 2) & (xp.abs(left) > 1e-9)
-        # At the root rounding leads a little out of it.
+        # At the root, rounding takes it slightly out of the bracket.
         room = 1e-12 * (1 + xp.abs(x))
         inside = (new >= low - room) & (new <= high + room) & ~halves
         new = xp.where(inside, xp.clip(new, low, high), (low + high) / 2)
         new = xp.where(there, x, new)
-        # What is left of a short step of Newton's is its square.
+        # The error after a short Newton step is its square.
         short = (xp.abs(new - x) <= 1e-9 * (1 + xp.abs(x))) & (xp.abs(left) <= 1e-9)
         return low, high, new, xp.abs(left), there | (inside & short), count + 1
 
@@ -337,7 +342,7 @@ def _quantiles(factors, fractions, tolerance) -> Estimate:
     one, other = _look_twice(factors, axis, x)
     _, error = _point_errors(one, other)
     error = (error + xp.abs(one.cumulative - fractions)) / one.density
-    # Between the atoms of a law there is no density; they are what the quantile is between.
+    # There is no density between the atoms of a law; the quantile lies between two of them.
     between = _between_nodes(factors, x, fractions)
     error = xp.where(_is_singular(factors), between + xp.minimum(error, between), error)
     error = xp.where(fractions <= mass_unresolved(factors), xp.inf, error)
@@ -354,14 +359,14 @@ def _quantiles(factors, fractions, tolerance) -> Estimate:
 
 
 class Spectrum(eqx.Module):
-    """What is known of the spectrum of a network's Jacobian in a few numbers."""
+    """The spectrum of a network's Jacobian in a few numbers."""
 
     factors: JacobianFactors
     edges: Edges
     moments: SpectrumMoments
     mass_at_zero: Estimate
-    """The fraction of singular values that are exactly zero: the largest of any layer's
-    fraction of dead units."""
+    """The fraction of singular values that are exactly zero: the largest fraction of dead units in
+    any layer."""
 
 
 def jacobian_spectrum(
@@ -372,14 +377,14 @@ def jacobian_spectrum(
     Parameters
     ----------
     network, length, order
-        As for `jacobian_factors`, which says what is counted as depth.
+        As in `jacobian_factors`, which defines depth.
     moments
         The highest moment of JJᵀ.
 
     Raises
     ------
     TypeError, ValueError
-        As for `jacobian_factors`.
+        As `jacobian_factors`.
     """
     check_count("moments", moments)
     factors = jacobian_factors(network, length, order=order)
@@ -387,7 +392,15 @@ def jacobian_spectrum(
 
 
 def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
-    """The same from the factors; map over them with `jax.vmap`."""
+    """Compute the result of `jacobian_spectrum` from the factors.
+
+    Parameters
+    ----------
+    factors
+        From `jacobian_factors`; map over several with `jax.vmap`.
+    moments
+        The highest moment of JJᵀ.
+    """
     needs_float64("spectrum_summary")
     check_factors(factors)
     check_count("moments", moments)
@@ -397,7 +410,7 @@ def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
 @directly_if(lambda factors, _: factors.count.size == 1, eqx.filter_jit)
 def _summary(factors, moments) -> Spectrum:
     mass, other = (xp.max(law.mass_at_zero) for law in (factors.law, factors.check))
-    # Without any weights, or slopes, all singular values are zero and there is nothing else.
+    # If weights or slopes vanish, all singular values are zero.
     dead = (factors.log_variance == -xp.inf) | (mass >= 1 - epsilon(mass))
     mass, other = xp.where(dead, 1.0, mass), xp.where(dead, 1.0, other)
     error = SAFETY * xp.abs(mass - other) + epsilon(mass)

@@ -1,14 +1,14 @@
 """Layers with a skip connection, 1 + a, in the equation for the moment function of a product.
 
-Notation: a = W' D W is R-diagonal, so that the law of ±|1 + a| is the free additive convolution
-of those of ±|a| and of ±1. With m_a, β and m the moment functions of aaᵀ, of 1 and of
-(1 + a)(1 + a)ᵀ where the Cauchy transforms of the three agree, and G² their square,
+Notation: a = W' D W is R-diagonal, so the law of ±|1 + a| is the free additive convolution of
+the laws of ±|a| and of ±1. Let m_a, β and m be the moment functions of aaᵀ, of 1 and of
+(1 + a)(1 + a)ᵀ at points where the Cauchy transforms of the three agree, and G² their square:
 
     G² = m_a (1 + m_a) S_a(m_a) = β (1 + β) = m (1 + m) S(m),     m = m_a + β.
 
-As in `_branch`, w is the point where s_a = −m_a = E d/(d − w), with the variances of the
-weights in d; u is that of the law of 1: −β = 1/(1 − u). With g matrices of
-independent entries in a,
+As in `_branch`, w is the point where s_a = −m_a = E d/(d − w), with the variances of the weights
+included in d; u is the same for the law of 1: −β = 1/(1 − u). With g matrices of independent
+entries in a,
 
     G² = (1 + m_a)^(2 − g)/w = u/(1 − u)²,     λ = (1 + m)²/G².
 
@@ -48,7 +48,7 @@ def _cancels(grown: Complex[Array, "*points"]) -> Array:
 
 
 def _one_more(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
-    """1 + e^ν, with all digits of what is left close to ν = ±iπ."""
+    """1 + e^ν, to full relative accuracy close to ν = ±iπ."""
     half = (nu.imag - xp.where(nu.imag > 0, math.pi, -math.pi)) / 2
     size, sine = xp.exp(nu.real), xp.sin(half)
     real = 2 * sine * sine * size - xp.expm1(nu.real)
@@ -56,7 +56,7 @@ def _one_more(nu: Complex[Array, "*points"]) -> Complex[Array, "*points"]:
 
 
 class Sum(NamedTuple):
-    """s and 1 − s of 1 + a from those of a and of 1."""
+    """s and 1 − s of 1 + a, from those of a and of 1."""
 
     below: Array
     rest: Array
@@ -67,9 +67,9 @@ class Sum(NamedTuple):
 
 
 def summed(below: Array, rest: Array, partner: Array) -> Sum:
-    """From s_a, 1 − s_a and log u."""
+    """Add s_a and the s of 1, given s_a, 1 − s_a and log u."""
     one, other = share(1j * math.pi - partner), share(partner - 1j * math.pi)
-    # The same twice, of smaller numbers.
+    # The same result in two ways; use the one with smaller terms.
     first = xp.abs(other) + xp.abs(below) < xp.abs(rest) + xp.abs(one)
     return Sum(below + one, xp.where(first, other - below, rest - one), one, other)
 
@@ -87,9 +87,10 @@ def log_lambda_of_sum(partner: Array, nu: Array) -> Array:
 def angle_of_sum(
     angle: Array, below: Array, log_rest: Array, partner: Array, nu: Array, independent: Array
 ) -> Array:
-    """Im E log(1 − μ/λ), μ the eigenvalues of the layer, from E arg(1 − d/w), s_a and log(1 − s_a).
+    """Im E log(1 − μ/λ), μ the eigenvalues of the layer.
 
-    The integrals of m d log λ add up but for 2 log of (1 + m_a)(1 + β)/(1 + m).
+    It follows from E arg(1 − d/w), s_a and log(1 − s_a): the integrals of m d log λ add up,
+    except for 2 log of (1 + m_a)(1 + β)/(1 + m).
     """
     rotated = partner - 1j * math.pi
     one, rest = (rotated - softplus(rotated)).imag, log_rest.imag
@@ -97,5 +98,5 @@ def angle_of_sum(
 
 
 def real_partner(log_square: Float[Array, "*points"]) -> Float[Array, "*points"]:
-    """log u > 0 at λ > 0 outside of the spectrum; −log u is the other solution."""
+    """log u > 0 at λ > 0 outside the spectrum; −log u is the other solution."""
     return 2 * xp.arcsinh(xp.exp(-log_square / 2) / 2)

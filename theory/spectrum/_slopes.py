@@ -30,56 +30,58 @@ from theory.numerics import Array, elementwise, xp
 class SlopeLaw(eqx.Module):
     """The law of D² over the units of a layer, as values and their probabilities.
 
-    Atoms are exact; a continuous law stands on quadrature nodes, whose sums are as accurate as
-    the quadrature for functions that are smooth on the scale of their spacing.
+    Atoms are exact. A continuous law is represented by quadrature nodes; sums over them are as
+    accurate as the quadrature for functions that are smooth on the scale of their spacing.
     """
 
     square: Float[Array, "*laws nodes"]
     probability: Float[Array, "*laws nodes"]
     branch: Float[Array, "*laws"] | None = None
-    """For layers 1 + a: the number of matrices with independent entries in the residual branch
-    a, whose weights' variances are then part of `square`; −1 for other layers. None if there are
-    only others."""
+    """For layers 1 + a: the number of matrices with independent entries in the residual branch a,
+    whose weight variances are then included in `square`; −1 for other layers. None if there are
+    only other layers."""
 
     @property
     def mass_at_zero(self) -> Float[Array, "*laws"]:
-        """Of the singular values of the layer."""
+        """The fraction of zero singular values of the layer."""
         mass = xp.sum(xp.where(self.square == 0, self.probability, 0.0), axis=-1)
         return mass if self.branch is None else xp.where(self.branch < 0, mass, 0.0)
 
     @property
     def mass_below(self) -> Float[Array, "*laws"]:
-        """The probability of a D² too small to be held, not counting zeros."""
+        """The probability that D² is too small to represent, not counting zeros."""
         tiny = (self.square > 0) & (self.square <= 1.001 * _least(self.square, _ROOM))
         mass = xp.sum(xp.where(tiny, self.probability, 0.0), axis=-1)
         return mass if self.branch is None else xp.where(self.branch < 0, mass, 0.0)
 
     @property
     def mean(self) -> Float[Array, "*laws"]:
-        """Of the squared singular values of the layer, without its weights if it has no skip
-        connection."""
+        """The mean squared singular value of the layer.
+
+        Weights are included only if it has a skip connection.
+        """
         mean = xp.sum(self.probability * self.square, axis=-1)
         return mean if self.branch is None else xp.where(self.branch < 0, mean, 1 + mean)
 
     def padded(self, nodes: int) -> "SlopeLaw":
-        """The same law on more nodes, of probability zero."""
+        """The same law on more nodes, with probability zero."""
         width = [(0, 0)] * (self.square.ndim - 1) + [(0, nodes - self.square.shape[-1])]
         square = xp.pad(self.square, width, mode="edge")
         return SlopeLaw(square, xp.pad(self.probability, width), self.branch)
 
 
 def constant_slopes(activation: Componentwise) -> bool:
-    """Whether φ is linear between its kinks: as its program proves, and many slopes confirm.
+    """Whether φ is linear between its kinks, as its program proves and many slopes confirm.
 
-    The program tells that there are pieces, slopes whether they end at the kinks. Decided from
-    the structure alone, with a generic value for every parameter of φ.
+    The program shows that φ is piecewise linear, slopes whether the pieces end at the kinks. The
+    decision depends on the structure alone, with a generic value for every parameter of φ.
     """
     if is_linear(activation):
         return True
     kinks = activation.kinks
     if not kinks or not is_piecewise_linear(activation):
         return False
-    # Close to a kink and far away, and wherever a quadrature may look.
+    # Close to a kink, far away, and wherever a quadrature may have nodes.
     away = np.concatenate([np.geomspace(1e-6, 1e6, 400), np.linspace(0.005, 50, 4001)])
     ends = [-np.inf, *kinks, np.inf]
     with jax.ensure_compile_time_eval():
@@ -103,12 +105,12 @@ def _normal_below(_: None, z: Array) -> tuple[Array]:
 
 
 def _atoms(activation: Componentwise, root: Float[Array, ""]) -> SlopeLaw:
-    """Of a φ that is linear between its kinks: one atom for each piece."""
+    """The law for a φ that is linear between its kinks: one atom per piece."""
     kinks = list(activation.kinks)
     middle = [(a + b) / 2 for a, b in itertools.pairwise(kinks)]
     inside = [kinks[0] - 1.0, *middle, kinks[-1] + 1.0] if kinks else [1.0]
     _, slope = activation.with_slope(xp.asarray(inside, root.dtype))
-    # P(u > k), of the smaller tail, so that small probabilities keep their digits.
+    # P(u > k), from the smaller tail, so that small probabilities keep their digits.
     at = xp.asarray(kinks, root.dtype) / root
     end = xp.zeros(1, root.dtype)
     tail = lambda at: elementwise(_normal_below, None, at)[0]
@@ -120,7 +122,7 @@ def _atoms(activation: Componentwise, root: Float[Array, ""]) -> SlopeLaw:
 
 
 _ROOM = 45.0
-"""The equations hold D² down to exp(_ROOM) over the largest number."""
+"""The equations can represent D² down to exp(_ROOM) over the largest number."""
 
 
 def _least(x: Array, room: float) -> float:
@@ -128,12 +130,12 @@ def _least(x: Array, room: float) -> float:
 
 
 def _squares(slope: Array, z: Array, places: Sequence[Any], room: float, sure: bool) -> Array:
-    """D² at z, where a zero is one only if φ is constant there.
+    """D² at z, where a zero counts only if φ is constant there.
 
-    Between kinks, slopes that die out through ever smaller numbers to a zero are not zero but
-    below the smallest number: they are set to the least D² that the equations can hold, as all
-    that are smaller. Slopes that end at the rounding error of 1 may have lost their digits; they
-    are taken as zero if `sure`.
+    Between kinks, slopes that decay through ever smaller numbers to zero are not zero but
+    underflow. They are set to the least D² that the equations can represent, as are all smaller
+    ones. Slopes that end at the rounding error of 1 may have lost their digits; they are taken
+    as zero if `sure`.
     """
     eps = epsilon(slope)
     least = _least(slope, room)
@@ -160,8 +162,8 @@ def slope_law(
     """The law of D² for pre-activations N(0, q) per component.
 
     Convention: a radial φ(z) = g(|z|) z/|z| of k components has the gain a = g'(r) along z and
-    b = g(r)/r across it, so D² has the law (1/k) law(a²) + (1 − 1/k) law(b²). With `check`,
-    what is not known of tiny slopes is set to something else.
+    b = g(r)/r perpendicular to it, so D² has the law (1/k) law(a²) + (1 − 1/k) law(b²). With
+    `check`, unknown tiny slopes are set to another value.
     """
     check_no_jump(activation)
     known = {"room": _ROOM + 10 if check else _ROOM, "sure": not check}
