@@ -193,12 +193,11 @@ def compare(
     from sigprop.commands import _compare_command
     from sigprop.commands._requests import (
         MOST_REPLICAS,
-        MOST_UNITS,
         Inputs,
         Run,
         whole_numbers,
     )
-    from sigprop.networks import MOST_WITH_MATRICES
+    from sigprop.networks import MOST_UNITS, MOST_WITH_MATRICES
 
     most = MOST_WITH_MATRICES if weight_matrices == "always" else MOST_UNITS
     run = Run(

@@ -11,7 +11,6 @@ from sigprop.commands._output import BadInput, checked
 MOST_POINTS = 2000
 """Most values along one axis of a phase diagram."""
 MOST_DEPTH = 100_000
-MOST_UNITS = 10_000_000
 """Most units of a layer without a weight matrix."""
 MOST_REPLICAS = 1_000_000
 

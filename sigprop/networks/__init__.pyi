@@ -34,7 +34,7 @@ from ._lapack import (
     triangle,
     upright,
 )
-from ._limits import MOST_WITH_MATRICES
+from ._limits import MOST_LAYERS, MOST_UNITS, MOST_WITH_MATRICES, memory_limit
 from ._sample import DrawnNetwork, Sample, sample_network, sampled_inputs
 from ._shared_weights import Blank
 from ._units import units_of
@@ -46,6 +46,8 @@ __all__ = [
     "DrawnNetwork",
     "Ensemble",
     "FiniteNetwork",
+    "MOST_LAYERS",
+    "MOST_UNITS",
     "MOST_WITH_MATRICES",
     "Sample",
     "Signals",
@@ -65,6 +67,7 @@ __all__ = [
     "idx_inputs",
     "in_blocks",
     "measured_depth",
+    "memory_limit",
     "needs_matrices",
     "network_coherence",
     "one_thread",

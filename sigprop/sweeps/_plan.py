@@ -6,7 +6,6 @@ cost of t seconds. The mean square error of R networks is (b/N)² + s/(N R).
 
 import dataclasses
 import math
-import os
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sigprop.networks import needs_matrices
+from sigprop.networks import memory_limit, needs_matrices
 from sigprop.sweeps._ratios import PARTS, influences
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_program import Engine
@@ -353,7 +352,7 @@ def _cheapest(
     workers: int,
 ) -> tuple[int, int, bool, float]:
     """Width, replicas, whether with weights, and seconds."""
-    room = SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / workers
+    room = SHARE * memory_limit() / workers
     item = np.dtype(sweep.dtype).itemsize
     grid = [width] if width else sorted({round(2 ** (k / 2)) for k in range(8, 41)})
     found = []

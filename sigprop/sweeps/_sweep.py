@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import numpy as np
 from msgspec import Meta
 
-from sigprop.networks import units_of
+from sigprop.networks import MOST_LAYERS, MOST_UNITS, units_of
 from sigprop.storage import Count, check_fields, network_text
 from sigprop.sweeps import _description
 from sigprop.sweeps._own_observables import Absent, written
@@ -57,6 +57,8 @@ _CHECKED = (
 )
 """The fields whose types fully specify their values."""
 _POINTS = 10**6
+_NETWORKS = 10**8
+"""Most networks of a sweep."""
 _STEP = 4000
 """The least work of a layer, in random numbers."""
 CHUNK_WORK = 4e8
@@ -178,8 +180,10 @@ class Sweep:
         need(min(each["input_length"]) > 0, "input_length", "be finite and above 0")
         inside = all(-1 <= c <= 1 for c in each["input_correlation"])
         need(inside, "input_correlation", "be between -1 and 1")
-        for name in COUNTS:
+        for name, most in zip(COUNTS, (MOST_LAYERS, MOST_UNITS), strict=True):
             need(min(each[name]) >= 1, name, "be whole numbers of at least 1")
+            need(max(each[name]) <= most, name, f"be at most {most}")
+        need(self.input_width <= MOST_UNITS, "input_width", f"be at most {MOST_UNITS}")
         deepest = max(each["depth"])
         if self.layers is not None:
             inside = all(-deepest - 1 <= layer <= deepest for layer in self.layers)
@@ -195,6 +199,8 @@ class Sweep:
         size = math.prod(len(values) for values in each.values())
         if size > _POINTS:
             raise ValueError(f"`sweep`: must have at most {_POINTS} points; got {size}")
+        most = _NETWORKS // size
+        need(self.replicas <= most, "replicas", f"be at most {most} for {size} points")
         self._check_networks()
         self._check_observables()
 

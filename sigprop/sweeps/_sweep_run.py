@@ -1,6 +1,6 @@
 """Running a sweep: what is missing, who computes it, and how progress is reported."""
 
-import os
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,7 +15,8 @@ import xarray as xr
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sigprop.storage import place_of
+from sigprop.networks import memory_limit
+from sigprop.storage import is_empty_folder, place_of
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_files import union
 from sigprop.sweeps._sweep_program import Engine, structures
@@ -130,10 +131,17 @@ def run_sweep(
         mesh = jax.make_mesh((1,), ("devices",), devices=jax.local_devices()[:1], **AUTO)
     elif jax.process_count() > 1:
         mesh = mesh.local_mesh
+    ahead = 0.0
     with ExitStack() as stack:
         with together():
             if jax.process_index() == 0:
                 stack.enter_context(writing(path))
+                if not path.exists() or is_empty_folder(path):
+                    # Before anything is written. The programs are kept and not compiled again.
+                    machine = _Machine(sweep, mesh, sweep.chunk(chunk), workers)
+                    start = time.perf_counter()
+                    machine.compile(np.arange(sweep.points))
+                    ahead = time.perf_counter() - start
                 with writable(path):
                     prepare(sweep, path, chunk)
         with together():
@@ -143,7 +151,8 @@ def run_sweep(
             chunks = np.arange(store.chunks)[number::parts]
             chunks = chunks[jax.process_index() :: jax.process_count()]
             with writable(path):
-                return _Run(store, mesh, workers, progress).run(chunks, int(counts.sum()))
+                run = _Run(store, mesh, workers, progress).run(chunks, int(counts.sum()))
+                return run._replace(compile_seconds=run.compile_seconds + ahead)
 
 
 AUTO = {"axis_types": (jax.sharding.AxisType.Auto,)}
@@ -186,16 +195,50 @@ def _megabytes(size: float) -> str:
     return f"{size / 1e6:.{0 if size >= 1e7 else 1}f} MB"
 
 
+class _Machine:
+    """The compiled programs of a sweep on a mesh, and how many chunks they take at a time."""
+
+    def __init__(self, sweep: Sweep, mesh: Mesh, chunk: tuple[int, int], workers: int | None):
+        self.sweep, self.mesh, self.workers = sweep, mesh, workers
+        size = math.prod(chunk)
+        self.chunks_per_task = max(1, mesh.size * sweep.at_once() // size)
+        self.networks = size * self.chunks_per_task
+        self.engine = Engine(sweep, mesh, self.networks)
+
+    def compile(self, points: np.ndarray) -> tuple[int, int]:
+        """Compile every program; return how many chunks fit in memory at once, and their bytes."""
+        first = np.unique(self.engine.structure[points], return_index=True)[1]
+        with ThreadPoolExecutor(2) as pool:
+            programs = list(pool.map(self.engine.program, map(int, points[first])))
+        largest = max(program.memory for program in programs)
+        host = 3 * self.networks * self.sweep.row_bytes()
+        device = self.mesh.devices.flat[0]
+        if device.platform == "cpu":
+            each = largest * self.mesh.size + host
+            room = memory_limit()
+            wanted = max(1, min(_MOST_WORKERS, cores() // self.mesh.size))
+        else:
+            each = largest
+            stats = device.memory_stats() or {}
+            room, wanted = stats.get("bytes_limit", each * 4), 2
+        wanted = self.workers or wanted
+        workers = min(wanted, int(SHARE * room) // max(each, 1))
+        if workers < 1:
+            raise ValueError(
+                f"`width`: must fit in memory; got a need of {each / 1e9:.1f} GB for one chunk, "
+                f"of {room / 1e9:.1f} GB"
+            )
+        return workers, workers * each
+
+
 class _Run:
     """One call of `run_sweep` in one process."""
 
     def __init__(self, store: SweepStore, mesh: Mesh, workers: int | None, progress):
         self.store, self.sweep, self.progress = store, store.sweep, progress
-        size = store.points_per_chunk * store.replicas_per_chunk
-        lanes = mesh.size * self.sweep.at_once()
-        self.chunks_per_task = max(1, lanes // size)
-        self.engine = Engine(self.sweep, mesh, size * self.chunks_per_task)
-        self.mesh, self.workers = mesh, workers
+        chunk = (store.points_per_chunk, store.replicas_per_chunk)
+        self.machine = _Machine(self.sweep, mesh, chunk, workers)
+        self.engine = self.machine.engine
         _, first, kind = np.unique(self.engine.structure, return_index=True, return_inverse=True)
         points = [self.sweep.point(int(i)) for i in first]
         each = np.array([self.sweep.work(p["depth"], p["width"]) for p in points])
@@ -208,12 +251,12 @@ class _Run:
         missing = self._missing(chunks)
         total = sum(len(points) for points in missing.values())
         tasks = [*missing]
-        step = self.chunks_per_task
+        step = self.machine.chunks_per_task
         batches = [tasks[i : i + step] for i in range(0, len(tasks), step)]
         if not batches:
             return SweepRun(0, before, in_all - before, 0, 0, 0.0, 0.0, 0.0)
         start = time.perf_counter()
-        workers, memory = self._compile(np.concatenate([*missing.values()]))
+        workers, memory = self.machine.compile(np.concatenate([*missing.values()]))
         compiling = time.perf_counter() - start
         left = sum(float(self.work[points].sum()) for points in missing.values())
         start, done, finished = time.perf_counter(), 0, 0.0
@@ -257,33 +300,6 @@ class _Run:
             if gaps.any():
                 found[chunk] = np.repeat(np.arange(rows.start, rows.stop), gaps)
         return found
-
-    def _compile(self, points: np.ndarray) -> tuple[int, int]:
-        """Compile every program; return how many chunks fit in memory at once, and their bytes."""
-        first = np.unique(self.engine.structure[points], return_index=True)[1]
-        with ThreadPoolExecutor(2) as pool:
-            programs = list(pool.map(self.engine.program, map(int, points[first])))
-        largest = max(program.memory for program in programs)
-        store = self.store
-        size = store.points_per_chunk * store.replicas_per_chunk * self.chunks_per_task
-        host = 3 * size * self.sweep.row_bytes()
-        device = self.mesh.devices.flat[0]
-        if device.platform == "cpu":
-            each = largest * self.mesh.size + host
-            room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            wanted = max(1, min(_MOST_WORKERS, cores() // self.mesh.size))
-        else:
-            each = largest
-            stats = device.memory_stats() or {}
-            room, wanted = stats.get("bytes_limit", each * 4), 2
-        wanted = self.workers or wanted
-        workers = min(wanted, int(SHARE * room) // max(each, 1))
-        if workers < 1:
-            raise ValueError(
-                f"`width`: must fit in memory; got a need of {each / 1e9:.1f} GB for one chunk, "
-                f"of {room / 1e9:.1f} GB"
-            )
-        return workers, workers * each
 
     def _compute(self, chunks: list[int]) -> None:
         """Fill the gaps of some chunks and write them."""

@@ -62,8 +62,9 @@ def sweep_status(path: str | PathLike[str]) -> SweepStatus:
 
 
 def attributes_hash(attributes: Mapping[str, Any]) -> str:
-    """Of what a store says of itself."""
-    text = json.dumps(attributes, sort_keys=True)
+    """Hash what a store says of itself, but for the date of its creation."""
+    lasting = {name: value for name, value in attributes.items() if name != "date"}
+    text = json.dumps(lasting, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

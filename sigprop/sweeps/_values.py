@@ -8,6 +8,7 @@ import numpy as np
 VARIANCES = ("weight_variance", "bias_variance")
 FLOATS = (*VARIANCES, "input_length", "input_correlation")
 COUNTS = ("depth", "width")
+_MOST_VALUES = 1_000_000
 SHORTHAND = {
     "activation": "tanh",
     "weights": "gaussian",
@@ -56,9 +57,12 @@ def _one(name: str, kind: Any, value: Any) -> Any:
 def _range(name: str, text: str) -> list[Any]:
     try:
         start, stop, count = text.split(":")
-        values = np.linspace(float(start), float(stop), int(count))
+        size = int(count)
+        values = np.linspace(float(start), float(stop), size if size <= _MOST_VALUES else 0)
     except ValueError:
         raise ValueError(f"`{name}`: must be numbers or start:stop:count; got {text}") from None
+    if size > _MOST_VALUES:
+        raise ValueError(f"`{name}`: must have at most {_MOST_VALUES} values; got {text}")
     if name in COUNTS:
         return [int(v) for v in np.unique(values.round())] if np.all(np.isfinite(values)) else [0]
     return values.tolist()

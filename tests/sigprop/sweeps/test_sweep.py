@@ -106,6 +106,14 @@ class TestDescription:
             ({"weight_variance": ()}, "`weight_variance`: must hold different values"),
             ({"width": 0}, "`width`: must be whole numbers of at least 1"),
             ({"width": 8.5}, "`width`: must be whole numbers"),
+            ({"width": 10**12}, "`width`: must be at most 10000000; got 10{12}"),
+            ({"input_width": 10**12}, "`input_width`: must be at most 10000000"),
+            ({"depth": 10**9}, "`depth`: must be at most 1000000"),
+            ({"replicas": 10**12}, "`replicas`: must be at most 100000000 for 1 points"),
+            (
+                {"weight_variance": "1:2:100000000"},
+                "`weight_variance`: must have at most 1000000 v",
+            ),
             ({"depth": "0:5:6"}, "`depth`: must be whole numbers of at least 1"),
             ({"weights": "sparse"}, "`weights`: must be gaussian, orthogonal or sparse:DENSITY"),
             (
@@ -481,6 +489,12 @@ class TestRefusals:
             sigprop.merge_sweeps([path], path.with_name("merged.zarr"))
         assert files(path) == files(whole)
         assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+    def test_what_does_not_fit_leaves_nothing(self, path, monkeypatch):
+        monkeypatch.setattr("sigprop.sweeps._sweep_run.memory_limit", lambda: 10**4)
+        with pytest.raises(ValueError, match=r"`width`: must fit in memory; got a need of"):
+            run_sweep(SMALL, path)
+        assert list(path.parent.iterdir()) == []
 
     def test_read_only(self, whole, request):
         folder = Path(tempfile.mkdtemp())  # which other users can reach, for root to become one
