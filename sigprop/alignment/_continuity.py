@@ -135,7 +135,7 @@ def as_matrices(weights: Any) -> list[Array]:
     """The layers, each as a real matrix."""
     layers = list(weights)
     if not layers:
-        raise ValueError("`weights`: must hold at least one matrix; got none")
+        raise ValueError("`weights`: must contain at least one matrix; got none")
     result = []
     for index, layer in enumerate(layers):
         matrix = jnp.asarray(layer)

@@ -32,7 +32,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
             law, bias = affine.weights, affine.bias_variance
         case _:
             raise BadInput(
-                "--network: must hold a layer of a radial Pointwise and an Affine; got another"
+                "--network: must contain a layer of a radial Pointwise and an Affine; got another"
             )
     if law.components == 1:
         raise BadInput("--symmetry: must be continuous; got O(1)")

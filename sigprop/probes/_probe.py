@@ -165,7 +165,7 @@ def probe(
     x = jnp.asarray(as_real("x", x))
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 2 or len(x) == 0:
         raise ValueError(
-            "`x`: must hold floating-point numbers with a leading axis over inputs; got "
+            "`x`: must contain floating-point numbers with a leading axis over inputs; got "
             f"{x.dtype} of shape {x.shape}"
         )
     check_count("networks", networks, 0)

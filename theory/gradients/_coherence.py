@@ -97,7 +97,7 @@ def layers_of(network: Part) -> Layers:
     if found is None:
         raise TypeError(
             "`network`: must be an Affine, then a Repeat of [Residual] (Pointwise, Affine), and "
-            "then a Pointwise or nothing, as theory.feedforward makes it"
+            "then a Pointwise or nothing, as in theory.feedforward"
         )
     return found
 
