@@ -403,5 +403,5 @@ def layer_remarks(found: Continuity, names: Sequence[str] | None = None) -> list
     if len(found.shapes) == 1:
         lines.append("one layer has no neighbour")
     if len(set(found.shapes)) > 1:
-        lines.append("layers of different shapes are compared where their dimensions agree")
+        lines.append("layers of different shapes are compared if their dimensions agree")
     return lines

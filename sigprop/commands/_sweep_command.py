@@ -57,7 +57,7 @@ def summary_line(done: Any) -> str:
     """A run in one line."""
     from theory.numerics import clock
 
-    words = f"{done.computed} networks computed, {done.reused} were there"
+    words = f"{done.computed} networks computed, {done.reused} existed"
     if done.elsewhere:
         words += f", {done.elsewhere} are left to others"
     if done.computed:

@@ -381,7 +381,7 @@ class TestDescription:
         found = sigprop.probe(compose(as_layers(weights())), X, description=description)
         assert found.check.length.shape == (1, 3)
         np.testing.assert_allclose(found.check.measured_length[0], found.length)
-        assert "description: held against the outputs alone" in found.notes
+        assert "description: compared with the outputs only" in found.notes
 
     def test_another_number_of_layers(self):
         layers = as_layers(weights())
