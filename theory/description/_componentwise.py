@@ -31,7 +31,7 @@ def componentwise(
     feature far from 0, costs most of the accuracy and is not always detected. Spectra and
     products of saturated layers need φ' to full relative accuracy in its tails. JAX's own
     derivatives of tanh (1 − t²), sigmoid (s(1 − s)) and expm1 (e + 1) do not provide that: they
-    underflow to zero. Build on `activation("tanh")`, "sigmoid" and so on, which do, or define the
+    round to zero. Build on `activation("tanh")`, "sigmoid" and so on, which do, or define the
     derivative of φ yourself:
 
         TANH = theory.activation("tanh")

@@ -53,7 +53,8 @@ class LengthCorrection(eqx.Module):
 class _State(eqx.Module):
     """Moments of the signal that an `Affine` acts on, values and errors.
 
-    Its mean square is q + M/N with variance V/N over networks; C is its mean fourth power.
+    Its mean square is q + M/N, with variance V/N over networks. The last entry is the mean fourth
+    power.
     """
 
     value: Float[Array, " 4"]
@@ -61,7 +62,7 @@ class _State(eqx.Module):
 
 
 class _PreActivation(_State):
-    """The same for pre-activations; C is the fourth cumulant times N."""
+    """The same for pre-activations: q, M, V and C."""
 
     @property
     def units(self) -> _State:
