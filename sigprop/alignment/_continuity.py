@@ -135,7 +135,7 @@ def as_matrices(weights: Any) -> list[Array]:
     """The layers, each as a real matrix."""
     layers = list(weights)
     if not layers:
-        raise ValueError("`weights`: must hold at least one matrix; got none")
+        raise ValueError("`weights`: must contain at least one matrix; got none")
     result = []
     for index, layer in enumerate(layers):
         matrix = jnp.asarray(layer)
@@ -403,5 +403,5 @@ def layer_remarks(found: Continuity, names: Sequence[str] | None = None) -> list
     if len(found.shapes) == 1:
         lines.append("one layer has no neighbour")
     if len(set(found.shapes)) > 1:
-        lines.append("layers of different shapes are compared where their dimensions agree")
+        lines.append("layers of different shapes are compared if their dimensions agree")
     return lines

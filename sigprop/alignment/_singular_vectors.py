@@ -108,7 +108,7 @@ def leading_vectors(
         before = jnp.concatenate([start.right, start.next_right], axis=-1)
         if start.right.shape != (len(weights), n, rank):
             raise ValueError(
-                f"`start`: must hold {rank} vectors of {n} numbers for {len(weights)} matrices; "
+                f"`start`: must contain {rank} vectors of {n} numbers for {len(weights)} matrices; "
                 f"got shape {start.right.shape}"
             )
     how = rank, float(tolerance)

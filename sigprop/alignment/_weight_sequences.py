@@ -62,7 +62,7 @@ def weight_sequences(model: Any) -> dict[str, list[Array]]:
             used.update(map(id, layers.values()))
             result[pattern] = [layers[i] for i in sorted(layers)]
     if not result:
-        raise ValueError("`model`: must hold a matrix that occurs in two layers; got none")
+        raise ValueError("`model`: must contain a matrix that occurs in two layers; got none")
     return result
 
 

@@ -453,6 +453,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).partition("\n")[0]
-        print("sigprop: what is asked for must fit into memory; got", reason, file=sys.stderr)
+        print("sigprop: the computation must fit into memory; got", reason, file=sys.stderr)
         return 2
     return result or 0

@@ -103,8 +103,8 @@ def store_comparison(
     widths = ", ".join(map(str, comparison.widths))
     caption = (
         f"{network.caption}; {inputs.caption}. {counts} networks of width $N$ = {widths} "
-        f"({run.dtype}). The first input or pair is drawn, in deep networks each width at layers "
-        "of its own. Error bars: $\\pm 1$ standard error; grey: error bound of the theory."
+        f"({run.dtype}). The first input or pair is shown, in deep networks each width at separate "
+        "layers. Error bars:  $\\pm 1$ standard error; grey: error bound of the theory."
     )
     draw = lambda: comparison_figure(dataset, caption=caption)
     return out.store(dataset, draw, folder, name, origin)

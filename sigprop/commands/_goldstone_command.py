@@ -32,7 +32,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
             law, bias = affine.weights, affine.bias_variance
         case _:
             raise BadInput(
-                "--network: must hold a layer of a radial Pointwise and an Affine; got another"
+                "--network: must contain a layer of a radial Pointwise and an Affine; got another"
             )
     if law.components == 1:
         raise BadInput("--symmetry: must be continuous; got O(1)")
@@ -58,7 +58,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
     caption = (
         f"{network.caption}. Lines: mean-field theory; points: mean over {replicas} networks of "
         f"{width} units, {depth} layers ({run.dtype}), $\\pm 1$ standard error, which differ "
-        f"from infinite width by $O(1/{width})$ per layer besides. (a) at layer "
+        f"from infinite width by an additional $O(1/{width})$ per layer. (a) at layer "
         f"{depth}. (b) theory. (c) one network of {NARROW} units and {LONG} layers (float64). "
         "(d, e) two inputs, one rotated by 0.8 rad; angles where the overlap is resolved. (f) one "
         "network."

@@ -68,11 +68,11 @@ def output_folder(output: Path | None, command: str, figures: list[str], stores:
     folder = Path("runs") / f"{command}-{stamp}" if output is None else output
     for path in [folder / f"{name}{suffix}" for name in figures for suffix in SUFFIXES]:
         if path.is_dir():
-            raise BadInput(f"--output: must not hold a folder named {path.name}; got {folder}")
+            raise BadInput(f"--output: must not contain a folder named {path.name}; got {folder}")
     for path in [folder / f"{name}.zarr" for name in stores]:
         free = not path.exists() or (path / "zarr.json").is_file()
         if not free:
-            raise BadInput(f"--output: must not hold another {path.name}; got {folder}")
+            raise BadInput(f"--output: must not contain another {path.name}; got {folder}")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def predict(network: Network, start: float, json: bool) -> int:
     for name, e in estimates.items():
         value, error = f"{float(e.value):.12g}", f"{float(e.error):.1e}"
         rows.add_row(name.replace("_", " "), value, error, as_json(e)["status"])
-    words = ["of the layer that it repeats, and of no other"] if network.whole else []
+    words = ["for the layer that the network repeats"] if network.whole else []
     if symmetric:
         kind = "pseudo-Goldstone" if found["explicitly_broken"] else "Goldstone"
         words += [f"symmetry {found['symmetry']}, {found['goldstone_modes']} {kind} modes"]

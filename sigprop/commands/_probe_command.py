@@ -78,7 +78,7 @@ def load_names(target: str) -> tuple[Path, dict[str, Any]]:
     file, _, name = target.rpartition(":")
     path = Path(file)
     if not name or path.suffix != ".py" or not path.is_file():
-        raise BadInput(f"TARGET: must be FILE.py:NAME with a file that is there; got {target}")
+        raise BadInput(f"TARGET: must be FILE.py:NAME with an existing file; got {target}")
     try:
         return path, runpy.run_path(str(path), run_name=path.stem)
     except Exception as error:  # a user's file can fail in any way

@@ -128,7 +128,7 @@ def whole_numbers(option: str, text: str, lowest: int, highest: int) -> tuple[in
         numbers = ()
     if not numbers or min(numbers) < lowest or max(numbers) > highest:
         raise BadInput(
-            f"{option}: must be whole numbers from {lowest} to {highest} with commas between; "
+            f"{option}: must be whole numbers from {lowest} to {highest}, separated by commas; "
             f"got {text}"
         )
     return numbers
@@ -142,7 +142,7 @@ def axis_values(option: str, text: str) -> np.ndarray:
         values = np.array([])
     if not 2 <= len(values) <= MOST_POINTS:
         raise BadInput(
-            f"{option}: must be start:stop:count or numbers with commas between, "
+            f"{option}: must be start:stop:count or numbers separated by commas, "
             f"2 to {MOST_POINTS} of them; got {text}"
         )
     if not np.all(np.isfinite(values) & (values >= 0)) or np.any(np.diff(values) <= 0):

@@ -57,7 +57,7 @@ def summary_line(done: Any) -> str:
     """A run in one line."""
     from theory.numerics import clock
 
-    words = f"{done.computed} networks computed, {done.reused} were there"
+    words = f"{done.computed} networks computed, {done.reused} existed"
     if done.elsewhere:
         words += f", {done.elsewhere} are left to others"
     if done.computed:
@@ -188,6 +188,6 @@ def _pairs(text: str | None) -> dict[str, str]:
     for part in text.split(",") if text else []:
         name, equals, value = part.partition("=")
         if not equals:
-            raise BadInput(f"--at: must be axis=value with commas between; got {text}")
+            raise BadInput(f"--at: must be axis=value, separated by commas; got {text}")
         found[name.strip().replace("-", "_")] = value.strip()
     return found

@@ -195,7 +195,7 @@ def study_figure(study: Study, found: xr.Dataset) -> Figure:
             f"{Path(study.data).name}, depth {study.depth}, {study.features} features, "
             f"{study.epochs} epochs of {study.optimiser}, batch {study.batch}, "
             f"{len(study.seeds)} seeds: mean and standard error. (a), (c), (d) at gain "
-            f"{middle:g}. (d) States behind the last turn. "
+            f"{middle:g}. (d) States after the last layer. "
             + ("" if study.chance is None else f"Dotted: chance, {study.chance:g}."),
         )
     return figure

@@ -183,7 +183,7 @@ def _check_gradients(network: Part, inputs: Any) -> None:
     layers = measured_depth(network, inputs)
     if layers != outer_depth(network):
         raise ValueError(
-            "`gradients`: must be False for a network with layers outside of its one Repeat, "
+            "`gradients`: must be False for a network with layers outside its Repeat, "
             f"between which they are not measured; got True for {layers} layers, "
             f"{outer_depth(network)} of them in the Repeat"
         )

@@ -148,7 +148,9 @@ def python_sources(train_count: int | None = None, window: int = 64) -> Labelled
         text = np.frombuffer(b"".join(f.read_bytes() for f in chosen), np.uint8)
         count = max(len(text) - 1, 0) // window
         if count == 0:
-            raise ValueError("`data`: must be there; this Python comes without its sources")
+            raise ValueError(
+                "`data`: needs the sources of the standard library; this Python comes without"
+            )
         size = count * window
         pairs = text[:size].reshape(count, window), text[1 : size + 1].reshape(count, window)
         order = np.random.default_rng(0).permutation(count)

@@ -107,7 +107,7 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
         return node(state, (0, 1)), None
 
     def noise(self, node: Any, state: Array):
-        raise TypeError("`network`: networks that train have no noise of their own; got a Noise")
+        raise TypeError("`network`: networks that train must have no noise; got a Noise")
 
     def add(self, skip: Array, branch: Array):
         return skip + branch, None

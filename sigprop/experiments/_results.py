@@ -100,7 +100,7 @@ def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
             sizes[axis] = max(size, sizes.get(axis, 0))
         pieces.append(own.drop_attrs().expand_dims(here))
     if not pieces:
-        raise ValueError(f"`folder`: must hold networks of this study; got none in {folder}")
+        raise ValueError(f"`folder`: must contain networks of this study; got none in {folder}")
     del sizes["record"]
     whole = {axis: np.arange(size) for axis, size in sizes.items()}
     joined = xr.combine_by_coords(

@@ -174,8 +174,8 @@ class Architecture:
                 pass
         parts = part.parts if isinstance(part, Chain) else (part,)
         raise ValueError(
-            f"`description`: must be a Pointwise and an Affine without bias, as theory.layer makes "
-            f"them, for a cell {self.cell}; got {', '.join(type(p).__name__ for p in parts)}"
+            f"`description`: must be a Pointwise and an Affine without bias, as in theory.layer, "
+            f"for a cell {self.cell};  got {', '.join(type(p).__name__ for p in parts)}"
         )
 
     def interior(self, depth: int) -> "Part":
@@ -200,7 +200,7 @@ class Architecture:
         parts = network.parts if isinstance(network, Chain) else (network,)
         repeats = [part for part in parts if isinstance(part, Repeat)]
         if len(repeats) != 1:
-            raise ValueError(f"`network`: must hold one Repeat; got {len(repeats)}")
+            raise ValueError(f"`network`: must contain one Repeat; got {len(repeats)}")
         (found,) = repeats
         if found.depth != depth - 1:
             must = f"must be {found.depth + 1}, one above that of the Repeat of the description"
@@ -252,11 +252,13 @@ class Study:
                 raise ValueError(f"`{name}`: must {what}; got {value!r}")
 
         names = [a.name for a in self.architectures]
-        need(names, "architectures", "hold at least one", names)
+        need(names, "architectures", "contain at least one", names)
         need(len(set(names)) == len(names), "architectures", "have different names", names)
         for name in ("gains", "learning_rates", "seeds"):
             values = getattr(self, name)
-            need(len(set(values)) == len(values) > 0, name, "hold at least one, each once", values)
+            need(
+                len(set(values)) == len(values) > 0, name, "contain at least one, each once", values
+            )
         for architecture in self.architectures:
             architecture.check(self.depth, architecture.features or self.features)
             own, cell = architecture.name, architecture.cell

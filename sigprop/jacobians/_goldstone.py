@@ -145,7 +145,7 @@ class _Rotated(Along[Signals]):
 
     def through_time(self, step, state: Signals, steps: int):
         raise TypeError(
-            "`drawn`: charges are those of layers with their own weights, not of a Recurrent"
+            "`drawn`: charges are for layers with their own weights, not for a Recurrent"
         )
 
 

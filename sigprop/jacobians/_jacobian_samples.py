@@ -107,9 +107,7 @@ class _Streaming(Along[_Columns]):
         return state if self.network.in_branch else _factorised(state), None
 
     def through_time(self, step, state, steps: int):
-        raise TypeError(
-            "`network`: singular values are those of a chain of layers, not of a Recurrent"
-        )
+        raise TypeError("`network`: singular values are for a chain of layers, not for a Recurrent")
 
 
 def _reflected(

@@ -61,9 +61,7 @@ class _Referenced(Along[Signals]):
         return Signals(state.values, tangents, log_gain)
 
     def through_time(self, step, state, steps: int):
-        raise TypeError(
-            "`fn`: the Jacobian is that of one input, not of the sequences of a Recurrent"
-        )
+        raise TypeError("`fn`: the Jacobian is for one input, not for the sequences of a Recurrent")
 
     def loop(self, layer, state, layers, depth):
         # The transposed map draws the weights again instead of keeping them.
@@ -181,7 +179,7 @@ def smaller_side(fn: Any, x: Array) -> int:
 def check_differentiable(fn: Any, x: Array) -> None:
     check_kind("x", x, jax.Array | np.ndarray, "an array")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"`x`: must hold floating-point numbers; got {x.dtype}")
+        raise ValueError(f"`x`: must contain floating-point numbers; got {x.dtype}")
     if not callable(fn) and not isinstance(fn, list | tuple):
         raise TypeError(f"`fn`: must be a function or a sequence of layers; got {shown(fn)}")
     if not callable(fn) and len(fn) == 0:
@@ -189,7 +187,7 @@ def check_differentiable(fn: Any, x: Array) -> None:
     if isinstance(fn, DrawnNetwork):
         if not fn.explicit_weights:
             raise ValueError(
-                "`fn`: must have explicit weights, the same for every vector; got a network "
+                "`fn`: must have explicit weights, equal for every vector; got a network "
                 "whose weights are drawn from their law given each vector"
             )
         if len(x) != 1:

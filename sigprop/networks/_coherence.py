@@ -36,7 +36,7 @@ class _Probed(Along[Signals]):
         return state.moved(state.values + self.probes, state.tangents)
 
     def through_time(self, step, state: Signals, steps: int):
-        raise TypeError("`network`: gradients of a Recurrent are those of one layer; got no other")
+        raise TypeError("`network`: gradients of different layers need a Repeat; got a Recurrent")
 
 
 def network_coherence(

@@ -32,7 +32,7 @@ def outer_depth(network: Part) -> int:
     check_part("network", network)
     depth, _ = interpret(network, _OuterDepth(), 0)
     if depth == 0:
-        raise ValueError("`network`: must hold a Repeat at its outermost level; got none")
+        raise ValueError("`network`: must contain a Repeat at its outermost level; got none")
     return depth
 
 

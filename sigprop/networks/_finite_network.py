@@ -160,7 +160,7 @@ class FiniteNetwork(Reading[Signals]):
         inputs, width, k, m = state.tangents.shape
         n = check_sequences(inputs, steps)
         if self.shared is not None:
-            raise TypeError("`network`: a recurrent body must not hold a recurrent part itself")
+            raise TypeError("`network`: a recurrent body must not contain a Recurrent")
         drives = jax.tree.map(lambda x: jnp.swapaxes(_split(x, n), 0, 1), state)
         columns = n * (1 + m) * max(steps - 1, 1)
         how = (self.width, columns, self.explicit_weights, self.backward is not None)

@@ -269,14 +269,16 @@ def read_images(
             )
     pixels = read_idx(images)
     if pixels.ndim < 2 or pixels.size == 0:
-        raise ValueError(f"`path`: {images} must hold images; got an array of shape {pixels.shape}")
+        raise ValueError(
+            f"`path`: {images} must contain images; got an array of shape {pixels.shape}"
+        )
     pixels = pixels.reshape(len(pixels), -1)
     if label_file is None:
         return pixels, None
     labels = read_idx(label_file)
     if labels.shape != pixels.shape[:1]:
         raise ValueError(
-            f"`path`: {label_file} must hold {len(pixels)} labels; got shape {labels.shape}"
+            f"`path`: {label_file} must contain {len(pixels)} labels; got shape {labels.shape}"
         )
     return pixels, labels
 
@@ -329,7 +331,7 @@ def _root(gram: Float[Array | np.ndarray, "inputs inputs"]) -> Float[np.ndarray,
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.size == 0:
         raise ValueError(f"`gram`: must be a square matrix; got shape {gram.shape}")
     if not jnp.issubdtype(gram.dtype, jnp.floating):
-        raise ValueError(f"`gram`: must hold floating-point numbers; got {gram.dtype}")
+        raise ValueError(f"`gram`: must contain floating-point numbers; got {gram.dtype}")
     rounding = 8 * len(gram) * float(jnp.finfo(gram.dtype).eps)
     gram = np.asarray(gram, np.float64)
     if not np.all(np.isfinite(gram)):
@@ -368,7 +370,7 @@ def _choose(key: PRNGKeyArray, count: int, images: int) -> Int[np.ndarray, " {co
     known = isinstance(count, int | np.integer) and not isinstance(count, bool)
     if not known or not 1 <= count <= images:
         raise ValueError(
-            f"`count`: must be between 1 and {images}, the images there; got {shown(count)}"
+            f"`count`: must be between 1 and {images}, the number of images; got {shown(count)}"
         )
     return np.asarray(jax.random.permutation(key, images))[:count]
 
@@ -389,6 +391,6 @@ def _normalise(
         # Image by image: as floats the whole data set would take eight times the memory.
         mean_length = np.mean([np.mean((image / white - mean) ** 2) for image in pixels])
         if not mean_length > 0:
-            raise ValueError("`length`: must be left out where all pixels are equal; got a number")
+            raise ValueError("`length`: must be omitted if all pixels are equal; got a number")
         factor = np.sqrt(length / mean_length)
     return jnp.asarray((pixels[chosen] / white - mean) * factor, dtype=float)[:, :, None]

@@ -222,7 +222,7 @@ def sampled_inputs(inputs: Any) -> Array:
     check_signals("inputs", inputs)
     if jnp.finfo(inputs.dtype).bits < 32:
         raise ValueError(
-            "`inputs`: must be float32 or float64, which a network is then sampled in; got "
+            "`inputs`: must be float32 or float64, the precision of the simulation; got "
             f"{inputs.dtype}"
         )
     return inputs

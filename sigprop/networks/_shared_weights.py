@@ -120,7 +120,9 @@ def _meet_reverse(haar, precision, known, cotangent):
     used, key = known
     g, (q, a, z, p) = cotangent
     if z is None:
-        raise ValueError("`gradients`: must be asked for where weights are shared; they were not")
+        raise ValueError(
+            "`gradients`: must be True to differentiate through shared weights; got False"
+        )
     back, z, p = _columns_backward(haar, precision, g, q, a, z, p, used, key)
     return back, (q, a, z, p), None, None
 
@@ -225,8 +227,8 @@ class Blank(Survey[Array]):
             size_in = size_out = max(size_in, fan_out * tables)
             if columns > size_in:
                 raise ValueError(
-                    f"`width`: must be at least the {columns // tables} vectors that meet "
-                    f"orthogonal weights, or weights must be explicit; got {size_in // tables}"
+                    f"`width`: must be at least the {columns // tables} vectors that orthogonal "
+                    f"weights act on, or weights must be explicit; got {size_in // tables}"
                 )
         q, a = (jnp.zeros((columns, size), dtype) for size in (size_in, size_out))
         z, p = (q, a) if self.gradients else (None, None)
@@ -243,4 +245,4 @@ class Blank(Survey[Array]):
         return eqx.tree_at(lambda b: b.key, self, keys)
 
     def through_time(self, step, state: Array, steps: int):
-        raise TypeError("`network`: a recurrent body must not hold a recurrent part itself")
+        raise TypeError("`network`: a recurrent body must not contain a Recurrent")

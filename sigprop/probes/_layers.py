@@ -84,12 +84,10 @@ def dissect(fn: Any, x: Float[Array, "n *shape"], layers: Sequence[Any] | None) 
 
     if layers is not None:
         if not layers:
-            raise ValueError("`layers`: must hold at least one layer; got none")
+            raise ValueError("`layers`: must contain at least one layer; got none")
         found = _named(layers, False)
         if not _composes(found, x, expected):
-            raise ValueError(
-                "`layers`: must give, one after the other, what `fn` gives; they do not"
-            )
+            raise ValueError("`layers`: must compose to `fn`; they do not")
         return Anatomy(call, found, None, None)
     found = _own_layers(module.bind(variables) if linen else fn, batched)
     if found is not None and _composes(found, x, expected):

@@ -165,7 +165,7 @@ def probe(
     x = jnp.asarray(as_real("x", x))
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 2 or len(x) == 0:
         raise ValueError(
-            "`x`: must hold floating-point numbers with a leading axis over inputs; got "
+            "`x`: must contain floating-point numbers with a leading axis over inputs; got "
             f"{x.dtype} of shape {x.shape}"
         )
     check_count("networks", networks, 0)
@@ -397,7 +397,7 @@ def _check_description(
         moments, last = _moments(out), slice(-1, None)
         own_length, own_correlation = length(moments)[None], correlation(moments)[None]
         sizes = tuple[int, ...]()
-        at, notes = (), ["description: held against the outputs alone"]
+        at, notes = (), ["description: compared with the outputs only"]
     else:
         own_length = jnp.stack([signals.length[i] for i in at])
         own_correlation = jnp.stack([signals.correlation[i] for i in at])
@@ -492,5 +492,5 @@ def _cannot_draw(sizes: tuple[int, ...], inputs: Array) -> str | None:
     if len(set(sizes[:-1]) or set(sizes)) != 1:
         return "the hidden layers have different widths"
     if width_in <= n * k:
-        return "there are as many inputs as they have entries"
+        return "there are as many inputs as entries per input"
     return None

@@ -21,7 +21,7 @@ class Absent:
 
     def __call__(self, moments: Moments) -> Any:
         raise ValueError(
-            "`observables`: must have their functions imported first, as they were when the sweep "
+            "`observables`: must have their functions imported first, as when the sweep "
             f"was run; got no such {self.place}"
         )
 
@@ -41,8 +41,8 @@ def written(observable: Observable) -> dict[str, Any]:
         of = _place(of)
         if of is None or _found(of.place) is not observable.of:
             raise ValueError(
-                "`observables`: must have functions that stand in a module by name, not lambdas, "
-                f"local functions or parts of others; got that of {observable.name}"
+                "`observables`: must have functions defined in a module by name, not lambdas, "
+                f"local functions or parts of others; got the one of {observable.name}"
             )
     plain = {name: getattr(observable, name) for name in _PLAIN}
     return {**plain, "of": of.place, "text": of.text}

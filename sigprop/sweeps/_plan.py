@@ -152,8 +152,8 @@ def plan(
         raise ValueError(f"`sweep`: must be one point; got axes {', '.join(sweep.axes)}")
     if needs_matrices(sweep.network(sweep.point(0))):
         raise ValueError(
-            "`sweep`: must have weights that a network can do without as matrices, which is how a "
-            f"plan draws its pilot; got {sweep.weights}"
+            "`sweep`: must have weights that can be simulated without matrices, as the pilot of a "
+            f"plan is; got {sweep.weights}"
         )
     if not (math.isfinite(error) and error > 0):
         raise ValueError(f"`error`: must be finite and above 0; got {error}")

@@ -173,7 +173,7 @@ class Sweep:
         each = {name: self.values(name) for name in self.axis_names}
         for name, values in each.items():
             if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{name}`: must hold different values; got {values}")
+                raise ValueError(f"`{name}`: must have different values; got {values}")
         for name in VARIANCES:
             lowest = min((value for value in each[name] if value is not None), default=0)
             need(lowest >= 0, name, "be finite and at least 0")
@@ -223,7 +223,9 @@ class Sweep:
             several = [path for paths in places for path in paths]
             for path in several:
                 if several.count(path) > 1:
-                    raise ValueError(f"`leaves`: must not name what another field sets; got {path}")
+                    raise ValueError(
+                        f"`leaves`: must not name a number that another field sets; got {path}"
+                    )
         elif self.leaves:
             raise ValueError("`leaves`: must be given with a description; got none")
 

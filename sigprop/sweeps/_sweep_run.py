@@ -166,7 +166,7 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(
-            f"`path`: must be writable; got {reason} for {path}; what was finished is kept"
+            f"`path`: must be writable; got {reason} for {path}; finished results are kept"
         ) from error
 
 
@@ -187,7 +187,7 @@ def together() -> Iterator[None]:
     if np.any(every):
         first = int(np.flatnonzero(np.ravel(every))[0])
         raise ValueError(
-            f"`path`: must be writable by every host; process {first} says what failed"
+            f"`path`: must be writable by every host; process {first} reports what failed"
         )
 
 

@@ -341,7 +341,7 @@ def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
     if outside:
         what = _difference(old, sweep, outside[0])
         raise ValueError(
-            f"`path`: must be free or hold a part of this sweep; got results {what}, {path}"
+            f"`path`: must be free or contain a part of this sweep; got results {what}, {path}"
         )
     if sweep.replicas < old.sweep.replicas and filled.any():
         raise ValueError(

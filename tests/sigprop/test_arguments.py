@@ -32,10 +32,13 @@ BAD = [
     (lambda: ensemble(explicit_weights="yes"), "`explicit_weights`: must be True or .*; got 'yes'"),
     (lambda: ensemble(gradients="yes"), "`gradients`: must be True or False; got 'yes'"),
     (lambda: ensemble(block=0), "`block`: must be a whole number of at least 1; got 0"),
-    (lambda: ensemble(inputs=None), "`inputs`: must hold real numbers; got None"),
-    (lambda: ensemble(inputs="x"), "`inputs`: must hold real numbers; got 'x'"),
+    (lambda: ensemble(inputs=None), "`inputs`: must contain real numbers; got None"),
+    (lambda: ensemble(inputs="x"), "`inputs`: must contain real numbers; got 'x'"),
     (lambda: sigprop.sample_jacobians(None, X, **SIZE), "`network`: must be a part"),
-    (lambda: sigprop.sample_jacobians(NETWORK, None, **SIZE), "`inputs`: must hold real numbers"),
+    (
+        lambda: sigprop.sample_jacobians(NETWORK, None, **SIZE),
+        "`inputs`: must contain real numbers",
+    ),
     (
         lambda: sigprop.sample_jacobian(NETWORK, X, key=0, width=8),
         "`key`: must be a key, .*; got 0",
@@ -48,7 +51,7 @@ BAD = [
     (lambda: sigprop.sample_network(NETWORK, X, key=KEY, width=2.5), "`width`: must be a whole"),
     (
         lambda: sigprop.networks.sample_coherence(NETWORK, None, **SIZE),
-        "`inputs`: must hold real numbers",
+        "`inputs`: must contain real numbers",
     ),
     (
         lambda: sigprop.networks.DrawnNetwork(NETWORK, None, width=8),
@@ -63,7 +66,7 @@ BAD = [
         "`width`: must be a whole number",
     ),
     (lambda: compare(None), "`network`: must be a part such as theory.layer; got None"),
-    (lambda: compare(inputs=None), "`inputs`: must hold real numbers; got None"),
+    (lambda: compare(inputs=None), "`inputs`: must contain real numbers; got None"),
     (lambda: compare(widths=8), "`widths`: must be a sequence of whole numbers; got 8"),
     (lambda: compare(widths=None), "`widths`: must be a sequence of whole numbers; got None"),
     (lambda: compare(widths=(8, 16, 32.5)), "`widths`: must be a whole number .*; got 32.5"),
@@ -74,7 +77,7 @@ BAD = [
     (lambda: sigprop.pair_gram(1.0, [0.5]), r"`correlation`: must be one number, .*; got \[0.5\]"),
     (lambda: sigprop.pair_gram(1.0, 2.0), "`correlation`: must be between -1 and 1; got 2.0"),
     (lambda: sigprop.gram_inputs(jnp.eye(2), 8, key=0), "`key`: must be a key, .*; got 0"),
-    (lambda: sigprop.gram_inputs(None, 8, key=KEY), "`gram`: must hold real numbers; got None"),
+    (lambda: sigprop.gram_inputs(None, 8, key=KEY), "`gram`: must contain real numbers; got None"),
     (lambda: sigprop.gram_inputs([1.0], 8, key=KEY), "`gram`: must be a square matrix; got shape"),
     (
         lambda: sigprop.gram_inputs(jnp.eye(2), None, key=KEY),
@@ -82,22 +85,22 @@ BAD = [
     ),
     (
         lambda: sigprop.networks.pair_inputs(None, 8, key=KEY),
-        "`cross`: must hold real numbers; got None",
+        "`cross`: must contain real numbers; got None",
     ),
     (lambda: sigprop.digits_inputs("a", key=KEY), "`count`: must be between 1 and .*; got 'a'"),
-    (lambda: sigprop.probe(jnp.tanh, None), "`x`: must hold real numbers; got None"),
+    (lambda: sigprop.probe(jnp.tanh, None), "`x`: must contain real numbers; got None"),
     (lambda: sigprop.probe(None, X), "`fn`: must be a function, .*; got NoneType"),
     (lambda: sigprop.probe(jnp.tanh, X, key=0), "`key`: must be a key"),
     (lambda: sigprop.run_sweep(None, "store"), "`sweep`: must be a sigprop.Sweep; got None"),
     (lambda: sigprop.certify(None, X, []), "`fn`: must be a function of an array; got None"),
-    (lambda: sigprop.certify(jnp.tanh, None, []), "`x`: must hold real numbers; got None"),
+    (lambda: sigprop.certify(jnp.tanh, None, []), "`x`: must contain real numbers; got None"),
     (
         lambda: sigprop.jacobians.product_log_singular_values(None),
-        "`factors`: must hold real numbers; got N",
+        "`factors`: must contain real numbers; got N",
     ),
     (
         lambda: sigprop.jacobians.product_log_singular_values([[[1.0]], [[1.0, 2.0]]]),
-        "`factors`: must hold real numbers; got",
+        "`factors`: must contain real numbers; got",
     ),
     (
         lambda: sigprop.jacobians.leading_singular_values(jnp.tanh, X, key=None),

@@ -178,10 +178,13 @@ BAD = [
     (lambda: theory.critical_points(TANH, "0.05"), "`bias_variance`: must be one .*; got '0.05'"),
     (lambda: theory.critical_points(TANH, None), "`bias_variance`: must be one .*; got None"),
     (lambda: theory.critical_points(TANH, [0.0, 0.1]), "`bias_variance`: must be one number"),
-    (lambda: theory.critical_line(TANH, None), "`lengths`: must hold real numbers; got None"),
-    (lambda: theory.critical_line(TANH, "a"), "`lengths`: must hold real numbers; got 'a'"),
+    (lambda: theory.critical_line(TANH, None), "`lengths`: must contain real numbers; got None"),
+    (lambda: theory.critical_line(TANH, "a"), "`lengths`: must contain real numbers; got 'a'"),
     (lambda: theory.jacobian_factors(LAYER, None), "`length`: must be one number, .*; got None"),
-    (lambda: theory.jacobian_factors(LAYER, AT), r"`length`: must be .*; got an Estimate \(its"),
+    (
+        lambda: theory.jacobian_factors(LAYER, AT),
+        r"`length`: must be .*; got an Estimate \(pass its",
+    ),
     (lambda: theory.jacobian_factors(LAYER, -1.0), "`length`: must be finite and at least 0"),
     (lambda: theory.finite_width.length_correction(NETWORK, [1.0]), "`length`: must be one number"),
     (
@@ -215,9 +218,15 @@ BAD = [
         )
         for k in (0.7, None, ["a"], "a", [float("nan")])
     ),
-    (lambda: theory.layer(TANH, 1.5 + 1j, 0.05), "`weight_variance`: must hold real numbers; got"),
-    (lambda: theory.layer(TANH, True, 0.05), "`weight_variance`: must hold real numbers; got True"),
-    (lambda: theory.affine(1.0, [1.0, [2.0]]), "`bias_variance`: must hold real numbers; got"),
+    (
+        lambda: theory.layer(TANH, 1.5 + 1j, 0.05),
+        "`weight_variance`: must contain real numbers; got",
+    ),
+    (
+        lambda: theory.layer(TANH, True, 0.05),
+        "`weight_variance`: must contain real numbers; got True",
+    ),
+    (lambda: theory.affine(1.0, [1.0, [2.0]]), "`bias_variance`: must contain real numbers; got"),
     (lambda: theory.layer(TANH, 1.5, residual="no"), "`residual`: must be True or False; got 'no'"),
     # descriptions
     (lambda: theory.layer("tanh", 1.5), "`activation`: must be made by .*; got 'tanh'"),
@@ -231,7 +240,10 @@ BAD = [
     (lambda: theory.finite_width.onset_law("tanh", 1.1, width=8), "`activation`: must be made by"),
     (lambda: theory.finite_width.generic_exponent("tanh", 1.1), "`activation`: must be made by"),
     (lambda: theory.repeat(None, 3), "`body`: must be a part such as theory.layer; got None"),
-    (lambda: theory.repeat(TANH, 3), r"`body`: must be a part .*; got Componentwise \(theory.Poi"),
+    (
+        lambda: theory.repeat(TANH, 3),
+        r"`body`: must be a part .*; got Componentwise \(wrap it in theory.Poi",
+    ),
     (lambda: Chain((TANH, theory.affine(1.0))), "`parts`: must be a part .*; got Componentwise"),
     (lambda: Chain(LAYER), "`parts`: must be a sequence of parts; got Chain"),
     (lambda: Residual(None), "`branch`: must be a part such as theory.layer; got None"),
@@ -259,11 +271,14 @@ BAD = [
     (lambda: theory.growth(ONE), "`moments`: must be Moments, .*; got an array"),
     # arrays
     (lambda: theory.given_moments(jnp.eye(2)), r"`covariance`: must have the shape .*; got \[2, 2"),
-    (lambda: theory.given_moments(None), "`covariance`: must hold real numbers; got None"),
+    (lambda: theory.given_moments(None), "`covariance`: must contain real numbers; got None"),
     (lambda: theory.given_moments([[1.0]]), r"`covariance`: must have the shape .*; got \[1, 1\]"),
-    (lambda: theory.mean_field.signal_moments(None), "`signals`: must hold real numbers; got None"),
-    (lambda: theory.propagate(NETWORK, None), "`inputs`: must hold real numbers; got None"),
-    (lambda: theory.propagate(NETWORK, "x"), "`inputs`: must hold real numbers; got 'x'"),
+    (
+        lambda: theory.mean_field.signal_moments(None),
+        "`signals`: must contain real numbers; got None",
+    ),
+    (lambda: theory.propagate(NETWORK, None), "`inputs`: must contain real numbers; got None"),
+    (lambda: theory.propagate(NETWORK, "x"), "`inputs`: must contain real numbers; got 'x'"),
     (lambda: theory.propagate(NETWORK, ONE * jnp.nan), "`inputs`: must be finite; got an infinite"),
     (lambda: theory.propagate(NETWORK, ONE * jnp.inf), "`inputs`: must be finite; got an infinite"),
     (lambda: theory.propagate(LAYER, ONE), r"`network`: must begin with an Affine, .*affine\(1.0"),
@@ -310,7 +325,7 @@ BAD = [
     ),
     (
         lambda: theory.phase_diagram(build, {"weight_variance": "ab", "bias_variance": [0.0]}),
-        "`weight_variance`: must hold real numbers; got 'ab'",
+        "`weight_variance`: must contain real numbers; got 'ab'",
     ),
     (
         lambda: theory.phase_diagram(

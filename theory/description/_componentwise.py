@@ -31,7 +31,7 @@ def componentwise(
     feature far from 0, costs most of the accuracy and is not always detected. Spectra and
     products of saturated layers need φ' to full relative accuracy in its tails. JAX's own
     derivatives of tanh (1 − t²), sigmoid (s(1 − s)) and expm1 (e + 1) do not provide that: they
-    underflow to zero. Build on `activation("tanh")`, "sigmoid" and so on, which do, or define the
+    round to zero. Build on `activation("tanh")`, "sigmoid" and so on, which do, or define the
     derivative of φ yourself:
 
         TANH = theory.activation("tanh")
@@ -79,7 +79,7 @@ def checked_componentwise(
         raise ValueError(f"`{field}`: must be callable on an array; got {shown(fn)}")
     given = as_kinks(kinks)
     if any(isinstance(kink, Tracer) for kink in given):
-        raise ValueError("`kinks`: must be known numbers; got some that JAX traces")
+        raise ValueError("`kinks`: must be known numbers; got traced ones")
     places = tuple(sorted({float(kink) for kink in given}))
     if not (isinstance(scale, int | float | np.number) and 0 < scale < math.inf):
         raise ValueError(f"`scale`: must be a number in (0, inf); got {shown(scale)}")
@@ -89,7 +89,7 @@ def checked_componentwise(
         name = getattr(fn, "__name__", type(fn).__name__)
         name = "custom" if name == "<lambda>" else name
     if not isinstance(name, str) or not name:
-        raise ValueError(f"`name`: must be a string that is not empty; got {shown(name)}")
+        raise ValueError(f"`name`: must be a non-empty string; got {shown(name)}")
     module = as_module(fn)
     _check_shapes(field, module)
     _check_values(field, module, parity)
@@ -153,8 +153,8 @@ def _check_values(field: str, fn: Callable[[Any], Any], parity: Parity | None) -
     for i, point in enumerate(_SAMPLE):
         if not abs(value[i] - alone[i]) <= tolerance:
             raise ValueError(
-                f"`{field}`: must act on each element alone, but at {point} it gives "
-                f"{value[i]:.6g} among others and {alone[i]:.6g} alone"
+                f"`{field}`: must act on each element separately, but at {point} it gives "
+                f"{value[i]:.6g} together with others and {alone[i]:.6g} alone"
             )
     if parity is not None:
         expected = -value if parity == "odd" else value

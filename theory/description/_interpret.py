@@ -181,7 +181,7 @@ def _check_one_layer(field: str, value: Any) -> None:
     # A network whose arrays were taken out, to be stored elsewhere, has none.
     if value is not None and jnp.ndim(value) > 0:
         raise ValueError(
-            f"`{field}`: must be one number, or a schedule inside of a Repeat with its depth "
+            f"`{field}`: must be one number, or a schedule inside a Repeat with its depth "
             f"first; got the shape {list(jnp.shape(value))}"
         )
 
@@ -191,16 +191,16 @@ def _check_same_kind(where: str, before: Any, after: Any) -> None:
     states = [jax.tree.leaves_with_path(state) for state in (before, after)]
     if type(before) is not type(after) or len(states[0]) != len(states[1]):
         raise TypeError(
-            f"{where} must give back the kind of state that it takes; it takes "
-            f"{type(before).__name__} and gives {type(after).__name__}"
+            f"{where} must return the kind of state that it takes; it takes "
+            f"{type(before).__name__} and returns {type(after).__name__}"
         )
     for (path, old), (_, new) in zip(*states, strict=True):
         was, is_now = (f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in (old, new))
         if was != is_now:
             name = jax.tree_util.keystr(path, simple=True, separator=".") or "state"
             raise TypeError(
-                f"{where} must give back the shape of state that it takes; its `{name}` is {was} "
-                f"before and {is_now} behind"
+                f"{where} must return the shape of state that it takes; its `{name}` is {was} "
+                f"before and {is_now} after"
             )
 
 

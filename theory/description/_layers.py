@@ -33,14 +33,14 @@ def check_layer(layer: Part, name: str = "layer") -> None:
     is_recurrent = lambda node: isinstance(node, Recurrent)
     if any(map(is_recurrent, jax.tree.leaves(layer, is_leaf=is_recurrent))):
         raise TypeError(
-            f"`{name}`: must be one layer without a Recurrent; that of a recurrent network is the "
-            "Recurrent's own `body` (theory.phases.stationary_state)"
+            f"`{name}`: must be one layer without a Recurrent; for a recurrent network pass the "
+            "`body` of its Recurrent (theory.phases.stationary_state)"
         )
     match layer:
         case Chain(parts=(Affine(), Repeat(), *_)):
             raise ValueError(
                 f"`{name}`: must be one layer, such as theory.layer; got a whole network, whose "
-                "first Affine is for its inputs (theory.hidden_layer gives its layer)"
+                "first Affine is for its inputs (theory.hidden_layer returns its layer)"
             )
         case _:
             pass
@@ -74,7 +74,7 @@ def hidden_layer(network: Part) -> Part:
     parts = network.parts if isinstance(network, Chain) else (network,)
     repeats = [part for part in parts if isinstance(part, Repeat)]
     if len(repeats) != 1:
-        raise ValueError(f"`network`: must hold one Repeat, of one layer; got {len(repeats)}")
+        raise ValueError(f"`network`: must contain one Repeat, of one layer; got {len(repeats)}")
     (found,) = repeats
     for leaf in jax.tree.leaves(eqx.filter(found.body, eqx.is_array)):
         if isinstance(leaf, Tracer) or not np.all(np.asarray(leaf) == np.asarray(leaf[:1])):
@@ -97,7 +97,7 @@ def deep_network(layer: Part, depth: int) -> Chain:
     """
     affines = [node for node in _nodes(layer) if isinstance(node, Affine)]
     if not affines:
-        raise ValueError("`network`: must hold an Affine; got none")
+        raise ValueError("`network`: must contain an Affine; got none")
     return Chain((read_in(affines[-1]), repeat(layer, depth)))
 
 

@@ -75,7 +75,7 @@ def activation(name: str, **parameters: Any) -> Any:
     """
     if in_file(name):
         for key in parameters:
-            raise ValueError(f"`{key}`: a function in a file has no parameters here")
+            raise ValueError(f"`{key}`: a function in a file takes no parameters here")
         return activation_in_file(name)
     if not isinstance(name, str) or name not in _TABLE:
         names = ", ".join(ACTIVATION_NAMES)
@@ -154,7 +154,7 @@ def radial(
         g = activation(profile, **parameters)
     else:
         if parameters:
-            raise ValueError(f"`{min(parameters)}`: only a profile given by name has parameters")
+            raise ValueError(f"`{min(parameters)}`: only a profile given by name takes parameters")
         if not callable(profile):
             raise ValueError(f"`profile`: must be a name or a function; got {shown(profile)}")
         g = checked_componentwise("profile", profile, kinks, scale, None, name)

@@ -272,7 +272,7 @@ def _check_end(last: "Part", field: str, what: str, other: str) -> None:
     if not isinstance(found, Affine):
         raise TypeError(
             f"`{field}`: {what} must end in an Affine, whose fresh weights make it independent "
-            f"of {other}, with nothing behind it but a Normalise or a linear Pointwise; got "
+            f"of {other}, with nothing after it but a Normalise or a linear Pointwise; got "
             f"{type(found).__name__} at its end"
         )
 
@@ -302,7 +302,7 @@ def check_part(name: str, value: Any) -> None:
     if not isinstance(value, Part):
         hint = ""
         if isinstance(value, Componentwise | Radial):
-            hint = " (theory.Pointwise makes one of it)"
+            hint = " (wrap it in theory.Pointwise)"
         raise TypeError(f"`{name}`: must be a part such as theory.layer; got {shown(value)}{hint}")
 
 
@@ -310,7 +310,7 @@ def check_no_noise(name: str, step: Part) -> None:
     """Raise a `TypeError` that names the argument if a description contains a `Noise`."""
     found = jax.tree.leaves(step, is_leaf=lambda node: isinstance(node, Noise))
     if any(isinstance(node, Noise) for node in found):
-        raise TypeError(f"`{name}`: noise over time is one of the inputs; got a Noise in a step")
+        raise TypeError(f"`{name}`: noise over time must be an input; got a Noise in a step")
 
 
 def check_activation(activation: Any) -> None:

@@ -30,7 +30,7 @@ def defined_in(target: str, folder: str | PathLike[str] = ".") -> Any:
     if path.suffix != ".py" or not name:
         raise ValueError(f"must be FILE.py:NAME; got {target}")
     if not path.is_file():
-        raise ValueError(f"must be FILE.py:NAME with a file that is there; got {target}")
+        raise ValueError(f"must be FILE.py:NAME with an existing file; got {target}")
     state = path.stat()
     names = _names(path, state.st_mtime_ns, state.st_size)
     if name not in names:

@@ -31,5 +31,7 @@ def time_steps(part: Part) -> int:
 
     jax.tree.flatten(part, is_leaf=note)
     if len(found) > 1:
-        raise ValueError(f"`network`: recurrent parts must have one number of steps; got {found}")
+        raise ValueError(
+            f"`network`: all Recurrent parts must have the same number of steps; got {found}"
+        )
     return found.pop() if found else 1

@@ -23,8 +23,8 @@ def check_read_in(network: Part) -> None:
     first = next(filter(acting, jax.tree.leaves(network, is_leaf=acting)), None)
     if first is not None and not first.weights.family.rotation_invariant:
         raise TypeError(
-            "`network`: must have Gaussian or orthogonal weights where it meets its inputs, as "
-            "theory.feedforward makes it: of inputs of finite width others make units that are "
+            "`network`: must have Gaussian or orthogonal weights on its inputs, as in "
+            "theory.feedforward: other weights turn inputs of finite width into units that are "
             f"not Gaussian; got {first.weights.family.name} ones"
         )
 

@@ -29,7 +29,7 @@ def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
 def plain(value: Any, level: int = 0) -> Any:
     """Convert all mappings and sequences to dictionaries and lists."""
     if level > _DEEPEST:
-        raise ValueError(f"`table`: must hold at most {_DEEPEST} tables and lists in one another")
+        raise ValueError(f"`table`: must nest at most {_DEEPEST} tables and lists")
     if isinstance(value, Mapping):
         return {name: plain(member, level + 1) for name, member in value.items()}
     if isinstance(value, list | tuple):

@@ -79,7 +79,7 @@ def to_dict(network: Part) -> dict[str, Any]:
     """
     check_part("network", network)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(network)):
-        raise ValueError("`network`: must hold known numbers; got some that JAX traces")
+        raise ValueError("`network`: must have known numbers; got traced ones")
     return _of_node(_on_host(network))
 
 
@@ -280,8 +280,8 @@ def _of_activation(phi: Activation) -> Any:
     made = _on_host(_Reader(Path()).activation(found, "")) if phi.features_known else None
     if jax.tree.structure(made) != jax.tree.structure(phi):
         raise ValueError(
-            "`activation`: must be one of theory.activation's, or read from a file by "
-            f'theory.activation("FILE.py:NAME"), to be written down; got a function of its own, '
+            "`activation`: must be one from theory.activation, or read from a file with "
+            f'theory.activation("FILE.py:NAME"), to be written down; got another function, '
             f"{phi.name}"
         )
     return phi.name if kind == "name" and not names else found
@@ -294,7 +294,7 @@ def _check_unchanged(phi: Activation) -> None:
     pairs = zip(jax.tree.leaves(made), jax.tree.leaves(phi), strict=False)
     if not (same and all(np.array_equal(one, other) for one, other in pairs)):
         raise ValueError(
-            f"`activation`: must be what {phi.source} makes, to be written down; got other "
+            f"`activation`: must equal what {phi.source} defines, to be written down; got other "
             "parameters, or a file that has changed"
         )
 
@@ -402,7 +402,9 @@ class _Reader:
         if key == "radial":
             return _named(path, radial, name, fields={"profile": ""}, **rest)
         for other in rest:
-            raise ValueError(f"`{join(path, other)}`: a file's function has no parameters here")
+            raise ValueError(
+                f"`{join(path, other)}`: a function in a file takes no parameters here"
+            )
         return self.of_file(name, join(path, "file"))
 
     def of_file(self, target: str, path: str) -> Activation:

@@ -53,7 +53,8 @@ class LengthCorrection(eqx.Module):
 class _State(eqx.Module):
     """Moments of the signal that an `Affine` acts on, values and errors.
 
-    Its mean square is q + M/N with variance V/N over networks; C is its mean fourth power.
+    Its mean square is q + M/N, with variance V/N over networks. The last entry is the mean fourth
+    power.
     """
 
     value: Float[Array, " 4"]
@@ -61,7 +62,7 @@ class _State(eqx.Module):
 
 
 class _PreActivation(_State):
-    """The same for pre-activations; C is the fourth cumulant times N."""
+    """The same for pre-activations: q, M, V and C."""
 
     @property
     def units(self) -> _State:
@@ -79,7 +80,7 @@ class _FiniteWidth(Reading[_State]):
         law = node.weights
         if not law.family.independent or law.components != 1:
             raise TypeError(
-                "`network`: the correction is that of independent weights between units of one "
+                "`network`: the correction is for independent weights between units of one "
                 f"component; got {law.family.name} ones of {law.components}"
             )
         if isinstance(state, _PreActivation):
@@ -125,16 +126,16 @@ class _FiniteWidth(Reading[_State]):
         return _State(jnp.where(dead, value, 0), jnp.where(dead, error, 0)), None
 
     def normalise(self, node: Any, state: _State):
-        raise TypeError("`network`: the correction is that of plain layers; got a Normalise")
+        raise TypeError("`network`: the correction is for plain layers; got a Normalise")
 
     def noise(self, node: Any, state: _State):
-        raise TypeError("`network`: the correction is that of plain layers; got a Noise")
+        raise TypeError("`network`: the correction is for plain layers; got a Noise")
 
     def add(self, skip: _State, branch: _State):
-        raise TypeError("`network`: the correction is that of a chain of layers; got a Residual")
+        raise TypeError("`network`: the correction is for a chain of layers; got a Residual")
 
     def through_time(self, step, state: _State, steps: int):
-        raise TypeError("`network`: the correction is that of fresh weights; got a Recurrent")
+        raise TypeError("`network`: the correction is for fresh weights; got a Recurrent")
 
 
 def length_correction(

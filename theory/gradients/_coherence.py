@@ -8,7 +8,7 @@ of the weights of layer l is G_l = Σ_a δ_l^a (h_{l−1}^a)ᵀ, summed over inp
 Both factors are averages over units, equal to their expectations at infinite width. With a skip
 connection z_m = z_l + (fresh, independent) for l < m, hence E z_l z_m = E z_l z_l and, backwards,
 E δ_l δ_m = E δ_m δ_m. Without one, backward signals of different layers are independent:
-E δ_l δ_m = 0, however similar their activations are.
+E δ_l δ_m = 0, whatever their activations share.
 """
 
 from typing import Any
@@ -97,7 +97,7 @@ def layers_of(network: Part) -> Layers:
     if found is None:
         raise TypeError(
             "`network`: must be an Affine, then a Repeat of [Residual] (Pointwise, Affine), and "
-            "then a Pointwise or nothing, as theory.feedforward makes it"
+            "then a Pointwise or nothing, as in theory.feedforward"
         )
     return found
 

@@ -82,11 +82,11 @@ class PostActivation(eqx.Module):
 
 def check_moments(moments: Any) -> None:
     """Raise a `TypeError` unless they are moments."""
-    hint = " (its `.value` is meant)" if isinstance(moments, PreActivation | PostActivation) else ""
+    hint = " (pass its `.value`)" if isinstance(moments, PreActivation | PostActivation) else ""
     if not isinstance(moments, Moments):
         raise TypeError(
-            "`moments`: must be Moments, as theory.given_moments makes them and theory.propagate "
-            f"returns them as `.value`; got {shown(moments)}{hint}"
+            "`moments`: must be Moments, as from theory.given_moments or theory.propagate "
+            f"(`.value`); got {shown(moments)}{hint}"
         )
 
 

@@ -117,8 +117,9 @@ class Observable:
         if shape is None or (len(shape) != 2 if wanted is None else shape[1:] != wanted):
             lengths = ["layers", *map(str, wanted if wanted is not None else ("values",))]
             raise ValueError(
-                f"`observables`: {self.name} must give [{', '.join(lengths)}] for {inputs} inputs, "
-                f"as its axis is {self.axis!r}; got {shown(made) if shape is None else list(shape)}"
+                f"`observables`: {self.name} must return [{', '.join(lengths)}] for {inputs} "
+                f"inputs, as its axis is {self.axis!r}; got "
+                f"{shown(made) if shape is None else list(shape)}"
             )
 
     def cells(self, inputs: int, components: int = 1) -> int:

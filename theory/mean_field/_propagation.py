@@ -131,7 +131,7 @@ class MeanField(Reading[Any]):
             return self._scaled(state, gain(activation, dtype)), None
         if not isinstance(state, PreActivation):
             raise TypeError(
-                "a nonlinearity must act on Gaussian moments, behind an Affine; here it acts on "
+                "a nonlinearity must act on Gaussian moments, as after an Affine; here it acts on "
                 f"{type(state).__name__} moments"
             )
         match activation:
@@ -193,8 +193,8 @@ class MeanField(Reading[Any]):
     def add(self, skip: PreActivation | PostActivation, branch: PreActivation | PostActivation):
         if not isinstance(branch, PreActivation):
             raise TypeError(
-                "a residual branch must give Gaussian moments, as those behind an Affine are; "
-                f"here it gives {type(branch).__name__} moments"
+                "a residual branch must return Gaussian moments, as after an Affine; "
+                f"here it returns {type(branch).__name__} moments"
             )
 
         def total(a: Moments, b: Moments) -> Moments:
@@ -211,7 +211,7 @@ class MeanField(Reading[Any]):
     def through_time(self, step, state: PreActivation | PostActivation, steps: int):
         if not isinstance(state, PreActivation):
             raise TypeError(
-                "a Recurrent must be driven by Gaussian moments, behind an Affine; here it is by "
+                "a Recurrent must be driven by Gaussian moments, as after an Affine; here it is by "
                 f"{type(state).__name__} moments"
             )
         advance = lambda previous, drive: step(self, previous, drive)[0]

@@ -25,7 +25,7 @@ _PLAIN = (str, bytes, bool, int, float, complex, list, tuple, np.generic, type(N
 def shown(value: Any) -> str:
     """Show a value on one line: plain ones as written, others by their type or shape."""
     if isinstance(value, Tracer):
-        return "a value that JAX traces"
+        return "a traced value"
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
         return f"an array of shape {list(value.shape)} and type {value.dtype}"
     if isinstance(value, np.ndarray | jax.Array | np.generic):
@@ -71,8 +71,8 @@ def check_count(name: str, value: Any, lowest: int = 1, highest: int | None = No
     """Raise a `ValueError` that names the argument unless it is a whole number in a range."""
     if isinstance(value, Tracer):
         raise ValueError(
-            f"`{name}`: must be a whole number that is known before a program is made; got one "
-            "that JAX traces (it cannot be an axis of a diagram, nor an argument of jax.jit or "
+            f"`{name}`: must be a whole number that is known before compilation; got a "
+            "traced one (it cannot be an axis of a diagram, nor an argument of jax.jit or "
             "jax.vmap)"
         )
     known = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -111,7 +111,7 @@ def check_variance(name: str, value: Any) -> None:
         raise ValueError(f"`{name}`: must be finite and at least 0; got {bad}")
 
 
-def as_real(name: str, value: Any, must: str = "hold real numbers") -> Array:
+def as_real(name: str, value: Any, must: str = "contain real numbers") -> Array:
     """Convert a number, a list or an array to an array; traced values pass unchanged.
 
     Raises
@@ -124,7 +124,7 @@ def as_real(name: str, value: Any, must: str = "hold real numbers") -> Array:
     if isinstance(value, Tracer):
         return value
     if isinstance(value, Estimate):
-        raise TypeError(f"`{name}`: must {must}; got an Estimate (its `.value` is a number)")
+        raise TypeError(f"`{name}`: must {must}; got an Estimate (pass its `.value`)")
     if isinstance(value, list | tuple) and any(
         isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)
     ):

@@ -104,7 +104,7 @@ class _Factors(Reading[Any]):
     def affine(self, node: Affine, state: PreActivation | PostActivation):
         if node.width is not None:
             raise ValueError(
-                "`network`: the spectrum is that of square layers; an Affine has the fixed "
+                "`network`: the spectrum is for square layers; an Affine has the fixed "
                 f"width {node.width}"
             )
         after, _ = MeanField().affine(node, state)
@@ -131,7 +131,7 @@ class _Factors(Reading[Any]):
         return after, _Scale(shrunk, xp.zeros_like(shrunk))
 
     def noise(self, node: Any, state: Any):
-        raise TypeError("`network`: the spectrum is that of layers without noise; got a Noise")
+        raise TypeError("`network`: the spectrum is for layers without noise; got a Noise")
 
     def add(self, skip: Any, branch: Any):
         after, _ = MeanField().add(skip, branch)
@@ -139,8 +139,8 @@ class _Factors(Reading[Any]):
 
     def through_time(self, step: Any, state: Any, steps: int):
         raise TypeError(
-            "`network`: the Jacobian spectrum is that of a chain of layers, a product of free "
-            "matrices; those of a Recurrent are one and the same, which is not predicted"
+            "`network`: the Jacobian spectrum is for a chain of layers, a product of free "
+            "matrices; those of a Recurrent are all the same, which is not predicted"
         )
 
     def boundary(self, state: PreActivation | PostActivation):
@@ -332,14 +332,14 @@ def _branch_laws(notes: Any) -> tuple[SlopeLaw, SlopeLaw]:
     slopes = [note for note in found if isinstance(note, _Slopes) and not note.constant]
     if any(isinstance(note, _Skip | Stacked) for note in found) or len(slopes) > 1:
         raise TypeError(
-            "`network`: a residual branch may hold one nonlinearity, no other branch and no "
-            "Repeat, where the spectrum is to be predicted"
+            "`network`: a residual branch may contain one nonlinearity, no other branch and no "
+            "Repeat, for a prediction of the spectrum"
         )
     fresh = [isinstance(note, _Weights) and not isinstance(note, _Scale) for note in found]
     if any(note is slope for note in found[: fresh.index(True)] for slope in slopes):
         raise TypeError(
             "`network`: residual branches that begin with a nonlinearity are not free of each "
-            "other, and their spectrum is not predicted; branches that begin with an Affine are"
+            "other, and their spectrum is not predicted; let branches begin with an Affine"
         )
     one = xp.ones((*weights[0].independent.shape, 1), weights[0].independent.dtype)
     linear = SlopeLaw(one, one)

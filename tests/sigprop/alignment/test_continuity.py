@@ -168,7 +168,7 @@ class TestBadWeights:
     @pytest.mark.parametrize(
         "weights, rank, message",
         [
-            ([], 1, "`weights`: must hold"),
+            ([], 1, "`weights`: must contain"),
             ([np.ones(3)], 1, "`weights`: must be real matrices"),
             ([np.ones((2, 2), complex)], 1, "`weights`: must be real matrices"),
             ([np.ones((3, 2))], 3, "`rank`: must be at most 2"),

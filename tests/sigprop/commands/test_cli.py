@@ -248,7 +248,10 @@ class TestNetworkFiles:
                 "--depth: must not be given with a whole network; got 3",
             ),
             (["compare", *POINT, *SMALL[2:]], "--depth: must be given; got none"),
-            (["goldstone", "--network", "layer.toml"], "--network: must hold a layer of a radial"),
+            (
+                ["goldstone", "--network", "layer.toml"],
+                "--network: must contain a layer of a radial",
+            ),
             (["predict", "--network", "own.py:mine"], "--network: `own.py:mine`: must be a part"),
             (
                 ["predict", *replaced("--activation", "own.py:its", POINT)],
@@ -485,7 +488,7 @@ MISTAKES = {
     "diagram output": ([*DIAGRAM, "--output", "file"], "--output: must be a writable folder"),
     "compare output": ([*COMPARE, "--output", "file/sub"], "--output: must be a writable folder"),
     "demo output": (["demo", "--output", "file"], "--output: must be a writable folder"),
-    "not a store": ([*COMPARE, "--output", "mine"], "--output: must not hold another"),
+    "not a store": ([*COMPARE, "--output", "mine"], "--output: must not contain another"),
 }
 
 

@@ -62,7 +62,7 @@ class TestSequences:
         np.testing.assert_array_equal(np.stack(weights), stack)
 
     def test_nothing(self):
-        with pytest.raises(ValueError, match="`model`: must hold a matrix"):
+        with pytest.raises(ValueError, match="`model`: must contain a matrix"):
             weight_sequences({"a": np.ones((2, 2)), "b": np.ones(3)})
 
 

@@ -160,7 +160,9 @@ class TestAddress:
         "of", [lambda m: m.log_gain, functools.partial(length_ratio), nested()]
     )
     def test_functions_without_a_place_of_their_own(self, of):
-        with pytest.raises(ValueError, match="`observables`: must have functions that") as caught:
+        with pytest.raises(
+            ValueError, match="`observables`: must have functions defined"
+        ) as caught:
             Sweep(observables=(Observable("mine", "x", of),))
         assert "\n" not in str(caught.value)
 
@@ -293,7 +295,7 @@ WRONG = {
 def test_another_layout_than_the_axis_says_is_refused(axis):
     network = theory.feedforward(theory.activation("tanh"), 1.5, depth=2)
     own = Observable("own", "o", WRONG[axis], axis=axis)
-    with pytest.raises(ValueError, match=r"^`observables`: own must give \[layers"):
+    with pytest.raises(ValueError, match=r"^`observables`: own must return \[layers"):
         sigprop.compare(
             network, jnp.ones((3, 8, 1)), widths=(8, 16, 32), replicas=10**6, observables=(own,)
         )

@@ -315,7 +315,7 @@ class TestTraining:
         assert np.all(np.isfinite(found["test_loss"].values[0, 0, 0]))
 
     def test_nothing_is_there(self, tmp_path):
-        with pytest.raises(ValueError, match="`folder`: must hold networks of this study"):
+        with pytest.raises(ValueError, match="`folder`: must contain networks of this study"):
             study_dataset(STUDY, tmp_path)
         with pytest.raises(ValueError, match="`measures`: must be some of signals, classes"):
             train(dataclasses.replace(STUDY, measures=("everything",)), tmp_path)
@@ -757,7 +757,7 @@ network = "made.py:made"
             ),
             ("description = 3", "`description`: must be a part such as theory.layer; got 3"),
             ("network = 'none.toml'", "`network`: .*none.toml: must be a readable TOML file"),
-            ("network = 'none.py:net'", "`network`: must be FILE.py:NAME with a file that is"),
+            ("network = 'none.py:net'", "`network`: must be FILE.py:NAME with an existing file"),
             (
                 "network = 'none.toml'\ndescription = { node = 'affine' }",
                 "`network`: must not be given with a description",
@@ -780,7 +780,7 @@ network = "made.py:made"
             (
                 "description = { node = 'chain', parts = [{ node = 'noise', variance = 0.1 }, "
                 "{ build = 'affine', weight_variance = 1.0 }] }",
-                "`description`: networks that train have no noise of their own; got a Noise, of a",
+                "`description`: networks that train must have no noise; got a Noise, of a",
             ),
             (
                 "description = { build = 'affine', weight_variance = 1.0, width = 9 }",
@@ -789,16 +789,16 @@ network = "made.py:made"
             (
                 "description = { node = 'chain', parts = [{ node = 'pointwise', activation = "
                 "'tanh' }] }",
-                "`description`: must hold an Affine; got none, of a",
+                "`description`: must contain an Affine; got none, of a",
             ),
             (
                 "description = { build = 'recurrent', activation = 'tanh', weight_variance = 1.0, "
                 "steps = 4 }",
-                "`description`: must hold one Repeat; got 0, of a",
+                "`description`: must contain one Repeat; got 0, of a",
             ),
             (
                 "description = { build = 'layer', activation = 'tanh', weight_variance = [1, 2] }",
-                "`description.weight_variance`: must be one number, or a schedule inside of a",
+                "`description.weight_variance`: must be one number, or a schedule inside a",
             ),
         ],
     )
@@ -832,7 +832,7 @@ class TestStudy:
                 "gains = [-1.0]\n[[architecture]]\nname = 'a'",
                 r"`gains\[0\]`: must be a number > 0.0; got \(-1.0,\)",
             ),
-            ("", "`architectures`: must hold at least one"),
+            ("", "`architectures`: must contain at least one"),
             ("data = 'copy'\n[[architecture]]\nname = 'a'", "`data`: must be images"),
             ("depth = ", "must be a readable TOML file"),
             ("architecture = [1]", "`architecture`: must be tables"),
@@ -859,7 +859,7 @@ class TestStudy:
                 "seeds = [0.5]" + architecture,
                 "`seeds[0]`: must be a whole number; got (0.5,)",
             ),
-            ("seeds = [1, 1]" + architecture, "`seeds`: must hold at least one, each once;"),
+            ("seeds = [1, 1]" + architecture, "`seeds`: must contain at least one, each once;"),
             ("measures = 'signals'" + architecture, "`measures`: must be a list; got 'signals'"),
             ("epochs = 1.5" + architecture, "`epochs`: must be a whole number; got 1.5"),
             ("precision = 'exact'" + architecture, "`precision`: must be one of highest, high,"),

@@ -113,7 +113,7 @@ def test_inputs_depend_on_the_key_alone():
     ],
 )
 def test_bad_gram_is_refused(gram, width, expected):
-    assert refusal(gram_inputs, KEY, gram, width).startswith(expected)
+    assert refusal(gram_inputs, gram, width, key=KEY).startswith(expected)
 
 
 def test_bad_pair_is_refused():
@@ -151,13 +151,15 @@ def test_digits_carry_their_labels():
 
 @pytest.mark.parametrize("count", [0, -1, 1798])
 def test_bad_count_is_refused(count):
-    expected = f"`count`: must be between 1 and 1797, the images there; got {count}"
-    assert refusal(digits_inputs, KEY, count) == expected
+    expected = f"`count`: must be between 1 and 1797, the number of images; got {count}"
+    assert refusal(digits_inputs, count, key=KEY) == expected
 
 
 @pytest.mark.parametrize("length", [0.0, -1.0, float("nan")])
 def test_bad_length_is_refused(length):
-    assert refusal(digits_inputs, KEY, 2, length=length).startswith("`length`: must be finite and")
+    assert refusal(digits_inputs, 2, key=KEY, length=length).startswith(
+        "`length`: must be finite and"
+    )
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
@@ -232,7 +234,7 @@ def test_images_are_normalised(tmp_path):
 
 def test_missing_images_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
-        message = refusal(idx_inputs, KEY, path, 1)
+        message = refusal(idx_inputs, path, 1, key=KEY)
         assert "train-images-idx3-ubyte" in message
         assert str(path) in message
         assert "apt install dataset-fashion-mnist" in message
@@ -240,9 +242,11 @@ def test_missing_images_are_refused(tmp_path):
 
 def test_unfit_images_are_refused(tmp_path):
     write_images(tmp_path, np.zeros((3, 2, 2), "u1"), np.zeros(2, "u1"))
-    assert "must hold 3 labels; got shape (2,)" in refusal(idx_inputs, KEY, tmp_path, 1)
+    assert "must contain 3 labels; got shape (2,)" in refusal(idx_inputs, tmp_path, 1, key=KEY)
     write_images(tmp_path, np.zeros((3, 2, 2), "u1"), np.zeros(3, "u1"))
-    assert refusal(idx_inputs, KEY, tmp_path, 4).startswith("`count`: must be between 1 and 3")
-    assert "all pixels are equal" in refusal(idx_inputs, KEY, tmp_path, 1, length=1.0)
+    assert refusal(idx_inputs, tmp_path, 4, key=KEY).startswith("`count`: must be between 1 and 3")
+    assert "all pixels are equal" in refusal(idx_inputs, tmp_path, 1, key=KEY, length=1.0)
     labels = tmp_path / "train-labels-idx1-ubyte"
-    assert "must hold images; got an array of shape (3,)" in refusal(idx_inputs, KEY, labels, 1)
+    assert "must contain images; got an array of shape (3,)" in refusal(
+        idx_inputs, labels, 1, key=KEY
+    )

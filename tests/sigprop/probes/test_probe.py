@@ -230,9 +230,9 @@ class TestLayers:
 
     def test_layers_that_are_another_network(self):
         layers = as_layers(weights())
-        with pytest.raises(ValueError, match="`layers`: must give, one after the other"):
+        with pytest.raises(ValueError, match="`layers`: must compose to `fn`"):
             sigprop.probe(compose(layers), X, layers=layers[:-1])
-        with pytest.raises(ValueError, match="`layers`: must hold at least one"):
+        with pytest.raises(ValueError, match="`layers`: must contain at least one"):
             sigprop.probe(compose(layers), X, layers=[])
 
     def test_a_layers_attribute_is_not_believed(self):
@@ -381,7 +381,7 @@ class TestDescription:
         found = sigprop.probe(compose(as_layers(weights())), X, description=description)
         assert found.check.length.shape == (1, 3)
         np.testing.assert_allclose(found.check.measured_length[0], found.length)
-        assert "description: held against the outputs alone" in found.notes
+        assert "description: compared with the outputs only" in found.notes
 
     def test_another_number_of_layers(self):
         layers = as_layers(weights())
@@ -394,7 +394,7 @@ class TestDescription:
     "fn, x, message",
     [
         (3, X, "`fn`: must be a function"),
-        (jnp.tanh, X[0], "`x`: must hold floating-point numbers with a leading axis"),
+        (jnp.tanh, X[0], "`x`: must contain floating-point numbers with a leading axis"),
     ],
 )
 def test_bad_input(fn, x, message):
@@ -456,7 +456,7 @@ fails = lambda x: x @ jnp.ones((3, 3))
         "argv, message",
         [
             (["network.py"], "TARGET: must be FILE.py:NAME"),
-            (["absent.py:fn"], "TARGET: must be FILE.py:NAME with a file that is there"),
+            (["absent.py:fn"], "TARGET: must be FILE.py:NAME with an existing file"),
             (["broken.py:fn"], "TARGET: broken.py must run; got ZeroDivisionError"),
             (["network.py:gn"], "TARGET: must be a name in network.py; got gn"),
             (["network.py:number"], "TARGET: must"),

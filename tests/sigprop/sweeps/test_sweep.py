@@ -102,8 +102,8 @@ class TestDescription:
             ({"weight_variance": -1.0}, "`weight_variance`: must be finite and at least 0"),
             ({"weight_variance": float("nan")}, "`weight_variance`: must be finite numbers"),
             ({"weight_variance": "1:2"}, "`weight_variance`: must be numbers or start:stop:count"),
-            ({"weight_variance": (1.0, 1.0)}, "`weight_variance`: must hold different values"),
-            ({"weight_variance": ()}, "`weight_variance`: must hold different values"),
+            ({"weight_variance": (1.0, 1.0)}, "`weight_variance`: must have different values"),
+            ({"weight_variance": ()}, "`weight_variance`: must have different values"),
             ({"width": 0}, "`width`: must be whole numbers of at least 1"),
             ({"width": 8.5}, "`width`: must be whole numbers"),
             ({"width": 10**12}, "`width`: must be at most 10000000; got 10{12}"),
@@ -125,7 +125,7 @@ class TestDescription:
             ({"replicas": 0}, "`replicas`: must be a whole number >= 1"),
             ({"seed": -1}, "`seed`: must be a whole number >= 0"),
             ({"symmetry": "O(0)"}, "`symmetry`: must be O"),
-            ({"weights": ("sparse:0.1", "sparse:0.10")}, "`weights`: must hold different values"),
+            ({"weights": ("sparse:0.1", "sparse:0.10")}, "`weights`: must have different values"),
             ({"inputs": "digits", "input_correlation": (0.1, 0.2)}, "`input_correlation`"),
             ({"weight_variance": "0:1:2000", "bias_variance": "0:1:2000"}, "`sweep`: must have"),
         ],
@@ -282,7 +282,7 @@ for fields in json.loads(sys.argv[1]):
             ({"weight_variance": -1.0}, "`weight_variance`: must be finite and at least 0"),
             (
                 {"weight_variance": 1.0, "leaves": {"parts[1].weights.variance": 1.5}},
-                "`leaves`: must not name what another field sets; got parts",
+                "`leaves`: must not name a number that another field sets; got parts",
             ),
         ],
     )

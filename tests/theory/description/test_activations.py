@@ -278,8 +278,12 @@ def slope_not_a_number(z):
         (np.tanh, {}, r"`fn`: must be a function JAX can trace; .* TracerArrayConversionError: .*"),
         (lambda z: z[0], {}, r"`fn`: must be a function JAX can trace; on an array .*"),
         (jax.nn.softmax, {}, r"`fn`: must .*"),
-        (lambda z: z - jnp.mean(z), {}, r"`fn`: must act on each element alone, but at 0.15 .*"),
-        (lambda z: z * jnp.max(jnp.abs(z)), {}, r"`fn`: must act on each element alone.*"),
+        (
+            lambda z: z - jnp.mean(z),
+            {},
+            r"`fn`: must act on each element separately, but at 0.15 .*",
+        ),
+        (lambda z: z * jnp.max(jnp.abs(z)), {}, r"`fn`: must act on each element separately.*"),
         (lambda z: jnp.sin(z) / z, {}, r"`fn`: fn must be finite, but is nan at 0.0"),
         (not_a_number_above_one, {}, r"`fn`: fn must be finite, but is nan at 1.1"),
         (
@@ -298,7 +302,7 @@ def slope_not_a_number(z):
         (jnp.tanh, {"parity": "both"}, r'`parity`: must be "odd", "even" or None; got \'both\''),
         (jnp.cos, {"parity": "odd"}, r"`parity`: declared odd, but fn\(0.0\) = 1 and fn\(-0.0\).*"),
         (jnp.tanh, {"parity": "even"}, r"`parity`: declared even, but fn\(0.15\) = 0.148885 .*"),
-        (jnp.tanh, {"name": ""}, r"`name`: must be a string that is not empty; got ''"),
+        (jnp.tanh, {"name": ""}, r"`name`: must be a non-empty string; got ''"),
     ),
 )
 def test_bad_functions(fn, options, message):

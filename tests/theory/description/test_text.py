@@ -167,12 +167,12 @@ def test_a_network_is_read_from_python(functions):
 def test_own_functions_without_a_file_are_refused():
     mine = theory.layer(theory.componentwise(lambda z: z**3), 1.0)
     with pytest.raises(
-        ValueError, match=r"^`activation`: must be one of theory.activation's, or r"
+        ValueError, match=r"^`activation`: must be one from theory.activation, or r"
     ):
         to_dict(mine)
     # Neither may a function borrow a name.
     named = theory.layer(theory.componentwise(lambda z: z**3, name="tanh"), 1.0)
-    with pytest.raises(ValueError, match="got a function of its own, tanh"):
+    with pytest.raises(ValueError, match="got another function, tanh"):
         to_dict(named)
 
 
@@ -198,13 +198,13 @@ BENT = theory.componentwise(Bent(jnp.asarray(0.2)), kinks=[0.0], scale=1e9)
     kinked = dataclasses.replace(network.parts[0].activation, kinks=(0.5,))
     for changed in (other, theory.layer(kinked, 1.5)):
         with pytest.raises(
-            ValueError, match=r"^`activation`: must be what .*functions.py:BENT mak"
+            ValueError, match=r"^`activation`: must equal what .*functions.py:BENT def"
         ):
             to_dict(changed)
 
 
 def test_traced_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"^`network`: must hold known numbers"):
+    with pytest.raises(ValueError, match=r"^`network`: must have known numbers"):
         jax.jit(lambda v: to_dict(theory.layer(TANH, v)) and v)(1.0)
     with pytest.raises(TypeError, match=r"^`network`: must be a part"):
         to_dict(3)
@@ -237,8 +237,14 @@ def deep_table(levels):
         ({**LAYER, "activation": {"name": "elu", "a": 1}}, "`activation.a`: not a parameter of"),
         ({**LAYER, "activation": {"radial": "cos"}}, "`activation`: must be one of elu, erf,"),
         ({**LAYER, "activation": {}}, "`activation`: must have one of name, radial and file"),
-        ({**LAYER, "weight_variance": "1"}, "`weight_variance`: must hold real numbers; got '1'"),
-        ({**LAYER, "weight_variance": True}, "`weight_variance`: must hold real numbers; got Tr"),
+        (
+            {**LAYER, "weight_variance": "1"},
+            "`weight_variance`: must contain real numbers; got '1'",
+        ),
+        (
+            {**LAYER, "weight_variance": True},
+            "`weight_variance`: must contain real numbers; got Tr",
+        ),
         ({**LAYER, "weight_variance": -1}, "`weight_variance`: must be finite and at least 0"),
         ({**LAYER, "weight_variance": [1, 2]}, "`weight_variance`: must be one value outside of a"),
         (
@@ -264,14 +270,14 @@ def deep_table(levels):
         ),
         (
             {"node": "repeat", "depth": 2, "body": {**LAYER, "weight_variance": [1, "2"]}},
-            "`body.weight_variance`: must hold real numbers; got '2'",
+            "`body.weight_variance`: must contain real numbers; got '2'",
         ),
         (
             {"node": "repeat", "depth": 2, "body": {**LAYER, "activation": ["tanh", "relu"]}},
             "`body`: only numbers may differ between layers",
         ),
         ({**LAYER, "format": True}, "`format`: must be 1; got True"),
-        (deep_table(60), "`table`: must hold at most 50 tables and lists in one another"),
+        (deep_table(60), "`table`: must nest at most 50 tables and lists"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(table, message):
