@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Matrices here are small: a second thread of BLAS waits more than it works.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most programs of a test run once: these options compile them in two thirds of the time. Other
 # versions of XLA end the process at an option that they do not know, as that of jaxlib 0.12 does.
 if version("jaxlib").startswith("0.10."):

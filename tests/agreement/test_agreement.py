@@ -13,6 +13,7 @@ import sigprop
 import theory
 
 WIDTHS = (64, 128, 256, 512)
+NARROW, MANY = (16, 32, 64), (9000, 12000, 8000)
 GRAM = jnp.array([[9.0, 4.5, 0.0], [4.5, 9.0, 0.0], [0.0, 0.0, 0.01]])
 """Two inputs so long that the first weights show, and one so short that the first bias does."""
 
@@ -33,10 +34,8 @@ def assert_agreement_with_power(comparison):
 
 
 def test_a_tanh_network_agrees_with_theory_and_no_neighbour_of_it_does():
-    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.5, depth=4)
-    comparison = sigprop.compare(
-        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 14000, 10000, 3000)
-    )
+    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.8, depth=3)
+    comparison = sigprop.compare(network, inputs(), widths=NARROW, replicas=MANY)
     assert_agreement_with_power(comparison)
 
 
@@ -123,12 +122,14 @@ def test_explicit_weights_agree_too(weight_variance, data):
 
 def test_a_wrong_simulation_is_caught():
     """Theory of one description against networks of another: 3 % in a variance is seen."""
-    phi = theory.activation("linear")
-    simulated = theory.feedforward(phi, 1.03, 0.5, depth=3)
-    described = theory.feedforward(phi, 1.0, 0.5, depth=3)
+    phi = theory.activation("tanh")
+    simulated = theory.feedforward(phi, 1.03 * 1.5, 0.8, depth=3)
+    described = theory.feedforward(phi, 1.5, 0.8, depth=3)
     x = inputs()
+    # The programs are those of the test above.
     ensembles = [
-        sigprop.sample_ensemble(simulated, x, width=w, replicas=6000) for w in (16, 32, 64)
+        sigprop.sample_ensemble(simulated, x, width=w, replicas=r, gradients=True)
+        for w, r in zip(NARROW, MANY, strict=True)
     ]
     expected = theory.propagate(described, x.astype(float))
     verdict = sigprop.comparison.judge(described, x.astype(float), expected, ensembles)
