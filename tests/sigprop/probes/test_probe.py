@@ -158,7 +158,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # Lists of layers are read alike, and so are functions that are no such list.
+        pytest.param(case, marks=pytest.mark.slow)
+        if case in ("equinox sequential", "linen sequential")
+        else case
+        for case in CASES
+    ],
+)
 def test_every_kind_of_network(case):
     build, method, places = CASES[case]
     parameters = weights()
