@@ -46,6 +46,7 @@ SLOW = {
     "docs/jacobian.md",
     "docs/precision.md",
     "docs/probe.md",
+    "docs/quickstart.md",
     "docs/recurrent.md",
     "docs/sweeps.md",
     "docs/symmetry.md",

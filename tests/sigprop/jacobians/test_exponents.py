@@ -26,7 +26,7 @@ def inputs(width, k):
     return jax.random.normal(jax.random.key(1), (1, width, k))
 
 
-@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("explicit", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_linear_gaussian_networks_have_the_exact_exponents(explicit):
     """Newman 1986: ½[ψ((N − i + 1)/2) + log(2σ_w²/N)], at any width."""
     width, weight_variance = 12, 1.09  # the signals neither over- nor underflow
@@ -41,6 +41,7 @@ def test_linear_gaussian_networks_have_the_exact_exponents(explicit):
     assert np.min(np.abs(np.diff(exact)) / found.standard_error[1:]) > 6
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_over_networks():
     """256 networks: the ratio has a standard deviation of about 18 % / √256 per exponent."""
     network = theory.feedforward(theory.activation("linear"), 1.0, depth=320)
@@ -111,6 +112,7 @@ def test_products_alone_have_the_law_of_weight_matrices(k, algebra):
     assert np.max(np.abs(z(with_matrices, draw(False, 1.8 * 1.03, 1)))) > 5
 
 
+@pytest.mark.slow
 def test_a_first_layer_that_widens_gives_the_generators_no_growth():
     """From 12 units to 192: of sums over units it would be log(16)/200 = 0.014 more."""
     network = theory.feedforward(TANH, 1.21, components=2, depth=100)

@@ -104,6 +104,7 @@ class TestLeadingValues:
         tolerance = 40 * float(jnp.finfo(dtype).eps) * abs(shift)
         np.testing.assert_allclose(found.log_singular_values, exact, rtol=0, atol=tolerance)
 
+    @pytest.mark.slow
     def test_scales_add_up_without_rounding_in_float32(self):
         """Twenty layers that multiply by one number: its logarithm, twenty times."""
         scale = np.float32(1e-30)
@@ -223,6 +224,7 @@ class TestSpectrumEstimate:
         # Power: a mean 3 % wrong is seen by all of them together.
         assert 2 * np.sqrt(40) * 0.03 / np.mean(change) > 5.2 * 1.3
 
+    @pytest.mark.slow
     def test_the_quadrature_has_no_error_in_the_moments(self):
         """Four steps give the same as all, to rounding."""
         a = matrix(0, 40, 30)

@@ -265,7 +265,6 @@ def test_an_undeclared_kink_is_not_passed_off_as_a_fixed_point():
     def bent(z):
         return jnp.where(z > 0.7, 2 * z - 0.7, z)
 
-    @hastily
     def length(phi):
         return theory.predict(theory.layer(phi, 0.5, 0.1)).length
 

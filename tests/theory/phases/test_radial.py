@@ -35,13 +35,9 @@ def body(k, weight_variance, bias_variance=0.0, algebra="real", phi=TANH):
     return theory.layer(phi, weight_variance, bias_variance, components=k, algebra=algebra)
 
 
-# What runs once or twice costs more to compile than to run.
-
-
-@hastily
 def at_the_fixed_point(layer):
-    point = attractor(layer).point
-    return point.length, theory.sectors(layer, point.length)
+    length = theory.predict(layer).length
+    return length, theory.sectors(layer, length)
 
 
 # components, σ_w → k q*, m, χ, symmetric traceless: computed twice in arbitrary precision.
