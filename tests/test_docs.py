@@ -41,13 +41,17 @@ def name(page):
 # Pages whose examples need more than a few seconds.
 SLOW = {
     "docs/comparison.md",
+    "docs/continuity.md",
     "docs/description.md",
     "docs/jacobian.md",
     "docs/precision.md",
     "docs/probe.md",
+    "docs/quickstart.md",
     "docs/recurrent.md",
+    "docs/sweeps.md",
     "docs/symmetry.md",
     "docs/training.md",
+    "docs/wide.md",
 }
 RUNNING = [
     pytest.param(page, marks=[pytest.mark.slow] * (name(page) in SLOW), id=name(page))

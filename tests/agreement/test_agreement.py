@@ -13,6 +13,7 @@ import sigprop
 import theory
 
 WIDTHS = (64, 128, 256, 512)
+NARROW, MANY = (16, 32, 64), (9000, 12000, 8000)
 GRAM = jnp.array([[9.0, 4.5, 0.0], [4.5, 9.0, 0.0], [0.0, 0.0, 0.01]])
 """Two inputs so long that the first weights show, and one so short that the first bias does."""
 
@@ -33,10 +34,8 @@ def assert_agreement_with_power(comparison):
 
 
 def test_a_tanh_network_agrees_with_theory_and_no_neighbour_of_it_does():
-    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.5, depth=4)
-    comparison = sigprop.compare(
-        network, inputs(), widths=(24, 48, 96, 192), replicas=(8000, 14000, 10000, 3000)
-    )
+    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.8, depth=3)
+    comparison = sigprop.compare(network, inputs(), widths=NARROW, replicas=MANY)
     assert_agreement_with_power(comparison)
 
 
@@ -121,15 +120,23 @@ def test_explicit_weights_agree_too(weight_variance, data):
     assert all(p.rejected for p in hidden)
 
 
-def test_a_wrong_simulation_is_caught():
-    """Theory of one description against networks of another: 3 % in a variance is seen."""
-    phi = theory.activation("linear")
-    simulated = theory.feedforward(phi, 1.03, 0.5, depth=3)
-    described = theory.feedforward(phi, 1.0, 0.5, depth=3)
-    x = inputs()
-    ensembles = [
-        sigprop.sample_ensemble(simulated, x, width=w, replicas=6000) for w in (16, 32, 64)
+SIMULATED = theory.feedforward(theory.activation("tanh"), 1.03 * 1.5, 0.8, depth=3)
+
+
+@pytest.fixture(scope="module")
+def ensembles():
+    """By the programs of the comparison above."""
+    return [
+        sigprop.sample_ensemble(SIMULATED, inputs(), width=w, replicas=r, gradients=True)
+        for w, r in zip(NARROW, MANY, strict=True)
     ]
+
+
+def test_a_wrong_simulation_is_caught(ensembles):
+    """Theory of one description against networks of another: 3 % in a variance is seen."""
+    simulated = SIMULATED
+    described = theory.feedforward(theory.activation("tanh"), 1.5, 0.8, depth=3)
+    x = inputs()
     expected = theory.propagate(described, x.astype(float))
     verdict = sigprop.comparison.judge(described, x.astype(float), expected, ensembles)
     assert not verdict.agrees
@@ -152,17 +159,15 @@ def test_extrapolation_recovers_the_limit_of_a_known_series():
     assert abs(limits.std() / error - 1) < 0.06
 
 
-def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations():
+def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations(ensembles):
     """Influence values against the spread of the ratio itself over many batches."""
-    network = theory.feedforward(theory.activation("tanh"), 1.5, 0.1, depth=2)
-    x = inputs()[:2]
-    ensemble = sigprop.sample_ensemble(network, x, width=32, replicas=4000)
+    ensemble = ensembles[0]
     observable = theory.OBSERVABLES["correlation"]
     values = sigprop.comparison.contributions(observable, ensemble.samples)
     covariance = np.asarray(ensemble.samples.moments.covariance, float)[..., 0, 0]
-    batches = covariance.reshape(100, 40, *covariance.shape[1:]).mean(axis=1)
+    batches = covariance.reshape(100, 90, *covariance.shape[1:]).mean(axis=1)
     ratios = batches[..., 0, 1] / np.sqrt(batches[..., 0, 0] * batches[..., 1, 1])
-    predicted = values.std(axis=0, ddof=1)[:, 0] / np.sqrt(40)
+    predicted = values.std(axis=0, ddof=1)[:, 0] / np.sqrt(90)
     np.testing.assert_allclose(ratios.std(axis=0, ddof=1), predicted, rtol=0.3)
 
 

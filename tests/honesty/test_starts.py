@@ -74,14 +74,13 @@ def campaign(cases, names=tuple(CASES), seed=0):
         w = 10 ** rng.uniform(0, 2, each)
         b = 10 ** rng.uniform(-3, 0, each)
         start = np.resize(STARTS, each)
-        values, errors, status = np.zeros((3, each))
-        for s in STARTS:
-            find = lambda w, b, phi=phi, s=s: (
-                theory.predict(theory.layer(phi, w, b), start=s).length
-            )
-            here = start == s
-            found = jax.jit(jax.vmap(find), compiler_options=hasty_options())(w[here], b[here])
-            values[here], errors[here], status[here] = found.value, found.error, found.status
+        find = lambda w, b, s, phi=phi: theory.predict(theory.layer(phi, w, b), start=s).length
+        if each < 100:  # no program is worth its compilation
+            each_found = [find(*one) for one in zip(w, b, start, strict=True)]
+            found = jax.tree.map(lambda *parts: np.array(parts), *each_found)
+        else:
+            found = jax.jit(jax.vmap(find), compiler_options=hasty_options())(w, b, start)
+        values, errors, status = found.value, found.error, found.status
         q, moved, rate = limit(square, w, b, start)
         ends = [limit(square, w, b, np.full(each, s))[0] for s in (1e-4, 1e4)]
         several = np.sum(np.abs(np.log(ends[0] / ends[1])) > 1e-6)

@@ -37,7 +37,10 @@ def spiked(key, layers, m, n, strength, dtype=jnp.float64):
     return noise + strength * common[None]
 
 
-@pytest.mark.parametrize("shape", [(40, 30), (150, 210), (210, 150)])
+@pytest.mark.parametrize(
+    "shape",
+    [(150, 210), *(pytest.param(s, marks=pytest.mark.slow) for s in [(40, 30), (210, 150)])],
+)
 def test_the_answers_of_a_loop_over_numpys_svd(shape):
     weights = spiked(KEY, 5, *shape, 2.0)
     found = continuity(weights, 3, tolerance=1e-6)
@@ -73,7 +76,7 @@ def test_the_bound_on_the_angle_is_honest():
 class TestStart:
     """The search from vectors that were found before."""
 
-    @pytest.mark.parametrize("layers", [3, 41])
+    @pytest.mark.parametrize("layers", [3, pytest.param(41, marks=pytest.mark.slow)])
     def test_the_same_answers(self, layers):
         """From vectors of similar matrices; 41 of this size are spread unevenly over the cores."""
         size = 120 if layers == 3 else 256

@@ -235,7 +235,7 @@ class TestCompare:
     def test_one_input_has_no_pairs(self):
         network = theory.feedforward(ERF, 1.5, 0.1, depth=1)
         inputs = jnp.ones((1, 4, 1))
-        how = {"widths": (4, 6, 8), "replicas": 4}
+        how = {"widths": (4, 6, 8), "replicas": 4, "gradients": False}
         chosen = sigprop.compare(network, inputs, observables=("length", "distance"), **how)
         assert [cells.observable.name for cells in chosen.cells] == ["length"]
         with pytest.raises(ValueError, match="`observables`: must have one that these networks"):

@@ -60,7 +60,19 @@ CASES = {
 
 
 class TestHeldWeights:
-    @pytest.mark.parametrize("name", CASES)
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "orthogonal",
+            "normalised",
+            "U(2)",
+            "dense",
+            *(
+                pytest.param(name, marks=pytest.mark.slow)
+                for name in ("scalar", "residual", "O(3)", "Sp(1)")
+            ),
+        ],
+    )
     def test_the_network_that_the_sampler_draws(self, name):
         network = CASES[name]()
         k = theory.description.components(network)
@@ -242,6 +254,7 @@ def trained(tmp_path_factory):
     return folder, train(STUDY, folder)
 
 
+    @pytest.mark.slow
 class TestTraining:
     def test_it_learns(self, trained):
         _, found = trained
@@ -510,7 +523,14 @@ class TestMapExponents:
         np.testing.assert_allclose(np.sort(found.values), np.sort(exact), atol=5e-3)
         assert float(found.length) < 1e-100
 
-    @pytest.mark.parametrize(("components", "zeros"), [(1, 0), (2, 1), (4, 6)])
+    @pytest.mark.parametrize(
+        ("components", "zeros"),
+        [
+            pytest.param(1, 0, marks=pytest.mark.slow),
+            (2, 1),
+            pytest.param(4, 6, marks=pytest.mark.slow),
+        ],
+    )
     def test_zeros_are_counted_by_what_protects_them(self, components, zeros):
         model, parameters, deaf = self.recurrent(components, 1.6, 64)
         found = self.follow(model, deaf, count=16)

@@ -101,7 +101,7 @@ def test_every_singular_value_against_arbitrary_precision(name):
     assert found.status == (Status.OK if found.error <= 1e-9 else Status.INACCURATE)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_layers_in_two_factors_of_very_different_spread(compiled):
     """W and D one after the other, as `probe` gives them; compiled, nothing is done twice."""
     rng = np.random.default_rng(8)
@@ -314,7 +314,7 @@ SATURATED = np.array([[20.0, -10.0, 30.0], [0.0, 45.0, -8.0], [-70.0, 10.0, 5.0]
 """Lengths up to 71, where 1/cosh² is 8e-62."""
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 def test_slopes_of_saturated_radial_units_are_seen_or_said_to_be_lost(dtype):
     """The singular values of φ'(z) are g'(|z|) and, twice, g(|z|)/|z|."""
     r = np.linalg.norm(SATURATED.astype(dtype).astype(float), axis=1)
@@ -331,7 +331,10 @@ def test_slopes_of_saturated_radial_units_are_seen_or_said_to_be_lost(dtype):
         np.testing.assert_allclose(found.log_singular_values[:9], exact[:9], atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "known"), [("tanh", False), ("silu", False), ("hard_tanh", True)])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("tanh", False), pytest.param("silu", False, marks=pytest.mark.slow), ("hard_tanh", True)],
+)
 def test_slopes_below_single_precision_are_not_zeros_that_are_certain(name, known):
     """Where a slope is 1e-50; on a plateau it is zero."""
     z = jnp.asarray([-120.0, 0.3, 0.9, 60.0], jnp.float32)[None, :, None]
@@ -342,7 +345,7 @@ def test_slopes_below_single_precision_are_not_zeros_that_are_certain(name, know
     assert found.zeros > 0
 
 
-@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("separate", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_dead_units_in_front_are_counted(separate):
     """A nonlinearity that comes first makes zero columns among the others."""
     network = theory.repeat(theory.layer(theory.activation("relu"), 2.0), 2)

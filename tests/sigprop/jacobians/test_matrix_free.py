@@ -36,7 +36,9 @@ def dense(a):
 
 
 class TestLeadingValues:
-    @pytest.mark.parametrize("steps", [4, 12, 24])
+    @pytest.mark.parametrize(
+        "steps", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 24))]
+    )
     def test_error_is_honest(self, steps):
         short = 0
         for index in range(6):
@@ -87,7 +89,7 @@ class TestLeadingValues:
         gram = found.right @ found.right.T
         np.testing.assert_allclose(gram, np.eye(6), atol=1e-13)
 
-    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
     @pytest.mark.parametrize("scale", [1e-30, 1e30])
     def test_beyond_the_range_of_numbers(self, dtype, scale):
         """Twelve factors: 1e-360 or 1e360, no number of either dtype."""
@@ -102,6 +104,7 @@ class TestLeadingValues:
         tolerance = 40 * float(jnp.finfo(dtype).eps) * abs(shift)
         np.testing.assert_allclose(found.log_singular_values, exact, rtol=0, atol=tolerance)
 
+    @pytest.mark.slow
     def test_scales_add_up_without_rounding_in_float32(self):
         """Twenty layers that multiply by one number: its logarithm, twenty times."""
         scale = np.float32(1e-30)
@@ -221,6 +224,7 @@ class TestSpectrumEstimate:
         # Power: a mean 3 % wrong is seen by all of them together.
         assert 2 * np.sqrt(40) * 0.03 / np.mean(change) > 5.2 * 1.3
 
+    @pytest.mark.slow
     def test_the_quadrature_has_no_error_in_the_moments(self):
         """Four steps give the same as all, to rounding."""
         a = matrix(0, 40, 30)
@@ -233,7 +237,7 @@ class TestSpectrumEstimate:
         np.testing.assert_allclose(few.log_mean, all_.log_mean, atol=1e-12)
         np.testing.assert_allclose(few.ratios, all_.ratios, rtol=1e-11)
 
-    @pytest.mark.parametrize("rows", [24, 60])
+    @pytest.mark.parametrize("rows", [24, pytest.param(60, marks=pytest.mark.slow)])
     def test_density(self, rows):
         """The smoothed density within its errors, for maps of either shape."""
         a = matrix(2, rows, 40)

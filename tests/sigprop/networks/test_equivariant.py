@@ -13,6 +13,10 @@ from theory.description import interpret
 TANH = theory.radial("tanh")
 KEY = jax.random.key(11)
 GROUPS = [(2, "real"), (4, "real"), (2, "complex"), (4, "complex"), (4, "quaternion")]
+FEW_GROUPS = [
+    group if group in (GROUPS[0], GROUPS[4]) else pytest.param(*group, marks=pytest.mark.slow)
+    for group in GROUPS
+]
 
 
 def network(k, algebra, weight_variance=2.25, bias_variance=0.0, depth=8, **how):
@@ -149,7 +153,7 @@ def certificate(net, width=24, dtype=jnp.float64, x=None, seed=0):
     return sigprop.certify(fn, x.astype(dtype), theory.phases.generators(net))
 
 
-@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+@pytest.mark.parametrize(("k", "algebra"), FEW_GROUPS)
 def test_the_certificate_holds_for_equivariant_networks(k, algebra):
     found = certificate(network(k, algebra, 1.1**2, depth=50))
     assert np.all(found.holds)
@@ -283,7 +287,7 @@ def test_the_length_sets_in_above_one():
     assert 0.15 * exact > 5 * error  # a length 15 % off, or weights 2 % off, would be seen
 
 
-@pytest.mark.parametrize(("k", "algebra"), GROUPS)
+@pytest.mark.parametrize(("k", "algebra"), FEW_GROUPS)
 def test_the_backward_charge_is_the_same_in_every_layer(k, algebra):
     net = network(k, algebra, 1.3**2, depth=60)
     drawn = sigprop.networks.DrawnNetwork(net, KEY, 24)

@@ -1,5 +1,7 @@
 """Random numbers, triangular factors, and the choice between weights and products alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,15 +96,22 @@ def test_products_of_haar_weights_are_linear_over_the_algebra(fan_in, fan_out, k
     rotation = np.kron(np.eye(k // size), right)
     v = jax.random.normal(KEY, (fan_in, k, 2))
     both = jnp.concatenate([v, jnp.einsum("ij,ujc->uic", rotation, v)], axis=2)
-    y, pull = jax.vjp(lambda v: product(law, KEY, v, fan_out, explicit=False), both)
+    g = jax.random.normal(jax.random.key(5), (fan_out, k, 2))
+    g = jnp.concatenate([g, jnp.einsum("ij,ujc->uic", rotation, g)], axis=2)
+
+    @jax.jit
+    def there_and_back(v, g):
+        y, pull = jax.vjp(lambda v: product(law, KEY, v, fan_out, explicit=False), v)
+        return y, pull(g)[0]
+
+    y, back = (np.asarray(part) for part in there_and_back(both, g))
+    both, g = np.asarray(both), np.asarray(g)[..., :2]
     np.testing.assert_allclose(
         y[..., 2:], np.einsum("ij,ujc->uic", rotation, y[..., :2]), atol=1e-12
     )
     if fan_in == fan_out:
         dot = lambda x: np.einsum("uic,uid->cd", x, x)
         np.testing.assert_allclose(dot(y), dot(both), atol=1e-11)
-    g = jax.random.normal(jax.random.key(5), (fan_out, k, 2))
-    (back,) = pull(jnp.concatenate([g, jnp.einsum("ij,ujc->uic", rotation, g)], axis=2))
     rotated = np.einsum("ij,ujc->uic", rotation, back[..., :2])
     np.testing.assert_allclose(back[..., 2:], rotated, atol=1e-12)
     # Wᵀ is the adjoint of W on what has met it
@@ -135,11 +144,13 @@ def test_joint_moments_up_to_fourth_order_at_width_64(distribution, k, algebra):
         numbers = jnp.concatenate([y[::2, 0], y[1::2, k - 1], back[::2, k // 2]], axis=1)
         return jnp.stack([jnp.mean(jnp.prod(numbers[:, np.array(i)], axis=1)) for i in orders])
 
+    @functools.partial(jax.jit, static_argnums=1)
+    def every(keys, explicit, variance):
+        return jax.lax.map(lambda key: one(key, explicit, variance), keys)
+
     def sample(explicit, variance=1.5, offset=0):
         keys = jax.random.split(jax.random.fold_in(KEY, offset), draws)
-        return np.asarray(
-            jax.jit(lambda ks: jax.lax.map(lambda k: one(k, explicit, variance), ks))(keys)
-        )
+        return np.asarray(every(keys, explicit, variance))
 
     drawn, free = sample(True), sample(False, offset=1)
     error = np.sqrt((drawn.var(axis=0) + free.var(axis=0)) / draws)

@@ -158,7 +158,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # Lists of layers are read alike, and so are functions that are no such list.
+        pytest.param(case, marks=pytest.mark.slow)
+        if case in ("equinox sequential", "linen sequential")
+        else case
+        for case in CASES
+    ],
+)
 def test_every_kind_of_network(case):
     build, method, places = CASES[case]
     parameters = weights()
@@ -433,6 +442,17 @@ fails = lambda x: x @ jnp.ones((3, 3))
             yield run
 
     def test_contract(self, command, tmp_path):
+        code, text, err = command("network.py:fn", "--inputs", "inputs.npy", "--json")
+        assert (code, err) == (0, "")
+        found = json.loads(text)
+        assert found["jacobian"]["method"] == "dense"
+        assert np.shape(found["jacobian"]["log_singular_values"]) == (3, 64)
+        assert found["jacobian"]["status"] == ["ok"] * 3
+        assert found["layers"] is None
+        assert found["check"] is None
+
+    @pytest.mark.slow
+    def test_contract_with_layers_and_a_description(self, command, tmp_path):
         how = ("--inputs", "inputs.npy", "--layers", "layers", "--description", "law")
         code, text, err = command("network.py:fn", *how, "--output", "here", "--json")
         assert (code, err) == (0, "")

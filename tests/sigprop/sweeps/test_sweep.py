@@ -260,6 +260,7 @@ for fields in json.loads(sys.argv[1]):
         file.write_text("def mine(z):\n    return 2 * z\n")
         assert not np.array_equal(sweep.addresses(where), before)
 
+    @pytest.mark.slow
     def test_symmetries_have_orthogonal_weights_too(self, tmp_path):
         options = {"symmetry": "U(1)", "activation": "tanh", "weight_variance": 2.25, "depth": 2}
         sweep = Sweep(weights="orthogonal", **options, width=32, replicas=64)

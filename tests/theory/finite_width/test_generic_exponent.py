@@ -92,10 +92,10 @@ def orbit(k, table):
     "k, algebra, gain, chains, wrong",
     [
         (1, "real", 1.6, 500, 1.1),
-        (2, "complex", 1.6, 300, 1.1),
+        pytest.param(2, "complex", 1.6, 300, 1.1, marks=pytest.mark.slow),
         pytest.param(4, "quaternion", 1.6, 250, 1.1, marks=pytest.mark.slow),
         (2, "dense", 1.6, 400, 1.1),
-        (4, "real", 2.5, 500, 1.2),
+        pytest.param(4, "real", 2.5, 500, 1.2, marks=pytest.mark.slow),
         pytest.param(4, "complex", 2.5, 500, 1.2, marks=pytest.mark.slow),
         pytest.param(8, "quaternion", 2.5, 250, 1.2, marks=pytest.mark.slow),
         pytest.param(4, "real", 2.5, 5000, 1.1, marks=pytest.mark.slow),
@@ -137,7 +137,9 @@ def test_first_order_in_the_width(k, algebra, gain, chains, wrong):
         (4, "dense", -1 / 8),
     ],
 )
-@pytest.mark.parametrize("phi", [TANH, theory.radial(jnp.arctan)])
+@pytest.mark.parametrize(
+    "phi", [TANH, pytest.param(theory.radial(jnp.arctan), marks=pytest.mark.slow)]
+)
 def test_at_the_onset(k, algebra, closed, phi):
     """1/d − 1/2 − 1/k and −1/(2k): all terms expanded in σ_w² − 1 by computer algebra."""
     distance = np.array([1e-3, 2e-3])

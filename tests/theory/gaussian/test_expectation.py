@@ -251,7 +251,7 @@ def exactly(name, points):
 
 
 @pytest.mark.parametrize(
-    "name", ["erf", "relu", "sin", pytest.param("cos", marks=pytest.mark.slow)]
+    "name", ["relu", *(pytest.param(n, marks=pytest.mark.slow) for n in ("erf", "sin", "cos"))]
 )
 def test_pairs_of_equal_length_agree_with_closed_forms(name):
     # Beyond q = 30 these are too fast for 64 nodes. For small q all of cos but its square is
@@ -264,7 +264,9 @@ def test_pairs_of_equal_length_agree_with_closed_forms(name):
     check(*over(name, points, equal=True), truth, scales)
 
 
-@pytest.mark.parametrize("name", ["erf", "relu", pytest.param("linear", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["erf", *(pytest.param(n, marks=pytest.mark.slow) for n in ("relu", "linear"))]
+)
 @pytest.mark.parametrize("closed", [False, True])
 def test_pairs_of_unequal_length_agree_with_closed_forms(name, closed):
     points = [(a, b, x) for a, b in UNEQUAL for x in GAPS]
@@ -274,9 +276,9 @@ def test_pairs_of_unequal_length_agree_with_closed_forms(name, closed):
 @pytest.mark.parametrize(
     ("name", "equal"),
     [
-        ("tanh", True),
+        pytest.param("tanh", True, marks=pytest.mark.slow),
         ("tanh", False),
-        ("hard_tanh", True),
+        pytest.param("hard_tanh", True, marks=pytest.mark.slow),
         pytest.param("hard_tanh", False, marks=pytest.mark.slow),
         ("clip", True),
         pytest.param("gelu", True, marks=pytest.mark.slow),

@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 import theory
 from theory import Status
@@ -202,8 +203,9 @@ class TestSpikes:
         for _ in range(draws):
             w = rng.normal(size=(m, n)) / math.sqrt(n)
             w[0, 0] += strength
-            u, _, vt = np.linalg.svd(w, full_matrices=False)
-            drawn.append((u[0, 0] ** 2, vt[0, 0] ** 2))
+            _, u = scipy.linalg.eigh(w @ w.T, subset_by_index=[m - 1, m - 1])
+            v = w.T @ u[:, 0]
+            drawn.append((u[0, 0] ** 2, v[0] ** 2 / (v @ v)))
         mean, error = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1) / math.sqrt(draws)
         law = [float(e.value) for e in theory.gradients.spike_overlap(strength, m / n)]
         assert np.all(np.abs(mean - law) < 5 * error + 2 / n)

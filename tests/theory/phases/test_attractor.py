@@ -8,26 +8,26 @@ import pytest
 import theory
 from tests.compiling import hastily
 from theory import Phase, Status
+from theory.description import directly
 from theory.phases._attractor import attractor
 from theory.phases._prediction import at_length, phase_of
 
 
-@hastily
+@directly
+def at(body):
+    """The length side of `predict`."""
+    reached = attractor(body)
+    return at_length(reached, 1e-10), phase_of(reached, np.asarray(True), 1e-10)
+
+
 def lengths(build, points):
-    """The length side of `predict` at many points, in one compilation."""
-
-    def one(point):
-        reached = attractor(build(*point))
-        phase = phase_of(reached, jnp.asarray(True), 1e-10)
-        return at_length(reached, 1e-10), phase
-
-    return jax.vmap(one)(points)
+    each = [at(build(*point)) for point in zip(*points, strict=True)]
+    return jax.tree.map(lambda *parts: np.array(parts), *each)
 
 
 def at_points(phi, points, **keywords):
     build = lambda w, b: theory.layer(phi, w, b, **keywords)
-    w, b = jnp.asarray(np.array(points, float)).T
-    return lengths(build, (w, b))
+    return lengths(build, np.array(points, float).T)
 
 
 def within(estimate, i, truth):

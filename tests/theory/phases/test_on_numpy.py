@@ -131,6 +131,7 @@ NETWORKS = {
 QUICK_NETWORKS = ("Gaussian",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [name if name in QUICK_NETWORKS else pytest.param(name, marks=slow) for name in NETWORKS],

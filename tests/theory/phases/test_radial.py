@@ -35,13 +35,9 @@ def body(k, weight_variance, bias_variance=0.0, algebra="real", phi=TANH):
     return theory.layer(phi, weight_variance, bias_variance, components=k, algebra=algebra)
 
 
-# What runs once or twice costs more to compile than to run.
-
-
-@hastily
 def at_the_fixed_point(layer):
-    point = attractor(layer).point
-    return point.length, theory.sectors(layer, point.length)
+    length = theory.predict(layer).length
+    return length, theory.sectors(layer, length)
 
 
 # components, σ_w → k q*, m, χ, symmetric traceless: computed twice in arbitrary precision.
@@ -58,10 +54,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(
     ("k", "sigma", "whole", "m", "chi", "shear"),
-    [
-        case if case in BROKEN[::3] else pytest.param(*case, marks=pytest.mark.slow)
-        for case in BROKEN
-    ],
+    [case if case == BROKEN[0] else pytest.param(*case, marks=pytest.mark.slow) for case in BROKEN],
 )
 def test_published_fixed_points_and_multipliers(k, sigma, whole, m, chi, shear):
     length, found = at_the_fixed_point(body(k, sigma**2))
@@ -141,8 +134,18 @@ MP = {
 }
 
 
-@pytest.mark.parametrize("name", MP)
-@pytest.mark.parametrize(("k", "q"), [(1, 0.3), (2, 1.0), (4, 9.0), (64, 0.5)])
+PLACES = [(1, 0.3), (2, 1.0), (4, 9.0), (64, 0.5)]
+MOMENTS = [(name, *place) for name in MP for place in PLACES]
+
+
+# Every profile and every place once or twice.
+@pytest.mark.parametrize(
+    ("name", "k", "q"),
+    [
+        case if i % 3 == 0 else pytest.param(*case, marks=pytest.mark.slow)
+        for i, case in enumerate(MOMENTS)
+    ],
+)
 def test_radial_moments_in_high_precision(name, k, q):
     g, dg, kinks = MP[name]
     root = mp.sqrt(mp.mpf(q))
@@ -278,7 +281,14 @@ def test_small_overlaps_decay_as_a_whole_with_their_orientation_frozen(k, factor
     assert seen == pytest.approx((1.5 * np.mean(r * np.tanh(r)) / (k * q)) ** 2, rel=5e-3)
 
 
-@pytest.mark.parametrize(("k", "algebra"), [(3, "real"), (4, "complex"), (4, "quaternion")])
+@pytest.mark.parametrize(
+    ("k", "algebra"),
+    [
+        pytest.param(3, "real", marks=pytest.mark.slow),
+        pytest.param(4, "complex", marks=pytest.mark.slow),
+        (4, "quaternion"),
+    ],
+)
 def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     """Two inputs related by a generic C: its polar factor survives 60 layers, C itself decays."""
     law = WeightLaw(1.0, "gaussian", k, algebra)
