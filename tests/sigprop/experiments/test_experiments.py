@@ -254,7 +254,6 @@ def trained(tmp_path_factory):
     return folder, train(STUDY, folder)
 
 
-    @pytest.mark.slow
 class TestTraining:
     def test_it_learns(self, trained):
         _, found = trained

@@ -94,7 +94,7 @@ def orbit(k, table):
         (1, "real", 1.6, 500, 1.1),
         pytest.param(2, "complex", 1.6, 300, 1.1, marks=pytest.mark.slow),
         pytest.param(4, "quaternion", 1.6, 250, 1.1, marks=pytest.mark.slow),
-        (2, "dense", 1.6, 400, 1.1),
+        pytest.param(2, "dense", 1.6, 400, 1.1, marks=pytest.mark.slow),
         pytest.param(4, "real", 2.5, 500, 1.2, marks=pytest.mark.slow),
         pytest.param(4, "complex", 2.5, 500, 1.2, marks=pytest.mark.slow),
         pytest.param(8, "quaternion", 2.5, 250, 1.2, marks=pytest.mark.slow),

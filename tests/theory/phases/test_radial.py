@@ -249,6 +249,7 @@ def test_near_coincidence_the_map_has_the_sectors_multipliers(k):
         np.testing.assert_allclose(lost, q * gain * direction, atol=2e-6 * np.abs(x).max())
 
 
+@pytest.mark.slow
 def test_what_the_series_leaves_out_is_bounded_by_parseval():
     for name, phi in PROFILES.items():
         a = series(phi, jnp.asarray(2.0), 3, terms=128)
