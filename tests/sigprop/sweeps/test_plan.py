@@ -29,11 +29,7 @@ def pilots_of_one_size():
 
 @pytest.fixture(scope="module")
 def planned(pilots_of_one_size):
-    """With times that are given, so that only the networks of the pilot are drawn."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_plan, "_compile", lambda engines, workers: None)
-        patch.setattr(_plan, "_time_model", lambda *_: lambda width: 1e-6 * width**2)
-        return sigprop.plan(LINEAR, "length", 0.01)
+    return sigprop.plan(LINEAR, "length", 0.01)
 
 
 @pytest.mark.slow
