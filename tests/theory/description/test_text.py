@@ -13,49 +13,9 @@ import numpy as np
 import pytest
 
 import theory
-from theory.description import Part, read_activation, read_network
+from tests.networks import NETWORKS, TANH
+from theory.description import read_activation, read_network
 from theory.description._text import from_dict, load_network, save_network, to_dict
-
-TANH = theory.activation("tanh")
-LEAKY = theory.activation("leaky_relu", negative_slope=1 / 3)
-
-
-def rising(phi):
-    """A layer whose variances are 1/3, 2/3, 1."""
-    return jax.vmap(lambda v: theory.layer(phi, v, v / 7))(jnp.arange(1.0, 4.0) / 3)
-
-
-def sloped(slope):
-    phi = theory.activation("elu", alpha=slope)
-    return theory.repeat(theory.layer(phi, slope, 0.1), 2)
-
-
-NETWORKS = {
-    "affine": theory.affine(1 / 3, 0.1, width=10),
-    "layer": theory.layer(TANH, 1.5, 0.05),
-    "orthogonal": theory.layer(TANH, 1.5, weights="orthogonal"),
-    "parameter": theory.layer(LEAKY, 1.5),
-    "residual": theory.layer(theory.activation("gelu"), 0.7, 0.1, residual=True),
-    "radial": theory.layer(theory.radial("tanh"), 2.25, components=3),
-    "threshold": theory.layer(theory.radial("threshold", threshold=0.3), 2.25, components=2),
-    "complex": theory.layer(theory.radial("elu", alpha=0.2), 2.25, components=4, algebra="complex"),
-    "quaternion": theory.layer(theory.radial("erf"), 2.25, components=4, algebra="quaternion"),
-    "dense": theory.layer(theory.radial("sin"), 2.25, components=2, algebra="dense"),
-    "rms": theory.Chain((theory.layer(TANH, 1.5), theory.Normalise("rms", 1e-6))),
-    "norm": theory.Chain((theory.Normalise(), theory.layer(TANH, 1.5))),
-    "sparse": theory.layer(TANH, 1.5, weights=theory.SparseWeights(1 / 3)),
-    "noise": theory.Chain((theory.Pointwise(TANH), theory.Noise(1 / 3), theory.affine(1.5))),
-    "deep": theory.feedforward(TANH, 1.5, 0.05, depth=20),
-    "deep residual": theory.feedforward(LEAKY, 1.5, 0.05, depth=3, residual=True),
-    "recurrent": theory.recurrent(TANH, 1.2, 0.1, steps=5),
-    "schedule": theory.Chain((theory.affine(1.0), theory.Repeat(rising(TANH), 3))),
-    "nested": theory.repeat(theory.repeat(theory.layer(TANH, 1.5), 2), 3),
-    "schedule inside": theory.repeat(theory.Repeat(rising(LEAKY), 3), 2),
-    "schedule outside": theory.Repeat(jax.vmap(sloped)(jnp.arange(1.0, 4.0) / 3), 3),
-    "two of them": theory.Chain(
-        (theory.repeat(theory.layer(LEAKY, 1.5), 2), theory.Repeat(rising(LEAKY), 3))
-    ),
-}
 
 
 def assert_same(one, other):
@@ -78,20 +38,6 @@ def test_a_network_comes_back_in_single_precision():
     with jax.enable_x64(False):
         network = theory.layer(theory.activation("elu", alpha=1 / 3), 1 / 3, 0.1)
         assert_same(from_dict(to_dict(network)), network)
-
-
-def test_every_node_is_written():
-    nodes = {name for network in NETWORKS.values() for name in nodes_in(to_dict(network))}
-    assert nodes == {kind.__name__.lower() for kind in Part.__args__}
-
-
-def nodes_in(table):
-    if isinstance(table, list):
-        return {name for member in table for name in nodes_in(member)}
-    if not isinstance(table, dict):
-        return set()
-    own = {table["node"]} if "node" in table else set()
-    return own.union(*map(nodes_in, table.values()))
 
 
 def test_builders_may_be_named():
