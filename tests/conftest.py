@@ -49,7 +49,7 @@ def compiled_code_is_freed():
     Until they are many, programs stay: later modules run a fifth of them again.
     """
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 30_000:
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 15_000:
         jax.clear_caches()
 
 
