@@ -31,6 +31,8 @@ def part_of(parts: int | None) -> tuple[int, int]:
         if parts not in (None, 1):
             raise ValueError(f"--parts: must be 1 outside of a Slurm array; got {parts}")
         return 0, 1
+    if not task.isdecimal():
+        raise ValueError(f"SLURM_ARRAY_TASK_ID: must be a whole number; got {task!r}")
     if parts is None or not 0 <= int(task) < parts:
         raise ValueError(
             f"--parts: must be the number of tasks of the whole array, 0 to n-1, and above this "
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> sigprop.sweeps.SweepRun:
     number, parts = part_of(options.parts)
     output = options.output or Path("runs") / f"{options.sweep.stem}.zarr"
     if parts > 1:
-        output = output.with_suffix(f".{number}-of-{parts}.zarr")
+        output = output.with_name(f"{output.name.removesuffix('.zarr')}.{number}-of-{parts}.zarr")
     devices = jax.local_devices()
     mesh = jax.make_mesh(
         (len(devices),), ("devices",), devices=devices, axis_types=(AxisType.Auto,)

@@ -40,7 +40,7 @@ def run(
     # The same name for every run, so that a sweep resumes.
     store = Path("runs") / f"{path.stem}.zarr" if output is None else output
     if parts > 1:
-        store = store.with_suffix(f".{number}-of-{parts}.zarr")
+        store = store.with_name(f"{store.name.removesuffix('.zarr')}.{number}-of-{parts}.zarr")
     with checked(path="output"), out.progress_bars(json) as progress:
         done = sigprop.run_sweep(
             sweep, store, mesh=mesh_of(devices), shard=(number, parts), progress=progress

@@ -124,6 +124,10 @@ def read_dataset(path: str | PathLike[str]) -> xr.Dataset:
     """
     path = place_of(path)
     source = source_of(path)
+    if _attributes(source).get("sigprop_sweep") is not None:
+        raise ValueError(
+            f"`path`: must be a data set; got the store of a sweep (sigprop.read_sweep), {path}"
+        )
     if not (source / "zarr.json").is_file():
         raise ValueError(f"`path`: must be a Zarr store; got none at {path}")
     try:

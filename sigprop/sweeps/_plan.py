@@ -147,7 +147,7 @@ def plan(
     `Pilot.variance_spread` and `Pilot.chi_square` show how much they deviate. Times depend on the
     load during the calibration.
     """
-    say = lambda what: counter(progress, f"plan: {what}", 1)(0)
+    say = lambda what: counter(progress, f"plan: {what}", 0)(0)
     if sweep.axes:
         raise ValueError(f"`sweep`: must be one point; got axes {', '.join(sweep.axes)}")
     if needs_matrices(sweep.network(sweep.point(0))):

@@ -151,7 +151,7 @@ def run_sweep(
             chunks = np.arange(store.chunks)[number::parts]
             chunks = chunks[jax.process_index() :: jax.process_count()]
             with writable(path):
-                run = _Run(store, mesh, workers, progress).run(chunks, int(counts.sum()))
+                run = _Run(store, mesh, workers, progress).run(chunks, counts)
                 return run._replace(compile_seconds=run.compile_seconds + ahead)
 
 
@@ -245,11 +245,15 @@ class _Run:
         self.work = each[kind]
         """Work of a network at every point."""
 
-    def run(self, chunks: np.ndarray, before: int) -> SweepRun:
-        """Compute the missing networks of chunks; `before` networks exist in all chunks."""
+    def run(self, chunks: np.ndarray, counts: np.ndarray) -> SweepRun:
+        """Compute the missing networks of chunks; `counts` are those of all markers."""
         in_all = self.sweep.points * self.sweep.replicas
         missing = self._missing(chunks)
         total = sum(len(points) for points in missing.values())
+        # What is damaged in these chunks is not there; of the others the markers are believed.
+        own = sum(self.store.networks(chunk) for chunk in map(int, chunks)) - total
+        believed = sum(self.store.counted(chunk, counts) for chunk in map(int, chunks))
+        before = int(counts.sum()) - believed + own
         tasks = [*missing]
         step = self.machine.chunks_per_task
         batches = [tasks[i : i + step] for i in range(0, len(tasks), step)]

@@ -36,6 +36,9 @@ class SweepStatus(NamedTuple):
 def sweep_status(path: str | PathLike[str]) -> SweepStatus:
     """Count the computed networks of a sweep, from its markers; nothing is locked or changed.
 
+    The numbers themselves are not read: networks whose files were damaged later are counted, until
+    a run computes them again.
+
     Parameters
     ----------
     path

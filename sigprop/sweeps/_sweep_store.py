@@ -131,6 +131,11 @@ class SweepStore:
         rows, replicas = self.region(chunk)
         return (rows.stop - rows.start) * (replicas.stop - replicas.start)
 
+    def counted(self, chunk: int, counts: np.ndarray) -> int:
+        """The number of networks of a chunk among the `counts` of all."""
+        rows, _ = self.region(chunk)
+        return int(counts[rows, chunk % self._across].sum())
+
     def stored_addresses(self) -> np.ndarray:
         """The addresses of the points, as computed when the store was created."""
         try:

@@ -1,5 +1,6 @@
 """A process that knows float32 alone: every function is right there, or says what to switch on."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import sigprop
 import theory
+from tests.documented import documented
 from tests.honesty.campaign import Campaign
 from tests.honesty.float32_walk import ANSWERED, REFUSED, erf_lengths
 
@@ -71,14 +73,11 @@ def test_every_function_is_right_or_refuses():
 
 def test_no_function_is_left_out_of_the_walk():
     known = {*REFUSED, *ANSWERED, *" ".join(WITHOUT_ERRORS).split()}
-    functions = {
-        name
-        for name in theory.__all__
-        if callable(getattr(theory, name)) and not isinstance(getattr(theory, name), type)
-    }
-    functions -= {"Activation", "Part"}  # types
+    public = {name: fn for name, fn in documented().items() if inspect.isfunction(fn)}
+    functions = {n.rpartition(".")[2] for n in public if n.startswith("theory.")}
     assert functions - known == set()
-    assert known - functions <= set(sigprop.__all__)
+    others = {n.rpartition(".")[2] for n in public if n.startswith("sigprop.")}
+    assert known - functions <= others
 
 
 ERF = theory.activation("erf")

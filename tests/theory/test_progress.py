@@ -15,7 +15,7 @@ def test_a_line_says_what_is_done_and_left():
         (Progress("networks", 0, 8, 0.0, math.nan), "networks: 0 of 8"),
         (Progress("networks", 2, 8, 1.0, 3.0), "networks: 2 of 8, 3.0 s left"),
         (Progress("networks", 8, 8, 4.0, 0.0), "networks: 8 of 8"),
-        (Progress("plan: pilot", 0, 1, 0.0, math.nan), "plan: pilot"),
+        (Progress("plan: pilot", 0, 0, 0.0, math.nan), "plan: pilot"),
     ]
     for progress, line in lines:
         assert str(progress) == line
@@ -39,6 +39,11 @@ def test_what_is_left_is_by_the_share_of_the_work():
     assert math.isnan(seen[0].remaining)
     assert seen[1].remaining == pytest.approx(seen[1].seconds / 3)
     assert seen[2].remaining == 0
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="`progress`: must be a function of a Progress; got True"):
+        counter(True, "networks", 4)
 
 
 def test_diagrams_and_ensembles_report_in_the_same_way():

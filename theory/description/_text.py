@@ -356,7 +356,7 @@ class _Reader:
         if holds_tables(value):
             each = enumerate(value)
             return tuple(self.part(member, f"{path}[{i}]") for i, member in each)
-        if value:  # an empty list is one of parts
+        if not (of_node and field == "parts"):  # an empty one is refused by its node
             _check_single(value, path)
         return value
 

@@ -67,6 +67,10 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"`{name}`: must be True or False; got {shown(value)}")
 
 
+_LARGEST = 2**31 - 1
+"""Largest number of turns of a compiled loop, and of entries of an axis."""
+
+
 def check_count(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> None:
     """Raise a `ValueError` that names the argument unless it is a whole number in a range."""
     if isinstance(value, Tracer):
@@ -76,6 +80,8 @@ def check_count(name: str, value: Any, lowest: int = 1, highest: int | None = No
             "jax.vmap)"
         )
     known = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if highest is None and known and value > _LARGEST:
+        highest = _LARGEST
     if not known or value < lowest or (highest is not None and value > highest):
         allowed = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise ValueError(f"`{name}`: must be a whole number {allowed}; got {shown(value)}")

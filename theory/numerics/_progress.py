@@ -18,13 +18,14 @@ class Progress(NamedTuple):
     """What is counted."""
     done: int
     total: int
+    """0 where nothing is counted."""
     seconds: float
     """Seconds since the work began."""
     remaining: float
     """Estimated seconds until it ends; nan until something is done."""
 
     def __str__(self) -> str:
-        if self.total == 1:
+        if self.total == 0:  # not counted
             return self.what
         left = f", {clock(self.remaining)} left" if 0 < self.done < self.total else ""
         return f"{self.what}: {self.done} of {self.total}{left}"
@@ -39,6 +40,8 @@ def counter(report: Report | None, what: str, total: int) -> Callable[..., None]
 
     Its second argument is the share of the work done, if pieces differ in size.
     """
+    if report is not None and not callable(report):
+        raise TypeError(f"`progress`: must be a function of a Progress; got {report!r}")
     start = time.perf_counter()
 
     def count(done: int, share: float | None = None) -> None:

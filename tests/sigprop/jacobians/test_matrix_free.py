@@ -192,7 +192,7 @@ class TestLeadingValues:
     )
     def test_no_layers(self, fn):
         with pytest.raises(ValueError, match=r"^`fn`: must be a function or at least one layer"):
-            fn([], jnp.ones(4), KEY)
+            fn([], jnp.ones(4), key=KEY)
 
     def test_weights_must_be_explicit(self):
         network = theory.feedforward(theory.activation("tanh"), 1.0, depth=2)

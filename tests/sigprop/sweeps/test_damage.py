@@ -84,6 +84,20 @@ def test_no_damaged_number_is_read(source, tmp_path, damage):
     assert missing > 0
 
 
+def test_a_run_does_not_count_what_is_damaged(source, tmp_path):
+    path = tmp_path / "sweep.zarr"
+    shutil.copytree(source, path)
+    deleted(path / "length/c/0/0/0/0")
+    run = sigprop.run_sweep(SWEEP, path)
+    assert (run.computed, run.reused) == (2, 6)
+
+
+def test_a_sweep_is_not_read_as_a_data_set(source):
+    """Which has no markers to be checked."""
+    with pytest.raises(ValueError, match="must be a data set; got the store of a sweep"):
+        sigprop.read_dataset(source)
+
+
 def repaired(source, path, name, damage):
     shutil.copytree(source, path)
     damage(path / name)

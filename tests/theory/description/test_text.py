@@ -193,6 +193,11 @@ def deep_table(levels):
         ),
         ({**LAYER, "weight_variance": -1}, "`weight_variance`: must be finite and at least 0"),
         ({**LAYER, "weight_variance": [1, 2]}, "`weight_variance`: must be one value outside of a"),
+        ({**LAYER, "bias_variance": []}, "`bias_variance`: must be one value outside of a repeat"),
+        (
+            {**LAYER, "build": "feedforward", "depth": 10**30},
+            "`depth`: must be a whole number from 1 to 2147483647; got 1",
+        ),
         (
             {"node": "affine", "weights": {"variance": [1, 2]}, "bias_variance": 0},
             "`weights.variance`: must be one value outside of a repeat; got a list of 2",
