@@ -331,6 +331,7 @@ class TestSpectrumEstimate:
                 )
 
 
+@pytest.mark.slow
 def test_a_network_with_another_width_than_its_input():
     """The factored product follows from a frame of one shape to one of another."""
     network = theory.feedforward(theory.activation("tanh"), 2.0, depth=3)

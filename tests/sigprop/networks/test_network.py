@@ -180,6 +180,7 @@ def test_a_deep_orthogonal_linear_network_keeps_all_singular_values_equal():
     np.testing.assert_allclose(drawn.log_singular_values, 301 * np.log(0.5) / 2, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_repeat_draws_what_the_chain_of_its_layers_draws():
     body = Chain((Pointwise(TANH), theory.affine(1.5, 0.1)))
     first = theory.affine(1.5, 0.1)

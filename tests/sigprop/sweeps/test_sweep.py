@@ -772,6 +772,7 @@ sigprop.run_sweep(sweep, sys.argv[2], chunk=1, progress=lambda p: print(p.done, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_runs_end_with_the_same_bytes(kills, path):
     """kill -9 at random moments, once the first network is under way; then to the end."""

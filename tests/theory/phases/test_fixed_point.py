@@ -186,6 +186,7 @@ def erf_in_high_precision(w, b):
     return q, c, -1 / mp.log(slope(c))
 
 
+@pytest.mark.slow
 def test_derivatives_in_both_variances_agree_with_high_precision():
     """Forward and reverse mode, mapped over ordered and chaotic points."""
     phi = theory.activation("erf")
