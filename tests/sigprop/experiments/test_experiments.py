@@ -817,7 +817,7 @@ network = "made.py:made"
             ),
             (
                 "description = { build = 'layer', activation = 'tanh', weight_variance = [1, 2] }",
-                "`description.weight_variance`: must be one number, or a schedule inside a",
+                "`description.weight_variance`: must be one value outside of a repeat",
             ),
         ],
     )
