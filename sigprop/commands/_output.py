@@ -226,7 +226,6 @@ def _bars() -> Iterator["Report"]:
         def update(p: "Progress") -> None:
             if p.what not in tasks:
                 tasks[p.what] = bars.add_task(p.what, total=p.total, left="")
-            left = str(p).rpartition(", ")[2] if 0 < p.done < p.total else ""
-            bars.update(tasks[p.what], completed=p.done, total=p.total, left=left)
+            bars.update(tasks[p.what], completed=p.done, total=p.total, left=p.left)
 
         yield update

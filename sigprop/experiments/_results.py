@@ -34,11 +34,14 @@ def member_store(folder: Path, member: Member) -> Path:
 
 def is_ready(folder: Path, member: Member) -> bool:
     """Whether the results of a network are there, and as they were written."""
+    return _read_member(folder, member) is not None
+
+
+def _read_member(folder: Path, member: Member) -> xr.Dataset | None:
     try:
-        read_dataset(member_store(folder, member))
+        return read_dataset(member_store(folder, member))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def member_dataset(records: Record, parameters: int) -> xr.Dataset:
@@ -92,9 +95,9 @@ def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
     for member in study.members:
         place = (member.architecture.name, member.gain, member.learning_rate, member.seed)
         here = {name: [value] for name, value in zip(axes, place, strict=True)}
-        if not is_ready(folder, member):
+        found = _read_member(folder, member)
+        if found is None:
             continue
-        found = read_dataset(member_store(folder, member))
         own = found.drop_vars("step").assign(ready=((), 1), record_step=found["step"].variable)
         for axis, size in own.sizes.items():
             sizes[axis] = max(size, sizes.get(axis, 0))

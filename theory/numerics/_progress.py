@@ -27,8 +27,12 @@ class Progress(NamedTuple):
     def __str__(self) -> str:
         if self.total == 0:  # not counted
             return self.what
-        left = f", {clock(self.remaining)} left" if 0 < self.done < self.total else ""
-        return f"{self.what}: {self.done} of {self.total}{left}"
+        return f"{self.what}: {self.done} of {self.total}" + (self.left and f", {self.left}")
+
+    @property
+    def left(self) -> str:
+        """The remaining time in words; empty before the work begins and when it is done."""
+        return f"{clock(self.remaining)} left" if 0 < self.done < self.total else ""
 
 
 Report: TypeAlias = Callable[[Progress], object]
