@@ -3,7 +3,7 @@
     python docs/collect_continuity.py NAME FILE FOLDER [--depth 24]
 
 NAME is the entry to write in docs/data/continuity.json, or for a study of transformers in
-docs/data/projections.json; FILE and FOLDER are what `sigprop train` was given and wrote.
+docs/data/projections.json; FILE and FOLDER are the input and output of `sigprop train`.
 """
 
 import json

@@ -2,8 +2,8 @@
 
     python docs/collect_training.py NAME STUDY.toml FOLDER [--depth 100] [--data FOLDER]
 
-NAME is that of the file to write, STUDY and FOLDER are what `sigprop train` was given and wrote.
-Networks that are missing are left out; the file says how many are there.
+NAME is the file to write. STUDY and FOLDER are the input and output of `sigprop train`. Missing
+networks are left out; the file records how many there are.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def networks(found) -> list[dict]:
     """One entry for every architecture, gain, rate and seed that is ready."""
     rows = []
     axes = ("architecture", "gain", "learning_rate", "seed")
-    # Without a symmetry there is no generator, and xarray does not stack what has no entries.
+    # Without a symmetry there is no generator, and xarray does not stack empty variables.
     found = found.drop_dims([dim for dim, size in found.sizes.items() if size == 0])
     stacked = found.stack(network=axes)
     for i in range(stacked.sizes["network"]):
@@ -49,7 +49,7 @@ def networks(found) -> list[dict]:
             row[name] = number(one[name])
         for name in LAST_TURN:
             row[name] = number(one[name].isel(turn=-1))
-        # How much larger the gradient is at the last turn than at the first, as a logarithm.
+        # Log ratio of the gradient at the last layer to that at the first.
         row["gradient_ratio"] = number(
             one["log_gradient"].isel(turn=-1) - one["log_gradient"].isel(turn=0)
         )

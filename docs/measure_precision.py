@@ -11,7 +11,7 @@ import theory
 
 LENGTHS = (1e-8, 1e-2, 1.0, 30.0, 1e3, 1e6)
 SEPARATIONS = (1e-11, 1e-4, 0.3, 1.0)
-# The same functions twice: from the table, with a closed form, and as a user would give them.
+# Each function twice: from the table, with a closed form, and as a user would define it.
 PAIRS = {
     "erf": theory.componentwise(jax.lax.erf, scale=0.7, parity="odd"),
     "relu": theory.componentwise(jax.nn.relu, kinks=[0.0], scale=1e9),
@@ -35,7 +35,7 @@ def moments(phi, lengths, separations):
         def three(m):
             return jnp.stack([m.covariance[0, 1], m.separation[0, 1], m.tangent[0, 1]])[:, 0, 0]
 
-        # Distances are measured by themselves; covariance and slope by their value at c = 1.
+        # Errors are relative: of distances to themselves, of the others to their value at c = 1.
         own = last.value
         size = jnp.stack([own.covariance[0, 0], own.separation[0, 1], own.tangent[0, 0]])[:, 0, 0]
         return three(own), three(last.error), size

@@ -82,7 +82,7 @@ def main(sizes=((16, 64), (32, 128)), timed=((256, 256),)):
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for width, depth in sizes:
         for name, *law in NETWORKS:
-            # Numbers of single precision, which both dtypes take as they are.
+            # Numbers that are exact in single precision, so both dtypes have the same factors.
             factors = layer_jacobians(width, depth, *law).astype(np.float32)
             exact = exact_logs(factors.astype(float))
             cells = []

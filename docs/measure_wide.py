@@ -1,4 +1,4 @@
-"""A million units that rotate, a thousand layers deep: what theory says of them, measured.
+"""Measure a U(1) network of a million units and a thousand layers, and compare with theory.
 
 python docs/measure_wide.py
 """
@@ -26,7 +26,7 @@ def measure(k, algebra, weight_variance, bias_variance, width, depth, count):
     layer = theory.layer(phi, weight_variance, bias_variance, components=k, algebra=algebra)
     found = theory.predict(layer)
     sectors = theory.sectors(layer, found.length)
-    # x, x rotated by an element of the symmetry, and an input of its own
+    # x, x rotated by an element of the symmetry, and an independent input
     generator = np.asarray(theory.phases.generators(layer))[0]
     rotation = jax.scipy.linalg.expm(ANGLE * jnp.asarray(generator))
     x, other = jax.random.normal(jax.random.key(1), (2, 1, 16, k))

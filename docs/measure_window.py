@@ -2,9 +2,9 @@
 
     python docs/measure_window.py [--depth 6000] [--seeds 4]
 
-One tangent is followed through networks of radial tanh units, what lies along the rotations A z
-of the state is taken out at every layer, and its mean log growth is the exponent of everything
-that no symmetry protects. The gain where it is zero is found by interpolation for every seed.
+One tangent is followed through networks of radial tanh units, and its components along the
+rotations A z of the state are removed at every layer. Its mean log growth is the largest exponent
+of unprotected directions. The gain where it is zero is interpolated for every seed.
 Writes docs/data/finite_width_window.json.
 """
 

@@ -89,6 +89,13 @@ def test_links_and_figures_exist(page):
             assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_fixed_points_are_escaped(page):
+    """MkDocs takes the text between two bare asterisks, as of q* and c*, as emphasis."""
+    prose = re.sub(r"`[^`\n]*`|^    .*$", "", BLOCK.sub("", page.read_text("utf-8")), flags=re.M)
+    assert not re.findall(r"\b[qc]\*(?!\*)", prose)
+
+
 COMMANDS = [
     (name(page), line)
     for page in PAGES

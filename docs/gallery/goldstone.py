@@ -1,4 +1,4 @@
-"""Goldstone modes: order parameter, multipliers by sector, and what depth does to a rotation.
+"""Goldstone modes: order parameter, multipliers by sector, and rotations through depth.
 
 python docs/gallery/goldstone.py
 """
@@ -66,7 +66,7 @@ def order_parameter(panel, width, replicas, depth):
 
 
 def multipliers(panel):
-    """By sector, for O(4) without bias."""
+    """Multipliers by sector, for O(4) without a bias."""
     w = np.linspace(0.5, 4.0, 80)
     build = lambda weight_variance: theory.layer(TANH, weight_variance, components=4)
     diagram = theory.sector_diagram(build, {"weight_variance": w})
@@ -82,7 +82,7 @@ def multipliers(panel):
 
 
 def through_depth(panels, width, replicas, depth):
-    """Size and angle of the cross-covariance of two inputs, U(1), with and without bias."""
+    """Magnitude and angle of the cross-covariance of two inputs, U(1), with and without a bias."""
     angle = 0.8
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     x = sigprop.networks.pair_inputs(0.9 * rotation, 16, key=jax.random.key(1))

@@ -18,7 +18,7 @@ BINS = 36
 
 
 def sampled(network, length, width, replicas):
-    """log s of all networks, each with an input of its own."""
+    """log s of all networks, each with its own input."""
     x = np.sqrt(length) * jax.random.normal(jax.random.key(0), (replicas, 1, width, 1))
     sample = sigprop.sample_jacobians(network, x, width=width, replicas=replicas)
     return np.asarray(sample.log_singular_values)

@@ -2,7 +2,7 @@
 
     sigprop probe docs/gallery/network.py:network --description law --dtype float64
 
-`eqx.nn.Linear` draws weights and biases uniformly from ±1/√N, so that σ_w² = 1/3 and
+`eqx.nn.Linear` draws weights and biases uniformly from ±1/√N, so σ_w² = 1/3 and
 σ_b² = 1/(3N): deep in the ordered phase.
 """
 

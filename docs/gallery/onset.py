@@ -68,7 +68,7 @@ def matrices(panel, k, widths, points, networks):
 
 
 def exponents(panel):
-    """Mean field: q* and m above the onset."""
+    """Mean-field theory: q* and m above the onset."""
     t = np.geomspace(1e-4, 1.0, 40)
     for k, colour in ((1, "#000000"), (2, "#0072B2"), (4, "#D55E00")):
         build = lambda weight_variance, k=k: theory.layer(TANH, weight_variance, components=k)

@@ -1,4 +1,4 @@
-"""What the symmetry protects: growth of differences, decay by a bias, edges of chaos, rounding.
+"""Protection by a symmetry: growth of differences, decay by a bias, edges of chaos, rounding.
 
 python docs/gallery/protection.py
 """
@@ -123,7 +123,7 @@ def edges(panel):
 
 
 def rounding(panel, width):
-    """The residual of J(Ax) = A f(x) against depth, plain and re-orthogonalised."""
+    """The residual of J(Ax) = A f(x) against depth, with and without a projection."""
     depths = (32, 64, 128, 256, 512)
     mixed = np.einsum(
         "g,gij->ij",
@@ -174,7 +174,7 @@ def main(
 
 
 def draw(output: str, width: int, replicas: int) -> None:
-    """All panels, and the file."""
+    """Draw all panels and write the file."""
     figure = Figure(figsize=(7.0, 5.2), layout="constrained")
     panels = figure.subplots(2, 2)
     growth(panels[0, 0], width, replicas // 4, 100)

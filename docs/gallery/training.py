@@ -85,7 +85,7 @@ def draw(panel, x, mean, error, style, **more):
 
 
 def ticks(panel, at):
-    """Marks of a logarithmic axis at these values alone."""
+    """Ticks of a logarithmic axis only at these values."""
     panel.set_xticks(at, [f"{value:g}" for value in at])
     panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
 
@@ -150,7 +150,7 @@ def at_all_rates(depth):
 
 def usable(networks, **where):
     """The rates around the best one at which the mean accuracy, interpolated, is above USABLE;
-    and whether the lowest and the highest of them are the ends of what was tried."""
+    and whether the lowest and the highest of them are the ends of the range tried."""
     rates, mean, _ = accuracies(select(networks, **where), "learning_rate")
     fine = np.linspace(np.log10(rates[0]), np.log10(rates[-1]), 4001)
     below = np.interp(fine, np.log10(rates), mean) <= USABLE
@@ -163,7 +163,7 @@ def usable(networks, **where):
 
 
 def depth_figure(path):
-    """Learning-rate curves at every depth, and how much of the rates is usable."""
+    """Learning-rate curves at every depth, and the range of usable rates."""
     found = {depth: at_all_rates(depth) for depth in DEPTHS}
     names = (*PANELS[0], *PANELS[2][2:])
     figure = Figure(figsize=(10.5, 5.0), layout="constrained")
@@ -189,7 +189,7 @@ def depth_figure(path):
         ends = np.array([usable(n, architecture=name) for n in own.values()])
         decades = np.nan_to_num(np.log10(ends[:, 1] / ends[:, 0]))
         width.plot([*own], decades, **how)
-        # Open where the range goes on beyond what was tried.
+        # Open where the range extends beyond the rates tried.
         least = ends[:, 2:].any(axis=1)
         width.plot(np.array([*own])[least], decades[least], **how | {"ls": "none", "mfc": "white"})
         chosen = [select(n, architecture=name) for n in own.values()]
@@ -207,7 +207,7 @@ def depth_figure(path):
 
 
 def fashion_figure(path):
-    """Figure 3 of Iqbal et al. 2026 and what it leaves out: the learning rate."""
+    """Figure 3 of Iqbal et al. 2026, and accuracy over the learning rate."""
     gains, rates = read("fashion_gains"), read("fashion_rates")
     names = [name for name in STYLE if select(gains, architecture=name)]
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")

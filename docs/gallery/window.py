@@ -1,4 +1,4 @@
-"""The window of gains in which only what a symmetry protects survives, from docs/data.
+"""The window of gains in which only protected directions survive, from docs/data.
 
 python docs/gallery/window.py
 """
@@ -26,7 +26,7 @@ def mean_error(values):
 
 
 def main(path="docs/figures/finite_width_window.png"):
-    """Exponents of what no symmetry protects, where they become positive, and the cascade."""
+    """Exponents of unprotected directions, where they become positive, and ranks of the state."""
     jax.config.update("jax_enable_x64", True)
     data = json.loads(DATA.read_text())
     figure = Figure(figsize=(7.0, 2.8), layout="constrained")
