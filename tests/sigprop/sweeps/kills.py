@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from sigprop.storage import read_dataset, write_dataset
+from sigprop.storage import read_dataset, write_dataset, writing
 from sigprop.sweeps import merge_sweeps, sweep_status
-from sigprop.sweeps._sweep_store import dataset_of, open_store, prepare, writing
+from sigprop.sweeps._sweep_store import dataset_of, open_store, prepare
 
 MOVES = ("os.rename", "shutil.rmtree")
 CHANGES = (*MOVES, "os.remove", "os.rmdir", "os.mkdir", "os.truncate")

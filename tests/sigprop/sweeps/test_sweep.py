@@ -27,6 +27,7 @@ import theory
 from sigprop import Sweep, run_sweep
 from sigprop.commands import _cli
 from sigprop.comparison import contributions
+from sigprop.storage import writing
 from sigprop.sweeps import _sweep_program, _sweep_store
 from sigprop.sweeps._environment import environment
 from sigprop.sweeps._sweep_summary import summarised, sweep_theory
@@ -443,7 +444,7 @@ class TestRun:
 class TestRefusals:
     def test_two_runs_at_a_time(self, whole):
         before = files(whole)
-        with _sweep_store.writing(whole):
+        with writing(whole):
             message = f"`path`: must not be written by two at a time; got process {os.getpid()} on"
             with pytest.raises(ValueError, match=message):
                 run_sweep(SMALL, whole)
