@@ -8,6 +8,7 @@ computed twice. In a Slurm array each task makes a store of its own, for `sigpro
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ import jax
 from jax.sharding import AxisType
 
 import sigprop
+from sigprop.commands._hosts import join_hosts
+from sigprop.commands._stop import stoppable
+from sigprop.commands._sweep_command import saying
 from theory.numerics import Progress
 
 STUDY = Path(__file__).parent / "studies" / "depth.toml"
@@ -56,7 +60,7 @@ def main(argv: list[str] | None = None) -> sigprop.sweeps.SweepRun:
     jax.config.update("jax_enable_x64", True)  # theory and addresses as on the command line
     jax.config.update("jax_default_matmul_precision", "highest")
     if options.distributed or options.coordinator:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+        join_hosts(options.coordinator, options.processes, options.process)
 
     number, parts = part_of(options.parts)
     output = options.output or Path("runs") / f"{options.sweep.stem}.zarr"
@@ -66,13 +70,14 @@ def main(argv: list[str] | None = None) -> sigprop.sweeps.SweepRun:
     mesh = jax.make_mesh(
         (len(devices),), ("devices",), devices=devices, axis_types=(AxisType.Auto,)
     )
-    run = sigprop.run_sweep(
-        sigprop.read_sweep_file(options.sweep),
-        output,
-        mesh=mesh,
-        shard=(number, parts),
-        progress=Lines(),
-    )
+    with saying(output):
+        run = sigprop.run_sweep(
+            sigprop.read_sweep_file(options.sweep),
+            output,
+            mesh=mesh,
+            shard=(number, parts),
+            progress=Lines(),
+        )
     print(f"process {jax.process_index()}: {run}")
     return run
 
@@ -92,6 +97,7 @@ class Lines:
 
 if __name__ == "__main__":
     try:
-        main()
+        with stoppable("scan_depth", shlex.join(["python", *sys.argv])):
+            main()
     except ValueError as error:
         sys.exit(f"scan_depth: {error}")

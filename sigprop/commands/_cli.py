@@ -5,6 +5,7 @@ error messages need not wait for JAX.
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from sigprop.commands._network import Network, Rotating, Structure
 from sigprop.commands._output import BadInput
 from sigprop.commands._plan_cli import plan
+from sigprop.commands._stop import stoppable
 from sigprop.commands._sweep_cli import sweep
 from sigprop.commands._whole_numbers import exactly
 
@@ -36,6 +38,7 @@ app = App(
     help_epilogue=_EPILOGUE,
     help_format="markdown",
     default_parameter=Parameter(converter=exactly),
+    suppress_keyboard_interrupt=False,  # see `stoppable`
 )
 app.command(plan)
 app.command(sweep)
@@ -435,9 +438,15 @@ def continuity(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    The code is 0, 1 (disagreement), 2 (bad input) or 3 (no verdict).
+    The code is 0, 1 (disagreement), 2 (bad input) or 3 (no verdict). SIGINT and SIGTERM exit with
+    130 and 143.
     """
     tokens = sys.argv[1:] if argv is None else list(argv)
+    with stoppable("sigprop", shlex.join(["sigprop", *tokens])):
+        return _run(tokens)
+
+
+def _run(tokens: list[str]) -> int:
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except MissingArgumentError as error:

@@ -1,12 +1,15 @@
 """The commands `sweep run`, `status`, `merge` and `show`."""
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sigprop.commands import _output as out
+from sigprop.commands._hosts import join_hosts
 from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
+from sigprop.commands._stop import keeping
 
 _EVERY = 30.0
 """Seconds between two lines of progress if there is no terminal."""
@@ -22,16 +25,11 @@ def run(
 ) -> int:
     """Compute the missing part of the sweep in a TOML file."""
     set_up()
-    import jax
-
     import sigprop
 
     if distributed:
         with checked():
-            try:
-                jax.distributed.initialize()
-            except RuntimeError as error:
-                raise BadInput(f"--distributed: must find its hosts; got {error}") from error
+            join_hosts()
     try:
         sweep = sigprop.read_sweep_file(path)
     except ValueError as error:
@@ -41,7 +39,7 @@ def run(
     store = Path("runs") / f"{path.stem}.zarr" if output is None else output
     if parts > 1:
         store = store.with_name(f"{store.name.removesuffix('.zarr')}.{number}-of-{parts}.zarr")
-    with checked(path="output"), out.progress_bars(json) as progress:
+    with checked(path="output"), saying(store), out.progress_bars(json) as progress:
         done = sigprop.run_sweep(
             sweep, store, mesh=mesh_of(devices), shard=(number, parts), progress=progress
         )
@@ -51,6 +49,17 @@ def run(
     else:
         out.show(summary_line(done), f"written to {store}")
     return 0
+
+
+def saying(store: Path) -> AbstractContextManager[None]:
+    """Say how many networks are in a store, if a signal ends the work inside."""
+    from sigprop.sweeps import sweep_status
+
+    def said() -> str:
+        found = sweep_status(store)
+        return f"{found.done} of {found.networks} networks are in {store}"
+
+    return keeping(said)
 
 
 def summary_line(done: Any) -> str:

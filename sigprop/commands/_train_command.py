@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from sigprop.commands import _output as out
 from sigprop.commands._jax import set_up
 from sigprop.commands._output import BadInput, checked
+from sigprop.commands._stop import keeping
 from sigprop.experiments import REASONS, Study, read_study, study_dataset, train
 from sigprop.figures import styled, write_caption
 from sigprop.storage import provenance, write_dataset
@@ -41,7 +42,11 @@ def train_study(
         if only_show:
             found = study_dataset(study, folder)
         else:
-            with out.progress_bars(json) as progress, _named(path, instead):
+            with (
+                keeping(lambda: _kept(study, folder)),
+                out.progress_bars(json) as progress,
+                _named(path, instead),
+            ):
                 found = train(study, folder, progress=progress)
         store = folder / "study.zarr"
         write_dataset(found, store, provenance=provenance(study=study))
@@ -54,6 +59,13 @@ def train_study(
     else:
         out.show(_table(rows), *failures(study, found), f"written to {folder}")
     return 0
+
+
+def _kept(study: Study, folder: Path) -> str:
+    """How far training has come, for a run that is ended."""
+    members = study.members
+    there = sum((folder / "networks" / f"{member.key}.zarr").exists() for member in members)
+    return f"{there} of {len(members)} networks are in {folder}, with checkpoints of others"
 
 
 @contextmanager

@@ -24,30 +24,31 @@ def read_checkpoint(path: Path) -> Any:
         return reader.restore(path.resolve())
 
 
-def seal(folder: Path) -> None:
-    """Say that a checkpoint is complete, with a hash of its files."""
-    (folder / _SEAL).write_text(_hash_of(folder))
+def seal(folder: Path, environment: str) -> None:
+    """Say that a checkpoint is complete, with a hash of its files and of what made them."""
+    (folder / _SEAL).write_text(_hash_of(folder, environment))
 
 
-def forget_damaged(folder: Path) -> None:
-    """Delete the checkpoints whose bytes are not those that were written.
+def forget_damaged(folder: Path, environment: str) -> None:
+    """Delete the checkpoints that do not have the bytes and the environment of their seal.
 
     A checkpoint is a short cut: without it training goes on from an earlier one, or begins again,
     and ends with the same numbers.
     """
     for step in folder.glob("*") if folder.is_dir() else ():
         try:
-            good = (step / _SEAL).read_text() == _hash_of(step)
+            good = (step / _SEAL).read_text() == _hash_of(step, environment)
         except (OSError, UnicodeDecodeError):  # no seal: killed while it was written, or damaged
             good = False
         if not good:
-            message = f"the checkpoint {step} is not complete; going on without it"
+            what = "is incomplete, or of another environment; going on without it"
+            message = f"the checkpoint {step} {what}"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             shutil.rmtree(step) if step.is_dir() else step.unlink()
 
 
-def _hash_of(folder: Path) -> str:
-    found = hashlib.blake2b(digest_size=16)
+def _hash_of(folder: Path, environment: str) -> str:
+    found = hashlib.blake2b(environment.encode(), digest_size=16)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / _SEAL:
             name = path.relative_to(folder).as_posix()

@@ -1,6 +1,9 @@
 """Stored results of trained networks and of a study."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -32,9 +35,29 @@ def member_store(folder: Path, member: Member) -> Path:
     return folder / "networks" / f"{member.key}.zarr"
 
 
-def is_ready(folder: Path, member: Member) -> bool:
-    """Whether the results of a network are there, and as they were written."""
-    return _read_member(folder, member) is not None
+def finished(study: Study, folder: Path, environment: Mapping[str, Any]) -> set[str]:
+    """The keys of the networks whose results are there, and as they were written.
+
+    Raises
+    ------
+    ValueError
+        If one of them has another environment.
+    """
+    keys = set()
+    for member in study.members:
+        found = _read_member(folder, member)
+        if found is None:
+            continue
+        before = json.loads(found.attrs.get("environment", "{}"))
+        for name, value in environment.items():
+            if before.get(name) != value:
+                then = before.get(name, "that nobody recorded")
+                must = "must be free or contain networks of the same versions, device and data"
+                raise ValueError(
+                    f"`folder`: {must}; got some of {name} {then} (now {value}), {folder}"
+                )
+        keys.add(member.key)
+    return keys
 
 
 def _read_member(folder: Path, member: Member) -> xr.Dataset | None:

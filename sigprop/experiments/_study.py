@@ -302,7 +302,8 @@ class Member:
         The network enters as the dictionary of its description, however it was specified, in the
         single precision of training, and with the contents of files instead of their names. Fields
         of the study with default values are left out, so that a new field renames nothing; so are
-        its axes, the name of the architecture, and the location of a data folder.
+        its axes, the name of the architecture, and the location of a data folder. The content of
+        the data, the versions and the device are kept beside the result, and `train` compares them.
         """
         study, own = _chosen(self.study), self.architecture
         for name in ("architectures", "gains", "learning_rates", "seeds", "features"):

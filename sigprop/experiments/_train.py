@@ -1,11 +1,15 @@
 """Training many classifiers at once, in pieces that stop and resume."""
 
 import functools
+import hashlib
+import json
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,18 +26,19 @@ from sigprop.experiments._blocks import BlockClassifier
 from sigprop.experiments._checkpoint import forget_damaged, seal
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
 from sigprop.experiments._data import Labelled, copy_task, load_images, permuted, python_sources
+from sigprop.experiments._environment import environment
 from sigprop.experiments._measures import MEASURES, Measured
 from sigprop.experiments._recurrent import SequenceClassifier
 from sigprop.experiments._results import (
     Record,
-    is_ready,
+    finished,
     member_dataset,
     member_store,
     study_dataset,
 )
 from sigprop.experiments._study import Architecture, Member, Study
 from sigprop.experiments._transformer import Transformer
-from sigprop.storage import provenance, write_dataset
+from sigprop.storage import provenance, tidy, write_dataset, writing
 from theory.numerics import Report, counter
 
 
@@ -280,7 +285,8 @@ def train(
         What to train.
     folder
         Contains one Zarr store for every finished network, and checkpoints of the others. A run
-        that is stopped in any way resumes from there and ends with the same bits.
+        that is stopped in any way resumes from there and ends with the same bits. One process at a
+        time trains in it.
     members_at_once
         Networks in one compiled program: by default 1 on a CPU, where two programs run at once,
         and 64 elsewhere. It can change the last bits on an accelerator.
@@ -298,8 +304,9 @@ def train(
     Raises
     ------
     ValueError
-        If data are missing, a measure is unknown or does not apply, or the folder cannot be
-        written.
+        If data are missing, or a measure is unknown or does not apply; if the folder cannot be
+        written, another process trains in it, or it has networks of this study that were trained
+        with other versions, on another device or on other data.
     """
     _check_measures(study)
     folder = Path(folder).resolve()
@@ -320,18 +327,35 @@ def train(
         done += steps
         count(done)
 
+    here = environment(data, 1 if on_cpu else size)
+    stopped = threading.Event()
+
     def run(chunk: list[Member]) -> None:
-        if all(is_ready(folder, member) for member in chunk):
+        job = _Job(folder, chunk, size, on_cpu, json.dumps(here, sort_keys=True))
+        if all(member.key in ready for member in chunk):
             note(len(chunk) * stops[-1])
         else:
-            _train_chunk(folder, chunk, data, stops, size, on_cpu, checkpoint_seconds, note)
+            with jax.default_matmul_precision(study.precision):
+                if not job.train(data, stops, checkpoint_seconds, note, stopped):
+                    return
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
 
-    try:
-        (folder / "networks").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"`folder`: must be writable; got {error.strerror}, {folder}") from error
-    with ThreadPoolExecutor(2 if on_cpu else 1) as pool:
-        list(pool.map(run, chunks))
+    with writing(folder / "networks", "folder"):
+        try:
+            (folder / "networks").mkdir(exist_ok=True)
+            tidy(folder / "networks")
+            ready = finished(study, folder, here)
+            with ThreadPoolExecutor(2 if on_cpu else 1) as pool:
+                try:
+                    list(pool.map(run, chunks))
+                except BaseException:
+                    stopped.set()
+                    raise
+            with suppress(OSError):  # those of another study may be there
+                (folder / "checkpoints").rmdir()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"`folder`: must be writable; got {reason}, {folder}") from error
     return study_dataset(study, folder)
 
 
@@ -359,75 +383,111 @@ def _check_measures(study: Study) -> None:
                 )
 
 
-def _train_chunk(
-    folder: Path,
-    chunk: list[Member],
-    data: Labelled,
-    stops: list[int],
-    size: int,
-    on_cpu: bool,
-    checkpoint_seconds: float,
-    note: Callable[[int], None],
-) -> None:
-    """Train some networks of one architecture, starting from their last checkpoint."""
-    study, architecture = chunk[0].study, chunk[0].architecture
-    padded = chunk + [chunk[-1]] * (size - len(chunk))
-    each = one_by_one if on_cpu else side_by_side
-    gains = jnp.array([m.gain for m in padded], jnp.float32)
-    rates = jnp.array([m.learning_rate for m in padded], jnp.float32)
-    seeds = jnp.array([m.seed for m in padded], jnp.int32)
-    classifier = model_of(study, architecture, data)
-    per_epoch = steps_per_epoch(study, data)
-    epochs = list(range(per_epoch, stops[-1] + 1, per_epoch))
-    whole = "-".join((chunk[0].key, chunk[-1].key))
-    checkpoints = folder / "checkpoints" / whole
-    states = _start(classifier, study, gains, seeds, each)
-    look = lambda states: _measure(classifier, study, data, states, gains, seeds, each)
-    blank = jax.eval_shape(look, states)
-    records = jax.tree.map(lambda leaf: np.full((len(stops), *leaf.shape), -1, leaf.dtype), blank)
-    at, saved = 0, time.monotonic()
-    forget_damaged(checkpoints)
-    how = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(checkpoints, options=how) as manager:
-        latest = manager.latest_step()
-        if latest is not None:
-            full, empty = _full_and_empty((states, records))
-            found = manager.restore(latest, args=ocp.args.StandardRestore(full))
-            states, records = _joined((states, records), found, empty)
-            at = latest
-            note(len(chunk) * at)
-        for stop in sorted({*stops, *epochs}):
-            if stop < at or (stop == at and latest is not None):
-                continue
-            if stop > at:
-                states = _advance(
-                    classifier, study, data, states, rates, seeds, jnp.int32(stop), each
-                )
-                jax.block_until_ready(states)
-                note(len(chunk) * (stop - at))
-                at = stop
-            if stop in stops:
-                found = look(states)
-                place = stops.index(stop)
-                records = jax.tree.map(
-                    lambda all_, one, p=place: _placed(all_, np.asarray(one), p), records, found
-                )
-            if stop in epochs and time.monotonic() - saved >= checkpoint_seconds:
+_PIECE_SECONDS = 1.0
+"""How long a program may run until it is asked again whether to go on."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Some networks of one architecture, which are trained by one program."""
+
+    folder: Path
+    chunk: list[Member]
+    size: int
+    on_cpu: bool
+    environment: str
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints of exactly these networks."""
+        keys = [member.key for member in self.chunk]
+        whole = hashlib.sha256(f"{keys} {self.size}".encode()).hexdigest()[:16]
+        return self.folder / "checkpoints" / whole
+
+    def train(
+        self,
+        data: Labelled,
+        stops: list[int],
+        checkpoint_seconds: float,
+        note: Callable[[int], None],
+        stopped: threading.Event,
+    ) -> bool:
+        """Train from the last checkpoint to the end, unless stopped; return whether it is reached.
+
+        If stopped, a checkpoint is written within a second or a step.
+        """
+        chunk, study = self.chunk, self.chunk[0].study
+        padded = chunk + [chunk[-1]] * (self.size - len(chunk))
+        each = one_by_one if self.on_cpu else side_by_side
+        gains = jnp.array([m.gain for m in padded], jnp.float32)
+        rates = jnp.array([m.learning_rate for m in padded], jnp.float32)
+        seeds = jnp.array([m.seed for m in padded], jnp.int32)
+        classifier = model_of(study, chunk[0].architecture, data)
+        per_epoch = steps_per_epoch(study, data)
+        epochs = list(range(per_epoch, stops[-1] + 1, per_epoch))
+        states = _start(classifier, study, gains, seeds, each)
+        look = lambda states: _measure(classifier, study, data, states, gains, seeds, each)
+        blank = jax.eval_shape(look, states)
+        records = jax.tree.map(
+            lambda leaf: np.full((len(stops), *leaf.shape), -1, leaf.dtype), blank
+        )
+        at, steps, saved, last = 0, 1, time.monotonic(), 0
+        forget_damaged(self.checkpoints, self.environment)
+        how = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=True, enable_async_checkpointing=False
+        )
+        with ocp.CheckpointManager(self.checkpoints, options=how) as manager:
+
+            def save() -> None:
                 full, _ = _full_and_empty((states, records))
                 with _SAVING:
-                    manager.save(stop, args=ocp.args.StandardSave(full))
-                seal(checkpoints / str(stop))
-                saved = time.monotonic()
-    count = parameter_count(jax.tree.map(lambda leaf: leaf[0], states.parameters))
-    for index, member in enumerate(chunk):
-        own = jax.tree.map(lambda leaf, i=index: leaf[:, i], records)
-        dataset = member_dataset(own, count)
-        write_dataset(
-            dataset,
-            member_store(folder, member),
-            provenance=provenance(seed=member.seed, member=member),
-        )
-    shutil.rmtree(checkpoints, ignore_errors=True)
+                    manager.save(at, args=ocp.args.StandardSave(full))
+                seal(self.checkpoints / str(at), self.environment)
+
+            latest = manager.latest_step()
+            if latest is not None:
+                full, empty = _full_and_empty((states, records))
+                found = manager.restore(latest, args=ocp.args.StandardRestore(full))
+                states, records = _joined((states, records), found, empty)
+                at = last = latest
+                note(len(chunk) * at)
+            for stop in sorted({*stops, *epochs}):
+                if stop < at or (stop == at and latest is not None):
+                    continue
+                while at < stop and not stopped.is_set():
+                    begun, until = time.monotonic(), min(stop, at + steps)
+                    states = _advance(
+                        classifier, study, data, states, rates, seeds, jnp.int32(until), each
+                    )
+                    jax.block_until_ready(states)
+                    note(len(chunk) * (until - at))
+                    took = (time.monotonic() - begun) / (until - at)
+                    at, steps = until, max(1, int(_PIECE_SECONDS / took))
+                if at == stop and stop in stops:
+                    found = look(states)
+                    place = stops.index(stop)
+                    records = jax.tree.map(
+                        lambda all_, one, p=place: _placed(all_, np.asarray(one), p), records, found
+                    )
+                if stopped.is_set():
+                    break
+                if stop in epochs and time.monotonic() - saved >= checkpoint_seconds:
+                    save()
+                    saved, last = time.monotonic(), at
+            if at < stops[-1]:
+                if at > last:
+                    save()
+                return False
+        count = parameter_count(jax.tree.map(lambda leaf: leaf[0], states.parameters))
+        for index, member in enumerate(chunk):
+            own = jax.tree.map(lambda leaf, i=index: leaf[:, i], records)
+            origin = provenance(seed=member.seed, member=member)
+            write_dataset(
+                member_dataset(own, count),
+                member_store(self.folder, member),
+                provenance={**origin, "environment": self.environment},
+            )
+        return True
 
 
 def _full_and_empty(tree: Any) -> tuple[list[Any], list[Any]]:

@@ -1,5 +1,6 @@
 from ._configuration import Count, build, check_fields
 from ._descriptions import network_text, portable
+from ._lock import writing
 from ._places import (
     is_empty_folder,
     move_into_place,
@@ -8,6 +9,7 @@ from ._places import (
     place_of,
     recover,
     source_of,
+    tidy,
 )
 from ._store import provenance, read_dataset, write_dataset
 
@@ -26,5 +28,7 @@ __all__ = [
     "read_dataset",
     "recover",
     "source_of",
+    "tidy",
     "write_dataset",
+    "writing",
 ]

@@ -63,6 +63,14 @@ def partials(path: Path) -> Iterator[Path]:
     return path.parent.glob(f".{glob.escape(path.name)}.*.partial")
 
 
+def tidy(folder: Path) -> None:
+    """End what killed writers of the stores in a folder have begun; for the only writer of all."""
+    for former in folder.glob(".*.former"):
+        recover(former.with_name(former.name[1 : -len(".former")]))
+    for left in folder.glob(".*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 

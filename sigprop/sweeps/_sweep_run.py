@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from sigprop.networks import memory_limit
-from sigprop.storage import is_empty_folder, place_of
+from sigprop.storage import is_empty_folder, place_of, writing
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_files import union
 from sigprop.sweeps._sweep_program import Engine, structures
@@ -29,7 +29,6 @@ from sigprop.sweeps._sweep_store import (
     nested,
     open_store,
     prepare,
-    writing,
 )
 from theory.numerics import Report, check_kind, cores, counter
 

@@ -7,14 +7,10 @@ of their numbers. Files are replaced as a whole, and a cell counts only if its h
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,9 +23,7 @@ from sigprop.storage import (
     is_empty_folder,
     move_into_place,
     partial_name,
-    partials,
     provenance,
-    recover,
 )
 from sigprop.sweeps._environment import environment
 from sigprop.sweeps._own_observables import Absent
@@ -255,63 +249,6 @@ def open_store(path: Path, *, write: bool = True) -> SweepStore:
     """
     with reading(path, write=write) as (group, attributes):
         return SweepStore(path, group, from_fields(json.loads(attributes["sweep"])), attributes)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Lock a store for writing; the system releases the lock if the process dies.
-
-    Raises
-    ------
-    ValueError
-        If another process has the lock, with its number and host; or if nothing can be written.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    handle = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(lock)
-        if handle is not None:
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            recover(path)
-            for left in partials(path):
-                shutil.rmtree(left, ignore_errors=True)
-        if path.is_dir() and not os.access(path, os.W_OK):
-            raise PermissionError(13, os.strerror(13))
-    except OSError as error:
-        if handle is not None:
-            _unlock(lock, handle)
-        reason = error.strerror or error
-        raise ValueError(f"`path`: must be writable; got {reason} for {path}") from error
-    if handle is None:
-        with open(lock, encoding="utf-8") as held:
-            who = held.read().strip() or "another process"
-        raise ValueError(f"`path`: must not be written by two at a time; got {who} at {path}")
-    try:
-        yield
-    finally:
-        _unlock(lock, handle)
-
-
-def _unlock(lock: Path, handle: int) -> None:
-    lock.unlink(missing_ok=True)
-    os.close(handle)
-
-
-def _locked(lock: Path) -> int | None:
-    """An open file that is locked; None if another process has the lock."""
-    while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder deletes the file, so the locked file must still be the one at the path.
-            if lock.exists() and os.stat(lock).st_ino == os.fstat(handle).st_ino:
-                return handle
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        os.close(handle)
 
 
 def clean(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Networks with weights that are kept, and their training."""
 
 import dataclasses
+import os
 import re
 import shutil
 import signal
@@ -37,9 +38,12 @@ from sigprop.experiments import (
     to_nnx,
     train,
 )
+from sigprop.experiments._environment import environment
 from sigprop.experiments._map_exponents import map_exponents
 from sigprop.experiments._measures import class_similarity
-from sigprop.experiments._train import advance, model_of, start
+from sigprop.experiments._results import finished
+from sigprop.experiments._train import _Job, advance, model_of, start
+from sigprop.storage import writing
 
 KEY = jax.random.key(3)
 TANH = theory.activation("tanh")
@@ -310,6 +314,39 @@ class TestTraining:
         )
         assert seen[-1] == (6 * 24, 6 * 24)
 
+    def test_other_data_or_versions_are_refused(self, trained, tmp_path):
+        """A folder of data may have the same name and other images."""
+        folder, _ = trained
+        images = load_images("digits", 512)
+        here = environment(images, 1)
+        assert len(finished(STUDY, folder, here)) == 8
+        labels = images.train_labels.at[0].add(1)
+        others = (environment(images._replace(train_labels=labels), 1), {**here, "optax": "0"})
+        for other, name in zip(others, ("data", "optax"), strict=True):
+            message = f"`folder`: must be free or contain .*; got some of {name} {here[name]} "
+            with pytest.raises(ValueError, match=message):
+                finished(STUDY, folder, other)
+        before = shutil.copytree(folder, tmp_path / "before")
+        store = before / "networks" / f"{STUDY.members[0].key}.zarr"
+        found = sigprop.read_dataset(store)
+        del found.attrs["environment"]
+        sigprop.write_dataset(found, store, provenance={})
+        with pytest.raises(ValueError, match="got some of sigprop that nobody recorded"):
+            finished(STUDY, before, here)
+        assert bool((study_dataset(STUDY, before)["ready"] == 1).all())
+
+    def test_two_do_not_train_in_one_folder(self, trained):
+        folder, _ = trained
+        with writing(folder / "networks"):
+            message = f"`folder`: must not be written by two at a time; got process {os.getpid()} "
+            with pytest.raises(ValueError, match=message):
+                train(STUDY, folder)
+
+    def test_checkpoints_are_of_exactly_these_networks(self):
+        one, two, three = STUDY.members[:3]
+        jobs = [_Job(Path(), chunk, 3, False, "") for chunk in ([one, two, three], [one, three])]
+        assert jobs[0].checkpoints != jobs[1].checkpoints
+
     def test_a_network_that_fails_leaves_the_others(self, tmp_path):
         study = dataclasses.replace(
             STUDY,
@@ -403,7 +440,7 @@ def test_damaged_checkpoints_are_left_out(tmp_path):
         shutil.copytree(tmp_path / "cut", folder)
         damage(folder / "checkpoints" / largest)
         (folder / "checkpoints" / place.name / "999").mkdir()
-        with pytest.warns(RuntimeWarning, match="is not complete; going on without it"):
+        with pytest.warns(RuntimeWarning, match="incomplete, or of another environment"):
             found = run(folder)
         xr.testing.assert_identical(found.drop_attrs(), whole.drop_attrs())
         shutil.rmtree(folder)

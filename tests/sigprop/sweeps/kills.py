@@ -1,25 +1,30 @@
-"""Kills a writer of a store before every change of a file, and writes again: run with the folder
-of a finished store, what to do, and the step from one kill to the next; with a step of 0 it kills
-only before a whole store is moved or removed. Prints how often it killed.
+"""Kills a writer of a store before every change of a file, and writes again.
 
-The process forks for each attempt, before JAX has a device: what it imports is imported once."""
+Run with the folder of a finished store, what to do, and the step from one kill to the next; with a
+step of 0 it kills only before a whole store is moved or removed. Prints how often it killed.
+
+The process forks for each attempt, before JAX has a device: what it imports is imported once.
+Numbers of networks come from stand-ins for the compiled programs; files are written as always."""
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import signal
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import xarray as xr
 
-from sigprop.storage import read_dataset, write_dataset
-from sigprop.sweeps import merge_sweeps, sweep_status
-from sigprop.sweeps._sweep_store import dataset_of, open_store, prepare, writing
+from sigprop.storage import read_dataset, write_dataset, writing
+from sigprop.sweeps import _sweep_run, merge_sweeps, run_sweep, sweep_status
+from sigprop.sweeps._sweep_store import dataset_of, open_store, prepare
 
 MOVES = ("os.rename", "shutil.rmtree")
 CHANGES = (*MOVES, "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
@@ -122,6 +127,145 @@ class Replace:
         return read_dataset(self.path)["a"].values.tolist() == [3.0, 4.0]
 
 
+def content(path):
+    """The bytes of every file of a store or a folder of them, without dates and their hashes."""
+    found = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        text = file.read_bytes()
+        if file.name == "zarr.json":
+            whole = json.loads(text)
+            for name in ("date", "sigprop_checksums"):
+                whole.get("attributes", {}).pop(name, None)
+            text = json.dumps(whole)
+        found[file.relative_to(path).as_posix()] = text
+    return found
+
+
+class Machine:
+    """In the place of the compiled programs of a sweep: numbers of a point and a replica."""
+
+    def __init__(self, sweep, *_):
+        self.sweep, self.chunks_per_task = sweep, 1
+        self.engine = SimpleNamespace(
+            structure=np.zeros(sweep.points, int), run=self.run, compute_seconds=0.0
+        )
+
+    def compile(self, points):
+        return 1, 0
+
+    def run(self, points, replicas):
+        found = {}
+        for stored in self.sweep.stored:
+            shape = (len(self.sweep.kept_layers), self.sweep.cells(stored))
+            values = (points + replicas / 64)[:, None, None] + np.arange(shape[0])[:, None]
+            found[stored.name] = np.broadcast_to(values, (len(points), *shape))
+        return found
+
+
+class Run:
+    """A sweep from its beginning."""
+
+    def __init__(self, source, folder):
+        self.path, self.undisturbed = folder / "sweep.zarr", folder.parent / "undisturbed.zarr"
+        self.sweep = open_store(source, write=False).sweep
+        _sweep_run._Machine = Machine
+        assert in_child(partial(run_sweep, self.sweep, self.undisturbed, chunk=4)) == 0
+
+    def before(self):
+        pass
+
+    def act(self):
+        self.run = run_sweep(self.sweep, self.path, chunk=4)
+
+    def there(self):
+        self.done = sweep_status(self.path).done if self.path.exists() else 0
+        return True
+
+    def right(self):
+        return self.run.reused == self.done and content(self.path) == content(self.undisturbed)
+
+
+class Training:
+    """A study of two networks; with checkpoints if `seconds` is 0."""
+
+    seconds = float("inf")
+
+    def __init__(self, source, folder):
+        from sigprop.experiments import Labelled, _train
+
+        self.path, self.undisturbed = folder / "study", folder.parent / f"whole of {folder.name}"
+        images = np.zeros((4, 1), np.float32)
+        labels = np.zeros(4, np.int32)
+        data = Labelled(images, labels, images, labels, 10, 1)
+        _train.load_data = lambda study: data
+        _train.model_of = lambda *_: None
+        _train._start, _train._advance, _train._measure = self.start, self.advance, self.measure
+        _train.ThreadPoolExecutor = lambda _: ThreadPoolExecutor(1)  # the same order of changes
+        assert in_child(partial(self.train, self.undisturbed)) == 0
+
+    def start(self, classifier, study, gains, seeds, each):
+        from sigprop.experiments._train import Progressing
+
+        zero = seeds * 0
+        parameters = {"w": seeds[:, None] * np.ones((1, 3), np.float32)}
+        return Progressing(parameters, dict(parameters), zero, zero, zero + np.float32(0.5))
+
+    def advance(self, classifier, study, data, states, rates, seeds, stop, each):
+        moved = {"w": states.parameters["w"] + (stop - states.step)}
+        return dataclasses.replace(states, parameters=moved, step=states.step * 0 + stop)
+
+    def measure(self, classifier, study, data, states, gains, seeds, each):
+        from sigprop.experiments._results import Record
+
+        loss = states.parameters["w"].sum(axis=1)
+        return Record(states.step, states.failed, states.loss, loss, loss, loss, {})
+
+    def train(self, path):
+        from sigprop.experiments import Architecture, Study, train
+
+        study = Study(
+            (Architecture("tanh", activation="tanh"),),
+            learning_rates=(1e-3,),
+            seeds=(0, 1),
+            epochs=2,
+            batch=2,
+            records=2,
+            measures=(),
+        )
+        train(study, path, checkpoint_seconds=self.seconds)
+
+    def before(self):
+        pass
+
+    def act(self):
+        self.train(self.path)
+
+    def ready(self):
+        return [p for p in self.path.glob("networks/*.zarr") if any(p.iterdir())]
+
+    def there(self):
+        for path in self.ready():
+            read_dataset(path)
+        return True
+
+    def right(self):
+        return content(self.path) == content(self.undisturbed)
+
+
+class Checkpoints(Training):
+    seconds = 0.0
+
+
+CASES = {
+    "grow": Grow,
+    "merge": Merge,
+    "replace": Replace,
+    "run": Run,
+    "study": Training,
+    "checkpoint": Checkpoints,
+}
+
+
 def attempt(case, number, folder, inside):
     kill_before(number, folder, inside)
     case.act()
@@ -137,7 +281,7 @@ def check(case, number, folder):
 
 def main(source, kind, step):
     folder = source.parent / f"kills of {kind}"
-    case = {"grow": Grow, "merge": Merge, "replace": Replace}[kind](source, folder)
+    case = CASES[kind](source, folder)
     kills, number, status = 0, 1, -signal.SIGKILL
     while status:
         folder.mkdir()
@@ -151,4 +295,4 @@ def main(source, kind, step):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]).resolve(), sys.argv[2], int(sys.argv[3]))

@@ -45,7 +45,22 @@ def test_a_kill_between_two_stores_loses_nothing(source, kind, fewest):
     assert kills(source, kind, 0) >= fewest
 
 
+@pytest.mark.parametrize("kind", ["run", "checkpoint"])
+def test_a_kill_before_some_changes_loses_nothing(source, kind):
+    assert kills(source, kind, 150) >= 2
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, fewest", [("grow", 500), ("merge", 200), ("replace", 20)])
+@pytest.mark.parametrize(
+    "kind, fewest",
+    [
+        ("grow", 500),
+        ("merge", 200),
+        ("replace", 20),
+        ("run", 200),
+        ("study", 150),
+        ("checkpoint", 200),
+    ],
+)
 def test_a_kill_before_any_change_loses_nothing(source, kind, fewest):
     assert kills(source, kind, 1) >= fewest

@@ -27,6 +27,7 @@ import theory
 from sigprop import Sweep, run_sweep
 from sigprop.commands import _cli
 from sigprop.comparison import contributions
+from sigprop.storage import writing
 from sigprop.sweeps import _sweep_program, _sweep_store
 from sigprop.sweeps._environment import environment
 from sigprop.sweeps._sweep_summary import summarised, sweep_theory
@@ -443,7 +444,7 @@ class TestRun:
 class TestRefusals:
     def test_two_runs_at_a_time(self, whole):
         before = files(whole)
-        with _sweep_store.writing(whole):
+        with writing(whole):
             message = f"`path`: must not be written by two at a time; got process {os.getpid()} on"
             with pytest.raises(ValueError, match=message):
                 run_sweep(SMALL, whole)
@@ -689,6 +690,26 @@ for shape in ((2,), (4,), (2, 4)):
 """
 
 
+def hosts(sweep, path, count, devices):
+    """Processes that work on one sweep, each with simulated devices."""
+    file = write_toml(sweep, path.with_name("sweep.toml"))
+    line = [*SCRIPT, file, "--output", path, "--coordinator", f"127.0.0.1:{free_port()}"]
+    return [
+        subprocess.Popen(
+            [*map(str, line), "--processes", str(count), "--process", str(i)],
+            env=environment_of(devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+# Several seconds of work, so that hosts can be ended on their way.
+MUCH = dataclasses.replace(SMALL, weight_variance="1:3:32", width=64, depth=20, replicas=64)
+
+
 class TestManyDevices:
     @pytest.mark.slow
     def test_devices_change_no_bit(self, whole, tmp_path):
@@ -699,21 +720,21 @@ class TestManyDevices:
         for count in (2, 4, 8):
             assert numbers(tmp_path / f"{count}.zarr") == numbers(whole)
 
-    @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-    def test_hosts_change_no_bit(self, whole, path, count):
-        """Processes that find each other over loopback, with two devices each."""
-        file = write_toml(SMALL, path.with_name("sweep.toml"))
-        line = [*SCRIPT, file, "--output", path, "--coordinator", f"127.0.0.1:{free_port()}"]
-        processes = [
-            subprocess.Popen(
-                [*map(str, line), "--processes", str(count), "--process", str(i)],
-                env=environment_of(2),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for i in range(count)
-        ]
+    @pytest.mark.parametrize(
+        "count, devices",
+        [
+            (2, 2),
+            *(
+                pytest.param(count, devices, marks=pytest.mark.slow)
+                for count in (1, 2, 4)
+                for devices in (1, 2, 4, 8)
+                if (count, devices) != (2, 2)
+            ),
+        ],
+    )
+    def test_hosts_change_no_bit(self, whole, path, count, devices):
+        """Processes that find each other over loopback, with several devices each."""
+        processes = hosts(SMALL, path, count, devices)
         said = [p.communicate(timeout=300) for p in processes]
         assert [p.returncode for p in processes] == [0] * count, said
         computed = [int(out.partition("computed=")[2].partition(",")[0]) for out, _ in said]
@@ -722,19 +743,43 @@ class TestManyDevices:
         assert numbers(path) == numbers(whole)
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    def test_hosts_that_are_ended_go_on(self, path, sent):
+        """One that is killed is missed by the other; a signal to both ends both with a line."""
+        processes = hosts(MUCH, path, 2, 2)
+        until = time.monotonic() + 300
+        while not list(path.glob("marker/c/*")):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        start = time.monotonic()
+        for process in processes if sent != signal.SIGKILL else processes[1:]:
+            process.send_signal(sent)
+        said = [p.communicate(timeout=120)[1] for p in processes]
+        assert time.monotonic() - start < 60
+        codes = [p.returncode for p in processes]
+        if sent == signal.SIGKILL:
+            assert codes == [-signal.SIGABRT, -signal.SIGKILL]  # as JAX ends a process
+        else:
+            assert codes == [128 + sent] * 2
+            for i, text in enumerate(said):
+                *_, line = text.splitlines()
+                assert line.startswith(f"scan_depth: ended by {sent.name}; ")
+                assert f" of {MUCH.points * MUCH.replicas} networks are in {path}" in line
+                assert line.endswith(f"--processes 2 --process {i}")
+        assert 0 < sigprop.sweep_status(path).done < MUCH.points * MUCH.replicas
+        processes = hosts(MUCH, path, 2, 2)
+        said = [p.communicate(timeout=300) for p in processes]
+        assert [p.returncode for p in processes] == [0, 0], said
+        undisturbed = path.with_name("undisturbed.zarr")
+        run_sweep(MUCH, undisturbed)
+        assert numbers(path) == numbers(undisturbed)
+        left = {p.name for p in path.parent.iterdir()}
+        assert left == {path.name, undisturbed.name, "sweep.toml"}
+
+    @pytest.mark.slow
     def test_failure_of_one_host_ends_all(self, path):
-        file = write_toml(SMALL, path.with_name("sweep.toml"))
         path.write_text("not a store")
-        line = [*SCRIPT, file, "--output", path, "--coordinator", f"127.0.0.1:{free_port()}"]
-        processes = [
-            subprocess.Popen(
-                [*map(str, line), "--processes", "2", "--process", str(i)],
-                env=environment_of(),
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for i in range(2)
-        ]
+        processes = hosts(SMALL, path, 2, 1)
         said = [p.communicate(timeout=300)[1].splitlines()[-1] for p in processes]
         assert [p.returncode for p in processes] == [1, 1]
         assert said[0].startswith("scan_depth: `path`: must be")
