@@ -36,23 +36,51 @@ class BadInput(ValueError):
     """A command cannot do what was requested; the message is one line for the user."""
 
 
+_LONGEST = 600
+"""Characters of a message."""
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey, and not endless."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 63]} ... {line[-58:]}"
+
+
 @contextmanager
 def checked(**options: str) -> Iterator[None]:
-    """Turn a `ValueError` or `OSError` raised inside into `BadInput`, in terms of options.
+    """Turn a `ValueError`, `TypeError` or `OSError` raised inside into `BadInput` about options.
 
     Messages of the library begin with the field, as in "`weight_variance`: must be ..."; the
-    field becomes the option of the same name, or the one given by keyword.
+    field becomes the option of the same name, or the one given by keyword. An argument without
+    an option is given in capitals, as help shows it. The keyword `anything` is for messages that
+    begin with no field.
     """
 
     def as_option(match: re.Match[str]) -> str:
-        return "--" + options.get(match[1], match[1]).replace("_", "-")
+        name = options.get(match[1], match[1])
+        return name if name.isupper() else "--" + name.replace("_", "-")
 
     try:
         yield
     except BadInput:
         raise
-    except (ValueError, OSError) as error:
-        raise BadInput(re.sub(r"^`(\w+)`", as_option, str(error))) from error
+    except (ValueError, TypeError, OSError) as error:
+        said = str(error)
+        if "anything" in options and not said.startswith(("`", "--")):
+            said = f"`{options['anything']}`: {said}"
+        raise BadInput(re.sub(r"^`(\w+)`", as_option, said)) from error
+
+
+@contextmanager
+def fields_of(path: Path, kind: type, *options: str) -> Iterator[None]:
+    """Name the file in errors about a field of it, unless it is also an option of the command."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        field = re.match(r"`(\w+)`", str(error))
+        if field and field[1] in kind.__dataclass_fields__.keys() - set(options):
+            raise BadInput(f"{path}: {error}") from error
+        raise
 
 
 def output_folder(output: Path | None, command: str, figures: list[str], stores: list[str]) -> Path:
