@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter
 
 from sigprop.commands._network import Network, Rotating, Structure
-from sigprop.commands._output import BadInput, printable
+from sigprop.commands._output import BadInput, explained, printable
 from sigprop.commands._plan_cli import plan
 from sigprop.commands._sweep_cli import sweep
 from sigprop.commands._whole_numbers import exactly
@@ -454,10 +454,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     The code is 0, 1 (disagreement), 2 (bad input) or 3 (no verdict).
     """
     tokens = sys.argv[1:] if argv is None else list(argv)
+    command = tokens[0] if tokens and not tokens[0].startswith("-") else None
+    if command is None or "--json" in tokens:
+        return _run(tokens)
+    with explained(
+        f"{command}: loading JAX; programs that are not in the cache are compiled first"
+    ):
+        return _run(tokens)
+
+
+def _run(tokens: list[str]) -> int:
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except MissingArgumentError as error:
         name = "an option" if error.argument is None else error.argument.name
+        if error.argument is not None and error.argument.field_info.is_positional:
+            name = name.lstrip("-").upper()
         print(f"sigprop: {name}: must be given with a value; got none", file=sys.stderr)
         return 2
     except (BadInput, CycloptsError) as error:

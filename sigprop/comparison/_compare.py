@@ -27,7 +27,7 @@ from sigprop.networks import (
 )
 from theory import Moments, Observable, Part
 from theory.description import check_part, time_steps
-from theory.mean_field import PreActivation, chosen_observables
+from theory.mean_field import PreActivation, check_signals, chosen_observables
 from theory.numerics import (
     Report,
     as_array,
@@ -158,6 +158,7 @@ def compare(
             f"got {len(counts)}"
         )
     exact = jnp.asarray(inputs, float)
+    check_signals("inputs", exact)
     for record in records:
         record.check(len(exact), exact.shape[-1])
     gradients = gradients and any(record.gradients for record in records)

@@ -439,7 +439,7 @@ CALLS = {
         "generators": np.array([[[0.0, -1.0], [1.0, 0.0]]]),
     },
     "sigprop.jacobians.sample_exponents": lambda: {
-        **NET,
+        "network": theory.feedforward(ERF, 1.5, 0.05, depth=40),
         "x": signals(1),
         "key": key(),
         "width": 8,
@@ -657,6 +657,34 @@ CALLS = {
     "sigprop.experiments.rotations": lambda: {"components": 2},
     "sigprop.experiments.without_zero_biases": lambda: NET,
 }
+
+
+DEAR = {
+    "sigprop.comparison.judge",
+    "sigprop.comparison.contributions",
+    "sigprop.comparison.comparison_dataset",
+    "sigprop.sweep_status",
+    "sigprop.merge_sweeps",
+    "sigprop.read_sweep",
+    "sigprop.summarise_sweep",
+    "sigprop.outcome",
+    "theory.mean_field.autocorrelation",
+    "theory.mean_field.step_growth",
+    "theory.description.interpret",
+    "theory.description.along_depth",
+    *(f"theory.{name}" for name in ("length", "correlation", "overlap", "distance", "growth")),
+    "theory.mean_field.participation_ratio",
+    "sigprop.alignment.neighbours",
+    "sigprop.alignment.mean_alignment",
+    "sigprop.alignment.layer_remarks",
+    "sigprop.read_dataset",
+    "sigprop.experiments.apply_parameters",
+    "sigprop.experiments.diagnose",
+    "sigprop.experiments.permuted",
+}
+"""Functions whose arguments take seconds."""
+FREE = {("theory.description.interpret", "state")}
+"""Parameters that may be anything: a state is what the reading takes."""
 
 
 @functools.cache
