@@ -249,7 +249,7 @@ class Study:
     epochs: Count = 5
     batch: Several = 256
     optimiser: Literal["adam", "sgd"] = "adam"
-    records: Several = 12
+    records: Annotated[int, Meta(ge=2, le=100_000)] = 12
     """Number of measurements: at steps in geometric progression, and at the end."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Precision of matrix products."""
@@ -382,7 +382,8 @@ def read_study(path: str | PathLike[str], **instead: Any) -> Study:
         architectures = tuple(_architecture(table, Path(path).parent) for table in tables)
         return build(Study, {**content, "architectures": architectures, **instead})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        message = with_names(str(error), {"architectures": "architecture"})
+        raise ValueError(f"{path}: {message}") from error
 
 
 def _architecture(table: dict[str, Any], folder: Path) -> Architecture:

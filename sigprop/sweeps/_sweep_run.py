@@ -355,6 +355,8 @@ def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[st
     if isinstance(paths, str | bytes) or not isinstance(paths, Iterable):
         raise TypeError(f"`paths`: must be a sequence of paths; got {shown(paths)}")
     places = list(dict.fromkeys(place_of(path, "paths") for path in paths))
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"`output`: must be free or the store of a sweep; got a file, {output}")
     with writing(output):
         if output.exists() and any(output.iterdir()):
             places = [output, *(path for path in places if path != output)]

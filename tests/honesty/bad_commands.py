@@ -222,7 +222,8 @@ def files() -> Iterator[tuple[str, str, str, dict[str, Any], list[str], tuple[st
             yield "sweep file", field, kind, table, sweep, (f"`{field}",)
         for field in [f.name for f in dataclasses.fields(Study)] + ["architecture", "nosuch"]:
             field = "architecture" if field == "architectures" else field
-            yield "study file", field, kind, {**STUDY, field: value}, study, (f"`{field}",)
+            names = (f"`{field}", "`a") if field == "architecture" else (f"`{field}",)
+            yield "study file", field, kind, {**STUDY, field: value}, study, names
         for field in [*(f.name for f in dataclasses.fields(Architecture)), "network", "nosuch"]:
             own = {"name": "a", "components": 1, "activation": "tanh", field: value}
             if field in ("network", "description"):
@@ -230,7 +231,7 @@ def files() -> Iterator[tuple[str, str, str, dict[str, Any], list[str], tuple[st
             table = {**STUDY, "architecture": [own]}
             yield "study file", f"architecture.{field}", kind, table, study, (f"`{field}",)
         for where, field, table in network_tables(value):
-            own = (field, "activation") if where == "activation" else (field,)
+            own = (field, *ELSEWHERE.get(where, ()))
             yield "network file", f"{where}.{field}", kind, table, network, own
 
 
@@ -253,6 +254,15 @@ BUILDS: dict[str, dict[str, Any]] = {
     "feedforward": {"activation": "erf", "weight_variance": 1.5, "depth": 2},
     "recurrent": {"activation": "erf", "weight_variance": 1.5, "steps": 2},
 }
+
+
+ELSEWHERE = {
+    "activation": ("activation",),
+    "build recurrent": ("must contain one Repeat",),
+    "node noise": ("a nonlinearity must act on Gaussian moments",),
+}
+"""What else a refusal may begin with: a value that is good in its field, of a network that
+`predict` refuses whatever the value is."""
 
 
 def network_tables(value: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:

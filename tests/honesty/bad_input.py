@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -113,7 +114,8 @@ def _within(seconds: float) -> Iterator[None]:
 def outcome(case: Case, seconds: float = SECONDS) -> str:
     """`REFUSED`, `ACCEPTED`, `WORKS`, or what is wrong with the answer."""
     try:
-        with _within(seconds), jax.numpy_dtype_promotion("standard"):
+        with warnings.catch_warnings(), _within(seconds), jax.numpy_dtype_promotion("standard"):
+            warnings.simplefilter("ignore")
             case.ask()
     except _Working:
         return WORKS

@@ -114,8 +114,8 @@ def as_path(name: str, value: Any) -> Path:
         raise TypeError(f"`{name}`: must be a path; got {shown(value)}")
     text = os.fspath(value)
     try:
-        if not isinstance(text, str) or not text:
-            raise ValueError("none")
+        if not isinstance(text, str) or not text.isprintable() or not text:
+            raise ValueError("no printable text")
         os.lstat(text)
     except (FileNotFoundError, NotADirectoryError):
         pass

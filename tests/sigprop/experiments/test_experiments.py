@@ -776,7 +776,7 @@ network = "made.py:made"
             ),
             (
                 "description = 3",
-                "`description`: must be a description, its table or the name of its file; got 3",
+                "`description`: must be a description, its table or the name",
             ),
             ("network = 'none.toml'", "`network`: .*none.toml: must be a readable TOML file"),
             ("network = 'none.py:net'", "`network`: must be FILE.py:NAME with an existing file"),

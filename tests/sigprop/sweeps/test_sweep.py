@@ -152,7 +152,7 @@ class TestDescription:
             ({"leaves": 3}, "`leaves`: must be a mapping from paths; got 3"),
             (
                 {"description": 3},
-                "`description`: must be a description, its table or the name of its file; got 3",
+                "`description`: must be a description, its table or the name",
             ),
         ]
         code = """
