@@ -25,6 +25,12 @@ from theory.numerics import Progress
 STUDY = Path(__file__).parent / "studies" / "depth.toml"
 
 
+def whole(option: str, text: str | None) -> int | None:
+    if text is not None and not text.isdecimal():
+        raise ValueError(f"{option}: must be a whole number; got {text}")
+    return None if text is None else int(text)
+
+
 def part_of(parts: int | None) -> tuple[int, int]:
     """(i, n) for the task of a Slurm array: part i, its own number, of n; (0, 1) without an array.
 
@@ -49,20 +55,24 @@ def main(argv: list[str] | None = None) -> sigprop.sweeps.SweepRun:
     parser = argparse.ArgumentParser(description="Measure what is missing of a sweep.")
     parser.add_argument("sweep", nargs="?", type=Path, default=STUDY, help="TOML file")
     parser.add_argument("--output", type=Path, help="Zarr store that every host sees")
-    parser.add_argument("--parts", type=int, help="tasks of the whole Slurm array, 0 to n-1")
+    parser.add_argument("--parts", help="tasks of the whole Slurm array, 0 to n-1")
     parser.add_argument("--distributed", action="store_true", help="several hosts together")
     # A TPU pod and a Slurm step are found by JAX; elsewhere say where the first process is.
     parser.add_argument("--coordinator", help="host:port of process 0")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process", type=int, help="number of this process, from 0")
+    parser.add_argument("--processes")
+    parser.add_argument("--process", help="number of this process, from 0")
     options = parser.parse_args(argv)
 
     jax.config.update("jax_enable_x64", True)  # theory and addresses as on the command line
     jax.config.update("jax_default_matmul_precision", "highest")
     if options.distributed or options.coordinator:
-        join_hosts(options.coordinator, options.processes, options.process)
+        join_hosts(
+            options.coordinator,
+            whole("--processes", options.processes),
+            whole("--process", options.process),
+        )
 
-    number, parts = part_of(options.parts)
+    number, parts = part_of(whole("--parts", options.parts))
     output = options.output or Path("runs") / f"{options.sweep.stem}.zarr"
     if parts > 1:
         output = output.with_name(f"{output.name.removesuffix('.zarr')}.{number}-of-{parts}.zarr")
@@ -100,4 +110,5 @@ if __name__ == "__main__":
         with stoppable("scan_depth", shlex.join(["python", *sys.argv])):
             main()
     except ValueError as error:
-        sys.exit(f"scan_depth: {error}")
+        print(f"scan_depth: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from theory.numerics import check_count
+from theory.numerics import as_number, check_count, shown
 
 _DRAWS = 20_000
 
@@ -111,5 +111,5 @@ def _wishart(rng: np.random.Generator, size: int, freedom: int) -> np.ndarray:
 
 
 def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"`level`: must be between 0 and 1; got {level}")
+    if not 0 < as_number("level", level, "between 0 and 1") < 1:
+        raise ValueError(f"`level`: must be between 0 and 1; got {shown(level)}")

@@ -4,7 +4,7 @@ Notation: W_l the weights of layer l, which act on columns; v its right singular
 space of its inputs; u the left ones, in the space of its outputs; s the singular values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from sigprop.alignment._singular_vectors import LeadingVectors, leading_vectors
 from sigprop.networks import svd
 from theory import Estimate, Status
+from theory.numerics import as_array, as_real, check_kind, check_positive, shown
 
 
 class Continuity(eqx.Module):
@@ -90,6 +91,9 @@ def continuity(
     --------
     The errors of two directions are angles and add up; see `leading_vectors`.
     """
+    check_positive("tolerance", tolerance)
+    if start is not None:
+        check_kind("start", start, Continuity, "a Continuity, of the same weights before")
     matrices = as_matrices(weights)
     kinds = list(dict.fromkeys(w.shape for w in matrices))
     groups = [[i for i, w in enumerate(matrices) if w.shape == kind] for kind in kinds]
@@ -131,19 +135,24 @@ def continuity(
     )
 
 
-def as_matrices(weights: Any) -> list[Array]:
+def as_matrices(weights: Any, name: str = "weights") -> list[Array]:
     """The layers, each as a real matrix."""
+    wanted = f"`{name}`: must be an array [layers, m, n] or a sequence of matrices"
+    if isinstance(weights, str | bytes | dict) or not isinstance(weights, Iterable):
+        raise TypeError(f"{wanted}; got {shown(weights)}")
+    if not isinstance(weights, list | tuple) and np.ndim(weights) == 0:
+        raise TypeError(f"{wanted}; got {shown(weights)}")
     layers = list(weights)
     if not layers:
-        raise ValueError("`weights`: must contain at least one matrix; got none")
+        raise ValueError(f"`{name}`: must contain at least one matrix; got none")
     result = []
     for index, layer in enumerate(layers):
-        matrix = jnp.asarray(layer)
+        matrix = jnp.asarray(as_real(name, layer, "be real matrices"))
         floating = jnp.issubdtype(matrix.dtype, jnp.floating)
         real = floating or jnp.issubdtype(matrix.dtype, jnp.integer)
         if matrix.ndim != 2 or matrix.size == 0 or not real:
             raise ValueError(
-                f"`weights`: must be real matrices; got shape {matrix.shape} and type "
+                f"`{name}`: must be real matrices; got shape {matrix.shape} and type "
                 f"{matrix.dtype} in layer {index}"
             )
         wide = floating and jnp.finfo(matrix.dtype).bits >= 32
@@ -184,6 +193,9 @@ def neighbours(map_: Estimate) -> Estimate:
     map_
         A field of `Continuity`, shape [L, L].
     """
+    check_kind("map_", map_, Estimate, "an Estimate, such as the `right` of a Continuity")
+    if np.ndim(map_.value) != 2:
+        raise ValueError(f"`map_`: must have two axes over layers; got {np.ndim(map_.value)}")
     return jax.tree.map(lambda x: jnp.diagonal(x, offset=1), map_)
 
 
@@ -211,7 +223,6 @@ def mean_alignment(map_: Estimate) -> tuple[Estimate, int]:
     return Estimate(*found), count
 
 
-@jax.jit
 def frobenius_cosines(matrices: Float[Array, "layers m n"]) -> Estimate:
     """⟨A_l, A_l'⟩/(‖A_l‖ ‖A_l'‖) of any two matrices: weights, updates, or gradients.
 
@@ -229,11 +240,15 @@ def frobenius_cosines(matrices: Float[Array, "layers m n"]) -> Estimate:
         Shape [L, L]. The error is due to rounding. ABSENT if a matrix is zero, INVALID if an
         entry is not finite.
     """
+    return _frobenius_cosines(as_array("matrices", matrices, "[layers, m, n]"))
+
+
+@jax.jit
+def _frobenius_cosines(matrices: Array) -> Estimate:
     flat = matrices.reshape(len(matrices), -1)
     return _cosines(flat)
 
 
-@jax.jit
 def gram_cosines(weights: Float[Array, "layers m n"]) -> tuple[Estimate, Estimate]:
     """Alignment of all singular vectors, right and left, which needs no gaps between the values.
 
@@ -253,6 +268,11 @@ def gram_cosines(weights: Float[Array, "layers m n"]) -> tuple[Estimate, Estimat
         Both of shape [L, L]. ABSENT if all singular values of a layer are equal (or zero),
         INVALID if an entry is not finite.
     """
+    return _gram_cosines(as_array("weights", weights, "[layers, m, n]"))
+
+
+@jax.jit
+def _gram_cosines(weights: Array) -> tuple[Estimate, Estimate]:
     size = jnp.max(jnp.abs(weights), axis=(1, 2), keepdims=True)
     unit = weights / jnp.where(size > 0, size, 1)
 
@@ -288,7 +308,6 @@ def _cosines(flat: Float[Array, "layers size"]) -> Estimate:
     return Estimate(jnp.where(gone, jnp.nan, value), jnp.where(gone, jnp.nan, error), status)
 
 
-@jax.jit
 def spectra(weights: Float[Array, "layers m n"]) -> Spectra:
     """Effective ranks, and the σ²-weighted alignment of neighbours, from all singular values.
 
@@ -306,6 +325,11 @@ def spectra(weights: Float[Array, "layers m n"]) -> Spectra:
     The error of the effective rank is rounding. That of the alignment is the weight of singular
     values that agree to rounding; it is INACCURATE above a hundredth.
     """
+    return _spectra(as_array("weights", weights, "[layers, m, n]"))
+
+
+@jax.jit
+def _spectra(weights: Array) -> Spectra:
     finite = jnp.all(jnp.isfinite(weights), axis=(1, 2))
     safe = jnp.where(finite[:, None, None], weights, 0)
     size = jnp.max(jnp.abs(safe), axis=(1, 2), keepdims=True)
@@ -363,7 +387,7 @@ def rotation_drift(
     ValueError
         As `continuity`; or if the two do not have the same shapes.
     """
-    old, new = as_matrices(before), as_matrices(after)
+    old, new = as_matrices(before, "before"), as_matrices(after, "after")
     if [w.shape for w in old] != [w.shape for w in new]:
         raise ValueError("`after`: must have the shapes of `before`; got others")
     result = []
@@ -386,7 +410,12 @@ def layer_remarks(found: Continuity, names: Sequence[str] | None = None) -> list
     names
         Names of the layers; by default they are numbered.
     """
-    names = [f"layer {i}" for i in range(len(found.shapes))] if names is None else list(names)
+    check_kind("found", found, Continuity, "a Continuity")
+    count = len(found.shapes)
+    several = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if names is not None and not (several and len(names) == count):
+        raise ValueError(f"`names`: must be {count} texts, one for each layer; got {shown(names)}")
+    names = [f"layer {i}" for i in range(count)] if names is None else list(names)
     lines = []
     for name, status, values in zip(names, np.asarray(found.status), found.values, strict=True):
         if status == Status.INVALID:

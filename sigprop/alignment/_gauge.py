@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from theory.numerics import as_array, check_count, check_word
+
 Frames = Literal["each", "common"]
 
 
@@ -48,7 +50,14 @@ def rotate_weights(
     ValueError
         If there is another number of rotations.
     """
+    weights = as_array("weights", weights, "[layers, n, n]")
+    rotations = as_array("rotations", rotations, "[frames, n, n]")
     layers = len(weights)
+    if rotations.shape[1:] != 2 * weights.shape[1:2]:
+        raise ValueError(
+            f"`rotations`: must be matrices of the {weights.shape[1]} rows of the weights; got "
+            f"shape {list(rotations.shape)}"
+        )
     if len(rotations) not in (1, layers + 1):
         raise ValueError(f"`rotations`: must be 1 or {layers + 1}; got {len(rotations)}")
     every = jnp.broadcast_to(rotations, (layers + 1, *rotations.shape[1:]))
@@ -56,7 +65,6 @@ def rotate_weights(
     return jnp.matmul(rotated, jnp.swapaxes(every[:-1], 1, 2), precision="highest")
 
 
-@functools.partial(jax.jit, static_argnames=("frames", "steps"))
 def frame_drift(
     weights: Float[Array, "layers n n"],
     change: Float[Array, "layers n n"],
@@ -84,6 +92,21 @@ def frame_drift(
     steps
         Number of iterations.
     """
+    weights = as_array("weights", weights, "[layers, n, n]")
+    change = as_array("change", change, "[layers, n, n]")
+    for name, value in (("weights", weights), ("change", change)):
+        if value.shape != (len(weights), *2 * weights.shape[1:2]):
+            raise ValueError(
+                f"`{name}`: must be square matrices, as many of one size as weights; got shape "
+                f"{list(value.shape)}"
+            )
+    check_word("frames", frames, ("each", "common"))
+    check_count("steps", steps)
+    return _frame_drift(weights, change, frames, steps)
+
+
+@functools.partial(jax.jit, static_argnames=("frames", "steps"))
+def _frame_drift(weights: Array, change: Array, frames: Frames, steps: int) -> Drift:
     layers, n = weights.shape[:2]
     count = 1 if frames == "common" else layers + 1
     times = lambda a, b: jnp.matmul(a, b, precision="highest")

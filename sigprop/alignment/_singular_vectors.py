@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from sigprop.networks import eigh, qr, svd
 from theory import Status
-from theory.numerics import check_count, cores
+from theory.numerics import as_array, check_count, check_kind, check_positive, cores
 
 _BASIS = 64
 """Number of basis vectors in one cycle; larger eigenvalue problems are much slower on a CPU."""
@@ -98,6 +98,9 @@ def leading_vectors(
     Wedin (1972), Perturbation bounds in connection with singular value decomposition.
     """
     check_count("rank", rank)
+    check_positive("tolerance", tolerance)
+    if not isinstance(weights, Tracer):
+        weights = as_array("weights", weights, "[layers, m, n]")
     m, n = weights.shape[1:]
     if rank > min(m, n):
         raise ValueError(
@@ -105,6 +108,7 @@ def leading_vectors(
         )
     before = None
     if start is not None:
+        check_kind("start", start, LeadingVectors, "LeadingVectors, of the same weights before")
         before = jnp.concatenate([start.right, start.next_right], axis=-1)
         if start.right.shape != (len(weights), n, rank):
             raise ValueError(

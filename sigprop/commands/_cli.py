@@ -9,12 +9,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
+from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter
 
 from sigprop.commands._network import Network, Rotating, Structure
-from sigprop.commands._output import BadInput
+from sigprop.commands._output import BadInput, explained, printable
 from sigprop.commands._plan_cli import plan
 from sigprop.commands._stop import stoppable
 from sigprop.commands._sweep_cli import sweep
@@ -435,6 +435,22 @@ def continuity(
     return show_continuity(target, names, rank, tolerance, output, json)
 
 
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _sentence(error: Exception) -> str:
+    """What to say of an error: for words that are no value of an option, as the library does."""
+    if not isinstance(error, CoercionError) or error.msg is not None or error.token is None:
+        # Cyclopts names the option before a sentence of ours that does so, too.
+        return re.sub(r"^Invalid value for (\S+): (?=\1: )", "", str(error))
+    name = error.token.keyword
+    if name is None and error.argument is not None:
+        name = error.argument.name.lstrip("-").upper()
+    choices = ", ".join(map(str, get_args(error.target_type)))
+    must = _KINDS.get(error.target_type, f"one of {choices}" if choices else "another value")
+    return f"{name}: must be {must}; got {error.token.value}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -442,8 +458,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 and 143.
     """
     tokens = sys.argv[1:] if argv is None else list(argv)
+    command = tokens[0] if tokens and not tokens[0].startswith("-") else None
     with stoppable("sigprop", shlex.join(["sigprop", *tokens])):
-        return _run(tokens)
+        if command is None or "--json" in tokens:
+            return _run(tokens)
+        with explained(
+            f"{command}: loading JAX; programs that are not in the cache are compiled first"
+        ):
+            return _run(tokens)
 
 
 def _run(tokens: list[str]) -> int:
@@ -451,12 +473,12 @@ def _run(tokens: list[str]) -> int:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except MissingArgumentError as error:
         name = "an option" if error.argument is None else error.argument.name
+        if error.argument is not None and error.argument.field_info.is_positional:
+            name = name.lstrip("-").upper()
         print(f"sigprop: {name}: must be given with a value; got none", file=sys.stderr)
         return 2
     except (BadInput, CycloptsError) as error:
-        said = " ".join(str(error).split())
-        # Cyclopts names the option before a sentence of ours that does so, too.
-        print("sigprop:", re.sub(r"^Invalid value for (\S+): (?=\1: )", "", said), file=sys.stderr)
+        print("sigprop:", printable(_sentence(error)), file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):

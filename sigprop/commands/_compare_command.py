@@ -38,7 +38,7 @@ def compare(
             "--weight-matrices: must be auto or always with sparse weights; got never"
         )
     folder = out.output_folder(output, "compare", ["comparison"], ["comparison"])
-    with out.progress_bars(json) as progress, checked(width="widths"):
+    with out.progress_bars(json) as progress, checked(width="widths", anything="network"):
         comparison = simulate(described, signals, run, progress)
     asked = {**network.as_parameters(), "depth": depth, **asdict(run), "inputs": asdict(inputs)}
     files = store_comparison(comparison, folder, "comparison", network, depth, run, inputs)

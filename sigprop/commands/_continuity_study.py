@@ -28,10 +28,8 @@ _SYMBOLS = {
 def show_study(path: Path, output: Path | None, json: bool) -> int:
     """Show the continuity of a trained study that measures it."""
     set_up()
-    try:
+    with checked(path="TARGET"):
         study = read_study(path)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
     by_projection = "projections" in study.measures
     if not by_projection and "continuity" not in study.measures:
         raise BadInput(

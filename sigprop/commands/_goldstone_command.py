@@ -38,7 +38,7 @@ def goldstone(network: Network, depth: int, run: Run, output: Path | None, json:
         raise BadInput("--symmetry: must be continuous; got O(1)")
     folder = out.output_folder(output, "goldstone", ["goldstone"], ["goldstone"])
     (width,), (replicas,) = run.widths, run.replicas
-    with out.progress_bars(json) as progress, checked():
+    with out.progress_bars(json) as progress, checked(anything="network"):
         dataset = goldstone_study(
             phi,
             float(law.variance),

@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sigprop.commands import _output as out
-
 PRECISION = "highest"
 """Precision of every matrix product."""
 
@@ -16,7 +14,6 @@ def set_up() -> None:
     It uses float64, full precision in matrix products, and a cache of compiled programs in the
     user's cache folder.
     """
-    out.note("loading JAX; programs that are not in the cache are compiled first")
     import jax
 
     jax.config.update("jax_enable_x64", True)

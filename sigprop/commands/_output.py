@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,8 @@ SUFFIXES = (".png", ".pdf")
 """The formats of every figure."""
 DPI = 300
 """Pixels per inch of PNG files."""
+_PATIENCE = 0.5
+"""Seconds before a command says that it is loading."""
 _SILENT = 2.0
 _EVERY = 30.0
 """Seconds before the first line of progress, and between two, if there is no terminal."""
@@ -36,23 +39,51 @@ class BadInput(ValueError):
     """A command cannot do what was requested; the message is one line for the user."""
 
 
+_LONGEST = 600
+"""Characters of a message."""
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey, and not endless."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 63]} ... {line[-58:]}"
+
+
 @contextmanager
 def checked(**options: str) -> Iterator[None]:
-    """Turn a `ValueError` or `OSError` raised inside into `BadInput`, in terms of options.
+    """Turn a `ValueError`, `TypeError` or `OSError` raised inside into `BadInput` about options.
 
     Messages of the library begin with the field, as in "`weight_variance`: must be ..."; the
-    field becomes the option of the same name, or the one given by keyword.
+    field becomes the option of the same name, or the one given by keyword. An argument without
+    an option is given in capitals, as help shows it. The keyword `anything` is for messages that
+    begin with no field.
     """
 
     def as_option(match: re.Match[str]) -> str:
-        return "--" + options.get(match[1], match[1]).replace("_", "-")
+        name = options.get(match[1], match[1])
+        return name if name.isupper() else "--" + name.replace("_", "-")
 
     try:
         yield
     except BadInput:
         raise
-    except (ValueError, OSError) as error:
-        raise BadInput(re.sub(r"^`(\w+)`", as_option, str(error))) from error
+    except (ValueError, TypeError, OSError) as error:
+        said = str(error)
+        if "anything" in options and not said.startswith(("`", "--")):
+            said = f"`{options['anything']}`: {said}"
+        raise BadInput(re.sub(r"^`(\w+)`", as_option, said)) from error
+
+
+@contextmanager
+def fields_of(path: Path, kind: type, *options: str) -> Iterator[None]:
+    """Name the file in errors about a field of it, unless it is also an option of the command."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        field = re.match(r"`(\w+)`", str(error))
+        if field and field[1] in kind.__dataclass_fields__.keys() - set(options):
+            raise BadInput(f"{path}: {error}") from error
+        raise
 
 
 def output_folder(output: Path | None, command: str, figures: list[str], stores: list[str]) -> Path:
@@ -66,6 +97,13 @@ def output_folder(output: Path | None, command: str, figures: list[str], stores:
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"{command}-{stamp}" if output is None else output
+    try:
+        os.lstat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long a name, a loop of links, NUL
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"--output: must be a writable folder; got {reason}, {folder}") from error
     for path in [folder / f"{name}{suffix}" for name in figures for suffix in SUFFIXES]:
         if path.is_dir():
             raise BadInput(f"--output: must not contain a folder named {path.name}; got {folder}")
@@ -158,6 +196,7 @@ def table(title: str, *columns: str) -> Table:
 
 def show(*items: Any) -> None:
     """Print tables and lines on stdout, as plain text unless it is a terminal."""
+    _speak()
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100)
@@ -180,10 +219,29 @@ def report(
         show(*shown(), f"written to {folder}")
 
 
-def note(text: str) -> None:
-    """Print a line on stderr, if it is a terminal, to explain a wait."""
-    if sys.stderr.isatty():
-        print(f"sigprop: {text}", file=sys.stderr, flush=True)
+@contextmanager
+def explained(text: str) -> Iterator[None]:
+    """Print a line on stderr if what runs inside has said nothing after a moment."""
+    global _explanation
+    stream = sys.stderr
+    _explanation = threading.Timer(
+        _PATIENCE, lambda: print(f"sigprop: {text}", file=stream, flush=True)
+    )
+    _explanation.daemon = True
+    _explanation.start()
+    try:
+        yield
+    finally:
+        _explanation.cancel()
+
+
+_explanation: threading.Timer | None = None
+
+
+def _speak() -> None:
+    """Before anything else is printed: nothing needs to be explained any more."""
+    if _explanation is not None:
+        _explanation.cancel()
 
 
 @contextmanager
@@ -216,6 +274,7 @@ def _lines() -> "Report":
 
 @contextmanager
 def _bars() -> Iterator["Report"]:
+    _speak()
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     left = TextColumn("{task.fields[left]}")

@@ -84,7 +84,7 @@ def diagram(
 
     build = jax.tree_util.Partial(with_variances, layer)
     compute = theory.sector_diagram if symmetric else theory.phase_diagram
-    with checked(build="network", layer="network"):
+    with checked(build="network", layer="network", anything="network"):
         dataset = compute(build, axes, start=start, progress=advance)
     match layer:
         case theory.Chain(parts=(theory.Pointwise(activation=phi), theory.Affine())):

@@ -25,7 +25,10 @@ def plan_networks(
     import sigprop
     from theory.numerics import clock
 
-    with checked(observables="observable", path="output"), out.progress_bars(json) as progress:
+    with (
+        checked(observables="observable", path="output", anything="network"),
+        out.progress_bars(json) as progress,
+    ):
         sweep = sigprop.Sweep(**network.fields(), **fields, observables=(observable,))
         planned = sigprop.plan(sweep, observable, error, width=width, progress=progress)
         found = None

@@ -31,9 +31,9 @@ def predict(network: Network, start: float, json: bool) -> int:
     import theory
 
     layer, symmetric = network.layer, network.symmetric
-    with checked(layer="network"):
+    with checked(layer="network", anything="network"):
         prediction = theory.predict(layer, start=start)
-    sectors: Any = theory.sectors(layer, prediction.length) if symmetric else None
+        sectors: Any = theory.sectors(layer, prediction.length) if symmetric else None
     estimates = {name: getattr(prediction, name) for name in ESTIMATES}
     found = prediction_as_json(prediction)
     if symmetric:

@@ -47,13 +47,13 @@ def probe_network(
     key = jax.random.key(seed)
     x = load_inputs(inputs, jax.random.fold_in(key, 0), input_count, input_width, dtype)
     try:
-        with checked(fn="TARGET"):
+        with checked(fn="TARGET", x="inputs"):
             found = sigprop.probe(
                 fn, x, layers=own_layers, description=own_law, key=jax.random.fold_in(key, 1)
             )
     except BadInput:
         raise
-    except Exception as error:  # a user's function can fail in any way
+    except (Exception, SystemExit) as error:  # a user's function can fail in any way
         raise BadInput(f"TARGET: must take one input of {inputs}; {_one_line(error)}") from error
     dataset = probe_dataset(found)
     asked = {
@@ -81,7 +81,7 @@ def load_names(target: str) -> tuple[Path, dict[str, Any]]:
         raise BadInput(f"TARGET: must be FILE.py:NAME with an existing file; got {target}")
     try:
         return path, runpy.run_path(str(path), run_name=path.stem)
-    except Exception as error:  # a user's file can fail in any way
+    except (Exception, SystemExit) as error:  # a user's file can fail in any way
         raise BadInput(f"TARGET: {path} must run; {_one_line(error)}") from error
 
 
@@ -109,17 +109,22 @@ def load_inputs(source: str, key: Any, count: int, width: int, dtype: str) -> An
 
 
 def _load_array(source: str) -> np.ndarray:
-    wanted = "--inputs: must be gram, digits, or a .npy file of numbers with an axis over inputs"
+    wanted = "--inputs: must be gram, digits, or a .npy file of numbers, its first axis over inputs"
     try:
         array = np.load(source, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise BadInput(f"{wanted}; got {source} ({_one_line(error)})") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim < 2:
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype.kind not in "fiu"
+        or array.ndim < 2
+        or not array.size
+    ):
         raise BadInput(f"{wanted}; got {source}")
     return array
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"got {type(error).__name__}: {text[:200]}"
 

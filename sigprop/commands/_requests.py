@@ -105,7 +105,12 @@ class Inputs:
                 signals, _ = sigprop.idx_inputs(
                     self.source, self.count, key=key, length=self.length
                 )
-        return jnp.asarray(signals, run.dtype)
+        found = jnp.asarray(signals, run.dtype)
+        if not bool(jnp.all(jnp.isfinite(found))):
+            raise BadInput(
+                f"--input-length: must leave inputs finite in {run.dtype}; got {self.length}"
+            )
+        return found
 
 
 def check_depth(depth: int) -> None:

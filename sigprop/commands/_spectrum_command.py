@@ -41,7 +41,7 @@ def spectrum(
     asked = {**network.as_parameters(), "depth": depth, "start_length": start}
     if not theory_only:
         return _compare(network, depth, run, start, output, json, asked)
-    with checked():
+    with checked(anything="network"):
         predicted = predict_spectrum(layer, depth, start)
     found = spectrum_as_json(predicted, network)
     if json:
@@ -72,7 +72,7 @@ def _compare(
         check_count("width", width)
         check_count("replicas", replicas, 2)
     folder = out.output_folder(output, "spectrum", ["spectrum"], ["spectrum"])
-    with out.progress_bars(json) as progress, checked():
+    with out.progress_bars(json) as progress, checked(anything="network"):
         predicted = predict_spectrum(network.layer, depth, start)
         dataset = spectrum_study(
             predicted,

@@ -29,17 +29,19 @@ def run(
 
     if distributed:
         with checked():
-            join_hosts()
-    try:
+            try:
+                join_hosts()
+            except RuntimeError as error:
+                raise BadInput(f"--distributed: must find its hosts; got {error}") from error
+    with checked(path="FILE"):
         sweep = sigprop.read_sweep_file(path)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
     number, parts = part_of(shard)
     # The same name for every run, so that a sweep resumes.
     store = Path("runs") / f"{path.stem}.zarr" if output is None else output
     if parts > 1:
         store = store.with_name(f"{store.name.removesuffix('.zarr')}.{number}-of-{parts}.zarr")
-    with checked(path="output"), saying(store), out.progress_bars(json) as progress:
+    own = out.fields_of(path, sigprop.Sweep)
+    with checked(path="output"), own, saying(store), out.progress_bars(json) as progress:
         done = sigprop.run_sweep(
             sweep, store, mesh=mesh_of(devices), shard=(number, parts), progress=progress
         )
@@ -102,7 +104,7 @@ def status(store: Path, json: bool) -> int:
     """Show how much of a sweep has been computed."""
     from sigprop.sweeps import sweep_status
 
-    with checked(path="store"):
+    with checked(path="STORE"):
         found = sweep_status(store)
     if json:
         out.print_json(found._asdict())
@@ -121,7 +123,7 @@ def merge(stores: list[Path], output: Path, json: bool) -> int:
     set_up()
     import sigprop
 
-    with checked(path="output", paths="stores"):
+    with checked(path="output", paths="STORES"):
         found = sigprop.merge_sweeps(stores, output)
     if json:
         out.print_json({"output": str(output), **found._asdict()})
@@ -143,10 +145,11 @@ def show(
     """Draw and print one observable against one axis."""
     set_up()
     from sigprop.figures import caption_of, choose, series_of, sweep_figure
+    from sigprop.storage import place_of
     from sigprop.sweeps import dataset_of, open_store, summarised
 
-    with checked(path="store"):
-        opened = open_store(store.resolve(), write=False)
+    with checked(path="STORE"):
+        opened = open_store(place_of(store), write=False)
         sweep = opened.sweep
         view = choose(sweep, observable, against, by, _pairs(at), index)
         folder = out.output_folder(output, "sweep", ["sweep"], [])

@@ -1,9 +1,6 @@
 """The command `train`: train the missing part of a study, and show the results."""
 
 import json as json_text
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sigprop.commands import _output as out
 from sigprop.commands._jax import set_up
-from sigprop.commands._output import BadInput, checked
+from sigprop.commands._output import checked
 from sigprop.commands._stop import keeping
 from sigprop.experiments import REASONS, Study, read_study, study_dataset, train
 from sigprop.figures import styled, write_caption
@@ -30,22 +27,20 @@ def train_study(
 ) -> int:
     """Train the study in a TOML file, with some of its fields overridden."""
     set_up()
-    try:
+    with checked(path="STUDY"):
         chosen = {name: value for name, value in instead.items() if value is not None}
         study = read_study(path, **chosen)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
     if output is None:
         output = Path("runs") / path.stem  # the same for every run, so that a study resumes
     folder = out.output_folder(output, "train", ["study"], ["study"])
-    with checked(folder="output", path="data"):
+    with checked(folder="output", path="output", source="data"):
         if only_show:
             found = study_dataset(study, folder)
         else:
             with (
                 keeping(lambda: _kept(study, folder)),
                 out.progress_bars(json) as progress,
-                _named(path, instead),
+                out.fields_of(path, Study, *chosen),
             ):
                 found = train(study, folder, progress=progress)
         store = folder / "study.zarr"
@@ -66,18 +61,6 @@ def _kept(study: Study, folder: Path) -> str:
     members = study.members
     there = sum((folder / "networks" / f"{member.key}.zarr").exists() for member in members)
     return f"{there} of {len(members)} networks are in {folder}, with checkpoints of others"
-
-
-@contextmanager
-def _named(path: Path, options: dict[str, Any]) -> Iterator[None]:
-    """Name the file in errors about a field that is not an option of the command."""
-    try:
-        yield
-    except ValueError as error:
-        field = re.match(r"`(\w+)`", str(error))
-        if field and field[1] in Study.__dataclass_fields__.keys() - options.keys():
-            raise BadInput(f"{path}: {error}") from error
-        raise
 
 
 def over_seeds(accuracy: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:

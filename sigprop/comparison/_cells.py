@@ -17,6 +17,7 @@ from sigprop.comparison._verdict import Cells, largest
 from sigprop.networks import Ensemble, Sample
 from theory import Moments, Observable
 from theory.mean_field import PreActivation
+from theory.numerics import check_kind
 
 ROUNDING = 16
 """Differences below this many roundings of the simulation's dtype are no contradiction."""
@@ -39,6 +40,8 @@ def contributions(observable: Observable, sample: Sample) -> np.ndarray:
     -------
     Shape [replicas, layers, cells].
     """
+    check_kind("observable", observable, Observable, "an Observable, as in theory.OBSERVABLES")
+    check_kind("sample", sample, Sample, "the samples of an Ensemble")
     if observable.gradients:
         return np.asarray(sample.gradient_growth, np.float64)
     return np.asarray(_contributions(observable, sample.moments))

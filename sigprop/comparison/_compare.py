@@ -27,12 +27,14 @@ from sigprop.networks import (
 )
 from theory import Moments, Observable, Part
 from theory.description import check_part, time_steps
-from theory.mean_field import PreActivation, chosen_observables
+from theory.mean_field import PreActivation, check_signals, chosen_observables
 from theory.numerics import (
     Report,
+    as_array,
     as_signals,
     check_count,
     check_flag,
+    check_kind,
     compiled,
     light_options,
     shown,
@@ -156,6 +158,7 @@ def compare(
             f"got {len(counts)}"
         )
     exact = jnp.asarray(inputs, float)
+    check_signals("inputs", exact)
     for record in records:
         record.check(len(exact), exact.shape[-1])
     gradients = gradients and any(record.gradients for record in records)
@@ -225,6 +228,15 @@ def judge(
     Comparison
         As from `compare`.
     """
+    check_part("network", network)
+    inputs = as_array("inputs", inputs, "[inputs, width_in, components]")
+    check_kind("expected", expected, PreActivation, "the result of theory.propagate")
+    good = isinstance(ensembles, list | tuple) and all(isinstance(e, Ensemble) for e in ensembles)
+    if not good or len({e.width for e in ensembles}) < max(3, len(ensembles)):
+        raise TypeError(
+            "`ensembles`: must be an Ensemble for each of at least 3 widths; got "
+            f"{shown(ensembles)}"
+        )
     several = inputs.shape[0] > 1
     growths = ensembles[0].samples.gradient_growth
     gradients = growths is not None and growths.shape[1] > 0

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from theory.numerics import as_array, as_real, shown
+
 _DOUBT = 2.0
 """Standard errors by which the skewness may exceed that of the sample."""
 _MISFIT = 3.29
@@ -195,7 +197,20 @@ def extrapolate(
     -------
     intercept, its standard error, and χ² of the fit, each of shape [...].
     """
-    scaled = min(widths) / np.asarray(widths, float)
+    known = np.asarray(as_array("widths", widths, "[widths]"), float)
+    if len(np.unique(known)) < 3 or len(np.unique(known)) < len(known) or not np.all(known > 0):
+        raise ValueError(f"`widths`: must be at least 3 different widths; got {shown(widths)}")
+    mean = np.asarray(as_real("mean", mean), float)
+    standard_error = np.asarray(as_real("standard_error", standard_error), float)
+    for name, values in (("mean", mean), ("standard_error", standard_error)):
+        if values.ndim == 0 or len(values) != len(known) or values.shape != mean.shape:
+            raise ValueError(
+                f"`{name}`: must have one row for each of {len(known)} widths; got shape "
+                f"{list(values.shape)}"
+            )
+    if np.any(standard_error < 0):
+        raise ValueError("`standard_error`: must be at least 0; got a number below")
+    scaled = min(known) / known
     degree = 2 if len(widths) >= 4 else 1
     design = scaled[:, None] ** np.arange(degree + 1)
     # A cell that does not fluctuate at all (a conserved number) is known exactly.

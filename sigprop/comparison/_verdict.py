@@ -11,6 +11,7 @@ import xarray as xr
 
 from sigprop.comparison._scores import Limit
 from theory import Observable
+from theory.numerics import check_kind
 
 FALSE_ALARM = 1e-6
 """Family-wise probability that a correct simulation is rejected."""
@@ -146,6 +147,7 @@ def comparison_dataset(comparison: Comparison) -> xr.Dataset:
     comparison
         The result of `compare`.
     """
+    check_kind("comparison", comparison, Comparison, "a Comparison")
     dataset = xr.Dataset(coords={"width": list(comparison.widths)})
     dataset["replicas"] = ("width", list(comparison.replicas))
     if comparison.explicit_weights:

@@ -8,6 +8,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from theory.numerics import as_path
+
 _SEAL = "sigprop.blake2b"
 """The file in a checkpoint that holds a hash of all others; the last that is written."""
 
@@ -20,8 +22,15 @@ def read_checkpoint(path: Path) -> Any:
     path
         The folder.
     """
-    with ocp.StandardCheckpointer() as reader:
-        return reader.restore(path.resolve())
+    path = as_path("path", path)
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(path.resolve())
+    except Exception as error:  # of any type, in a damaged one
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"`path`: must be the folder of an Orbax checkpoint; got {path} ({reason})"
+        ) from error
 
 
 def seal(folder: Path, environment: str) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop.experiments._model import HeldNetwork, draw_parameters, without_zero_biases
 from theory import Chain, Part, Repeat, WeightLaw
 from theory.description import along_depth, components, interpret
+from theory.numerics import as_real, shown
 
 
 class Classifier(eqx.Module):
@@ -117,6 +119,9 @@ def parameter_count(parameters: Any) -> int:
     parameters
         Any tree of arrays.
     """
+    for leaf in jax.tree.leaves(parameters):
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            raise TypeError(f"`parameters`: must be a tree of arrays; got {shown(leaf)} in it")
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
 
 
@@ -132,6 +137,18 @@ def cross_entropy(
     labels
         The index of the right class.
     """
+    logits = jnp.asarray(as_real("logits", logits))
+    labels = jnp.asarray(as_real("labels", labels))
+    if logits.ndim < 2 or 0 in logits.shape or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(
+            f"`logits`: must be floating-point numbers of shape [inputs, ..., classes]; got "
+            f"{shown(logits)}"
+        )
+    if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"`labels`: must be whole numbers of shape {list(logits.shape[:-1])}; got "
+            f"{shown(labels)}"
+        )
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     each = jax.nn.logsumexp(logits, axis=-1) - chosen
     return jnp.mean(each.reshape(len(each), -1), axis=1)

@@ -1,6 +1,7 @@
 """Data for training studies: images, whole or pixel by pixel, delayed copying, text."""
 
 import sysconfig
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sigprop.networks import digits_inputs, read_images
+from theory.numerics import check_count, check_kind, renamed, shown
 
 _DIGITS = 1797
+_LONGEST = 100_000
+"""Longest delay of the copy task."""
 _TESTED = 360
 _SYMBOLS, TOKENS = 8, 10
 _BLANK, _GO = _SYMBOLS, _SYMBOLS + 1
@@ -45,6 +49,10 @@ def load_images(source: str, train_count: int | None = None) -> Labelled:
     ValueError
         If there are no such files (the message says how to get them), or too few images.
     """
+    if train_count is not None:
+        check_count("train_count", train_count)
+    if not isinstance(source, str | PathLike):
+        raise TypeError(f"`source`: must be digits or the path of a folder; got {shown(source)}")
     if source == "digits":
         every, digits = digits_inputs(_DIGITS, key=jax.random.key(0), centre=False)
         pixels, labels = every[..., 0], np.asarray(digits)
@@ -52,9 +60,12 @@ def load_images(source: str, train_count: int | None = None) -> Labelled:
     else:
         parts = []
         for split in ("train", "test"):
-            pixels, labels = read_images(source, split)
+            with renamed(path="source"):
+                pixels, labels = read_images(source, split)
             if labels is None:
-                raise ValueError(f"`data`: must be a folder with images and labels; got {source}")
+                raise ValueError(
+                    f"`source`: must be a folder with images and labels; got {shown(str(source))}"
+                )
             order = np.random.default_rng(0).permutation(len(pixels))
             parts += [pixels[order], labels[order]]
     train, train_labels, test, test_labels = parts
@@ -85,6 +96,7 @@ def permuted(images: Labelled) -> Labelled:
     images
         From `load_images`.
     """
+    check_kind("images", images, Labelled, "Labelled images, from load_images")
     order = np.random.default_rng(0).permutation(images.train.shape[1])
     return images._replace(train=images.train[:, order], test=images.test[:, order])
 
@@ -108,8 +120,9 @@ def copy_task(delay: int, train_count: int = 10_000, test_count: int = 1000) -> 
     Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016, section 4.1 (the form with a
     fixed delay).
     """
-    if delay < 1:
-        raise ValueError(f"`delay`: must be at least 1; got {delay}")
+    check_count("delay", delay, 1, _LONGEST)
+    check_count("train_count", train_count)
+    check_count("test_count", test_count)
     rng = np.random.default_rng(delay)
     count = train_count + test_count
     tokens = rng.integers(0, _SYMBOLS, (count, TOKENS))
@@ -142,6 +155,9 @@ def python_sources(train_count: int | None = None, window: int = 64) -> Labelled
     ValueError
         If this Python comes without its sources, or they have fewer windows than requested.
     """
+    check_count("window", window)
+    if train_count is not None:
+        check_count("train_count", train_count)
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     parts = []
     for chosen in ([f for i, f in enumerate(files) if i % 10], files[::10]):

@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from sigprop.experiments._classifier import Classifier, cross_entropy
 from sigprop.experiments._recurrent import SequenceClassifier
+from theory.numerics import as_array, check_count, check_kind
+
+_MOST_COMPONENTS = 256
 
 
 class Diagnostics(eqx.Module):
@@ -49,7 +52,14 @@ def diagnose(
     generators
         Antisymmetric matrices, such as `rotations`, whose charges are measured.
     """
+    kinds = (Classifier, SequenceClassifier)
+    check_kind("classifier", classifier, kinds, "a Classifier or a SequenceClassifier")
+    check_kind("parameters", parameters, dict, "those that the classifier draws")
+    x = as_array("x", x, "[inputs, numbers]")
+    a = as_array("generators", generators, "[generators, k, k]") if np.size(generators) else None
     n, k = len(x), classifier.components
+    if a is not None and a.shape[1:] != (k, k):
+        raise ValueError(f"`generators`: must be {k}x{k} matrices; got shape {list(a.shape)}")
     last, kept = classifier.hidden(parameters, x, keep=True)
     assert kept is not None
     states = kept[1:]  # the first affine map comes before the layers
@@ -91,6 +101,7 @@ def rotations(components: int) -> Float[np.ndarray, "generators k k"]:
     components
         k.
     """
+    check_count("components", components, 1, _MOST_COMPONENTS)
     rows, columns = np.triu_indices(components, 1)
     result = np.zeros((len(rows), components, components))
     result[np.arange(len(rows)), rows, columns] = -1

@@ -9,10 +9,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
-from sigprop.networks import draw_weights
+from sigprop.networks import check_key, check_precision, draw_weights
 from theory import Affine, Normalise, Part, Pointwise, Recurrent, WeightLaw
-from theory.description import Reading, Survey, check_sequences, interpret
-from theory.numerics import check_count
+from theory.description import Reading, Survey, check_part, check_sequences, interpret
+from theory.numerics import as_array, check_count, shown
 
 
 class Parameters(eqx.Module):
@@ -60,6 +60,7 @@ def without_zero_biases(network: Part) -> Part:
     network
         The description.
     """
+    check_part("network", network)
 
     def bare(node):
         if not isinstance(node, Affine):
@@ -226,8 +227,17 @@ def draw_parameters(
     ValueError
         If a number of units is not a whole number of at least 1.
     """
+    check_part("network", network)
+    check_key("key", key)
     check_count("fan_in", fan_in)
     check_count("width", width)
+    check_count("components", components)
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise TypeError(f"`dtype`: must be a floating-point type; got {shown(dtype)}")
     reading = _Drawing(jax.random.fold_in(key, 0), width)
     start = jnp.zeros((fan_in, components), dtype)
     _, notes = interpret(without_zero_biases(network), reading, start)
@@ -254,6 +264,8 @@ def apply_parameters(
     precision
         Precision of the matrix products.
     """
-    state = jnp.moveaxis(x, 0, -1)
+    check_part("network", network)
+    check_precision(precision)
+    state = jnp.moveaxis(as_array("x", x, "[inputs, fan_in, components]"), 0, -1)
     reading = HeldNetwork(parameters, precision=precision)
     return jnp.moveaxis(interpret(network, reading, state)[0], -1, 0)

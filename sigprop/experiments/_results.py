@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from sigprop.experiments._measures import Measured
 from sigprop.experiments._study import Member, Study
 from sigprop.storage import read_dataset
+from theory.numerics import as_path, check_kind
 
 REASONS = {0: "", 1: "the loss was not finite", 2: "a gradient was not finite"}
 
@@ -107,7 +108,8 @@ def study_dataset(study: Study, folder: str | Path) -> xr.Dataset:
     folder
         The folder in which it was trained.
     """
-    folder = Path(folder).resolve()
+    check_kind("study", study, Study, "a Study")
+    folder = as_path("folder", folder).resolve()
     axes = {
         "architecture": [a.name for a in study.architectures],
         "gain": list(study.gains),

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -15,6 +14,7 @@ from msgspec import Meta
 
 from sigprop.storage import Count, build, check_fields, network_text, portable
 from theory.description import read_toml
+from theory.numerics import shown, with_names
 
 if TYPE_CHECKING:
     from theory import Part, WeightLaw
@@ -88,9 +88,16 @@ class Architecture:
         given = {name: value for name, value in given.items() if value is not None}
         for name, value in given.items():
             if self.description is not None:
-                raise ValueError(f"`{name}`: must not be given with a description; got {value}")
+                raise ValueError(
+                    f"`{name}`: must not be given with a description; got {shown(value)}"
+                )
             if name in _UNREAD.get(self.cell, ()) and value != SHORTHAND[name]:
-                raise ValueError(f"`{name}`: must not be given with cell {self.cell}; got {value}")
+                raise ValueError(
+                    f"`{name}`: must not be given with cell {self.cell}; got {shown(value)}"
+                )
+        if self.cell == "block" and self.mixing not in (None, "real", "dense"):
+            must = "must be real or dense with cell block"
+            raise ValueError(f"`mixing`: {must}; got {shown(self.mixing)}")
         if self.description is None:
             for name in SHORTHAND.keys() - given:
                 object.__setattr__(self, name, SHORTHAND[name])
@@ -115,11 +122,18 @@ class Architecture:
 
                     check_trains(interior, features // size, size)
         except (ValueError, TypeError) as error:
-            message = str(error).partition("\n")[0]
-            message = re.sub("^`(name|profile)`", "`activation`", message)
-            message = re.sub("^`algebra`", "`mixing`", message)
-            message = re.sub("^`network`", "`description`", message)
-            message = re.sub("^`(weight_|bias_)?variance`", r"`description.\1variance`", message)
+            names = {
+                "name": "activation",
+                "profile": "activation",
+                "algebra": "mixing",
+                "network": "description",
+                "family": "weights",
+                "anything": "description",
+            }
+            names |= {
+                n: f"description.{n}" for n in ("variance", "weight_variance", "bias_variance")
+            }
+            message = with_names(str(error), names)
             raise ValueError(f"{message}, of {self.name}") from error
 
     @property
@@ -235,7 +249,7 @@ class Study:
     epochs: Count = 5
     batch: Several = 256
     optimiser: Literal["adam", "sgd"] = "adam"
-    records: Several = 12
+    records: Annotated[int, Meta(ge=2, le=100_000)] = 12
     """Number of measurements: at steps in geometric progression, and at the end."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Precision of matrix products."""
@@ -249,7 +263,7 @@ class Study:
 
         def need(good: Any, name: str, what: str, value: Any) -> None:
             if not good:
-                raise ValueError(f"`{name}`: must {what}; got {value!r}")
+                raise ValueError(f"`{name}`: must {what}; got {shown(value)}")
 
         names = [a.name for a in self.architectures]
         need(names, "architectures", "contain at least one", names)
@@ -369,7 +383,8 @@ def read_study(path: str | PathLike[str], **instead: Any) -> Study:
         architectures = tuple(_architecture(table, Path(path).parent) for table in tables)
         return build(Study, {**content, "architectures": architectures, **instead})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        message = with_names(str(error), {"architectures": "architecture"})
+        raise ValueError(f"{path}: {message}") from error
 
 
 def _architecture(table: dict[str, Any], folder: Path) -> Architecture:

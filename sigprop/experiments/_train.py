@@ -39,7 +39,16 @@ from sigprop.experiments._results import (
 from sigprop.experiments._study import Architecture, Member, Study
 from sigprop.experiments._transformer import Transformer
 from sigprop.storage import provenance, tidy, write_dataset, writing
-from theory.numerics import Report, counter
+from theory.numerics import (
+    Report,
+    as_path,
+    check_count,
+    check_kind,
+    check_length,
+    counter,
+    renamed,
+    shown,
+)
 
 
 @runtime_checkable
@@ -85,7 +94,8 @@ def load_data(study: Study) -> Labelled:
         return copy_task(study.delay, study.train_count or 10_000)
     if study.data == "python":
         return python_sources(study.train_count)
-    images = load_images(study.data, study.train_count)
+    with renamed(source="data"):
+        images = load_images(study.data, study.train_count)
     return permuted(images) if study.permuted else images
 
 
@@ -308,8 +318,13 @@ def train(
         written, another process trains in it, or it has networks of this study that were trained
         with other versions, on another device or on other data.
     """
+    check_kind("study", study, Study, "a Study")
+    folder = as_path("folder", folder).resolve()
+    if members_at_once is not None:
+        check_count("members_at_once", members_at_once)
+    check_length("checkpoint_seconds", checkpoint_seconds)
+    counter(progress, "steps", 0)
     _check_measures(study)
-    folder = Path(folder).resolve()
     data = load_data(study)
     stops = record_steps(study, data)
     on_cpu = jax.default_backend() == "cpu"
@@ -374,7 +389,7 @@ def _check_measures(study: Study) -> None:
     for name in study.measures:
         if name not in MEASURES:
             known = ", ".join(MEASURES)
-            raise ValueError(f"`measures`: must be some of {known}; got {name}")
+            raise ValueError(f"`measures`: must be some of {known}; got {shown(name)}")
         for architecture in study.architectures:
             cells = _MEASURED[name]
             if architecture.cell not in cells:

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sigprop.figures._style import BLACK, styled, write_caption
-from sigprop.sweeps import Sweep, sweep_theory
+from sigprop.sweeps import Absent, Sweep, sweep_theory
 
 AXIS_LABELS = {
     "weight_variance": r"weight variance $\sigma_w^2$",
@@ -82,8 +82,14 @@ def choose(
     ValueError
         If something is not in the sweep. The message names it.
     """
-    names = [record.name for record in sweep.records]
-    observable = observable or names[0]
+    absent = [record.name for record in sweep.records if isinstance(record.of, Absent)]
+    names = [record.name for record in sweep.records if record.name not in absent]
+    observable = (names or absent)[0] if observable is None else observable
+    if observable in absent:
+        raise ValueError(
+            f"`observable`: must have a function that is loaded, for its theory: one of "
+            f"{', '.join(names) or 'none here'}; got {observable}, a function of your own"
+        )
     if observable not in names:
         raise ValueError(f"`observable`: must be one of {', '.join(names)}; got {observable}")
     axes = {**sweep.axes, "layer": sweep.kept_layers}

@@ -22,7 +22,16 @@ from sigprop.networks import (
 )
 from theory.description import interpret
 from theory.mean_field import check_signals
-from theory.numerics import as_signals, cast, check_callable, norm, one_program, plain_options
+from theory.numerics import (
+    as_array,
+    as_signals,
+    cast,
+    check_callable,
+    check_kind,
+    norm,
+    one_program,
+    plain_options,
+)
 
 _COPIES = 4
 """Number of evaluations, at inputs that differ by rounding."""
@@ -55,7 +64,6 @@ class Certificate(eqx.Module):
     """Number of independent directions Ax: the Goldstone modes of this state."""
 
 
-@one_program(plain_options)
 def certify(
     fn: Callable[[Float[Array, "n width k"]], Float[Array, "n width_out k"]],
     x: Float[Array, "1 width k"],
@@ -86,9 +94,13 @@ def certify(
     check_callable("fn", fn)
     x = as_signals("x", x)
     check_signals("x", x)
+    return _certified(fn, x, _generators(generators, x))
+
+
+@one_program(plain_options)
+def _certified(fn: Callable, x: Array, a: Array) -> Certificate:
     dtype = x.dtype
     eps = float(jnp.finfo(dtype).eps)
-    a = jnp.asarray(generators, dtype)
     noise = jax.random.normal(jax.random.key(0), (_COPIES - 1, *x.shape), dtype)
     nudged = x[None] * (1 + _NUDGE * eps * noise)
     copies = jnp.concatenate([x[None], nudged])
@@ -149,7 +161,6 @@ class _Rotated(Along[Signals]):
         )
 
 
-@eqx.filter_jit
 def backward_charges(
     drawn: DrawnNetwork,
     x: Float[Array, "1 width_in k"],
@@ -183,9 +194,24 @@ def backward_charges(
     of layer l, which an equivariant network carries to its output. Iqbal et al. 2026
     (arXiv 2605.14685).
     """
+    check_kind("drawn", drawn, DrawnNetwork, "a sigprop.networks.DrawnNetwork")
+    x = as_signals("x", x)
+    check_signals("x", x)
+    gradient = as_array("gradient", gradient, "[inputs, width_out, components]")
+    last = jax.eval_shape(drawn, x).shape
+    if gradient.shape != last:
+        raise ValueError(
+            f"`gradient`: must have the shape {list(last)} of the last layer; "
+            f"got {list(gradient.shape)}"
+        )
+    gradient = gradient.astype(x.dtype)
+    return _charges(drawn, x, gradient, _generators(generators, x))
+
+
+@eqx.filter_jit
+def _charges(drawn: DrawnNetwork, x: Array, gradient: Array, a: Array) -> Array:
     network = cast(drawn.network, x.dtype)
     depth = outer_depth(network)
-    a = jnp.asarray(generators, x.dtype)
     at_every_layer = jnp.broadcast_to(a, (depth, *a.shape))
 
     def loss(angles):
@@ -198,3 +224,14 @@ def backward_charges(
 
 def _norm(signals: Float[Array, "*batch n width k"]) -> Float[Array, "*batch"]:
     return norm(signals, (-3, -2, -1))
+
+
+def _generators(generators: Any, x: Array) -> Float[Array, "generators k k"]:
+    a = as_array("generators", generators, "[generators, k, k]")
+    k = x.shape[-1]
+    if a.shape[1:] != (k, k):
+        raise ValueError(
+            f"`generators`: must be {k}x{k} matrices, one axis over generators; got shape "
+            f"{list(a.shape)}"
+        )
+    return a.astype(x.dtype)

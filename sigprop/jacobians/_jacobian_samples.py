@@ -190,7 +190,7 @@ def sample_jacobian(
     inputs = sampled_inputs(inputs)
     network = cast(network, inputs.dtype)
     if len(inputs) != 1:
-        raise ValueError(f"`inputs`: a Jacobian is taken at one input; got {len(inputs)}")
+        raise ValueError(f"`inputs`: must be one, for the Jacobian at it; got {len(inputs)}")
     return _sampled(network, inputs, key, width, precision, tolerance)
 
 
@@ -265,6 +265,11 @@ def sample_jacobians(
     check_precision(precision)
     key = jax.random.fold_in(jax.random.key(seed), width)
     inputs = as_signals("inputs", inputs)
+    if inputs.ndim not in (3, 4) or inputs.shape[-3] != 1 or 0 in inputs.shape:
+        raise ValueError(
+            "`inputs`: must have the shape [1, width_in, components], or one axis more over "
+            f"networks, for a Jacobian at one input; got {list(inputs.shape)}"
+        )
     if inputs.ndim == 4 and len(inputs) != replicas:
         raise ValueError(
             f"`inputs`: must be one input, or one for each of {replicas} networks; "

@@ -101,8 +101,9 @@ def leading_singular_values(
     check_count("count", count)
     if count > smaller:
         raise ValueError(f"`count`: must be at most min(rows, columns) = {smaller}; got {count}")
+    if steps is not None:
+        check_count("steps", steps)
     steps = min(smaller, 4 * count + 20 if steps is None else steps)
-    check_count("steps", steps)
     if steps < count:
         raise ValueError(f"`steps`: must be at least `count`, {count}; got {steps}")
     return _leading(fn, x, key, count, steps, tolerance)

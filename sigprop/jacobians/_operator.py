@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from sigprop.networks import Along, DrawnNetwork, Signals
 from theory.description import interpret
-from theory.numerics import cast, check_kind, exponent, shown, times_power
+from theory.numerics import cast, check_callable, check_kind, exponent, shown, times_power
 
 _ROUNDING = 8.0
 """Singular values below this many roundings of the largest are not resolved."""
@@ -180,8 +180,12 @@ def check_differentiable(fn: Any, x: Array) -> None:
     check_kind("x", x, jax.Array | np.ndarray, "an array")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"`x`: must contain floating-point numbers; got {x.dtype}")
+    if x.size == 0:
+        raise ValueError(f"`x`: must contain at least one number; got shape {list(x.shape)}")
     if not callable(fn) and not isinstance(fn, list | tuple):
         raise TypeError(f"`fn`: must be a function or a sequence of layers; got {shown(fn)}")
+    for layer in [fn] if callable(fn) else fn:
+        check_callable("fn", layer)
     if not callable(fn) and len(fn) == 0:
         raise ValueError("`fn`: must be a function or at least one layer; got an empty sequence")
     if isinstance(fn, DrawnNetwork):
@@ -191,4 +195,4 @@ def check_differentiable(fn: Any, x: Array) -> None:
                 "whose weights are drawn from their law given each vector"
             )
         if len(x) != 1:
-            raise ValueError(f"`x`: a Jacobian is taken at one input; got {len(x)}")
+            raise ValueError(f"`x`: must be one input, for the Jacobian at it; got {len(x)}")

@@ -20,7 +20,7 @@ from sigprop.jacobians._operator import (
 )
 from sigprop.networks import check_key, svd
 from theory import Status
-from theory.numerics import check_count, check_positive
+from theory.numerics import as_array, check_count, check_positive
 
 
 class SpectrumEstimate(eqx.Module):
@@ -122,8 +122,10 @@ def estimate_spectrum(
     steps = min(steps, smaller_side(fn, x))
     if orders > 2 * steps - 1 and steps < smaller_side(fn, x):
         raise ValueError(f"`orders`: must be below 2 · `steps`, {2 * steps}; got {orders}")
-    if bandwidth is not None and not (math.isfinite(bandwidth) and bandwidth > 0):
-        raise ValueError(f"`bandwidth`: must be finite and above 0; got {bandwidth}")
+    if bandwidth is not None:
+        check_positive("bandwidth", bandwidth)
+    if log_grid is not None:
+        log_grid = as_array("log_grid", log_grid, "[points]")
     check_positive("tolerance", tolerance)
     return _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth, tolerance)
 

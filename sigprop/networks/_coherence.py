@@ -6,19 +6,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sigprop.networks._along import Along
-from sigprop.networks._arguments import check_seed
+from sigprop.networks._arguments import check_key, check_seed
 from sigprop.networks._ensemble import default_block, in_blocks
 from sigprop.networks._finite_network import FiniteNetwork, Signals, start_at
 from sigprop.networks._lapack import eigh
 from theory import Part
-from theory.description import along_depth, interpret
+from theory.description import along_depth, check_part, interpret
 from theory.gradients import check_gram, layers_of
 from theory.numerics import (
     Report,
+    as_array,
     as_real,
-    as_signals,
     cast,
     check_count,
+    check_flag,
     largest_exponent,
     times_power,
 )
@@ -61,9 +62,15 @@ def network_coherence(
     width, explicit_weights
         As in `sample_network`.
     """
+    check_part("network", network)
+    check_key("key", key)
+    check_count("width", width)
+    check_flag("explicit_weights", explicit_weights)
     layers = layers_of(network)
+    inputs = as_array("inputs", inputs, "[inputs, width_in, components]")
     n = inputs.shape[0]
-    gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(loss_gram)
+    gram = jnp.ones((n, n)) if loss_gram is None else jnp.asarray(as_real("loss_gram", loss_gram))
+    check_gram(gram, n)
     network, dtype = cast(network, inputs.dtype), inputs.dtype
     weights_key, loss_key = (jax.random.fold_in(key, i) for i in range(2))
     size, vectors = eigh(gram.astype(dtype))
@@ -136,8 +143,10 @@ def sample_coherence(
     check_count("width", width)
     check_count("replicas", replicas, 2)
     check_seed(seed)
+    check_part("network", network)
+    check_flag("explicit_weights", explicit_weights)
     layers = layers_of(network)
-    inputs = as_signals("inputs", inputs)
+    inputs = as_array("inputs", inputs, "[inputs, width_in, components]")
     if loss_gram is not None:
         loss_gram = jnp.asarray(as_real("loss_gram", loss_gram))
         check_gram(loss_gram, len(inputs))

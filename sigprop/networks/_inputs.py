@@ -16,7 +16,17 @@ from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, Shaped
 
 from sigprop.networks._arguments import check_key
 from sigprop.networks._lapack import qr
-from theory.numerics import as_number, as_real, check_count, check_length, check_positive, shown
+from theory.numerics import (
+    as_number,
+    as_path,
+    as_real,
+    check_count,
+    check_flag,
+    check_length,
+    check_positive,
+    check_word,
+    shown,
+)
 
 # The third byte of an IDX file gives the type of its elements.
 _IDX_TYPES = {
@@ -49,7 +59,7 @@ def pair_gram(length: float, correlation: float) -> Float[Array, "2 2"]:
     check_length("length", length)
     known = as_number("correlation", correlation, "between -1 and 1")
     if not isinstance(known, Tracer) and not -1 <= known <= 1:
-        raise ValueError(f"`correlation`: must be between -1 and 1; got {correlation}")
+        raise ValueError(f"`correlation`: must be between -1 and 1; got {shown(correlation)}")
     mixed = length * correlation
     return jnp.asarray([[length, mixed], [mixed, length]], dtype=float)
 
@@ -138,7 +148,10 @@ def pair_inputs(
     if cross.ndim != 2 or len(cross) != cross.shape[1]:
         raise ValueError(f"`cross`: must be a square matrix; got shape {cross.shape}")
     k = len(cross)
-    largest = float(np.linalg.norm(cross, 2)) if cross.size else 0.0
+    finite = bool(np.all(np.isfinite(cross)))
+    largest = (
+        float(np.linalg.norm(cross, 2)) if cross.size and finite else 0.0 if finite else np.nan
+    )
     if not largest <= 1 + 64 * np.finfo(float).eps:
         raise ValueError(f"`cross`: must have no singular value above 1; got {largest:.6g}")
     values, vectors = np.linalg.eigh(np.eye(k) - cross.T @ cross)
@@ -255,17 +268,17 @@ def read_images(
     path: str | PathLike[str], split: Literal["train", "test"] = "train"
 ) -> tuple[Num[np.ndarray, "images width"], Integer[np.ndarray, " images"] | None]:
     """All images and labels of IDX files, unchanged; see `idx_inputs`."""
-    if split not in _IDX_SPLITS:
-        raise ValueError(f"`split`: must be one of {', '.join(_IDX_SPLITS)}; got {split}")
-    images, label_file = Path(path), None
+    check_word("split", split, _IDX_SPLITS)
+    path = as_path("path", path)
+    images, label_file = path, None
     if not images.is_file():
         stem = _IDX_SPLITS[split]
-        images = _find(Path(path), f"{stem}-images", "idx3-ubyte")
-        label_file = _find(Path(path), f"{stem}-labels", "idx1-ubyte")
+        images = _find(path, f"{stem}-images", "idx3-ubyte")
+        label_file = _find(path, f"{stem}-labels", "idx1-ubyte")
         if images is None:
             raise ValueError(
                 f"`path`: must be a folder with {stem}-images-idx3-ubyte or its .gz, or one file of"
-                f" images; got {path} ({_GET_DATA})"
+                f" images; got {shown(str(path))} ({_GET_DATA})"
             )
     pixels = read_idx(images)
     if pixels.ndim < 2 or pixels.size == 0:
@@ -296,29 +309,32 @@ def read_idx(path: str | PathLike[str]) -> Shaped[np.ndarray, "..."]:
     ValueError
         If the file cannot be read, is not an IDX file, or its size does not match its header.
     """
+    path = as_path("path", path)
+    where = shown(str(path))[1:-1]
     try:
-        content = Path(path).read_bytes()
+        content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"`path`: {path} must be a readable IDX file; got {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"`path`: {where} must be a readable IDX file; got {reason}") from error
     magic = content[:4]
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or magic[3] == 0:
         raise ValueError(
-            f"`path`: {path} must begin with the magic number of an IDX file (two zero bytes,"
+            f"`path`: {where} must begin with the magic number of an IDX file (two zero bytes,"
             f" an element type, a number of axes); got {magic.hex(' ') or 'nothing'}"
         )
     dtype, axes = _IDX_TYPES[magic[2]], magic[3]
     start = 4 + 4 * axes
     if len(content) < start:
         raise ValueError(
-            f"`path`: {path} must have a header of {start} bytes; got {len(content)} bytes"
+            f"`path`: {where} must have a header of {start} bytes; got {len(content)} bytes"
         )
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
     expected = start + prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise ValueError(
-            f"`path`: {path} must have {expected} bytes for shape {shape} of {dtype};"
+            f"`path`: {where} must have {expected} bytes for shape {shape} of {dtype};"
             f" got {len(content)} bytes"
         )
     return (
@@ -384,6 +400,7 @@ def _normalise(
     length: float | None,
 ) -> Float[Array, "count width 1"]:
     """The chosen images, normalised by numbers that depend on all of them."""
+    check_flag("centre", centre)
     mean = pixels.mean(dtype=np.float64) / white if centre else 0.0
     factor = 1.0
     if length is not None:

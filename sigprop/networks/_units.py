@@ -24,5 +24,6 @@ def units_of(symmetry: str) -> dict[str, Any]:
         if components <= MOST_COMPONENTS:
             return {"components": components, "algebra": algebra.name}
     raise ValueError(
-        f"`symmetry`: must be O(1) to O(64), U(1) to U(32) or Sp(1) to Sp(16); got {symmetry}"
+        "`symmetry`: must be O(1) to O(64), U(1) to U(32) or Sp(1) to Sp(16); got "
+        f"{symmetry if isinstance(symmetry, str) and symmetry.isprintable() else repr(symmetry)}"
     )

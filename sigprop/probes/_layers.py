@@ -4,6 +4,7 @@ Flax is never imported: its modules are recognised by their classes. A decomposi
 counts only if it agrees with the whole function.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from theory.numerics import check_callable, shown
 
 
 class Layer(NamedTuple):
@@ -78,11 +81,17 @@ def dissect(fn: Any, x: Float[Array, "n *shape"], layers: Sequence[Any] | None) 
             "`fn`: must be a function, a module, or a pair of a linen module and its variables; "
             f"got {type(fn).__name__}"
         )
+    if inspect.isfunction(fn) or isinstance(fn, type):
+        check_callable("fn", fn)
     batched = linen or _made_by(fn, "flax.nnx")
     call: Any = _Linen(module, variables) if linen else _OnBatchOfOne(given) if batched else given
+    _check_output(eqx.filter_eval_shape(call, x[0]))
     expected = jax.vmap(call)(x)
 
     if layers is not None:
+        several = isinstance(layers, Sequence) or _made_by(layers, "flax.nnx")
+        if isinstance(layers, str | bytes) or not several or not all(map(callable, layers)):
+            raise TypeError(f"`layers`: must be a sequence of functions; got {shown(layers)}")
         if not layers:
             raise ValueError("`layers`: must contain at least one layer; got none")
         found = _named(layers, False)
@@ -99,6 +108,15 @@ def dissect(fn: Any, x: Float[Array, "n *shape"], layers: Sequence[Any] | None) 
     if found is not None:
         return Anatomy(call, None, None, "`layers` of the module do not compose to the module")
     return Anatomy(call, None, None, "layers: none were found or given")
+
+
+def _check_output(out: Any) -> None:
+    """Raise a `TypeError` unless a function returns what has lengths and a Jacobian."""
+    must = "`fn`: must return one array of floating-point numbers, not empty"
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise TypeError(f"{must}; got {shown(out)}")
+    if not jnp.issubdtype(out.dtype, jnp.floating) or out.size == 0:
+        raise TypeError(f"{must}; got {out.dtype} of shape {list(out.shape)}")
 
 
 def _made_by(thing: Any, package: str) -> bool:

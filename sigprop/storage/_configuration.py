@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_or
 import msgspec
 import numpy as np
 
+from theory.numerics import shown
+
 Described = TypeVar("Described")
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
-"""A whole number of at least 1."""
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+"""A whole number of at least 1, as a compiled program can count."""
 
 _WORDS = {
     "int": "a whole number",
@@ -38,7 +40,8 @@ def build(kind: Callable[..., Described], values: Mapping[str, Any]) -> Describe
     known = {field.name: field for field in dataclasses.fields(fields) if field.init}
     for name in values:
         if name not in known:
-            raise ValueError(f"`{name}`: must be one of {', '.join(sorted(known))}; got {name}")
+            where = name if isinstance(name, str) and name.isidentifier() else shown(name)
+            raise ValueError(f"`{where}`: must be one of {', '.join(sorted(known))}; got another")
     for name, field in known.items():
         default = (field.default, field.default_factory)
         if name not in values and default == (dataclasses.MISSING, dataclasses.MISSING):
@@ -65,9 +68,9 @@ def check_fields(record: Any, *names: str) -> None:
             made = msgspec.convert(plain, hint, strict=True)
         except msgspec.ValidationError as error:
             what, place = _reason(str(error), hint)
-            raise ValueError(f"`{name}{place}`: must be {what}; got {plain!r}") from error
+            raise ValueError(f"`{name}{place}`: must be {what}; got {shown(plain)}") from error
         if any(isinstance(x, float) and not math.isfinite(x) for x in _flat(made)):
-            raise ValueError(f"`{name}`: must be finite; got {plain!r}")
+            raise ValueError(f"`{name}`: must be finite; got {shown(plain)}")
         object.__setattr__(record, name, made)
 
 

@@ -84,9 +84,11 @@ def place_of(path: str | PathLike[str], name: str = "path") -> Path:
         If it is no path, empty, the current folder, too long, or leads in a circle.
     """
     if not isinstance(path, str | PathLike):
-        raise TypeError(f"`{name}`: must be a path; got {path!r}")
+        raise TypeError(f"`{name}`: must be a path; got {type(path).__name__}")
     if not str(path):
         raise ValueError(f"`{name}`: must name a folder; got ''")
+    if not str(path).isprintable():
+        raise ValueError(f"`{name}`: must have a printable name; got {str(path)!r:.80}")
     try:
         found = Path(path).resolve()
         found.with_name(f".{found.name}.00000000.partial").exists()  # the longest name in use

@@ -86,9 +86,16 @@ def write_dataset(
     ValueError
         If `path` cannot be written, or is something other than a Zarr store, or is that of a sweep.
     """
+    if not isinstance(dataset, xr.Dataset):
+        raise TypeError(f"`dataset`: must be an xarray.Dataset; got {type(dataset).__name__}")
+    if not isinstance(provenance, Mapping):
+        raise TypeError(f"`provenance`: must be a mapping; got {type(provenance).__name__}")
     path = place_of(path)
     if path.exists() and not (path / "zarr.json").is_file() and not is_empty_folder(path):
         raise ValueError(f"`path`: must be free or a Zarr store; got something else at {path}")
+    inside = next((p for p in path.parents if (p / "zarr.json").is_file()), None)
+    if inside is not None:
+        raise ValueError(f"`path`: must not lie inside another store; got one at {inside}")
     if _attributes(path).get("sigprop_sweep") is not None:
         raise ValueError(f"`path`: must not be the store of a sweep; got one at {path}")
     attributes = _plain({**dataset.attrs, **provenance})

@@ -1,3 +1,4 @@
+from ._own_observables import Absent
 from ._plan import Outcome, Pilot, Plan, outcome, plan
 from ._sweep import AXES, Sweep
 from ._sweep_files import read_sweep_file
@@ -13,6 +14,7 @@ from ._sweep_summary import summarise_sweep, summarised, sweep_theory
 
 __all__ = [
     "AXES",
+    "Absent",
     "Outcome",
     "Pilot",
     "Plan",

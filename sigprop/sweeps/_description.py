@@ -42,7 +42,7 @@ def places(text: str, name: str) -> list[str]:
         here = [path for path in found if path.endswith(ends[name])]
         return [path for path in here if "body." in path] or here
     if name not in found:
-        raise ValueError(f"`leaves`: must be some of {', '.join(found)}; got {name}")
+        raise ValueError(f"`leaves`: must be some of {', '.join(found)}; got {shown(name)}")
     return [name]
 
 

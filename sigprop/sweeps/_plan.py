@@ -23,7 +23,7 @@ from sigprop.sweeps._sweep_run import AUTO, SHARE, SweepRun
 from sigprop.sweeps._sweep_summary import summarise_sweep, sweep_theory
 from theory import Observable
 from theory.mean_field import chosen_observables
-from theory.numerics import Report, cores, counter
+from theory.numerics import Report, check_count, check_kind, check_positive, cores, counter, renamed
 
 MOST_WIDTH = 2**20
 """Largest width that a plan may choose."""
@@ -147,6 +147,7 @@ def plan(
     `Pilot.variance_spread` and `Pilot.chi_square` show how much they deviate. Times depend on the
     load during the calibration.
     """
+    check_kind("sweep", sweep, Sweep, "a sigprop.Sweep")
     say = lambda what: counter(progress, f"plan: {what}", 0)(0)
     if sweep.axes:
         raise ValueError(f"`sweep`: must be one point; got axes {', '.join(sweep.axes)}")
@@ -155,10 +156,11 @@ def plan(
             "`sweep`: must have weights that can be simulated without matrices, as the pilot of a "
             f"plan is; got {sweep.weights}"
         )
-    if not (math.isfinite(error) and error > 0):
-        raise ValueError(f"`error`: must be finite and above 0; got {error}")
-    if width is not None and not 1 <= width <= MOST_WIDTH:
-        raise ValueError(f"`width`: must be from 1 to {MOST_WIDTH}; got {width}")
+    check_positive("error", error)
+    if width is not None:
+        check_count("width", width, 1, MOST_WIDTH)
+    with renamed(observables="observable"):
+        chosen_observables((observable,))
     (record,) = chosen_observables((observable,))
     layer = -2 if record.gradients else -1
     changes: dict[str, Any] = {"observables": (record,), "layers": (layer,)}
@@ -216,7 +218,11 @@ def outcome(plan: Plan, run: SweepRun, path: Any) -> Outcome:
     plan, run, path
         The plan, what `run_sweep` returned for its sweep, and the store.
     """
+    check_kind("plan", plan, Plan, "a Plan, from sigprop.plan")
+    check_kind("run", run, SweepRun, "a SweepRun, from sigprop.run_sweep")
     found = summarise_sweep(path)
+    if plan.observable not in found:
+        raise ValueError(f"`path`: must be the store of the plan's sweep; got {path}")
     at = {"layer": 0, plan.sweep.record(plan.observable).dimension: 0}
     value = float(found[plan.observable].isel(at))
     error = float(found[f"{plan.observable}_standard_error"].isel(at))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import numpy as np
 from msgspec import Meta
 
-from sigprop.networks import MOST_LAYERS, MOST_UNITS, units_of
+from sigprop.networks import MOST_LAYERS, MOST_UNITS, check_precision, units_of
 from sigprop.storage import Count, check_fields, network_text
 from sigprop.sweeps import _description
 from sigprop.sweeps._own_observables import Absent, written
@@ -21,6 +21,7 @@ from sigprop.sweeps._values import COUNTS, SHORTHAND, VARIANCES, read_values
 from theory import OBSERVABLES, Observable
 from theory.description import weight_family, weight_laws
 from theory.mean_field import chosen_observables
+from theory.numerics import renamed, shown
 
 if TYPE_CHECKING:
     from theory import Part
@@ -136,13 +137,15 @@ class Sweep:
 
     def __post_init__(self):
         check_fields(self, *_CHECKED)
+        check_precision(self.precision)
         put = lambda name, value: object.__setattr__(self, name, value)
         if self.description is not None:
             put("description", network_text(self.description))
             for name in ("activation", "weights", "residual", "symmetry"):
                 if getattr(self, name) is not None:
                     got = getattr(self, name)
-                    raise ValueError(f"`{name}`: must not be given with a description; got {got}")
+                    must = "must not be given with a description"
+                    raise ValueError(f"`{name}`: {must}; got {shown(got)}")
         else:
             for name, value in SHORTHAND.items():
                 put(name, value if getattr(self, name) is None else getattr(self, name))
@@ -154,9 +157,13 @@ class Sweep:
             put("weights", words if self.is_axis("weights") else words[0])
         leaves: Any = self.leaves.items() if isinstance(self.leaves, Mapping) else self.leaves
         try:
+            if isinstance(leaves, str):
+                raise TypeError
             pairs = [(str(path), value) for path, value in leaves]
         except (TypeError, ValueError):
-            raise ValueError(f"`leaves`: must be a mapping from paths; got {leaves!r}") from None
+            raise ValueError(
+                f"`leaves`: must be a mapping from paths; got {shown(leaves)}"
+            ) from None
         put("leaves", tuple((path, read_values("leaves", value)) for path, value in pairs))
         names = [
             o.name if o.name in OBSERVABLES else o for o in chosen_observables(self.observables)
@@ -167,13 +174,13 @@ class Sweep:
     def _check(self) -> None:
         def need(good: Any, name: str, what: str) -> None:
             if not good:
-                raise ValueError(f"`{name}`: must {what}; got {getattr(self, name)}")
+                raise ValueError(f"`{name}`: must {what}; got {shown(getattr(self, name))}")
 
         self._check_leaves()
         each = {name: self.values(name) for name in self.axis_names}
         for name, values in each.items():
             if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{name}`: must have different values; got {values}")
+                raise ValueError(f"`{name}`: must have different values; got {shown(values)}")
         for name in VARIANCES:
             lowest = min((value for value in each[name] if value is not None), default=0)
             need(lowest >= 0, name, "be finite and at least 0")
@@ -194,6 +201,7 @@ class Sweep:
         for name in ("input_length", "input_correlation"):
             single = self.inputs == "gram" or name == "input_length" or not self.is_axis(name)
             need(single, name, 'be one value unless the inputs are "gram"')
+        need(self.symmetry != "", "symmetry", "be O(k), U(m) or Sp(m)")
         rotates = self.components > 1 or self.symmetry is not None
         need(not rotates or self.inputs == "gram", "inputs", "be gram with a symmetry")
         size = math.prod(len(values) for values in each.values())
@@ -365,11 +373,14 @@ class Sweep:
             width, k = self.input_width, self.components
             if width <= 2 * k:
                 raise ValueError(f"`input_width`: must be above {2 * k}; got {width}")
-            found = gram_inputs(gram, width, key=key, components=k)
+            with renamed(width="input_width", gram="input_width"):
+                found = gram_inputs(gram, width, key=key, components=k)
         elif self.inputs == "digits":
-            found, _ = digits_inputs(self.input_count, key=key, length=length)
+            with renamed(count="input_count", length="input_length"):
+                found, _ = digits_inputs(self.input_count, key=key, length=length)
         else:
-            found, _ = idx_inputs(self.inputs, self.input_count, key=key, length=length)
+            with renamed(path="inputs", count="input_count", length="input_length"):
+                found, _ = idx_inputs(self.inputs, self.input_count, key=key, length=length)
         return jnp.asarray(found, self.dtype)
 
     @property

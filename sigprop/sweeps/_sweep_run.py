@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from os import PathLike
@@ -30,7 +30,7 @@ from sigprop.sweeps._sweep_store import (
     open_store,
     prepare,
 )
-from theory.numerics import Report, check_kind, cores, counter
+from theory.numerics import Report, check_count, check_kind, cores, counter, shown
 
 _MOST_WORKERS = 16
 SHARE = 0.8
@@ -117,13 +117,16 @@ def run_sweep(
     """
     check_kind("sweep", sweep, Sweep, "a sigprop.Sweep")
     path = place_of(path)
-    check_kind("shard", shard, tuple, "a pair (i, n)")
+    whole = isinstance(shard, tuple | list) and all(type(number) is int for number in shard)
+    if not whole or len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"`shard`: must be (i, n) with 0 <= i < n; got {shown(shard)}")
     number, parts = shard
-    if not 0 <= number < parts:
-        raise ValueError(f"`shard`: must be (i, n) with 0 <= i < n; got {shard}")
     for name, value in (("chunk", chunk), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}`: must be at least 1; got {value}")
+        if value is not None:
+            check_count(name, value)
+    if mesh is not None:
+        check_kind("mesh", mesh, Mesh, "a jax.sharding.Mesh")
+    counter(progress, "networks", 0)
     if sweep.dtype == "float64" and jax.numpy.result_type(float) != np.float64:
         raise ValueError("`dtype`: must be float32 without jax_enable_x64; got float64")
     if mesh is None:
@@ -348,7 +351,11 @@ def merge_sweeps(paths: Sequence[str | PathLike[str]], output: str | PathLike[st
         if the output cannot be written. Existing stores stay unchanged.
     """
     output = place_of(output, "output")
+    if isinstance(paths, str | bytes) or not isinstance(paths, Iterable):
+        raise TypeError(f"`paths`: must be a sequence of paths; got {shown(paths)}")
     places = list(dict.fromkeys(place_of(path, "paths") for path in paths))
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"`output`: must be free or the store of a sweep; got a file, {output}")
     with writing(output):
         if output.exists() and any(output.iterdir()):
             places = [output, *(path for path in places if path != output)]

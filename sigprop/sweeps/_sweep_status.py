@@ -129,7 +129,7 @@ def reading(path: Path, *, write: bool) -> Iterator[tuple[zarr.Group, dict[str, 
     except Exception as error:  # zarr and its codecs raise errors of many types
         if str(error).startswith("`path`"):
             raise
-        reason = str(error).partition("\n")[0]
+        reason = error.strerror if isinstance(error, OSError) else "damaged metadata in zarr.json"
         raise ValueError(
             f"`path`: must be the readable store of a sweep; got {reason}, {path}"
         ) from error

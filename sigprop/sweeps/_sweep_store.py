@@ -111,10 +111,21 @@ class SweepStore:
         rows, replicas = self.region(chunk)
         for name in self.names:
             arrays[name][np.isnan(arrays[name])] = np.nan  # one bit pattern for all NaN
-            self.arrays[name][rows, replicas] = arrays[name]
+            self._put(self.arrays[name], (rows, replicas), arrays[name])
         digests = [_digest(arrays, row, int(count)) for row, count in enumerate(counts)]
         marker = np.stack([counts.astype(np.uint64), np.array(digests, np.uint64)], axis=-1)
-        self.marker[rows, chunk % self._across] = marker
+        self._put(self.marker, (rows, chunk % self._across), marker)
+
+    def _put(self, array: Any, where: Any, values: np.ndarray) -> None:
+        """Write a file; a folder in its place is damage, and makes room."""
+        try:
+            array[where] = values
+        except IsADirectoryError as error:
+            place = Path(error.filename2 or error.filename)
+            if not place.resolve().is_relative_to(self.path.resolve()):
+                raise
+            shutil.rmtree(place)
+            array[where] = values
 
     def counts(self) -> np.ndarray:
         """The number of complete networks according to the markers: [points, replica blocks]."""

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from theory.numerics import shown
+
 VARIANCES = ("weight_variance", "bias_variance")
 FLOATS = (*VARIANCES, "input_length", "input_correlation")
 COUNTS = ("depth", "width")
@@ -41,7 +43,7 @@ def _one(name: str, kind: Any, value: Any) -> Any:
         wanted = bool if name == "residual" else str
         if type(value) is not wanted:
             what = "true or false" if wanted is bool else "a text"
-            raise ValueError(f"`{name}`: must be {what}, or a list of them; got {value!r}")
+            raise ValueError(f"`{name}`: must be {what}, or a list of them; got {shown(value)}")
         return value
     try:
         number = kind(value)
@@ -50,7 +52,7 @@ def _one(name: str, kind: Any, value: Any) -> Any:
         good, number = False, None
     if not good:
         what = "finite numbers" if kind is float else "whole numbers"
-        raise ValueError(f"`{name}`: must be {what}; got {value!r}")
+        raise ValueError(f"`{name}`: must be {what}; got {shown(value)}")
     return number
 
 
@@ -60,9 +62,11 @@ def _range(name: str, text: str) -> list[Any]:
         size = int(count)
         values = np.linspace(float(start), float(stop), size if size <= _MOST_VALUES else 0)
     except ValueError:
-        raise ValueError(f"`{name}`: must be numbers or start:stop:count; got {text}") from None
+        raise ValueError(
+            f"`{name}`: must be numbers or start:stop:count; got {shown(text)}"
+        ) from None
     if size > _MOST_VALUES:
-        raise ValueError(f"`{name}`: must have at most {_MOST_VALUES} values; got {text}")
+        raise ValueError(f"`{name}`: must have at most {_MOST_VALUES} values; got {shown(text)}")
     if name in COUNTS:
         return [int(v) for v in np.unique(values.round())] if np.all(np.isfinite(values)) else [0]
     return values.tolist()

@@ -51,7 +51,7 @@ BAD = [
     (lambda: sigprop.sample_network(NETWORK, X, key=KEY, width=2.5), "`width`: must be a whole"),
     (
         lambda: sigprop.networks.sample_coherence(NETWORK, None, **SIZE),
-        "`inputs`: must contain real numbers",
+        "`inputs`: must be real numbers of shape",
     ),
     (
         lambda: sigprop.networks.DrawnNetwork(NETWORK, None, width=8),

@@ -21,7 +21,7 @@ from theory.description._nodes import (
     check_part,
 )
 from theory.description._weights import GaussianWeights, Weights
-from theory.numerics import check_count, check_flag
+from theory.numerics import check_count, check_flag, renamed
 
 
 def affine(
@@ -54,7 +54,8 @@ def affine(
     ValueError
         If an argument is out of range. The message names the argument and its allowed range.
     """
-    law = WeightLaw(weight_variance, weights, components, algebra)
+    with renamed(variance="weight_variance", family="weights"):
+        law = WeightLaw(weight_variance, weights, components, algebra)
     return Affine(law, bias_variance, width)
 
 
@@ -206,4 +207,6 @@ def recurrent(
     """
     how: dict[str, Any] = {"components": components, "algebra": algebra}
     body = layer(activation, weight_variance, bias_variance, weights=weights, **how)
-    return Chain((affine(input_variance, **how), Recurrent(body, steps)))
+    with renamed(weight_variance="input_variance"):
+        first = affine(input_variance, **how)
+    return Chain((first, Recurrent(body, steps)))

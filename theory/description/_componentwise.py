@@ -83,12 +83,12 @@ def checked_componentwise(
     places = tuple(sorted({float(kink) for kink in given}))
     if not (isinstance(scale, int | float | np.number) and 0 < scale < math.inf):
         raise ValueError(f"`scale`: must be a number in (0, inf); got {shown(scale)}")
-    if parity not in ("odd", "even", None):
+    if not (parity is None or (isinstance(parity, str) and parity in ("odd", "even"))):
         raise ValueError(f'`parity`: must be "odd", "even" or None; got {shown(parity)}')
     if name is None:
         name = getattr(fn, "__name__", type(fn).__name__)
         name = "custom" if name == "<lambda>" else name
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not name.isprintable():
         raise ValueError(f"`name`: must be a non-empty string; got {shown(name)}")
     module = as_module(fn)
     _check_shapes(field, module)

@@ -25,7 +25,7 @@ from theory.description._nodes import (
     Residual,
     check_part,
 )
-from theory.numerics import scan, traced, xp
+from theory.numerics import check_kind, scan, shown, traced, xp
 
 State = TypeVar("State")
 
@@ -123,6 +123,7 @@ def interpret(part: Part, reading: Reading[State], state: State) -> tuple[State,
         If an `Affine` or a `Noise` outside a `Repeat` has variances of several layers.
     """
     check_part("part", part)
+    check_kind("reading", reading, Reading, "a Reading")
     match part:
         case Affine():
             _check_one_layer("weight_variance", part.weights.variance)
@@ -217,20 +218,27 @@ def along_depth(notes: Any) -> Any:
     The same kind of note with a leading axis over the nodes that noted something, in order of
     depth; None if there are none.
     """
+    for leaf in jax.tree.leaves(notes):
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"`notes`: must be what interpret returned; got {shown(leaf)} in it")
+    return _along_depth(notes)
+
+
+def _along_depth(notes: Any) -> Any:
     if notes is None:
         return None
     if isinstance(notes, Stacked):
         if not jax.tree.leaves(notes):
             return None
         if traced(notes.notes):
-            inner = eqx.filter_vmap(along_depth)(notes.notes)
+            inner = eqx.filter_vmap(_along_depth)(notes.notes)
         else:
             layers = range(len(jax.tree.leaves(notes.notes)[0]))
             rows = [jax.tree.map(lambda x, i=i: x[i], notes.notes) for i in layers]
-            inner = jax.tree.map(lambda *xs: np.stack(xs), *map(along_depth, rows))
+            inner = jax.tree.map(lambda *xs: np.stack(xs), *map(_along_depth, rows))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inner)
     if isinstance(notes, tuple):
-        series = [s for s in map(along_depth, notes) if s is not None]
+        series = [s for s in map(_along_depth, notes) if s is not None]
         if not series:
             return None
         return jax.tree.map(lambda *xs: xp.concatenate(xs), *series)

@@ -95,10 +95,26 @@ def deep_network(layer: Part, depth: int) -> Chain:
     ValueError
         If the layer has no `Affine`, or the depth is below 1.
     """
-    affines = [node for node in _nodes(layer) if isinstance(node, Affine)]
-    if not affines:
+    last = _last_affine(layer)
+    if last is None:
         raise ValueError("`network`: must contain an Affine; got none")
-    return Chain((read_in(affines[-1]), repeat(layer, depth)))
+    return Chain((read_in(last), repeat(layer, depth)))
+
+
+def _last_affine(part: Part) -> Affine | None:
+    """The last affine map of a layer; of a `Repeat` inside it, that of its last turn."""
+    match part:
+        case Affine():
+            return part
+        case Chain(parts=parts):
+            found = (_last_affine(member) for member in reversed(parts))
+            return next((affine for affine in found if affine is not None), None)
+        case Residual(branch=body) | Recurrent(body=body):
+            return _last_affine(body)
+        case Repeat(body=body):
+            return _last_affine(layer_at(body, -1))
+        case _:
+            return None
 
 
 def before_weights(layer: Part) -> tuple[Part, ...]:

@@ -237,7 +237,7 @@ def _parameter(name: str, value: Any) -> Float[Array, ""]:
     if isinstance(value, Tracer):
         good = value.shape == ()
     else:
-        host = np.asarray(value)
+        host = np.asarray(value, object) if isinstance(value, list | tuple) else np.asarray(value)
         good = host.shape == () and host.dtype.kind in "iuf" and bool(np.isfinite(host))
     if not good:
         raise ValueError(f"`{name}`: must be a finite real scalar; got {shown(value)}")

@@ -28,8 +28,11 @@ from theory.numerics import (
     as_real,
     check_count,
     check_kind,
+    check_length,
     check_variance,
+    check_word,
     largest_exponent,
+    renamed,
     shown,
     times_power,
 )
@@ -44,6 +47,11 @@ def _floats(name: str) -> Callable[[Any], Array]:
         return jnp.asarray(array, dtype=jnp.result_type(float, kind))
 
     return convert
+
+
+def _family(value: Any) -> WeightFamily:
+    with renamed(weights="family"):
+        return weight_family(value)
 
 
 class WeightLaw(eqx.Module):
@@ -68,22 +76,18 @@ class WeightLaw(eqx.Module):
     sign.
     """
 
-    variance: Float[Array, "*layers"] = eqx.field(converter=_floats("weight_variance"))
-    family: WeightFamily = eqx.field(
-        static=True, converter=weight_family, default=GaussianWeights()
-    )
+    variance: Float[Array, "*layers"] = eqx.field(converter=_floats("variance"))
+    family: WeightFamily = eqx.field(static=True, converter=_family, default=GaussianWeights())
     components: int = eqx.field(static=True, default=1)
     algebra: AlgebraName = eqx.field(static=True, default="real")
 
     def __check_init__(self):
-        check_variance("weight_variance", self.variance)
+        check_variance("variance", self.variance)
         check_count("components", self.components)
-        if self.algebra not in ALGEBRAS:
-            known = ", ".join(ALGEBRAS)
-            raise ValueError(f"`algebra`: must be one of {known}; got {shown(self.algebra)}")
+        check_word("algebra", self.algebra, ALGEBRAS)
         if isinstance(self.family, OrthogonalWeights) and ALGEBRAS[self.algebra].basis is None:
             raise ValueError(
-                "`weights`: orthogonal ones must be real, complex or quaternion; got dense"
+                "`family`: orthogonal weights must be real, complex or quaternion; got dense"
             )
         size = ALGEBRAS[self.algebra].size
         if self.components % size:
@@ -144,9 +148,8 @@ class Normalise(eqx.Module):
     epsilon: float = eqx.field(static=True, default=1e-5)
 
     def __check_init__(self):
-        if self.kind not in ("layer", "rms"):
-            raise ValueError(f"`kind`: must be layer or rms; got {self.kind!r}")
-        check_variance("epsilon", self.epsilon)
+        check_word("kind", self.kind, ("layer", "rms"))
+        check_length("epsilon", self.epsilon)
 
     def __call__(self, x: Float[Array, "*shape"], axes: tuple[int, ...]) -> Float[Array, "*shape"]:
         """Normalise over the axes that contain the numbers of a layer."""

@@ -6,6 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from theory.numerics import shown
+
 
 def in_file(target: Any) -> bool:
     """Whether a text refers to an object in a Python file."""
@@ -26,15 +28,20 @@ def defined_in(target: str, folder: str | PathLike[str] = ".") -> Any:
         If there is no such file, it does not run, or it does not define that name.
     """
     file, _, name = target.rpartition(":")
-    path = Path(folder, file).resolve()
+    path = Path(folder, file)
+    try:
+        path = path.resolve()
+        absent = not path.is_file()
+    except (OSError, RuntimeError, ValueError):  # no file can have that name
+        absent = True
     if path.suffix != ".py" or not name:
-        raise ValueError(f"must be FILE.py:NAME; got {target}")
-    if not path.is_file():
-        raise ValueError(f"must be FILE.py:NAME with an existing file; got {target}")
+        raise ValueError(f"must be FILE.py:NAME; got {shown(target)}")
+    if absent:
+        raise ValueError(f"must be FILE.py:NAME with an existing file; got {shown(target)}")
     state = path.stat()
     names = _names(path, state.st_mtime_ns, state.st_size)
     if name not in names:
-        raise ValueError(f"{name} must be a name in {path.name}; got {target}")
+        raise ValueError(f"{shown(name)[1:-1]} must be a name in {path.name}; got {shown(target)}")
     return names[name]
 
 
@@ -43,6 +50,6 @@ def _names(path: Path, *_state: int) -> dict[str, Any]:
     # A function defined again is another function, and everything compiled for it is lost.
     try:
         return runpy.run_path(str(path), run_name=path.stem)
-    except Exception as error:  # a user's file can fail in any way
+    except (Exception, SystemExit) as error:  # a user's file can fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{path.name} must run; {reason}") from error

@@ -6,12 +6,13 @@ A path locates an entry of a table: "parts[1].body.weights.variance".
 import tomllib
 from collections.abc import Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
+
+from theory.numerics import as_path, shown
 
 _DEEPEST = 50
 """Deepest nesting of tables."""
@@ -19,21 +20,27 @@ _DEEPEST = 50
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
     """Read a TOML file, or raise a one-line `ValueError`."""
+    file = as_path("path", path)
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
 
 
-def plain(value: Any, level: int = 0) -> Any:
+def plain(value: Any, path: str = "", level: int = 0) -> Any:
     """Convert all mappings and sequences to dictionaries and lists."""
     if level > _DEEPEST:
-        raise ValueError(f"`table`: must nest at most {_DEEPEST} tables and lists")
+        raise ValueError(f"`{path or 'table'}`: must nest at most {_DEEPEST} tables and lists")
     if isinstance(value, Mapping):
-        return {name: plain(member, level + 1) for name, member in value.items()}
+        for name in value:
+            if not (isinstance(name, str) and name.isprintable()):
+                where = path or "table"
+                raise ValueError(f"`{where}`: must have printable names; got {shown(name)}")
+        inner = lambda name, member: plain(member, join(path, name), level + 1)
+        return {name: inner(name, member) for name, member in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(member, level + 1) for member in value]
+        return [plain(member, f"{path}[{i}]", level + 1) for i, member in enumerate(value)]
     if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
         return np.asarray(value).tolist()
     return value

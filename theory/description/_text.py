@@ -36,12 +36,14 @@ from theory.description._table import (
     together,
 )
 from theory.description._weights import WeightFamily
-from theory.numerics import check_count, shown
+from theory.numerics import as_path, check_count, check_kind, shown
 
 _NODES: dict[str, Any] = {kind.__name__.lower(): kind for kind in get_args(Part)}
 _BUILDERS: dict[str, Callable[..., Part]] = {
     make.__name__: make for make in (affine, layer, feedforward, recurrent)
 }
+_PARTS = ("parts", "branch", "body")
+"""The fields of nodes that hold parts."""
 _FORMAT = 1
 _SAME: Mapping[str, str] = MappingProxyType({})
 
@@ -107,7 +109,7 @@ def from_dict(table: Mapping[str, Any], *, folder: str | PathLike[str] = ".") ->
     ``from_dict(to_dict(network))`` equals `network` bit for bit if its numbers have JAX's default
     floating-point type.
     """
-    return _of_table(table, folder, "")
+    return _of_table(table, as_path("folder", folder), "")
 
 
 def read_network(value: Any, *, name: str, folder: str | PathLike[str] = ".") -> Part:
@@ -138,7 +140,7 @@ def read_network(value: Any, *, name: str, folder: str | PathLike[str] = ".") ->
     if isinstance(value, Mapping):
         return _of_table(value, folder, name)
     if not isinstance(value, str):
-        check_part(name, value)
+        check_kind(name, value, Part, "a description, its table or the name of its file")
         return value
     try:
         return load_network(str(Path(folder, value)))
@@ -166,7 +168,9 @@ def save_network(network: Part, path: str | PathLike[str]) -> None:
     """
     import tomli_w
 
-    target = Path(path)
+    target = as_path("path", path)
+    if not target.name or target.is_dir():
+        raise ValueError(f"`path`: must be a file; got {shown(str(path))}")
     table = {"format": _FORMAT, **to_dict(network)}
     _make_relative(table, target.resolve().parent)
     text = tomli_w.dumps(table)
@@ -217,7 +221,7 @@ def read_activation(value: Any, *, folder: str | PathLike[str] = ".") -> Activat
 
 
 def _of_table(table: Any, folder: str | PathLike[str], path: str) -> Part:
-    values = _named(path, plain, table, fields={"table": ""} if path else _SAME)
+    values = plain(table, path)
     if isinstance(values, dict):
         version = values.pop("format", _FORMAT)
         if isinstance(version, bool) or version != _FORMAT:
@@ -350,10 +354,10 @@ class _Reader:
             _check_fields(WeightLaw, value, path, "the weights", "")
             for name, number in value.items():
                 _check_single(number, join(path, name))
-            return _named(path, WeightLaw, **value, fields={"weight_variance": "variance"})
-        if isinstance(value, Mapping):
+            return _named(path, WeightLaw, **value)
+        if field in _PARTS and isinstance(value, Mapping):
             return self.part(value, path)
-        if holds_tables(value):
+        if field in _PARTS and holds_tables(value):
             each = enumerate(value)
             return tuple(self.part(member, f"{path}[{i}]") for i, member in each)
         if not (of_node and field == "parts"):  # an empty one is refused by its node
@@ -390,9 +394,8 @@ class _Reader:
         rest = dict(value)
         which = [key for key in ("name", "radial", "file") if key in rest]
         if len(which) != 1:
-            raise ValueError(
-                f"`{path}`: must have one of name, radial and file; got {', '.join(value)}"
-            )
+            got = ", ".join(value) or "none"
+            raise ValueError(f"`{path}`: must have one of name, radial and file; got {got}")
         (key,) = which
         name = rest.pop(key)
         if not isinstance(name, str):

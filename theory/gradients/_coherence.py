@@ -196,7 +196,7 @@ def given_state(moments: Moments) -> PostActivation:
 def check_gram(gram: Array, n: int) -> None:
     """Raise a `ValueError` unless it is a symmetric [n, n] matrix of finite numbers."""
     if gram.shape != (n, n):
-        raise ValueError(f"`loss_gram`: must have shape ({n}, {n}); got {gram.shape}")
+        raise ValueError(f"`loss_gram`: must have shape ({n}, {n}); got {list(gram.shape)}")
     if isinstance(gram, Tracer):
         return
     known = np.asarray(gram)  # inside `jax.jit` a JAX operation would be traced

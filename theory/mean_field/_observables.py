@@ -77,7 +77,9 @@ class Observable:
         for field in ("name", "axis"):
             word = getattr(self, field)
             if not (isinstance(word, str) and word.isidentifier()):
-                raise ValueError(f"`{field}`: must be a word of letters, digits and _; got {word}")
+                raise ValueError(
+                    f"`{field}`: must be a word of letters, digits and _; got {shown(word)}"
+                )
         first: Any = self.first_layer
         if isinstance(first, bool) or not isinstance(first, int) or first < 0:
             raise ValueError(f"`first_layer`: must be a whole number >= 0; got {shown(first)}")
@@ -222,7 +224,7 @@ def chosen_observables(chosen: Iterable[str | Observable]) -> tuple[Observable, 
     strangers = [one for one in records if OBSERVABLES.get(one.name, one) != one]
     names = {one.name for one in records}
     if not given or strangers or len(names) < len(given):
-        said = ", ".join(one.name if isinstance(one, Observable) else str(one) for one in given)
+        said = ", ".join(one.name if isinstance(one, Observable) else shown(one) for one in given)
         raise ValueError(
             f"`observables`: must be some of {', '.join(OBSERVABLES)}, each once; own observables "
             f"are given from Python, under other names; got {said or 'none'}"

@@ -1,8 +1,10 @@
 """Estimates with errors, roots, precision, and one code for NumPy and JAX."""
 
 from theory.numerics._arguments import (
+    as_array,
     as_kinks,
     as_number,
+    as_path,
     as_real,
     as_row,
     check_callable,
@@ -13,8 +15,11 @@ from theory.numerics._arguments import (
     check_order,
     check_positive,
     check_variance,
+    check_word,
     in_shape_of,
+    renamed,
     shown,
+    with_names,
 )
 from theory.numerics._arrays import (
     Array,
@@ -68,9 +73,11 @@ __all__ = [
     "Progress",
     "Report",
     "Status",
+    "as_array",
     "as_estimate",
     "as_kinks",
     "as_number",
+    "as_path",
     "as_real",
     "as_row",
     "as_signals",
@@ -85,6 +92,7 @@ __all__ = [
     "check_order",
     "check_positive",
     "check_variance",
+    "check_word",
     "choose",
     "clock",
     "compile_side_by_side",
@@ -115,6 +123,7 @@ __all__ = [
     "only_if",
     "plain_options",
     "put",
+    "renamed",
     "repeated",
     "replace_where",
     "root_between_nodes",
@@ -128,6 +137,7 @@ __all__ = [
     "traced",
     "while_loop",
     "widest",
+    "with_names",
     "with_slope",
     "xp",
 ]

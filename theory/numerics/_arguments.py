@@ -5,7 +5,12 @@ pass unchecked: inside a compiled sweep a bad point becomes a status, not an exc
 """
 
 import inspect
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -36,16 +41,39 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+@contextmanager
+def renamed(**names: str) -> Iterator[None]:
+    """Give a field the name that the user knows, in errors raised inside.
+
+    A function that passes its argument ``gain`` on as ``variance`` does so in
+    ``renamed(variance="gain")``. An error that begins with no field gets that of ``anything``.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(with_names(str(error), names)) from error
+
+
+def with_names(message: str, names: Mapping[str, str]) -> str:
+    """The message with the field at its beginning renamed; see `renamed`."""
+    message = " ".join(message.split())
+    if not message.startswith("`"):
+        return f"`{names['anything']}`: {message}" if "anything" in names else message
+    field, _, rest = message[1:].partition("`")
+    head = re.split(r"[.\[]", field, maxsplit=1)[0]
+    return f"`{names.get(head, head)}{field[len(head) :]}`{rest}"
+
+
 def check_kind(name: str, value: Any, kind: Any, must: str) -> None:
     """Raise a `TypeError` that names the argument unless it is an instance of that kind."""
     if not isinstance(value, kind):
         raise TypeError(f"`{name}`: must be {must}; got {shown(value)}")
 
 
-def check_callable(name: str, value: Any, arguments: int = 1) -> None:
+def check_callable(name: str, value: Any, arguments: int = 1, of: str = "") -> None:
     """Raise a `TypeError` that names the argument unless it takes this many arguments."""
-    many = "an array" if arguments == 1 else f"{arguments} arrays"
-    if callable(value):
+    many = of or ("an array" if arguments == 1 else f"{arguments} arrays")
+    if callable(value) and not isinstance(value, type):
         try:
             signature = inspect.signature(value)
         except (TypeError, ValueError):  # no signature: not written in Python
@@ -65,6 +93,38 @@ def check_flag(name: str, value: Any) -> None:
     """Raise a `ValueError` that names the argument unless it is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"`{name}`: must be True or False; got {shown(value)}")
+
+
+def check_word(name: str, value: Any, words: Iterable[str]) -> None:
+    """Raise a `ValueError` that names the argument unless it is one of these words."""
+    known = tuple(words)
+    if not (isinstance(value, str) and value in known):
+        raise ValueError(f"`{name}`: must be one of {', '.join(known)}; got {shown(value)}")
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A text or a path as a path, of a file that may or may not exist.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither, is empty, or no file can have it. The message names the argument.
+    """
+    if not isinstance(value, str | PathLike):
+        raise TypeError(f"`{name}`: must be a path; got {shown(value)}")
+    text = os.fspath(value)
+    try:
+        if not isinstance(text, str) or not text.isprintable() or not text:
+            raise ValueError("no printable text")
+        os.lstat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # ValueError: NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"`{name}`: must be a path that a file can have; got {reason}, {shown(text)}"
+        ) from error
+    return Path(text)
 
 
 _LARGEST = 2**31 - 1
@@ -144,6 +204,19 @@ def as_real(name: str, value: Any, must: str = "contain real numbers") -> Array:
     if kind not in "iuf" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"`{name}`: must {must}; got {shown(value)}")
     return array
+
+
+def as_array(name: str, value: Any, shape: str) -> Array:
+    """`as_real` for a floating-point array with the axes of a text such as "[layers, m, n]".
+
+    No axis may be empty; whole numbers become floating-point ones.
+    """
+    must = f"be real numbers of shape {shape}"
+    array = as_real(name, value, must)
+    if array.ndim != shape.count(",") + 1 or 0 in array.shape:
+        raise ValueError(f"`{name}`: must {must}; got {shown(value)}")
+    array = jnp.asarray(array)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def as_number(name: str, value: Any, allowed: str) -> Array:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+from theory.numerics._arguments import check_callable
+
 
 class Progress(NamedTuple):
     """Progress of a long computation. Its text is one line, so that `progress=print` works.
@@ -44,8 +46,8 @@ def counter(report: Report | None, what: str, total: int) -> Callable[..., None]
 
     Its second argument is the share of the work done, if pieces differ in size.
     """
-    if report is not None and not callable(report):
-        raise TypeError(f"`progress`: must be a function of a Progress; got {report!r}")
+    if report is not None:
+        check_callable("progress", report, 1, "a Progress")
     start = time.perf_counter()
 
     def count(done: int, share: float | None = None) -> None:

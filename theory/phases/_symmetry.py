@@ -87,7 +87,7 @@ class Symmetry(NamedTuple):
         """
         rank = self.rank if rank is None else rank
         if isinstance(rank, bool) or not isinstance(rank, int | np.integer):
-            raise ValueError(f"`rank`: must be a whole number; got {rank!r}")
+            raise ValueError(f"`rank`: must be a whole number; got {shown(rank)}")
         if not 1 <= rank <= self.rank:
             raise ValueError(f"`rank`: must be from 1 to {self.rank}; got {rank}")
         return self.dimension - _DIMENSION[self.group[0]](self.rank - int(rank))

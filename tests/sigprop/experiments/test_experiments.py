@@ -811,7 +811,10 @@ network = "made.py:made"
                 "description = { build = 'layer', activation = 'tanj', weight_variance = 1.0 }",
                 "`description.activation`: must be one of elu, ",
             ),
-            ("description = 3", "`description`: must be a part such as theory.layer; got 3"),
+            (
+                "description = 3",
+                "`description`: must be a description, its table or the name",
+            ),
             ("network = 'none.toml'", "`network`: .*none.toml: must be a readable TOML file"),
             ("network = 'none.py:net'", "`network`: must be FILE.py:NAME with an existing file"),
             (

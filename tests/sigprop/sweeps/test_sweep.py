@@ -151,7 +151,10 @@ class TestDescription:
             ({"weight_variance": [[1.0]]}, "`weight_variance`: must be finite numbers; got [1.0]"),
             ({"width": None}, "`width`: must be whole numbers; got None"),
             ({"leaves": 3}, "`leaves`: must be a mapping from paths; got 3"),
-            ({"description": 3}, "`description`: must be a part such as theory.layer; got 3"),
+            (
+                {"description": 3},
+                "`description`: must be a description, its table or the name",
+            ),
         ]
         code = """
 import json, sys
