@@ -1,5 +1,6 @@
 """The JAX configuration of the tests; the library itself never sets any."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+# Tracing makes many objects that live: with the default the collector walks all of them often.
+gc.set_threshold(100_000, 20, 50)
 # A program is compiled once for all modules, workers and commands of a run.
 _CACHE = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

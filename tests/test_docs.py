@@ -20,6 +20,7 @@ from sigprop.commands._cli import app
 from sigprop.commands._predict_command import prediction_as_json
 from sigprop.experiments._flax import Network
 from tests.documented import PAGE, documented
+from tests.tolerances import FOLD
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -164,7 +165,7 @@ def test_json_contract_of_the_quickstart():
             assert found[key] == expected
             continue
         assert found[key]["status"] == expected["status"]
-        assert found[key]["value"] == pytest.approx(expected["value"], rel=1e-12)
+        assert found[key]["value"] == pytest.approx(expected["value"], rel=FOLD)
         assert found[key]["error"] <= 10 * expected["error"]
 
 

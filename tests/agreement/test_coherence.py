@@ -1,7 +1,5 @@
 """Gradient coherence: theory against ensembles, with the power to disagree; frames."""
 
-from statistics import NormalDist
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,7 @@ import pytest
 
 import sigprop
 import theory
-
-FALSE_ALARM = 1e-6
+from tests.tolerances import sigmas
 
 
 def over_pairs(cosines):
@@ -26,10 +23,6 @@ def over_pairs(cosines):
 
 def statistics(drawn):
     return drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / np.sqrt(len(drawn))
-
-
-def threshold(tests):
-    return NormalDist().inv_cdf(1 - FALSE_ALARM / tests / 2)
 
 
 def compare(network, inputs, width, replicas, loss_gram=None):
@@ -50,8 +43,8 @@ def compare(network, inputs, width, replicas, loss_gram=None):
         other = eqx.tree_at(hidden, network, factor * hidden(network))
         z = (mean - over_pairs(predict(other))) / np.hypot(error, 2 / width)
         largest.append(float(np.max(np.abs(z))))
-    assert largest[0] <= threshold(mean.size), largest
-    assert min(largest[1:]) > threshold(mean.size), largest
+    assert largest[0] <= sigmas(mean.size), largest
+    assert min(largest[1:]) > sigmas(mean.size), largest
 
 
 def pair(k=1):
@@ -94,7 +87,7 @@ def test_explicit_weights_of_modest_width_agree(name, depth):
     limit, limit_error, _ = sigprop.comparison.extrapolate(widths, mean, error)
     expected = over_pairs(theory.gradients.gradient_coherence(network, inputs).cosine.value)
     z = np.abs(limit - expected) / limit_error
-    assert np.max(z) <= threshold(z.size)
+    assert np.max(z) <= sigmas(z.size)
 
 
 @pytest.mark.slow

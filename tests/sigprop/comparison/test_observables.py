@@ -15,6 +15,7 @@ from sigprop import Sweep, run_sweep
 from sigprop.commands import _cli
 from sigprop.figures import choose, comparison_figure, series_of, sweep_figure
 from sigprop.sweeps import _plan, summarised, sweep_theory
+from tests.tolerances import FOLD, SINGLE, SOLUTION
 from theory import OBSERVABLES, Observable
 
 ERF = theory.activation("erf")
@@ -96,7 +97,7 @@ class TestSweep:
         each = jax.vmap(record.values)(drawn.moments)
         each = drawn.gradient_growth if record.gradients else each
         assert read[name].dims == ("replica", "layer", record.dimension)
-        np.testing.assert_allclose(rows(record, read[name]), each, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(rows(record, read[name]), each, rtol=SOLUTION, atol=FOLD)
         assert np.isnan(read[name]).sum() == 6 * (4 - each.shape[1]) * each.shape[2]
 
     @pytest.mark.parametrize("name", NAMES)
@@ -104,13 +105,13 @@ class TestSweep:
         record, means = RECORDS[name], summarised(SWEEP, read)
         each = sigprop.comparison.contributions(record, drawn)
         found, error = (rows(record, means[n]) for n in (name, f"{name}_standard_error"))
-        np.testing.assert_allclose(found, each.mean(axis=0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found, each.mean(axis=0), rtol=SOLUTION, atol=FOLD)
         expected = each.std(axis=0, ddof=1) / 6**0.5
-        np.testing.assert_allclose(error, expected, rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(error, expected, rtol=SINGLE, atol=FOLD)
         one = dataclasses.replace(SWEEP, observables=(SWEEP.observables[NAMES.index(name)],))
         arrays = {kept.name: read[kept.name].values[:, [2]] for kept in one.stored}
         planned = _plan._contributions(one, arrays)
-        assert planned.mean() == pytest.approx(float(means[name][2, 0]), rel=1e-9)
+        assert planned.mean() == pytest.approx(float(means[name][2, 0]), rel=SOLUTION)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_figure(self, name, read):

@@ -44,6 +44,7 @@ from sigprop.experiments._measures import class_similarity
 from sigprop.experiments._results import finished
 from sigprop.experiments._train import _Job, advance, model_of, start
 from sigprop.storage import writing
+from tests.tolerances import FOLD, SINGLE, SINGLE_LAYERS, SOLUTION
 
 KEY = jax.random.key(3)
 TANH = theory.activation("tanh")
@@ -84,7 +85,7 @@ class TestHeldWeights:
         drawn = sigprop.networks.DrawnNetwork(network, KEY, 6)
         how = {"fan_in": 5, "width": 6, "components": k, "dtype": x.dtype}
         parameters = draw_parameters(network, KEY, **how)
-        np.testing.assert_allclose(apply_parameters(network, parameters, x), drawn(x), rtol=1e-12)
+        np.testing.assert_allclose(apply_parameters(network, parameters, x), drawn(x), rtol=FOLD)
 
     def test_no_bias_where_the_description_has_none(self):
         how = {"fan_in": 5, "width": 6, "components": 1}
@@ -101,7 +102,7 @@ class TestHeldWeights:
         plain = apply_parameters(network, parameters, x)
         for turn in turns:
             turned = apply_parameters(network, parameters, x @ turn.T)
-            np.testing.assert_allclose(turned, plain @ turn.T, atol=1e-12)
+            np.testing.assert_allclose(turned, plain @ turn.T, rtol=0, atol=FOLD)
 
 
 def classifier(architecture, depth=6, features=12):
@@ -132,9 +133,9 @@ class TestDiagnostics:
             unit = state / np.linalg.norm(state, axis=1, keepdims=True)
             pairs = [unit[a] @ unit[b] for a in range(8) for b in range(a)]
             cosines.append(np.mean(pairs))
-        np.testing.assert_allclose(found.similarity, cosines, rtol=1e-10)
+        np.testing.assert_allclose(found.similarity, cosines, rtol=SOLUTION)
         np.testing.assert_allclose(
-            found.order_parameter, np.mean(np.linalg.norm(last, axis=2)), rtol=1e-12
+            found.order_parameter, np.mean(np.linalg.norm(last, axis=2)), rtol=FOLD
         )
 
         # The gradient at the last turn, by the layers that follow it.
@@ -144,9 +145,9 @@ class TestDiagnostics:
 
         gradients = jax.vmap(jax.grad(behind))(kept[-1], labels)
         sizes = np.linalg.norm(gradients.reshape(8, -1), axis=1)
-        np.testing.assert_allclose(found.log_gradient[-1], np.log(sizes.mean()), rtol=1e-10)
+        np.testing.assert_allclose(found.log_gradient[-1], np.log(sizes.mean()), rtol=SOLUTION)
         charges = jnp.einsum("nup,pq,nuq->n", gradients, rotations(2)[0], kept[-1])
-        np.testing.assert_allclose(found.charge[0], np.sqrt(np.mean(charges**2)), rtol=1e-10)
+        np.testing.assert_allclose(found.charge[0], np.sqrt(np.mean(charges**2)), rtol=SOLUTION)
 
     @pytest.mark.slow
     def test_charge_is_conserved_by_symmetry_alone(self):
@@ -197,7 +198,7 @@ class TestDiagnostics:
         )
         pairs = [(0, 1), (0, 2), (1, 2)]
         expected = np.mean([cosine(means[i], means[j]) for i, j in pairs], axis=0)
-        np.testing.assert_allclose(class_similarity(states, labels, 5), expected, rtol=1e-12)
+        np.testing.assert_allclose(class_similarity(states, labels, 5), expected, rtol=FOLD)
 
     @pytest.mark.slow
     def test_jacobian(self):
@@ -236,7 +237,7 @@ def test_the_same_network_in_flax():
         sorted(jax.tree.leaves(expected), key=jnp.sum),
         strict=True,
     ):
-        np.testing.assert_allclose(one, two, rtol=1e-6)
+        np.testing.assert_allclose(one, two, rtol=SINGLE)
 
 
 STUDY = Study(
@@ -296,7 +297,7 @@ class TestTraining:
             return jnp.mean(cross_entropy(logits, images.train_labels[chosen]))
 
         loss, gradient = jax.value_and_grad(loss_of)(state.parameters)
-        assert float(after.loss) == pytest.approx(float(loss), rel=1e-5)
+        assert float(after.loss) == pytest.approx(float(loss), rel=SINGLE_LAYERS)
         clear = np.abs(gradient["read_out"][0]) > 1e-5
         signs = -np.sign(gradient["read_out"][0])
         np.testing.assert_array_equal(np.sign(moved["read_out"][0])[clear], signs[clear])
@@ -478,7 +479,7 @@ class TestSequences:
         sigmoid = jax.nn.sigmoid
         u, r = jnp.split(sigmoid(jnp.concatenate([h, x], 1) @ gates.T + gate_bias[None]), 2, 1)
         new = jnp.tanh((r * h) @ parameters["recurrent"][..., 0].T + x @ into.T + bias[None])
-        np.testing.assert_allclose(found, (1 - u) * h + u * new, rtol=1e-12)
+        np.testing.assert_allclose(found, (1 - u) * h + u * new, rtol=FOLD)
 
     def test_probes_hold_the_gradient_of_every_step(self):
         model = self.cell("rnn")
@@ -490,7 +491,7 @@ class TestSequences:
         nudge = jnp.zeros_like(states[1:]).at[1, 0, 2, 1].set(1e-6)
         loss = lambda probes: jnp.sum(jnp.sin(model.hidden(parameters, x, probes)[0]))
         slope = jax.grad(loss)(jnp.zeros_like(nudge))[1, 0, 2, 1]
-        assert float(loss(nudge) - loss(-nudge)) / 2e-6 == pytest.approx(float(slope), rel=1e-6)
+        assert float(loss(nudge) - loss(-nudge)) / 2e-6 == pytest.approx(float(slope), rel=SINGLE)
 
     def test_copy_task(self):
         data = copy_task(7, 50, 20)
@@ -555,8 +556,8 @@ class TestMapExponents:
         model, _, deaf = self.recurrent(2, 0.6)
         found = self.follow(model, deaf, count=16)
         exact = np.log(np.abs(np.linalg.eigvals(np.kron(deaf["recurrent"][..., 0], np.eye(2)))))
-        assert float(jnp.sum(found.values)) == pytest.approx(exact.sum(), rel=1e-9)
-        np.testing.assert_allclose(np.sort(found.values), np.sort(exact), atol=5e-3)
+        assert float(jnp.sum(found.values)) == pytest.approx(exact.sum(), rel=SOLUTION)
+        np.testing.assert_allclose(np.sort(found.values), np.sort(exact), rtol=0, atol=5e-3)
         assert float(found.length) < 1e-100
 
     @pytest.mark.parametrize(
@@ -778,11 +779,11 @@ network = "made.py:made"
         for w in turns.notes[0][0][1].weights[..., 0]:
             z = (z + jnp.tanh(z) @ w.T) / jnp.sqrt(2.0)
             states.append(z)
-        np.testing.assert_allclose(kept[..., 0], jnp.stack(states), rtol=1e-12)
-        np.testing.assert_allclose(last[..., 0], jnp.tanh(z), rtol=1e-12)
+        np.testing.assert_allclose(kept[..., 0], jnp.stack(states), rtol=FOLD)
+        np.testing.assert_allclose(last[..., 0], jnp.tanh(z), rtol=FOLD)
         probes = jnp.zeros_like(kept[1:]).at[1].set(0.5)
         moved, _ = model.hidden(parameters, x, probes)
-        np.testing.assert_allclose(moved[..., 0], jnp.tanh(z + 0.5), rtol=1e-12)
+        np.testing.assert_allclose(moved[..., 0], jnp.tanh(z + 0.5), rtol=FOLD)
 
     @pytest.mark.parametrize("cell", ["deep", "rnn", "gru", "block"])
     def test_the_gain_is_a_factor_of_every_hidden_weight(self, cell):
@@ -800,7 +801,7 @@ network = "made.py:made"
             words = jax.tree_util.keystr(path)
             factor = 3.0 if any(word in words for word in hidden) else 1.0
             count += factor == 3.0
-            np.testing.assert_allclose(after, factor * before, rtol=1e-12)
+            np.testing.assert_allclose(after, factor * before, rtol=FOLD)
         assert count == (2 if cell == "deep" else 1)
 
     @pytest.mark.parametrize(

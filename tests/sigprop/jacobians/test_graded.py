@@ -14,6 +14,7 @@ from scipy.stats import binom
 import sigprop
 import theory
 from sigprop.jacobians import product_log_singular_values
+from tests.tolerances import FOLD, LAYER, LAYERS, SINGLE_LAYERS, SOLUTION
 from theory import Chain, Pointwise, Status, affine
 
 # One shape, so that one compilation serves most tests.
@@ -148,8 +149,8 @@ def test_o3_layers_against_arbitrary_precision():
 def test_a_product_of_orthogonal_matrices_has_equal_singular_values():
     rng = np.random.default_rng(1)
     found = measured(np.array([0.3 * haar(rng, N) for _ in range(L)]))
-    np.testing.assert_allclose(found.log_singular_values, L * np.log(0.3), rtol=1e-14)
-    np.testing.assert_allclose(found.lyapunov, np.log(0.3), rtol=1e-13)
+    np.testing.assert_allclose(found.log_singular_values, L * np.log(0.3), rtol=LAYER)
+    np.testing.assert_allclose(found.lyapunov, np.log(0.3), rtol=LAYERS)
     assert found.status == Status.OK
 
 
@@ -160,7 +161,7 @@ def test_volume_order_and_scale(scale):
     found = measured(scale * factors)
     logs = found.log_singular_values
     volume = sum(np.linalg.slogdet(a)[1] for a in factors) + L * N * np.log(scale)
-    np.testing.assert_allclose(np.sum(logs), volume, rtol=1e-13)
+    np.testing.assert_allclose(np.sum(logs), volume, rtol=LAYERS)
     assert np.all(np.diff(logs) <= 0)
     rng = np.random.default_rng(2)
     left, right = np.eye(N)[rng.permutation(N)], np.eye(N)[rng.permutation(N)]
@@ -176,7 +177,7 @@ def test_a_short_product_agrees_with_a_plain_decomposition():
     kept = plain > 1e-6 * plain[0]
     assert np.sum(kept) > N / 2
     np.testing.assert_allclose(
-        measured(factors).log_singular_values[kept], np.log(plain[kept]), atol=1e-9
+        measured(factors).log_singular_values[kept], np.log(plain[kept]), rtol=0, atol=SOLUTION
     )
 
 
@@ -324,11 +325,15 @@ def test_slopes_of_saturated_radial_units_are_seen_or_said_to_be_lost(dtype):
     found = sigprop.sample_jacobian(network, jnp.asarray(SATURATED[None], dtype), key=KEY, width=4)
     if dtype == jnp.float64:
         assert found.status == Status.OK
-        np.testing.assert_allclose(found.log_singular_values, exact, atol=float(found.error))
+        np.testing.assert_allclose(
+            found.log_singular_values, exact, rtol=0, atol=float(found.error)
+        )
     else:  # the least three are below the smallest normal number, 1e-38
         assert np.isinf(found.error)
         assert found.status == Status.INACCURATE
-        np.testing.assert_allclose(found.log_singular_values[:9], exact[:9], atol=1e-4)
+        np.testing.assert_allclose(
+            found.log_singular_values[:9], exact[:9], rtol=0, atol=SINGLE_LAYERS
+        )
 
 
 @pytest.mark.parametrize(
@@ -361,7 +366,7 @@ def test_dead_units_in_front_are_counted(separate):
         assert 0 < alive < N
         assert found.zeros[r] == N - alive
         np.testing.assert_allclose(
-            found.log_singular_values[r, :alive], np.log(exact[:alive]), atol=1e-10
+            found.log_singular_values[r, :alive], np.log(exact[:alive]), rtol=0, atol=SOLUTION
         )
 
 
@@ -374,7 +379,7 @@ def test_narrow_and_wide_layers():
     drawn = sigprop.networks.DrawnNetwork(network, KEY, 9)
     plain = jax.jit(jax.jacfwd(lambda v: drawn(v[None, :, None])[0, :, 0]))(x[0, :, 0])
     values = np.linalg.svd(plain, compute_uv=False)
-    np.testing.assert_allclose(found.log_singular_values[:5], np.log(values[:5]), atol=1e-11)
+    np.testing.assert_allclose(found.log_singular_values[:5], np.log(values[:5]), rtol=0, atol=FOLD)
     assert found.log_singular_values.shape == (12,)
     assert found.zeros == 7
     assert found.status == Status.OK

@@ -8,6 +8,7 @@ import pytest
 import sigprop
 import theory
 from sigprop.networks import FiniteNetwork, Signals
+from tests.tolerances import FOLD, LAYER, LAYERS, SLOPE
 from theory.description import interpret
 
 TANH = theory.radial("tanh")
@@ -47,9 +48,11 @@ def test_rotated_inputs_give_rotated_outputs(k, algebra):
     rotate = lambda z: jnp.einsum("ij,nuj->nui", r, z)
     net = network(k, algebra)
     out = run(net, x, 10)
-    np.testing.assert_allclose(run(net, rotate(x), 10), rotate(out), atol=1e-12)
+    np.testing.assert_allclose(run(net, rotate(x), 10), rotate(out), rtol=0, atol=FOLD)
     haar = network(k, algebra, weights="orthogonal")
-    np.testing.assert_allclose(run(haar, rotate(x), 10), rotate(run(haar, x, 10)), atol=1e-12)
+    np.testing.assert_allclose(
+        run(haar, rotate(x), 10), rotate(run(haar, x, 10)), rtol=0, atol=FOLD
+    )
     # a rotation that the weights do not commute with, and a bias, break it
     if algebra != "real":
         other = rotation(k, "real", 4)
@@ -66,11 +69,11 @@ def test_radial_tangents_are_derivatives():
     value, pushed = TANH.push(z, t)
     for m in range(2):
         expected, moved = jax.jvp(TANH, (z,), (t[..., m],))
-        np.testing.assert_allclose(value, expected, rtol=1e-14)
-        np.testing.assert_allclose(pushed[..., m], moved, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(value, expected, rtol=LAYER)
+        np.testing.assert_allclose(pushed[..., m], moved, rtol=FOLD, atol=LAYER)
     # at the origin φ is g'(0) z
     _, at_zero = TANH.push(jnp.zeros((1, 3)), t[:1])
-    np.testing.assert_allclose(at_zero, t[:1], rtol=1e-12)
+    np.testing.assert_allclose(at_zero, t[:1], rtol=FOLD)
 
 
 @pytest.mark.slow
@@ -79,7 +82,7 @@ def test_finite_networks_agree_with_theory_and_no_neighbour_of_theirs_does(k, al
     cross = 0.7 * rotation(k, algebra, 6)
     x = sigprop.networks.pair_inputs(cross, 32, key=jax.random.key(5))
     moments = theory.mean_field.signal_moments(x)
-    np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-12)
+    np.testing.assert_allclose(moments.covariance[0, 1], cross, rtol=0, atol=FOLD)
     net = network(k, algebra, 2.0, 0.3, depth=4)
     comparison = sigprop.compare(
         net,
@@ -139,11 +142,11 @@ def test_generators_span_the_algebra_and_commute_with_the_weights(k, algebra):
     net = network(k, algebra)
     a = theory.phases.generators(net)
     assert len(a) == theory.symmetry(net).dimension
-    np.testing.assert_allclose(a, -np.swapaxes(a, 1, 2), atol=1e-14)
+    np.testing.assert_allclose(a, -np.swapaxes(a, 1, 2), rtol=0, atol=LAYER)
     gram = np.einsum("gij,hij->gh", a, a) / k
-    np.testing.assert_allclose(gram, np.eye(len(a)), atol=1e-12)
+    np.testing.assert_allclose(gram, np.eye(len(a)), rtol=0, atol=FOLD)
     for e in theory.WeightLaw(1.0, "gaussian", k, algebra).table:
-        np.testing.assert_allclose(a @ e, e @ a, atol=1e-13)
+        np.testing.assert_allclose(a @ e, e @ a, rtol=0, atol=LAYERS)
 
 
 def certificate(net, width=24, dtype=jnp.float64, x=None, seed=0):
@@ -158,7 +161,7 @@ def test_the_certificate_holds_for_equivariant_networks(k, algebra):
     found = certificate(network(k, algebra, 1.1**2, depth=50))
     assert np.all(found.holds)
     assert np.max(found.claim) < 1e-8
-    np.testing.assert_allclose(found.gain, found.expected_gain, rtol=1e-8)
+    np.testing.assert_allclose(found.gain, found.expected_gain, rtol=SLOPE)
     # isotropic weights keep the length, so that the gain is of order one at any depth
     assert np.all((found.gain > 1e-3) & (found.gain < 1e3))
     assert found.broken == theory.symmetry(network(k, algebra)).goldstone_modes()
@@ -196,7 +199,7 @@ def test_the_certificate_of_a_function_of_ones_own():
     found = sigprop.certify(fn, x, a)
     assert np.all(found.holds)
     assert np.max(found.claim) < 1e-12
-    np.testing.assert_allclose(found.gain, found.expected_gain, rtol=1e-12)
+    np.testing.assert_allclose(found.gain, found.expected_gain, rtol=FOLD)
     assert not np.any(sigprop.certify(lambda x: fn(x, 1e-9), x, a).holds)
 
 
@@ -297,7 +300,7 @@ def test_the_backward_charge_is_the_same_in_every_layer(k, algebra):
     charges = sigprop.jacobians.backward_charges(drawn, x, gradient, a)
     # at the output it is what its definition says
     exact = jnp.einsum("nui,gij,nuj->g", gradient, a, drawn(x))
-    np.testing.assert_allclose(charges, jnp.broadcast_to(exact, charges.shape), rtol=1e-8)
+    np.testing.assert_allclose(charges, jnp.broadcast_to(exact, charges.shape), rtol=SLOPE)
     # a bias lets it decay
     biased = sigprop.networks.DrawnNetwork(network(k, algebra, 1.3**2, 0.1, depth=60), KEY, 24)
     lost = sigprop.jacobians.backward_charges(biased, x, gradient, a)
@@ -308,10 +311,10 @@ def test_the_backward_charge_is_the_same_in_every_layer(k, algebra):
 def test_a_plane_generator_rotates_one_unit_vector(k, algebra):
     net = network(k, algebra)
     a = theory.phases.plane_generator(net)
-    np.testing.assert_allclose(a @ a @ a, -a, atol=1e-14)
+    np.testing.assert_allclose(a @ a @ a, -a, rtol=0, atol=LAYER)
     basis = theory.phases.generators(net).reshape(-1, k * k)
     inside = basis.T @ (basis @ a.ravel()) / k
-    np.testing.assert_allclose(inside.reshape(k, k), a, atol=1e-13)
+    np.testing.assert_allclose(inside.reshape(k, k), a, rtol=0, atol=LAYERS)
     with pytest.raises(ValueError, match="symmetry"):
         theory.phases.plane_generator(network(1, "real"))
 
@@ -322,8 +325,8 @@ def test_pairs_have_exactly_the_cross_covariance():
         moments = theory.mean_field.signal_moments(
             sigprop.networks.pair_inputs(cross, width, key=KEY)
         )
-        np.testing.assert_allclose(moments.covariance[0, 1], cross, atol=1e-13)
-        np.testing.assert_allclose(moments.covariance[1, 1], np.eye(3), atol=1e-13)
+        np.testing.assert_allclose(moments.covariance[0, 1], cross, rtol=0, atol=LAYERS)
+        np.testing.assert_allclose(moments.covariance[1, 1], np.eye(3), rtol=0, atol=LAYERS)
     for cross, width, name in ((1.1 * r, 10, "cross"), (0.4 * r, 5, "width")):
         with pytest.raises(ValueError, match=name):
             sigprop.networks.pair_inputs(cross, width, key=KEY)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sigprop.networks._inputs import digits_inputs, gram_inputs, idx_inputs, pair_gram, read_idx
+from tests.tolerances import FOLD, LAYERS
 
 KEY = jax.random.key(0)
 IDX_CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
@@ -66,14 +67,14 @@ def test_rounding_is_relative_to_the_lengths_of_the_entry():
     correlation = np.array([[1, 0.6, -0.2], [0.6, 1, 0.1], [-0.2, 0.1, 1]])
     scale = np.sqrt(np.outer(lengths, lengths))
     found = gram_of(gram_inputs(correlation * scale, 20, key=KEY))[:, :, 0, 0]
-    np.testing.assert_allclose(found / scale, correlation, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found / scale, correlation, rtol=0, atol=LAYERS)
 
 
 def test_each_component_carries_the_gram_matrix():
     gram = low_rank_gram(3, 2)
     expected = gram[:, :, None, None] * np.eye(4)
     np.testing.assert_allclose(
-        gram_of(gram_inputs(gram, 8, key=KEY, components=4)), expected, atol=1e-12
+        gram_of(gram_inputs(gram, 8, key=KEY, components=4)), expected, rtol=0, atol=FOLD
     )
 
 
@@ -84,11 +85,11 @@ def test_direction_is_uniform_on_the_sphere():
     gram = np.ones((1, 1))
     directions = jax.vmap(lambda key: gram_inputs(gram, width, key=key))(keys)[:, 0, :, 0]
     covariance = directions.T @ directions / draws
-    np.testing.assert_allclose(covariance, np.eye(width), atol=5 * np.sqrt(2 / draws))
-    np.testing.assert_allclose(directions.mean(0), 0, atol=5 / np.sqrt(draws))
+    np.testing.assert_allclose(covariance, np.eye(width), rtol=0, atol=5 * np.sqrt(2 / draws))
+    np.testing.assert_allclose(directions.mean(0), 0, rtol=0, atol=5 / np.sqrt(draws))
     # Haar: the fourth moment is 3 width / (width + 2), not 1 (a corner) or width (an axis).
     fourth = np.mean(directions**4)
-    np.testing.assert_allclose(fourth, 3 * width / (width + 2), atol=0.1)
+    np.testing.assert_allclose(fourth, 3 * width / (width + 2), rtol=0, atol=0.1)
 
 
 def test_inputs_depend_on_the_key_alone():
@@ -125,8 +126,8 @@ def test_bad_pair_is_refused():
 def test_digits_are_normalised_as_a_data_set():
     inputs, labels = digits_inputs(1797, key=KEY, length=2.0)
     assert inputs.shape == (1797, 64, 1)
-    np.testing.assert_allclose(np.mean(inputs), 0, atol=1e-12)
-    np.testing.assert_allclose(np.mean(np.sum(inputs**2, (1, 2)) / 64), 2.0, rtol=1e-12)
+    np.testing.assert_allclose(np.mean(inputs), 0, rtol=0, atol=FOLD)
+    np.testing.assert_allclose(np.mean(np.sum(inputs**2, (1, 2)) / 64), 2.0, rtol=FOLD)
     assert sorted(set(np.asarray(labels).tolist())) == list(range(10))
     few, few_labels = digits_inputs(3, key=KEY, length=2.0)
     assert np.array_equal(few, inputs[:3])
@@ -138,7 +139,7 @@ def test_raw_digits_are_between_black_and_white():
     assert inputs.min() == 0
     assert inputs.max() == 1
     stretched, _ = digits_inputs(1797, key=KEY, centre=False, length=3.0)
-    np.testing.assert_allclose(np.mean(stretched**2), 3.0, rtol=1e-12)
+    np.testing.assert_allclose(np.mean(stretched**2), 3.0, rtol=FOLD)
     assert stretched.min() == 0
 
 
@@ -209,7 +210,9 @@ def test_images_come_with_their_labels(tmp_path):
     write_images(tmp_path, np.broadcast_to(labels[:, None, None], (20, 3, 2)), labels)
     inputs, found = idx_inputs(tmp_path, 8, key=KEY, centre=False)
     assert inputs.shape == (8, 6, 1)
-    np.testing.assert_allclose(inputs * 255, np.broadcast_to(found[:, None, None], (8, 6, 1)))
+    np.testing.assert_allclose(
+        inputs * 255, np.broadcast_to(found[:, None, None], (8, 6, 1)), rtol=FOLD
+    )
     assert len(set(found.tolist())) == 8
 
 
@@ -228,8 +231,8 @@ def test_images_are_normalised(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
     write_images(tmp_path, images)
     inputs, _ = idx_inputs(tmp_path, 30, key=KEY, length=0.5)
-    np.testing.assert_allclose(np.mean(inputs), 0, atol=1e-12)
-    np.testing.assert_allclose(np.mean(inputs**2), 0.5, rtol=1e-12)
+    np.testing.assert_allclose(np.mean(inputs), 0, rtol=0, atol=FOLD)
+    np.testing.assert_allclose(np.mean(inputs**2), 0.5, rtol=FOLD)
 
 
 def test_missing_images_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from sigprop import sample_network
 from sigprop.networks import FiniteNetwork, Signals
 from sigprop.networks._sample import _orthogonal_tangent
 from sigprop.networks._weights import draw_weights, product
+from tests.tolerances import FOLD, LAYERS, SOLUTION
 from theory import Chain, Pointwise, WeightLaw
 from theory.description import interpret
 
@@ -59,7 +60,7 @@ def test_orthogonal_weights_are_orthogonal(fan_out, fan_in, k, algebra):
     w = jnp.einsum("oia,apq->opiq", w, law.table).reshape(k * fan_out, k * fan_in)
     gram = w @ w.T if fan_out <= fan_in else w.T @ w
     larger = max(fan_out, fan_in)
-    np.testing.assert_allclose(gram, 2.0 * larger / fan_in * np.eye(len(gram)), atol=1e-12)
+    np.testing.assert_allclose(gram, 2.0 * larger / fan_in * np.eye(len(gram)), rtol=0, atol=FOLD)
 
 
 @pytest.mark.parametrize(("k", "algebra"), ALGEBRAS)
@@ -86,7 +87,7 @@ def test_a_product_is_the_drawn_matrix_times_the_vectors():
     vectors = jax.random.normal(KEY, (5, 2, 3))
     w = draw_weights(law, KEY, 4, 5, jnp.float64)
     expected = jnp.einsum("oiD,Dab,ibc->oac", w, law.table, vectors)
-    np.testing.assert_allclose(product(law, KEY, vectors, 4), expected, rtol=1e-13)
+    np.testing.assert_allclose(product(law, KEY, vectors, 4), expected, rtol=LAYERS)
 
 
 def test_the_first_layer_has_exactly_the_predicted_law():
@@ -111,13 +112,13 @@ def test_tangents_are_derivatives_of_the_network(residual):
     values, pushed = jax.jit(lambda x, t: jax.jvp(fn, (x,), (t,)))(x, t)
     values, pushed, t, x = (np.asarray(a) for a in (values, pushed, t, x))
     last = jax.tree.map(lambda m: np.asarray(m)[-1], sample.moments)
-    np.testing.assert_allclose(np.einsum("aui,bui->ab", x, t), 0, atol=1e-13)
-    np.testing.assert_allclose(np.mean(t[0] ** 2), 1, rtol=1e-13)
-    np.testing.assert_allclose(theory.length(last), np.mean(values**2, axis=(1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(np.einsum("aui,bui->ab", x, t), 0, rtol=0, atol=LAYERS)
+    np.testing.assert_allclose(np.mean(t[0] ** 2), 1, rtol=LAYERS)
+    np.testing.assert_allclose(theory.length(last), np.mean(values**2, axis=(1, 2)), rtol=FOLD)
     scale = np.exp((last.log_gain[:, None] + last.log_gain[None]) / 2)
     measured = last.tangent[..., 0, 0] * scale
     expected = np.einsum("aui,bui->ab", pushed, pushed) / 9
-    np.testing.assert_allclose(measured, expected, rtol=1e-11)
+    np.testing.assert_allclose(measured, expected, rtol=FOLD)
 
 
 @pytest.mark.parametrize("residual", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -156,7 +157,7 @@ def test_gradient_growth_is_that_of_reverse_mode(residual):
         return jnp.stack(found)
 
     norms = np.asarray(norms(x))
-    np.testing.assert_allclose(sample.gradient_growth, norms[1:-1] / norms[2:], rtol=1e-11)
+    np.testing.assert_allclose(sample.gradient_growth, norms[1:-1] / norms[2:], rtol=FOLD)
 
 
 def test_the_jacobian_has_the_singular_values_of_the_function():
@@ -167,7 +168,7 @@ def test_the_jacobian_has_the_singular_values_of_the_function():
     expected = np.linalg.svd(jacobian, compute_uv=False)
     # numpy knows a singular value to a few eps of the largest
     np.testing.assert_allclose(
-        np.exp(drawn.log_singular_values), expected, rtol=1e-9, atol=4e-16 * expected[0]
+        np.exp(drawn.log_singular_values), expected, rtol=SOLUTION, atol=4e-16 * expected[0]
     )
     assert drawn.status == theory.Status.OK
 
@@ -187,7 +188,7 @@ def test_a_repeat_draws_what_the_chain_of_its_layers_draws():
     x = inputs()
     repeated = sample_network(Chain((first, theory.repeat(body, 2))), x, key=KEY, width=6)
     chained = sample_network(Chain((first, Chain((body,) * 2))), x, key=KEY, width=6)
-    np.testing.assert_allclose(repeated.moments.covariance, chained.moments.covariance, rtol=1e-12)
+    np.testing.assert_allclose(repeated.moments.covariance, chained.moments.covariance, rtol=FOLD)
 
 
 def test_replicas_do_not_depend_on_how_they_are_batched():
@@ -304,8 +305,8 @@ def test_products_without_weights_keep_what_is_conserved():
     law = WeightLaw(1.0, "orthogonal")
     v = jax.random.normal(KEY, (40, 1, 3))
     y, pull = jax.vjp(lambda v: product(law, KEY, v, 40, explicit=False), v)
-    np.testing.assert_allclose(y[:, 0].T @ y[:, 0], v[:, 0].T @ v[:, 0], rtol=1e-12)
-    np.testing.assert_allclose(pull(y)[0], v, atol=1e-12)
+    np.testing.assert_allclose(y[:, 0].T @ y[:, 0], v[:, 0].T @ v[:, 0], rtol=FOLD)
+    np.testing.assert_allclose(pull(y)[0], v, atol=FOLD)
     g = jax.random.normal(jax.random.fold_in(KEY, 5), y.shape)
     (back,) = pull(g)
     np.testing.assert_allclose(back[:, 0].T @ back[:, 0], g[:, 0].T @ g[:, 0], rtol=1e-11)

@@ -11,6 +11,7 @@ from scipy import stats
 import theory
 from sigprop.networks._random import normal
 from sigprop.networks._weights import draws_matrices, factored, images, product
+from tests.tolerances import FOLD
 
 KEY = jax.random.key(3)
 
@@ -107,16 +108,19 @@ def test_products_of_haar_weights_are_linear_over_the_algebra(fan_in, fan_out, k
     y, back = (np.asarray(part) for part in there_and_back(both, g))
     both, g = np.asarray(both), np.asarray(g)[..., :2]
     np.testing.assert_allclose(
-        y[..., 2:], np.einsum("ij,ujc->uic", rotation, y[..., :2]), atol=1e-12
+        y[..., 2:], np.einsum("ij,ujc->uic", rotation, y[..., :2]), rtol=0, atol=FOLD
     )
     if fan_in == fan_out:
         dot = lambda x: np.einsum("uic,uid->cd", x, x)
-        np.testing.assert_allclose(dot(y), dot(both), atol=1e-11)
+        np.testing.assert_allclose(dot(y), dot(both), rtol=0, atol=FOLD)
     rotated = np.einsum("ij,ujc->uic", rotation, back[..., :2])
-    np.testing.assert_allclose(back[..., 2:], rotated, atol=1e-12)
+    np.testing.assert_allclose(back[..., 2:], rotated, rtol=0, atol=FOLD)
     # Wᵀ is the adjoint of W on what has met it
     np.testing.assert_allclose(
-        np.einsum("uic,uid->cd", back[..., :2], both), np.einsum("uic,uid->cd", g, y), atol=1e-11
+        np.einsum("uic,uid->cd", back[..., :2], both),
+        np.einsum("uic,uid->cd", g, y),
+        rtol=0,
+        atol=FOLD,
     )
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 import sigprop
 import theory
 from sigprop.commands import _cli, _output
+from tests.tolerances import FOLD, SINGLE, SINGLE_LAYERS, SOLUTION
 from theory import Status
 
 KEY = jax.random.key(0)
@@ -176,8 +177,8 @@ def test_every_kind_of_network(case):
     last = np.array([seen[-1] for seen, _ in hands])
     gram = last @ last.T / 5
     size = np.sqrt(np.diag(gram))
-    np.testing.assert_allclose(found.length, size**2, rtol=1e-12)
-    np.testing.assert_allclose(found.correlation, gram / np.outer(size, size), atol=1e-12)
+    np.testing.assert_allclose(found.length, size**2, rtol=FOLD)
+    np.testing.assert_allclose(found.correlation, gram / np.outer(size, size), rtol=0, atol=FOLD)
 
     assert found.jacobian.method == method
     assert (found.jacobian.rows, found.jacobian.columns) == (5, 6)
@@ -193,9 +194,9 @@ def test_every_kind_of_network(case):
         return
     for place, i in zip(places, range(3), strict=True):
         lengths = [np.mean(seen[i] ** 2) for seen, _ in hands]
-        np.testing.assert_allclose(found.layers.length[place], lengths, rtol=1e-12)
+        np.testing.assert_allclose(found.layers.length[place], lengths, rtol=FOLD)
     assert found.layers.names[0] == "input"
-    np.testing.assert_allclose(found.layers.length[0], np.mean(X**2, axis=1))
+    np.testing.assert_allclose(found.layers.length[0], np.mean(X**2, axis=1), rtol=FOLD)
     assert (found.layers.log_gradient is None) == (method == "dense")
 
 
@@ -218,7 +219,10 @@ class TestLayers:
             exact = [np.sum(v**2) for v in (jacobian, behind, g)]
             rows = [0, 3, 4]
             np.testing.assert_allclose(
-                found.layers.log_gradient[jnp.array(rows), a], np.log(exact), rtol=1e-10, atol=1e-12
+                found.layers.log_gradient[jnp.array(rows), a],
+                np.log(exact),
+                rtol=SOLUTION,
+                atol=FOLD,
             )
 
     def test_gradients_beyond_the_range_of_numbers(self):
@@ -226,16 +230,18 @@ class TestLayers:
         x = X.astype("float32")
         found = sigprop.probe(compose(scale), x, layers=scale)
         exact = -2 * 30 * np.log(10) * np.arange(12, -1, -1)
-        np.testing.assert_allclose(found.layers.log_gradient[:, 0], exact, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(
+            found.layers.log_gradient[:, 0], exact, rtol=SINGLE_LAYERS, atol=SINGLE_LAYERS
+        )
         logs = found.jacobian.log_singular_values
-        np.testing.assert_allclose(logs, exact[0] / 2, rtol=1e-5)
+        np.testing.assert_allclose(logs, exact[0] / 2, rtol=SINGLE_LAYERS)
 
     def test_layers_of_another_dtype(self):
         """Parameters in float64, inputs in float32, as a script with mixed precision has them."""
         layers = [lambda x: 3 * x.astype(jnp.float64), lambda x: x / 2]
         found = sigprop.probe(compose(layers), X.astype("float32"), layers=layers)
         exact = np.log([2.25, 0.25, 1.0])
-        np.testing.assert_allclose(found.layers.log_gradient[:, 0], exact, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found.layers.log_gradient[:, 0], exact, rtol=0, atol=SINGLE)
 
     def test_layers_that_are_another_network(self):
         layers = as_layers(weights())
@@ -340,7 +346,9 @@ class TestJacobian:
                 if zeros == 5:
                     assert np.all(report.zeros == 5)
             layered = sigprop.probe(compose(parts), X, layers=parts)
-            np.testing.assert_allclose(layered.layers.zeros[2], 1 if zeros == 5 else 7 / 8)
+            np.testing.assert_allclose(
+                layered.layers.zeros[2], 1 if zeros == 5 else 7 / 8, rtol=FOLD
+            )
 
     def test_nan(self):
         layers = [lambda x: jnp.log(x), lambda x: 2 * x]
@@ -352,7 +360,9 @@ class TestJacobian:
             assert list(found.jacobian.status) == status
             assert np.all(np.isnan(found.jacobian.log_singular_values[1]))
             exact = np.log(np.sort(2 / x[0])[::-1])
-            np.testing.assert_allclose(found.jacobian.log_singular_values[0], exact, atol=1e-12)
+            np.testing.assert_allclose(
+                found.jacobian.log_singular_values[0], exact, rtol=0, atol=FOLD
+            )
             assert "1 of 3 inputs have outputs that are NaN or infinite" in found.notes
 
 
@@ -382,14 +392,14 @@ class TestDescription:
         assert found.length_z is None
         description = theory.feedforward(theory.activation("tanh"), 1.5, 0.09, depth=3)
         exact = theory.propagate(description, X[..., None]).value
-        np.testing.assert_allclose(found.length, theory.length(exact), rtol=1e-12)
-        np.testing.assert_allclose(found.correlation, theory.correlation(exact), atol=1e-12)
+        np.testing.assert_allclose(found.length, theory.length(exact), rtol=FOLD)
+        np.testing.assert_allclose(found.correlation, theory.correlation(exact), atol=FOLD)
 
     def test_outputs_alone(self):
         description = theory.feedforward(theory.activation("tanh"), 1.5, 0.09, depth=3)
         found = sigprop.probe(compose(as_layers(weights())), X, description=description)
         assert found.check.length.shape == (1, 3)
-        np.testing.assert_allclose(found.check.measured_length[0], found.length)
+        np.testing.assert_allclose(found.check.measured_length[0], found.length, rtol=FOLD)
         assert "description: compared with the outputs only" in found.notes
 
     def test_another_number_of_layers(self):
@@ -467,7 +477,7 @@ fails = lambda x: x @ jnp.ones((3, 3))
         assert (tmp_path / "here" / "probe.png").is_file()
         stored = sigprop.read_dataset("here/probe.zarr")
         np.testing.assert_allclose(
-            stored["log_singular_value"], found["jacobian"]["log_singular_values"], rtol=1e-6
+            stored["log_singular_value"], found["jacobian"]["log_singular_values"], rtol=SINGLE
         )
         code, text, err = command("network.py:fn", "--inputs", "inputs.npy", "--output", "here")
         assert (code, err) == (0, "")

@@ -31,6 +31,7 @@ from sigprop.storage import writing
 from sigprop.sweeps import _sweep_program, _sweep_store
 from sigprop.sweeps._environment import environment
 from sigprop.sweeps._sweep_summary import summarised, sweep_theory
+from tests.tolerances import FOLD, SINGLE, SINGLE_LAYERS, sigmas
 
 ROOT = Path(__file__).parents[3]
 # erf has closed forms, which compile fastest; chunks of one size share one program.
@@ -360,7 +361,7 @@ class TestRun:
         np.testing.assert_array_equal(found["overlap"][..., 0], theory.overlap(drawn)[..., 0, 1])
         slope = jax.vmap(theory.growth)(drawn)
         # Powers of e of differences of logs that are known to single precision.
-        np.testing.assert_allclose(found["slope"][:, 1:], slope, rtol=4e-6)
+        np.testing.assert_allclose(found["slope"][:, 1:], slope, rtol=SINGLE)
         assert bool(found["slope"][:, 0].isnull().all())
 
     def test_a_store_is_plain_zarr(self, whole):
@@ -441,7 +442,7 @@ class TestRun:
         sweep = dataclasses.replace(SMALL, layers=(2, -1))
         run_sweep(sweep, path, chunk=CHUNK)
         known = sigprop.read_sweep(whole)["length"].isel(layer=[2, 4])
-        np.testing.assert_allclose(sigprop.read_sweep(path)["length"], known, rtol=1e-5)
+        np.testing.assert_allclose(sigprop.read_sweep(path)["length"], known, rtol=SINGLE_LAYERS)
 
 
 class TestRefusals:
@@ -603,9 +604,11 @@ class TestSummary:
             each = contributions(observable, drawn.samples)
             own = means[observable.name][observable.first_layer :]
             error = means[f"{observable.name}_standard_error"][observable.first_layer :]
-            np.testing.assert_allclose(own, each.mean(axis=0), rtol=1e-5)
+            np.testing.assert_allclose(own, each.mean(axis=0), rtol=SINGLE_LAYERS)
             # xarray's moments and the influence values are the same first order.
-            np.testing.assert_allclose(error, each.std(axis=0, ddof=1) / 2, rtol=1e-4, atol=1e-12)
+            np.testing.assert_allclose(
+                error, each.std(axis=0, ddof=1) / 2, rtol=SINGLE_LAYERS, atol=FOLD
+            )
         assert bool((means["networks"] == 4).all())
 
     def test_missing_networks(self, whole):
@@ -648,8 +651,8 @@ class TestSummary:
                     z.append(np.abs(off / here[f"{name}_standard_error"]).max())
             return float(np.max(z))
 
-        assert largest_z(1.0) < 5.3  # 6 numbers at a rate of 1e-6
-        assert min(largest_z(0.97), largest_z(1.03)) > 5.3
+        assert largest_z(1.0) < sigmas(6)
+        assert min(largest_z(0.97), largest_z(1.03)) > sigmas(6)
 
 
 def free_port():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
+from tests.tolerances import FOLD, LAYER, ROUNDING
 from theory.description._componentwise import componentwise
 from theory.description._named_activations import ACTIVATION_NAMES, activation
 from theory.description._nonlinearities import LeakyRelu
@@ -94,7 +95,7 @@ def test_values_and_derivatives(name):
     got = derivatives(phi, jnp.asarray(points, jnp.float64))
     assert all(np.isfinite(values).all() for values in got)
     backward = jax.jit(jax.grad(lambda z: jnp.sum(phi(z))))(jnp.asarray(points, jnp.float64))
-    np.testing.assert_allclose(backward, got[1], rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(backward, got[1], rtol=LAYER, atol=ROUNDING)
     for z, value, slope, bend in zip(points, *map(np.asarray, got), strict=True):
         with mp.workdps(700 if abs(z) < 1e-20 else 60):
             true, *rates = exact(mpf(z)), *exact_derivatives(name, mpf(z))
@@ -162,7 +163,7 @@ def test_closed_form_is_of_the_function_itself(name):
     moments = [np.sum(w * value), np.sum(w * value**2), np.sum(w * slope**2)]
     assert phi.closed_form is not None
     np.testing.assert_allclose(
-        phi.closed_form.single(jnp.asarray(q)), moments, rtol=1e-12, atol=1e-15
+        phi.closed_form.single(jnp.asarray(q)), moments, rtol=FOLD, atol=ROUNDING
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
+from tests.tolerances import FOLD, LAYERS, ROUNDING
 from theory.description._closed_forms import ErfForm, PiecewiseLinearForm, SinForm
 
 SLOPES = (0.0, 0.01, 0.3, -0.7, -1.0, 1.0, -1e-3, 40.0)
@@ -245,7 +246,7 @@ def test_price_theorem(kind):
     for x, other in itertools.product((0.0, 1e-8, 0.3, 1.0, 1.6, 2.0), (a, b)):
         slope = pair(form, a, other, array(x))[2]
         np.testing.assert_allclose(
-            -rate(array(x), form, a, other), jnp.sqrt(a * other) * slope, rtol=1e-13, atol=1e-15
+            -rate(array(x), form, a, other), jnp.sqrt(a * other) * slope, rtol=LAYERS, atol=ROUNDING
         )
 
 
@@ -260,7 +261,7 @@ def test_derivatives_in_the_length(kind):
     for q, ratio, x in ((0.7, 1.0, 0.3), (2.0, 0.4, 1.5), (1e-3, 1.0, 1e-9), (0.7, 1.0, 1.0)):
         point = array(q), form, array(ratio), array(x)
         got = forward(*point)
-        np.testing.assert_allclose(got, backward(*point), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(got, backward(*point), rtol=FOLD, atol=ROUNDING)
         with mp.workdps(80):
             r, c = mpf(ratio), 1 - mpf(x)
 
@@ -302,7 +303,7 @@ def test_negative_slope_is_swept_and_differentiated():
     swept = jax.jit(jax.vmap(lambda s: PiecewiseLinearForm(s).pair(*point)))(slopes)
     for i, slope in enumerate(slopes):
         for row, value in zip(swept, pair(leaky(slope), *point), strict=True):
-            np.testing.assert_allclose(row[i], value, rtol=1e-15)
+            np.testing.assert_allclose(row[i], value, rtol=ROUNDING)
     rate = jax.jit(jax.grad(lambda s: PiecewiseLinearForm(s).pair(*point)[0]))(array(0.3))
     with mp.workdps(40):
         a, b, x = map(mpf, map(float, point))

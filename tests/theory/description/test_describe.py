@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import theory
+from tests.tolerances import FOLD
 from theory import Chain, Normalise, Pointwise, Repeat
 
 TANH = theory.activation("tanh")
@@ -116,4 +117,4 @@ def test_the_formula_of_the_length_gives_what_the_mean_field_gives(body):
     zero = jax.tree.map(jnp.zeros_like, start)
     state = theory.mean_field.PreActivation(start, zero)
     after, _ = theory.description.interpret(body, theory.mean_field.MeanField(errors=False), state)
-    np.testing.assert_allclose(told, theory.length(after.value)[0], rtol=1e-12)
+    np.testing.assert_allclose(told, theory.length(after.value)[0], rtol=FOLD)

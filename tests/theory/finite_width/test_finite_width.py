@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import theory
+from tests.tolerances import SOLUTION
 
 
 @pytest.mark.parametrize(("name", "variance", "growth"), [("linear", 1.0, 2.0), ("relu", 2.0, 5.0)])
@@ -52,7 +53,7 @@ def test_two_affine_maps_in_a_row_are_those_around_a_linear_function(weights):
     )
     for name in ("length", "correction", "variance"):
         found = [getattr(correction, name).value for correction in (one, other)]
-        np.testing.assert_allclose(*found, rtol=1e-10, err_msg=name)
+        np.testing.assert_allclose(*found, rtol=SOLUTION, err_msg=name)
     assert one.variance.value[1] > 2
 
 

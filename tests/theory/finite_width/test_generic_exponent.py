@@ -8,6 +8,7 @@ import scipy.special
 import scipy.stats
 
 import theory
+from tests.tolerances import FOLD, LIMIT
 from theory import Status, radial
 from theory.finite_width import generic_exponent
 
@@ -148,14 +149,14 @@ def test_at_the_onset(k, algebra, closed, phi):
     # Two distances take out the next order.
     assert 2 * coefficient[0] - coefficient[1] == pytest.approx(closed, abs=2e-4)
     scaled = limit / distance**2
-    assert 2 * scaled[0] - scaled[1] == pytest.approx(1 / (2 * (k + 2)), rel=1e-3)
+    assert 2 * scaled[0] - scaled[1] == pytest.approx(1 / (2 * (k + 2)), rel=LIMIT)
 
 
 def test_an_odd_function_is_radial_with_one_component():
     one = generic_exponent(theory.activation("tanh"), 2.0)
     two = generic_exponent(TANH, 2.0)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(a, b, rtol=FOLD, atol=FOLD)
 
 
 def test_the_limit_is_half_log_chi():

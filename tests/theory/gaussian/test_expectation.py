@@ -11,6 +11,7 @@ import pytest
 from mpmath import mp, mpf
 
 import theory
+from tests.tolerances import LAYER, ROUNDING
 from theory.description._activations import Componentwise
 from theory.description._componentwise import componentwise
 from theory.description._named_activations import activation
@@ -301,7 +302,7 @@ def test_distance_and_slope_at_coincidence_are_exact():
         own = [own(q) for q in LENGTHS]
         assert (got[:, 1] == 0).all()
         assert (errors[1:, 1] == 0).all()
-        np.testing.assert_allclose(got[1:, 0], [m.square for m in own], rtol=1e-14)
+        np.testing.assert_allclose(got[1:, 0], [m.square for m in own], rtol=LAYER)
         np.testing.assert_allclose(got[1:, 2], [m.derivative_square for m in own], rtol=3e-14)
 
 
@@ -339,9 +340,9 @@ def test_zero_length_gives_the_value_at_zero():
     for name, at_zero, derivative in (("sigmoid", 0.5, 0.25), ("gelu", 0.0, 0.5)):
         phi = activation(name)
         m, e = jax.jit(lambda q: single_moments(phi, q))(0.0)  # noqa: B023
-        assert float(m.mean) == pytest.approx(at_zero, rel=1e-15, abs=1e-60)
-        assert float(m.square) == pytest.approx(at_zero**2, rel=1e-15, abs=1e-60)
-        assert float(m.derivative_square) == pytest.approx(derivative**2, rel=1e-15)
+        assert float(m.mean) == pytest.approx(at_zero, rel=ROUNDING, abs=1e-60)
+        assert float(m.square) == pytest.approx(at_zero**2, rel=ROUNDING, abs=1e-60)
+        assert float(m.derivative_square) == pytest.approx(derivative**2, rel=ROUNDING)
         assert abs(float(m.square) - at_zero**2) <= float(e.square)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import theory
+from tests.tolerances import FOLD
 from theory import Phase, Status
 from theory.gaussian._moments import pair_moments, single_moments
 from theory.gaussian._radial_moments import radial_moments
@@ -43,8 +44,8 @@ def test_moments_of_an_activation_with_a_jump():
         assert abs(value.slope[i] - slope) <= error.slope[i] < 1e-9 * slope
         # Both lengths at once: ∂product/∂q.
         rate = value.product_rate_a[i] + value.product_rate_b[i]
-        np.testing.assert_allclose(rate, float(c + c * root / 2), rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(own.square_rate[i], float(1 + root / 2), rtol=1e-12)
+        np.testing.assert_allclose(rate, float(c + c * root / 2), rtol=1e-9, atol=FOLD)
+        np.testing.assert_allclose(own.square_rate[i], float(1 + root / 2), rtol=FOLD)
     assert np.all(np.isposinf(own.derivative_square))
 
 
@@ -61,7 +62,7 @@ def test_pairs_of_two_lengths_cross_a_jump_away_from_zero():
     assert abs(value.slope - expected) <= error.slope < 1e-9 * expected
     own, _ = jax.jit(lambda q: single_moments(phi, q))(0.7)
     rate = math.exp(-1 / 1.4) / math.sqrt(2 * math.pi * 0.7) / 1.4
-    np.testing.assert_allclose(own.square_rate, rate, rtol=1e-12)
+    np.testing.assert_allclose(own.square_rate, rate, rtol=FOLD)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_moments_of_a_radial_profile_with_a_jump():
     near = value.square
     rate = (near[0] - 8 * near[1] + 8 * near[3] - near[4]) / (12 * h)
     np.testing.assert_allclose(value.square_rate[2], rate, rtol=1e-9)
-    np.testing.assert_allclose(value.antisymmetric, value.square / lengths, rtol=1e-12)
+    np.testing.assert_allclose(value.antisymmetric, value.square / lengths, rtol=FOLD)
     assert np.all(np.isposinf(value.trace))
     assert np.all(np.isposinf(value.symmetric_traceless))
 

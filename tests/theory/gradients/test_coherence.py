@@ -9,6 +9,7 @@ import pytest
 import scipy.linalg
 
 import theory
+from tests.tolerances import FOLD, SLOPE, SOLUTION
 from theory import Status
 
 DEPTH = 5
@@ -38,7 +39,7 @@ class TestClosedForms:
             lengths.append(lengths[-1] * (1 + w) + 0.3)
         ratio = np.divide.outer(lengths, lengths)
         exact = (1 + w) ** (-lags() / 2) * np.sqrt(np.minimum(ratio, 1 / ratio))
-        np.testing.assert_allclose(found("linear", w, 0.3).cosine.value, exact, rtol=1e-12)
+        np.testing.assert_allclose(found("linear", w, 0.3).cosine.value, exact, rtol=FOLD)
 
     def test_relu(self):
         """The arc-cosine kernel of two layers whose pre-activations correlate by √(K_l/K_m)."""
@@ -47,7 +48,7 @@ class TestClosedForms:
         c = np.sqrt(step)
         forward = (np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi
         cosine = found("relu", w).cosine
-        np.testing.assert_allclose(cosine.value, forward * c, rtol=1e-10)
+        np.testing.assert_allclose(cosine.value, forward * c, rtol=SOLUTION)
 
     def test_without_skip_connections_there_is_none(self):
         result = found("relu", 2.0, residual=False)
@@ -65,7 +66,7 @@ class TestClosedForms:
         w = 0.4
         for loss in (None, jnp.eye(2), jnp.array([[1.0, -0.9], [-0.9, 1.0]])):
             cosine = found("linear", w, inputs=inputs, loss_gram=loss).cosine
-            np.testing.assert_allclose(cosine.value, (1 + w) ** -lags().astype(float), rtol=1e-12)
+            np.testing.assert_allclose(cosine.value, (1 + w) ** -lags().astype(float), rtol=FOLD)
 
     @pytest.mark.parametrize(
         "algebra, k",
@@ -81,7 +82,7 @@ class TestClosedForms:
         )
         inputs = theory.given_moments(0.7 * jnp.eye(k)[None, None])
         cosine = theory.gradients.gradient_coherence(network, inputs).cosine
-        np.testing.assert_allclose(cosine.value, 1.4 ** -lags().astype(float), rtol=1e-8)
+        np.testing.assert_allclose(cosine.value, 1.4 ** -lags().astype(float), rtol=SLOPE)
 
     def test_an_activation_at_the_end_counts(self):
         """relu behind the last layer halves the backward signal, at equal inputs alone."""
@@ -96,7 +97,7 @@ class TestClosedForms:
         # Relative to the first input: E φ'φ' = (π − arccos c)/2π of 1/2.
         last = theory.propagate(plain, inputs).value
         c = float(theory.correlation(last)[-1, 0, 1])
-        np.testing.assert_allclose(two[0, 1] / one[0, 1], 1 - math.acos(c) / math.pi, rtol=1e-10)
+        np.testing.assert_allclose(two[0, 1] / one[0, 1], 1 - math.acos(c) / math.pi, rtol=SOLUTION)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ class TestLinearResidual:
         u, _, weights = self.trained(4, 6, 2.5, 0.0, 0.05, 2000)
         gain = float(theory.gradients.linear_residual_gain(2.5, 6, 0.05).value[0])
         assert (1 + u @ weights[2] @ u) ** 6 == pytest.approx(gain, rel=2e-3)
-        np.testing.assert_allclose(weights[0], weights[5], atol=1e-12)
+        np.testing.assert_allclose(weights[0], weights[5], atol=FOLD)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("noise, above", [(0.04, True), (0.08, True), (0.3, False)])

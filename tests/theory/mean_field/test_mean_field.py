@@ -9,6 +9,7 @@ import pytest
 
 import theory
 from tests.compiling import hastily
+from tests.tolerances import FOLD, LAYER, LAYERS, SLOPE
 from theory import given_moments
 from theory.description import along_depth
 from theory.mean_field._moments import log_tangent
@@ -37,10 +38,10 @@ def test_a_linear_network_multiplies_every_second_moment():
     network = theory.feedforward(theory.activation("linear"), 1.3, 0.2, depth=6)
     after = propagate(network, moments([[2.0, 0.3], [0.3, 0.5]])).value
     power, bias = 1.3 ** np.arange(1, 8), 0.2 * (1.3 ** np.arange(1, 8) - 1) / 0.3
-    np.testing.assert_allclose(theory.length(after)[:, 0], 2 * power + bias, rtol=1e-13)
-    np.testing.assert_allclose(theory.overlap(after)[:, 0, 1], 0.3 * power + bias, rtol=1e-13)
-    np.testing.assert_allclose(theory.distance(after)[:, 0, 1], 0.95 * power, rtol=1e-13)
-    np.testing.assert_allclose(theory.growth(after), 1.3, rtol=1e-13)
+    np.testing.assert_allclose(theory.length(after)[:, 0], 2 * power + bias, rtol=LAYERS)
+    np.testing.assert_allclose(theory.overlap(after)[:, 0, 1], 0.3 * power + bias, rtol=LAYERS)
+    np.testing.assert_allclose(theory.distance(after)[:, 0, 1], 0.95 * power, rtol=LAYERS)
+    np.testing.assert_allclose(theory.growth(after), 1.3, rtol=LAYERS)
 
 
 def test_relu_follows_the_arc_cosine_recursion_in_high_precision():
@@ -58,7 +59,7 @@ def test_relu_follows_the_arc_cosine_recursion_in_high_precision():
         k = {"a": w * k["a"] / 2 + b, "b": w * k["b"] / 2 + b, "c": w * dual + b}
     value, error = after.value.covariance[-1], after.error.covariance[-1]
     truth = np.array([[k["a"], k["c"]], [k["c"], k["b"]]], float)
-    np.testing.assert_allclose(value[..., 0, 0], truth, rtol=1e-12)
+    np.testing.assert_allclose(value[..., 0, 0], truth, rtol=FOLD)
     assert np.all(np.abs(value[..., 0, 0] - truth) <= error[..., 0, 0])
 
 
@@ -170,7 +171,7 @@ def test_two_components_mix_only_where_the_weights_allow():
     first = double.covariance[0]
     scalar = single.covariance[0, ..., 0, 0].reshape(2, 2, 2, 2)
     expected = jnp.swapaxes(scalar, 1, 2) - 0.1 * (1 - jnp.eye(2))[None, None]
-    np.testing.assert_allclose(first, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(first, expected, rtol=FOLD, atol=LAYER)
     # and from there on two independent pairs of numbers agree with a direct evaluation
     cov = np.asarray(first[0, 0])
     z = rng.multivariate_normal(np.zeros(2), cov, size=400_000)
@@ -189,7 +190,7 @@ def test_moments_are_differentiable_in_the_variances():
     gradient = hastily(jax.grad(final, argnums=(0, 1)))(w, b)
     by_w = (final(w + h, b) - final(w - h, b)) / (2 * h)
     by_b = (final(w, b + h) - final(w, b - h)) / (2 * h)
-    np.testing.assert_allclose(gradient, (by_w, by_b), rtol=1e-8)
+    np.testing.assert_allclose(gradient, (by_w, by_b), rtol=SLOPE)
 
 
 class TestNormalisation:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import theory
+from tests.tolerances import FOLD, LAYER, LAYERS, ROUNDING, SOLUTION
 from theory import Chain, Noise, Pointwise, Repeat, Residual
 
 LINEAR, RELU, TANH = (theory.activation(name) for name in ("linear", "relu", "tanh"))
@@ -25,7 +26,7 @@ def near(estimate, exact, rtol=1e-12):
     """The value within its own error, which is small."""
     value, error = float(estimate.value), float(estimate.error)
     assert abs(value - float(exact)) <= error <= 1e-8
-    np.testing.assert_allclose(value, float(exact), rtol=rtol, atol=1e-14)
+    np.testing.assert_allclose(value, float(exact), rtol=rtol, atol=LAYER)
 
 
 def test_own_moments_grow_and_those_of_pairs_stay():
@@ -44,9 +45,9 @@ def test_own_moments_grow_and_those_of_pairs_stay():
         lengths = np.diag(expected)
         apart = (lengths[:, None] + lengths[None]) / 2 - expected
         at = jax.tree.map(lambda x, i=moments: x[i], after)
-        np.testing.assert_allclose(at.covariance[..., 0, 0], expected, rtol=1e-14)
-        np.testing.assert_allclose(at.separation[..., 0, 0], apart, rtol=1e-13, atol=1e-15)
-        np.testing.assert_allclose(at.whole_tangent[..., 0, 0], tangent, rtol=1e-14)
+        np.testing.assert_allclose(at.covariance[..., 0, 0], expected, rtol=LAYER)
+        np.testing.assert_allclose(at.separation[..., 0, 0], apart, rtol=LAYERS, atol=ROUNDING)
+        np.testing.assert_allclose(at.whole_tangent[..., 0, 0], tangent, rtol=LAYER)
 
 
 @pytest.mark.parametrize("v", [0.2, 1e-12])
@@ -91,7 +92,7 @@ def test_no_noise_is_none():
     for one, other in zip(
         jax.tree.leaves(theory.predict(plain)), jax.tree.leaves(theory.predict(still)), strict=True
     ):
-        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(one, other, rtol=SOLUTION, atol=FOLD)
 
 
 @pytest.mark.slow
@@ -101,7 +102,7 @@ def test_a_compiled_sweep_is_the_points_of_it():
         jax.vmap(lambda v: theory.predict(noisy_layer(TANH, 1.5, 0.05, v)).separation.value)
     )
     alone = [theory.predict(noisy_layer(TANH, 1.5, 0.05, v)).separation.value for v in variances]
-    np.testing.assert_allclose(swept(variances), jnp.stack(alone), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(swept(variances), jnp.stack(alone), rtol=1e-9, atol=FOLD)
 
 
 NETWORK = Chain((theory.affine(1.0, 0.1), theory.Normalise(), *noisy_layer(TANH, 1.5, 0.05).parts))

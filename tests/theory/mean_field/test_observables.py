@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import theory
+from tests.tolerances import FOLD, LAYER
 from theory import OBSERVABLES, Observable
 from theory.mean_field import chosen_observables
 
@@ -80,8 +81,8 @@ def test_every_row_is_what_it_says(name, signals, moments):
     assert row.name == name
     expected = np.array(DIRECT[name](signals, moments))
     found = row.values(moments)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    np.testing.assert_allclose(jax.jit(row.values)(moments), expected, rtol=1e-12)
+    np.testing.assert_allclose(found, expected, rtol=FOLD)
+    np.testing.assert_allclose(jax.jit(row.values)(moments), expected, rtol=FOLD)
     assert row.cells(INPUTS, COMPONENTS) == expected.shape[1]
     assert row.first_layer + len(expected) <= LAYERS
     scales = np.asarray(row.scales(moments))
@@ -97,7 +98,7 @@ def test_participation_ratio_in_closed_form(correlation, size):
     for n in (1, 2, 5):
         gram = np.where(np.eye(n) > 0, 1.0, correlation) * size
         found = theory.mean_field.participation_ratio(theory.given_moments(gram[..., None, None]))
-        assert found == pytest.approx(1 / (1 + (n - 1) * correlation**2), rel=1e-14)
+        assert found == pytest.approx(1 / (1 + (n - 1) * correlation**2), rel=LAYER)
     assert np.isnan(
         theory.mean_field.participation_ratio(theory.given_moments(np.zeros((2, 2, 1, 1))))
     )
@@ -110,7 +111,7 @@ def test_participation_ratio_through_theory():
     moments = theory.propagate(network, theory.given_moments(gram)).value
     c = theory.correlation(moments)[:, 0, 1]
     found = OBSERVABLES["participation_ratio"].values(moments)
-    np.testing.assert_allclose(found[:, 0], 1 / (1 + c**2), rtol=1e-14)
+    np.testing.assert_allclose(found[:, 0], 1 / (1 + c**2), rtol=LAYER)
 
 
 def of_all_layers(moments):

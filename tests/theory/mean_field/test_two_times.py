@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import theory
+from tests.tolerances import FOLD, LAYERS, SOLUTION
 from theory import Chain, Pointwise, Recurrent
 
 ERF = theory.activation("erf")
@@ -52,16 +53,16 @@ def test_moments_at_two_times_follow_the_closed_form(states):
     assert np.all(off <= states.error.covariance[..., 0, 0])
     own = np.diag(c)
     apart = (own[:, None] + own[None]) / 2 - c
-    np.testing.assert_allclose(states.value.separation[..., 0, 0], apart, atol=1e-13)
+    np.testing.assert_allclose(states.value.separation[..., 0, 0], apart, atol=LAYERS)
     two_times = theory.mean_field.autocorrelation(states.value, STEPS)
-    np.testing.assert_allclose(two_times[0, 1], c[:STEPS, STEPS:], atol=1e-13)
+    np.testing.assert_allclose(two_times[0, 1], c[:STEPS, STEPS:], atol=LAYERS)
 
 
 def test_a_perturbation_of_the_first_input_grows_by_the_slope(states):
     own = np.asarray(theory.length(states.value)).reshape(2, STEPS)
     slope = WEIGHTS * 4 / np.pi / np.sqrt(1 + 4 * own[:, :-1])
     np.testing.assert_allclose(
-        theory.mean_field.step_growth(states.value, STEPS), slope.T, rtol=1e-12
+        theory.mean_field.step_growth(states.value, STEPS), slope.T, rtol=FOLD
     )
 
 
@@ -97,10 +98,10 @@ def test_chaos_begins_at_unit_gain(gain):
     state = theory.phases.stationary_state(theory.layer(ERF, (gain / slope) ** 2))
     if gain < 1:
         assert state.length.value == 0
-        np.testing.assert_allclose(state.exponent.value, np.log(gain), rtol=1e-12)
+        np.testing.assert_allclose(state.exponent.value, np.log(gain), rtol=FOLD)
     else:
         assert 0 < state.exponent.value < np.log(gain)
-        np.testing.assert_allclose(state.correlation.value, 0, atol=1e-10)
+        np.testing.assert_allclose(state.correlation.value, 0, atol=SOLUTION)
 
 
 def test_sequences_must_be_whole_and_bodies_end_in_weights():

@@ -9,6 +9,7 @@ import pytest
 
 import theory
 from tests.compiling import hastily
+from tests.tolerances import FOLD, SLOPE
 from theory import Stability, Status
 
 # weight_variance, bias_variance, q*, χ: two independent arbitrary-precision computations.
@@ -61,7 +62,7 @@ def test_published_fixed_points(name, w, b, q, chi):
 def test_every_branch_of_the_length_map(name, w, b, lengths, stability, divergent):
     found = theory.fixed_points(body(name, w, b))
     present = np.asarray(found.stability) != Stability.ABSENT
-    np.testing.assert_allclose(found.length.value[present], lengths, rtol=1e-8)
+    np.testing.assert_allclose(found.length.value[present], lengths, rtol=SLOPE)
     assert list(found.stability[present]) == stability
     assert found.divergent == divergent
     assert np.all(found.length.status[~present] == Status.ABSENT)
@@ -209,8 +210,8 @@ def test_derivatives_in_both_variances_agree_with_high_precision():
             ]
             for v in w
         ]
-        np.testing.assert_allclose(forward[place], truth, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(reverse[place], truth, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(forward[place], truth, rtol=1e-9, atol=FOLD)
+        np.testing.assert_allclose(reverse[place], truth, rtol=1e-9, atol=FOLD)
 
 
 def test_the_identity_of_stein_holds_at_every_fixed_point():

@@ -9,6 +9,7 @@ import pytest
 
 import theory
 from tests.compiling import hastily
+from tests.tolerances import FOLD, LAYER, LAYERS, SLOPE
 from theory import Phase, Stability, Status
 from theory.numerics import _compiled
 from theory.numerics._compiled import hasty_options
@@ -59,7 +60,7 @@ def test_the_critical_line_of_erf_in_closed_form():
     line = theory.critical_line(ERF, q)
     w = np.pi / 4 * np.sqrt(1 + 4 * q)
     b = q - w * 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q))
-    np.testing.assert_allclose(line.weight_variance.value, w, rtol=1e-13)
+    np.testing.assert_allclose(line.weight_variance.value, w, rtol=LAYERS)
     assert np.all(np.abs(line.bias_variance.value - b) <= line.bias_variance.error + 4e-16 * q)
 
 
@@ -95,7 +96,7 @@ def test_a_critical_point_at_a_node_of_the_search_is_found():
 def test_a_critical_point_says_whether_it_attracts(name, w, multiplier, stability):
     phi = theory.activation(name)
     found = theory.critical_points(phi, 0.05)
-    np.testing.assert_allclose(found.weight_variance.value[0], w, rtol=1e-8)
+    np.testing.assert_allclose(found.weight_variance.value[0], w, rtol=SLOPE)
     np.testing.assert_allclose(found.multiplier.value[0], multiplier, rtol=1e-7)
     assert list(found.stability) == [stability, Stability.ABSENT, Stability.ABSENT]
     line = theory.critical_line(phi, found.length.value[:1])
@@ -183,13 +184,13 @@ def test_phases(phi, w, b, phase):
     if phase == Phase.DIVERGENT:
         assert p.length.status == Status.INFINITE
         assert p.depth_scale_length.status == Status.ABSENT
-        np.testing.assert_allclose(p.slope.value, w / 2, rtol=1e-12)
+        np.testing.assert_allclose(p.slope.value, w / 2, rtol=FOLD)
 
 
 def test_depth_scales_are_those_of_the_maps():
     p = theory.predict(theory.layer(TANH, 1.5, 0.05))
     chi = 0.938636268198851155
-    np.testing.assert_allclose(p.depth_scale_correlation.value, -1 / np.log(chi), rtol=1e-12)
+    np.testing.assert_allclose(p.depth_scale_correlation.value, -1 / np.log(chi), rtol=FOLD)
     assert p.correlation.value == 1
 
 
@@ -227,7 +228,7 @@ def assert_short_diagram_is_part_of(diagram):
     short = theory.phase_diagram(build, axes, correlations=False)
     assert len(short) == 3 * 4 + 1
     for name in set(short) - {"length_error", "slope_error", "multiplier_error"}:
-        np.testing.assert_allclose(short[name], diagram[name], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(short[name], diagram[name], rtol=FOLD, atol=LAYER)
 
 
 def test_options_that_the_compiler_does_not_have_are_left_out(monkeypatch):
@@ -247,7 +248,7 @@ def test_a_parameter_of_the_activation_can_be_an_axis():
     axes = {"negative_slope": [0.0, 0.3], "weight_variance": [1.0, 2.0, 2.2]}
     diagram = theory.phase_diagram(leaky, axes)
     a, w = np.meshgrid(*axes.values(), indexing="ij")
-    np.testing.assert_allclose(diagram["slope"], w * (1 + a**2) / 2, rtol=1e-12)
+    np.testing.assert_allclose(diagram["slope"], w * (1 + a**2) / 2, rtol=FOLD)
     expected = np.where(w * (1 + a**2) / 2 > 1 + 1e-9, Phase.DIVERGENT, Phase.ORDERED)
     expected[0, 1] = Phase.CRITICAL
     np.testing.assert_array_equal(diagram["phase"], expected)

@@ -12,6 +12,17 @@ from scipy import integrate, optimize
 
 import theory
 from tests.compiling import hastily
+from tests.tolerances import (
+    FOLD,
+    LAYER,
+    LAYERS,
+    ROUNDING,
+    SINGLE,
+    SINGLE_LAYERS,
+    SLOPE,
+    SOLUTION,
+    printed,
+)
 from theory import Status, WeightLaw
 from theory.description._interpret import interpret
 from theory.gaussian._radial_moments import cross_moments, radial_moments, series
@@ -70,10 +81,10 @@ def test_published_fixed_points_and_multipliers(k, sigma, whole, m, chi, shear):
 
 def test_a_bias_gives_the_goldstone_modes_a_depth_scale():
     length, found = at_the_fixed_point(body(2, 2.25, 0.045, "complex"))
-    np.testing.assert_allclose(2 * length.value, 1.2501, atol=5e-5)
-    np.testing.assert_allclose(found.goldstone.value, 0.92801, atol=5e-6)
-    np.testing.assert_allclose(found.trace.value, 1.0369, atol=5e-5)
-    np.testing.assert_allclose(found.goldstone.value, 1 - 0.045 / length.value, rtol=1e-13)
+    np.testing.assert_allclose(2 * length.value, 1.2501, atol=printed(4))
+    np.testing.assert_allclose(found.goldstone.value, 0.92801, atol=printed(5))
+    np.testing.assert_allclose(found.trace.value, 1.0369, atol=printed(4))
+    np.testing.assert_allclose(found.goldstone.value, 1 - 0.045 / length.value, rtol=LAYERS)
     xi = -1 / np.log(1 - 0.045 / length.value)
     assert abs(found.depth_scale_goldstone.value - xi) <= found.depth_scale_goldstone.error
     # a single complex number has no shear
@@ -103,7 +114,7 @@ def test_profiles_that_rise_and_fall_have_several_fixed_points():
     for place, q in enumerate(exact, 1):
         assert abs(found.length.value[place] - q) <= found.length.error[place] + 1e-11 * q
         rate = (mapped(q * 1.0001) - mapped(q * 0.9999)) / (2e-4 * q)
-        assert float(found.multiplier.value[place]) == pytest.approx(rate, rel=1e-5)
+        assert float(found.multiplier.value[place]) == pytest.approx(rate, rel=SINGLE_LAYERS)
 
 
 def test_the_symmetric_phase_has_no_length_and_one_multiplier():
@@ -187,7 +198,7 @@ def test_for_one_component_the_series_is_mehlers(name, q):
     for x in (1e-6, 0.1, 0.8, 1.3):
         moved = cross_moments(a, a, jnp.array([[x]]))
         scalar = theory.gaussian.pair_moments(odd, q, q, x, equal_lengths=True)[0]
-        np.testing.assert_allclose(moved.product[0, 0], scalar.product, rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(moved.product[0, 0], scalar.product, rtol=SOLUTION, atol=LAYERS)
         np.testing.assert_allclose(moved.lost[0, 0], scalar.distance, rtol=1e-9)
 
 
@@ -218,7 +229,7 @@ def test_the_two_input_map_commutes_with_rotations_and_conserves_the_polar_facto
     product = lambda c: np.asarray(cross_moments(a, a, jnp.asarray(np.eye(k) - c)).product)
     c = random_contraction(k, 3)
     left, right = (np.linalg.qr(np.random.default_rng(s).normal(size=(k, k)))[0] for s in (4, 5))
-    np.testing.assert_allclose(product(left @ c @ right), left @ product(c) @ right, atol=1e-14)
+    np.testing.assert_allclose(product(left @ c @ right), left @ product(c) @ right, atol=LAYER)
 
     def polar(m):
         u, _, vt = np.linalg.svd(m)
@@ -275,7 +286,7 @@ def test_small_overlaps_decay_as_a_whole_with_their_orientation_frozen(k, factor
     after = 2.25 * np.asarray(cross_moments(a, a, jnp.asarray(np.eye(k) - small)).product) / q
     seen = np.sum(after * small) / np.sum(small**2)
     np.testing.assert_allclose(after, seen * small, atol=1e-9 * np.max(small))
-    assert seen == pytest.approx(factor, abs=5e-5)
+    assert seen == pytest.approx(factor, abs=printed(4))
     assert -1 / np.log(seen) == pytest.approx(scale, abs=0.5 if scale == 142 else 0.05)
     # (σ_w E r g/(k q))²
     r = np.sqrt(q) * np.linalg.norm(np.random.default_rng(0).normal(size=(10**6, k)), axis=1)
@@ -305,7 +316,7 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     q = np.asarray(theory.length(after.value))[:, 0]
     u, s, vt = np.linalg.svd(cross / q[:, None, None])
     assert np.all(s[1:, 0] < s[:-1, 0])
-    np.testing.assert_allclose(u[-1] @ vt[-1], u[0] @ vt[0], atol=1e-10)
+    np.testing.assert_allclose(u[-1] @ vt[-1], u[0] @ vt[0], atol=SOLUTION)
     # at last all singular values shrink by σ_w² A_0²/q
     coefficient = series(TANH, jnp.asarray(q[-1]), k, terms=1)[0]
     np.testing.assert_allclose(s[-1] / s[-2], 2.25 * coefficient**2 / q[-1], rtol=1e-2)
@@ -326,7 +337,7 @@ def test_with_a_bias_the_rotation_of_two_inputs_decays_at_their_own_correlation(
         after = theory.propagate(network, theory.given_moments(jnp.asarray(gram)))
         skew = np.asarray(after.value.covariance)[:, 0, 1, 0, 1]
         expected = 1 - b / (point.length.value * point.correlation.value)
-        np.testing.assert_allclose(skew[-1] / skew[-2], expected, rtol=1e-6)
+        np.testing.assert_allclose(skew[-1] / skew[-2], expected, rtol=SINGLE)
 
 
 @pytest.mark.parametrize("start", [1.0, 0.9])
@@ -447,8 +458,8 @@ def test_predictions_of_equivariant_networks():
     predict = theory.predict
     p = predict(body(2, 2.25))
     assert abs(p.correlation.value) <= p.correlation.error < 1e-11
-    np.testing.assert_allclose(p.correlation_slope.value, 0.9565, atol=5e-5)
-    np.testing.assert_allclose(p.depth_scale_correlation.value, 22.5, atol=0.05)
+    np.testing.assert_allclose(p.correlation_slope.value, 0.9565, atol=printed(4))
+    np.testing.assert_allclose(p.depth_scale_correlation.value, 22.5, atol=printed(1))
     one = predict(body(1, 3.0, 0.1))
     scalar = predict(theory.layer(theory.activation("tanh"), 3.0, 0.1))
     for field in ("length", "slope", "correlation", "multiplier", "correlation_slope"):
@@ -473,7 +484,7 @@ def test_one_component_stands_for_all_of_an_isotropic_unit(algebra):
     whole, one = after(k, None), after(1, k)
     for name in ("covariance", "separation", "tangent"):
         expected = np.asarray(getattr(one.value, name)) * np.eye(k)
-        np.testing.assert_allclose(getattr(whole.value, name), expected, rtol=1e-13, atol=1e-15)
+        np.testing.assert_allclose(getattr(whole.value, name), expected, rtol=LAYERS, atol=ROUNDING)
         assert np.all(getattr(one.error, name)[..., 0, 0] <= getattr(whole.error, name)[..., 0, 0])
 
 
@@ -487,7 +498,7 @@ def test_64_components_are_as_accurate_as_one():
     found = theory.sectors(layer, point.length)
     # large k: φ is g(√(k q)) z/√(k q), up to 1/k
     assert abs(found.goldstone.value - 1) <= found.goldstone.error < 1e-12
-    assert point.slope.value == pytest.approx(float(found.trace.value), rel=1e-13)
+    assert point.slope.value == pytest.approx(float(found.trace.value), rel=LAYERS)
     square = by_mpmath(lambda x: mp.tanh(mp.sqrt(point.length.value.item()) * x) ** 2, 64)
     assert abs(point.length.value - 2.25 * float(square) / 64) <= 3 * point.length.error
 
@@ -510,9 +521,9 @@ def test_a_diagram_by_sector_holds_what_single_points_say():
     assert np.all(found["length_status"][2] == Status.INVALID)
     length, point = at_the_fixed_point(body(3, 2.25, 0.045))
     at = found.isel(weight_variance=1, bias_variance=1)
-    np.testing.assert_allclose(at["length"], length.value, rtol=1e-12)
+    np.testing.assert_allclose(at["length"], length.value, rtol=FOLD)
     for name in ("goldstone", "trace", "symmetric_traceless", "order_parameter"):
-        np.testing.assert_allclose(at[name], getattr(point, name).value, rtol=1e-12)
+        np.testing.assert_allclose(at[name], getattr(point, name).value, rtol=FOLD)
         assert at[f"{name}_status"] == Status.OK
     assert found["depth_scale_goldstone_status"][1, 0] == Status.INFINITE
     assert found["phase"][1, 0] == theory.Phase.CHAOTIC
@@ -527,7 +538,7 @@ def test_gradients_of_the_multipliers():
     slope = hastily(jax.grad(goldstone))(0.05)
     value = hastily(goldstone)
     h = 1e-5
-    np.testing.assert_allclose(slope, (value(0.05 + h) - value(0.05 - h)) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose(slope, (value(0.05 + h) - value(0.05 - h)) / (2 * h), rtol=SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -584,12 +595,12 @@ def test_derivatives_by_hand(k, axis):
     second = jax.jvp(lambda s: jax.jvp(line, (s,), (1.0,))[1], (0.0,), (1.0,))[1]
     rate = jax.jvp(lambda a: phi(laid(z), a), (a,), (1.0,))[1]
     before, here, after = (whole(z + s * t, a) for s in (-h, 0, h))
-    np.testing.assert_allclose(line(0.0), laid(here), rtol=1e-14)
+    np.testing.assert_allclose(line(0.0), laid(here), rtol=LAYER)
     np.testing.assert_allclose(first, laid((after - before) / (2 * h)), atol=1e-7)
-    np.testing.assert_allclose(second, laid((after - 2 * here + before) / h**2), atol=1e-6)
+    np.testing.assert_allclose(second, laid((after - 2 * here + before) / h**2), atol=SINGLE)
     np.testing.assert_allclose(rate, laid((whole(z, a + h) - whole(z, a - h)) / (2 * h)), atol=1e-7)
     pull = jax.grad(lambda z: jnp.sum(phi(z, a) * laid(t)))(laid(z))
-    np.testing.assert_allclose(jnp.sum(pull * laid(t)), jnp.sum(first * laid(t)), rtol=1e-12)
+    np.testing.assert_allclose(jnp.sum(pull * laid(t)), jnp.sum(first * laid(t)), rtol=FOLD)
 
 
 def test_the_threshold_is_a_parameter():
@@ -609,7 +620,7 @@ def test_the_threshold_is_a_parameter():
         assert errors.square[i] < 1e-11
     for name in ("mean", "square", "trace", "symmetric_traceless"):
         change = (getattr(above, name) - getattr(below, name)) / (2 * h)
-        np.testing.assert_allclose(getattr(jumps, name), change, rtol=1e-8)
+        np.testing.assert_allclose(getattr(jumps, name), change, rtol=SLOPE)
 
 
 @pytest.mark.slow
@@ -622,7 +633,7 @@ def test_predictions_are_differentiated_by_the_threshold():
     h = 1e-4
     rate, here = value(0.5)
     assert np.isfinite(here)
-    np.testing.assert_allclose(rate, (value(0.5 + h)[1] - value(0.5 - h)[1]) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose(rate, (value(0.5 + h)[1] - value(0.5 - h)[1]) / (2 * h), rtol=SINGLE)
 
 
 def test_the_gain_of_a_rotation_does_not_cancel():

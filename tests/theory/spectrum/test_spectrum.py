@@ -13,6 +13,7 @@ from scipy.special import binom, erf
 import sigprop
 import theory
 from tests.compiling import hastily
+from tests.tolerances import FOLD, SLOPE, SOLUTION
 from theory import Chain, Pointwise, Residual, Status, repeat
 from theory.spectrum._branch import log_lambda, look, negative_axis, nu_of, solve
 
@@ -169,10 +170,10 @@ def test_orthogonal_linear_singular_values_are_all_equal():
     for log in (edges.log_lower, edges.log_upper):
         assert abs(log.value - 8 * math.log(1.21)) <= log.error < 1e-10
     assert edges.fluctuation.status == Status.ABSENT
-    np.testing.assert_allclose(jacobian_moments(factors).ratios.value, 1, rtol=1e-12)
+    np.testing.assert_allclose(jacobian_moments(factors).ratios.value, 1, rtol=FOLD)
     x = 8 * math.log(1.21)
     found = distribution(factors, jnp.array([x - 0.1, x + 0.1])).cumulative
-    np.testing.assert_allclose(found.value, [0, 1], atol=1e-12)
+    np.testing.assert_allclose(found.value, [0, 1], atol=FOLD)
 
 
 def test_shallow_orthogonal_networks_keep_an_atom():
@@ -184,7 +185,7 @@ def test_shallow_orthogonal_networks_keep_an_atom():
     edge = spectrum_edges(factors).log_upper
     assert abs(edge.value) <= edge.error
     found = distribution(factors, jnp.array([-1e-3, 1e-3])).cumulative
-    np.testing.assert_allclose(found.value, [2 * (1 - p), 1], atol=1e-10)
+    np.testing.assert_allclose(found.value, [2 * (1 - p), 1], atol=SOLUTION)
 
 
 def test_a_gap_above_zero():
@@ -246,7 +247,7 @@ def test_equivariant_bulk_and_goldstone_gains():
     rest = theory.spectrum.goldstone_gains(
         layers, theory.given_moments(1.5**2 * jnp.eye(3)[None, None])
     )
-    np.testing.assert_allclose(rest.value * 1.5**2, gains.value, rtol=1e-12)
+    np.testing.assert_allclose(rest.value * 1.5**2, gains.value, rtol=FOLD)
     biased = theory.feedforward(phi, 1.5**2, 0.1, depth=5, components=3)
     with pytest.raises(ValueError, match="bias"):
         theory.spectrum.goldstone_gains(biased, theory.given_moments(jnp.eye(3)[None, None]))
@@ -262,7 +263,7 @@ def test_exponents_of_linear_and_relu_networks():
     with np.errstate(invalid="ignore", divide="ignore"):
         truth = np.log(2 * np.maximum(np.asarray(t) - 0.5, 0)) / 2
     alive = np.isfinite(truth)
-    np.testing.assert_allclose(relu.value[alive], truth[alive], atol=1e-12)
+    np.testing.assert_allclose(relu.value[alive], truth[alive], atol=FOLD)
     assert np.all(relu.value[~alive] == -np.inf)
     # a deep network's quantiles approach them like log(depth)/depth
     deep = quantiles(layer.repeated(1000), jnp.array([0.75, 0.9]))
@@ -292,7 +293,7 @@ def test_one_linear_layer_with_a_skip_connection_in_closed_form(variance):
     upper = np.min(variance * g + (np.sqrt(1 + 4 * g * g) + 1) / (2 * g))
     lower = np.max((np.sqrt(1 + 4 * g * g) - 1) / (2 * g) - variance * g) if variance < 1 else 0.0
     edges = spectrum_edges(factors)
-    np.testing.assert_allclose([edges.lower.value, edges.upper.value], [lower, upper], rtol=1e-8)
+    np.testing.assert_allclose([edges.lower.value, edges.upper.value], [lower, upper], rtol=SLOPE)
     s = lower + (upper - lower) * np.linspace(0.05, 0.95, 9)
     found = distribution(factors, jnp.log(s))
 
@@ -305,11 +306,11 @@ def test_one_linear_layer_with_a_skip_connection_in_closed_form(variance):
     assert np.all(abs(found.density.value - truth) <= found.density.error + 1e-12)
     assert np.all(found.density.error < 1e-11)
     below = [quad(density, lower, s, limit=200, epsabs=1e-11)[0] for s in s[::4]]
-    np.testing.assert_allclose(found.cumulative.value[::4], below, atol=1e-8)
+    np.testing.assert_allclose(found.cumulative.value[::4], below, atol=SLOPE)
     moments = jacobian_moments(factors).values
     if variance == 2.0:
         at = quantiles(factors, found.cumulative.value[1:])
-        np.testing.assert_allclose(at.value, np.log(s)[1:], atol=1e-10)
+        np.testing.assert_allclose(at.value, np.log(s)[1:], atol=SOLUTION)
     # sums over non-crossing pairings, by hand
     v = variance
     by_hand = np.array([1 + v, 1 + 4 * v + 2 * v**2, 1 + 9 * v + 15 * v**2 + 5 * v**3])
@@ -384,8 +385,8 @@ def test_linear_residual_layers_have_the_moments_of_free_ones():
         layer = theory.layer(LINEAR, 0.7, weights=weights, residual=True)
         found = theory.spectrum.residual_moments(layer, 1.0, 5)
         free = jacobian_moments(theory.jacobian_factors(layer, 1.0).repeated(5), order=2)
-        np.testing.assert_allclose(found.ratios.value, free.ratios.value, rtol=1e-12)
-        np.testing.assert_allclose(found.log_mean.value, free.log_mean.value, rtol=1e-12)
+        np.testing.assert_allclose(found.ratios.value, free.ratios.value, rtol=FOLD)
+        np.testing.assert_allclose(found.log_mean.value, free.log_mean.value, rtol=FOLD)
 
 
 CASES = {
