@@ -254,19 +254,23 @@ def measure(
 @eqx.filter_jit
 def _start(classifier, study, gains, seeds, each):
     one = lambda gain, seed: start(classifier, study, gain, seed)
-    return each(one, gains, seeds)
+    with jax.default_matmul_precision(study.precision):
+        return each(one, gains, seeds)
 
 
 @eqx.filter_jit
 def _advance(classifier, study, data, states, rates, seeds, stop, each):
     one = lambda state, rate, seed: advance(classifier, study, data, state, rate, seed, stop)
-    return each(one, states, rates, seeds)
+    # Models that name no precision of their own, such as those of Flax, have that of the study.
+    with jax.default_matmul_precision(study.precision):
+        return each(one, states, rates, seeds)
 
 
 @eqx.filter_jit
 def _measure(classifier, study, data, states, gains, seeds, each):
     one = lambda state, gain, seed: measure(classifier, study, data, state, gain, seed)
-    return each(one, states, gains, seeds)
+    with jax.default_matmul_precision(study.precision):
+        return each(one, states, gains, seeds)
 
 
 def one_by_one(fn: Callable, *leading: Any) -> Any:

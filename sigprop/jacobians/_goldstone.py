@@ -151,7 +151,7 @@ class _Rotated(Along[Signals]):
         return super().layers(depth)
 
     def at_boundary(self, state: Signals) -> Signals:
-        rotation = jnp.einsum("g,gij->ij", self.angles, self.generators)
+        rotation = jnp.einsum("g,gij->ij", self.angles, self.generators, precision="highest")
         rotated = jnp.einsum("ij,nuj->nui", rotation, state.values, precision="highest")
         return state.moved(state.values + rotated, state.tangents)
 

@@ -3,6 +3,7 @@
 Notation: as in `_operator`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -120,7 +121,7 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     # of the same span, and fresh products with it, are not affected.
     frame = qr(basis.T)[0].T
     u, values, right = svd(jax.vmap(operator.forward)(frame).T)
-    u, values, v = u.T[:count], values[:count], right[:count] @ frame
+    u, values, v = u.T[:count], values[:count], _times(right[:count], frame)
     onward = jax.vmap(operator.forward)(v) - values[:, None] * u
     back = jax.vmap(operator.backward)(u) - values[:, None] * v
     residual = jnp.maximum(jnp.linalg.norm(onward, axis=1), jnp.linalg.norm(back, axis=1))
@@ -150,12 +151,15 @@ def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     return LeadingValues(log_values, error, status, u, v)
 
 
+_times = functools.partial(jnp.matmul, precision="highest")
+
+
 def _missed(operator: Operator, v: Array, key: Array, steps: int) -> Array:
     """The largest singular value on the orthogonal complement of the rows v.
 
     It is never too large by more than rounding.
     """
-    across = lambda x: x - v.T @ (v @ x)
+    across = lambda x: x - _times(v.T, _times(v, x))
     rest = operator._replace(forward=lambda x: operator.forward(across(x)))
     start = across(jax.random.normal(key, (operator.columns,), float))
     values, _ = bidiagonal(rest, start, min(operator.columns, operator.rows, max(12, steps // 3)))

@@ -163,7 +163,16 @@ def bidiagonal(operator: Operator, start: Array, steps: int) -> tuple[Array, Arr
     """B [steps, steps] and V [steps, columns]; zeros once the space is exhausted."""
     from matfree.decomp import bidiag
 
-    (_, v), (diagonal, above), *_ = bidiag(steps, materialize=False)(operator.forward, start)
+    config: Any = jax.config
+    own = config.jax_default_matmul_precision
+
+    def forward(v: Array) -> Array:
+        # Products inside the function have the precision that its author asked for.
+        with jax.default_matmul_precision(own):
+            return operator.forward(v)
+
+    with jax.default_matmul_precision("highest"):
+        (_, v), (diagonal, above), *_ = bidiag(steps, materialize=False)(forward, start)
     diagonal, above, v = (jnp.where(jnp.isfinite(part), part, 0.0) for part in (diagonal, above, v))
     return jnp.diag(diagonal) + jnp.diag(above, 1), v
 

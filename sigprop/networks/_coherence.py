@@ -95,8 +95,10 @@ def network_coherence(
     backward, forward = unit(backward), unit(forward)
     over_units = lambda x: jnp.einsum("laui,mbuj->lmabij", x, x, precision="highest")
     table = jnp.asarray(layers.affine.weights.table, dtype)
-    lifted = jnp.einsum("cij,lmabjk,cok->lmabio", table, over_units(forward), table)
-    inner = jnp.einsum("lmabio,lmabio->lm", over_units(backward), lifted)
+    lifted = jnp.einsum(
+        "cij,lmabjk,cok->lmabio", table, over_units(forward), table, precision="highest"
+    )
+    inner = jnp.einsum("lmabio,lmabio->lm", over_units(backward), lifted, precision="highest")
     norm = jnp.sqrt(jnp.diagonal(inner))
     return inner / (norm[:, None] * norm[None])
 

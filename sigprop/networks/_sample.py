@@ -1,5 +1,6 @@
 """One finite network, drawn: its moments in every layer, or its function."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -37,8 +38,9 @@ def _orthogonal_tangent(
     columns = jnp.moveaxis(inputs, 1, 0).reshape(width, n * k)
     u, s, _ = svd(columns)
     frame = jnp.where(s > s[0] * jnp.finfo(s.dtype).eps * width * k, 1, 0)[None] * u
+    times = functools.partial(jnp.matmul, precision="highest")
     for _ in range(2):  # the second pass removes what rounding left
-        tangent = tangent - frame @ (frame.T @ tangent)
+        tangent = tangent - times(frame, times(frame.T, tangent))
     return tangent / jnp.sqrt(jnp.mean(tangent**2))
 
 

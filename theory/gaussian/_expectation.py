@@ -264,7 +264,7 @@ def _left_out(values: Array, whole: Array) -> Array:
     size = xp.where(xp.isfinite(size), size, 0)
     most = xp.maximum(size[..., :-1, :], size[..., 1:, :])
     mass = xp.asarray(np.exp(-(_FAR[:-1] ** 2) / 2), size.dtype)
-    each = xp.einsum("...rd,r->...r", most, mass) / size.shape[-1]
+    each = xp.einsum("...rd,r->...r", most, mass, precision="highest") / size.shape[-1]
     every, beyond = (xp.sum(each[..., _FAR[:-1] >= cut], axis=-1) for cut in (8, 9))
     return xp.where(every > 1e-3 * whole, every, beyond)
 

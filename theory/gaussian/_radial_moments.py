@@ -13,6 +13,7 @@ other:
 The coefficients A_n are again integrals over r. For k = 1 this is Mehler's formula.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -255,12 +256,13 @@ def cross_moments(
     eye = xp.eye(delta.shape[0], dtype=delta.dtype)
     blocks = k / delta.shape[0]
     c = eye - delta
-    m = c.T @ c
-    shift = delta + delta.T - delta.T @ delta  # 1 − CᵀC
+    times = functools.partial(xp.matmul, precision="highest")
+    m = times(c.T, c)
+    shift = delta + delta.T - times(delta.T, delta)  # 1 − CᵀC
 
     # d_m = tr(1 − (CᵀC)^m), m = 1 … terms
     def power(gap, _):
-        gap = gap + (eye - gap) @ shift
+        gap = gap + times(eye - gap, shift)
         return gap, blocks * xp.trace(gap)
 
     _, gaps = scan(power, xp.zeros_like(c), None, terms)
@@ -290,8 +292,8 @@ def cross_moments(
         coefficient, gamma_n, h_n = step
         before = total
         total = total + gamma_n
-        value_n = (before * value @ m + gamma_n * (1 - h_n) * c) / total
-        lack_n = before * (lack + value @ shift) + gamma_n * (delta + h_n * c)
+        value_n = (times(before * value, m) + gamma_n * (1 - h_n) * c) / total
+        lack_n = before * (lack + times(value, shift)) + gamma_n * (delta + h_n * c)
         lack_n = lack_n / total
         return (value_n, lack_n, total), (coefficient * value_n, coefficient * lack_n)
 

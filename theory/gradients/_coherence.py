@@ -11,6 +11,7 @@ E δ_l δ_m = E δ_m δ_m. Without one, backward signals of different layers are
 E δ_l δ_m = 0, whatever their activations share.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -225,7 +226,7 @@ def _weighed(affine: Affine, matrix: Array, bound: bool = False) -> Array:
     """Σ_c e_cᵀ S e_c, times the variance of the weights."""
     table = jnp.asarray(affine.weights.table, matrix.dtype)
     table = jnp.abs(table) if bound else table
-    moved = jnp.einsum("cji,...jk,ckl->...il", table, matrix, table)
+    moved = jnp.einsum("cji,...jk,ckl->...il", table, matrix, table, precision="highest")
     return affine.weights.entry_variance.astype(matrix.dtype) * moved
 
 
@@ -307,8 +308,9 @@ def _joined(layers: Layers, forward, forward_error, backward, log_size) -> Coher
     kept = kept.astype(forward.dtype)
 
     def total(forward, signal, table):
-        lifted = jnp.einsum("cij,lmabjk,cok->lmabio", table, forward, table)
-        return jnp.einsum("mabio,lmabio->lm", signal, lifted)
+        product = functools.partial(jnp.einsum, precision="highest")
+        lifted = product("cij,lmabjk,cok->lmabio", table, forward, table)
+        return product("mabio,lmabio->lm", signal, lifted)
 
     inner = total(forward, signal, table)
     sizes = jnp.abs(table)

@@ -37,8 +37,8 @@ def normalised_moments(
     doubt = (relative[:, None] + relative[None])[..., None, None]
 
     # Half of E(u_a/σ_a − u_b/σ_b)(…)ᵀ, without the loss of 1 − c in C_aa + C_bb − 2 C_ab.
-    own = xp.einsum("aaij,a->aij", value.covariance, inverse)
-    own_doubt = xp.einsum("aaij,a->aij", error.covariance, inverse)
+    own = xp.einsum("aaij,a->aij", value.covariance, inverse, precision="highest")
+    own_doubt = xp.einsum("aaij,a->aij", error.covariance, inverse, precision="highest")
     unlike = (inverse[:, None] - inverse[None])[..., None, None] / 2
     differ = own[:, None] - own[None]
     separation = value.separation * both + unlike * differ
@@ -70,8 +70,8 @@ def _centred(
 ) -> tuple[Moments, Moments]:
     """Moments of u − m 1."""
     ones = xp.ones(mean.shape[1], mean.dtype)
-    row = xp.einsum("ai,b,j->abij", mean, m, ones)  # μ_a m_b 1ᵀ
-    column = xp.einsum("bj,a,i->abij", mean, m, ones)
+    row = xp.einsum("ai,b,j->abij", mean, m, ones, precision="highest")  # μ_a m_b 1ᵀ
+    column = xp.einsum("bj,a,i->abij", mean, m, ones, precision="highest")
     covariance = value.covariance - row - column + (m[:, None] * m[None])[..., None, None]
     apart, gap = mean[:, None] - mean[None], m[:, None] - m[None]
     row = (apart * gap[..., None])[..., None] * ones[None, None, None]

@@ -107,7 +107,8 @@ class MeanField(Reading[Any]):
             def through(matrix):
                 if self.components is not None:
                     return variance * matrix
-                return variance * xp.einsum("aij,...jk,alk->...il", table, matrix, table)
+                turned = "aij,...jk,alk->...il"
+                return variance * xp.einsum(turned, table, matrix, table, precision="highest")
 
             moved = (through(moments.covariance), through(moments.separation))
             return Moments(*moved, through(moments.tangent), moments.log_gain)

@@ -9,6 +9,7 @@ entries would have to grow by up to k in every layer. Errors of Σ_a: off-diagon
 such a bound for D_a, diagonal ones the sum of that and the error of q_a.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -151,15 +152,16 @@ def _possible(delta: Float[Array, "k k"]) -> Float[Array, "k k"]:
     """
     one = xp.eye(len(delta), dtype=delta.dtype)
     c = one - delta
+    times = functools.partial(xp.matmul, precision="highest")
 
     def square(carry, _):
         power, log, weight = carry
         size = floored(xp.trace(power))
         power = power / size
-        return (power @ power, log + weight * xp.log(size), weight / 2), None
+        return (times(power, power), log + weight * xp.log(size), weight / 2), None
 
     # The trace of M^m is the largest eigenvalue to the power m, times a factor between 1 and k.
-    start = (c.T @ c, np.zeros((), c.dtype), np.ones((), c.dtype))
+    start = (times(c.T, c), np.zeros((), c.dtype), np.ones((), c.dtype))
     power, log, weight = scan(square, start, None, _SQUARINGS)[0]
     norm = xp.exp((log + weight * xp.log(floored(xp.trace(power)))) / 2)
     beyond = max(_BEYOND, 100 * float(np.finfo(c.dtype).eps))
