@@ -34,7 +34,7 @@ from sigprop.experiments._results import (
 from sigprop.experiments._study import Architecture, Member, Study
 from sigprop.experiments._transformer import Transformer
 from sigprop.storage import provenance, write_dataset
-from theory.numerics import Report, counter
+from theory.numerics import Report, compiled, counter
 
 
 @runtime_checkable
@@ -236,19 +236,19 @@ def measure(
     return Record(state.step, state.failed, state.loss, loss, accuracy, success, found)
 
 
-@eqx.filter_jit
+@compiled
 def _start(classifier, study, gains, seeds, each):
     one = lambda gain, seed: start(classifier, study, gain, seed)
     return each(one, gains, seeds)
 
 
-@eqx.filter_jit
+@compiled
 def _advance(classifier, study, data, states, rates, seeds, stop, each):
     one = lambda state, rate, seed: advance(classifier, study, data, state, rate, seed, stop)
     return each(one, states, rates, seeds)
 
 
-@eqx.filter_jit
+@compiled
 def _measure(classifier, study, data, states, gains, seeds, each):
     one = lambda state, gain, seed: measure(classifier, study, data, state, gain, seed)
     return each(one, states, gains, seeds)

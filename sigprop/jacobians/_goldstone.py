@@ -22,7 +22,15 @@ from sigprop.networks import (
 )
 from theory.description import interpret
 from theory.mean_field import check_signals
-from theory.numerics import as_signals, cast, check_callable, norm, one_program, plain_options
+from theory.numerics import (
+    as_signals,
+    cast,
+    check_callable,
+    compiled,
+    norm,
+    one_program,
+    plain_options,
+)
 
 _COPIES = 4
 """Number of evaluations, at inputs that differ by rounding."""
@@ -149,7 +157,7 @@ class _Rotated(Along[Signals]):
         )
 
 
-@eqx.filter_jit
+@compiled
 def backward_charges(
     drawn: DrawnNetwork,
     x: Float[Array, "1 width_in k"],

@@ -19,6 +19,7 @@ from theory.numerics import (
     as_signals,
     cast,
     check_count,
+    compiled,
     largest_exponent,
     times_power,
 )
@@ -94,7 +95,7 @@ def network_coherence(
     return inner / (norm[:, None] * norm[None])
 
 
-@eqx.filter_jit
+@compiled
 def _block(network, inputs, key, indices, width, loss_gram, explicit_weights):
     def one(index):
         key_ = jax.random.fold_in(key, index)
