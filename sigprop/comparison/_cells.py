@@ -17,7 +17,7 @@ from sigprop.comparison._verdict import Cells, largest
 from sigprop.networks import Ensemble, Sample
 from theory import Moments, Observable
 from theory.mean_field import PreActivation
-from theory.numerics import check_kind
+from theory.numerics import check_kind, compiled
 
 ROUNDING = 16
 """Differences below this many roundings of the simulation's dtype are no contradiction."""
@@ -47,7 +47,7 @@ def contributions(observable: Observable, sample: Sample) -> np.ndarray:
     return np.asarray(_contributions(observable, sample.moments))
 
 
-@eqx.filter_jit
+@compiled
 def _contributions(observable: Observable, moments: Moments) -> Array:
     moments = jax.tree.map(lambda x: jnp.asarray(x, float), moments)
     if not observable.ratio_of_means:
@@ -79,7 +79,7 @@ def _inaccurate(observable: Observable, sample: Sample) -> np.ndarray:
     return np.asarray(np.isnan(each).any(axis=0))
 
 
-@eqx.filter_jit
+@compiled
 def _of_networks(observable: Observable, moments: Moments) -> Array:
     return jax.vmap(observable.values)(moments)
 
@@ -89,7 +89,7 @@ def _theory_values(observable: Observable, state: PreActivation) -> tuple[np.nda
     return tuple(map(np.asarray, _with_error(observable, state)))
 
 
-@eqx.filter_jit
+@compiled
 def _with_error(observable: Observable, state: PreActivation) -> tuple[Array, Array, Array]:
     value = observable.values(state.value)
     # |∂o/∂m| · error(m), summed over moments. One derivative for each sign would be enough for

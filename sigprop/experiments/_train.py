@@ -45,6 +45,7 @@ from theory.numerics import (
     check_count,
     check_kind,
     check_length,
+    compiled,
     counter,
     renamed,
     shown,
@@ -251,14 +252,14 @@ def measure(
     return Record(state.step, state.failed, state.loss, loss, accuracy, success, found)
 
 
-@eqx.filter_jit
+@compiled
 def _start(classifier, study, gains, seeds, each):
     one = lambda gain, seed: start(classifier, study, gain, seed)
     with jax.default_matmul_precision(study.precision):
         return each(one, gains, seeds)
 
 
-@eqx.filter_jit
+@compiled
 def _advance(classifier, study, data, states, rates, seeds, stop, each):
     one = lambda state, rate, seed: advance(classifier, study, data, state, rate, seed, stop)
     # Models that name no precision of their own, such as those of Flax, have that of the study.
@@ -266,7 +267,7 @@ def _advance(classifier, study, data, states, rates, seeds, stop, each):
         return each(one, states, rates, seeds)
 
 
-@eqx.filter_jit
+@compiled
 def _measure(classifier, study, data, states, gains, seeds, each):
     one = lambda state, gain, seed: measure(classifier, study, data, state, gain, seed)
     with jax.default_matmul_precision(study.precision):

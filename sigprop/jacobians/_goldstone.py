@@ -28,6 +28,7 @@ from theory.numerics import (
     cast,
     check_callable,
     check_kind,
+    compiled,
     norm,
     one_program,
     plain_options,
@@ -208,7 +209,7 @@ def backward_charges(
     return _charges(drawn, x, gradient, _generators(generators, x))
 
 
-@eqx.filter_jit
+@compiled
 def _charges(drawn: DrawnNetwork, x: Array, gradient: Array, a: Array) -> Array:
     network = cast(drawn.network, x.dtype)
     depth = outer_depth(network)

@@ -21,7 +21,7 @@ from sigprop.jacobians._operator import (
 )
 from sigprop.networks import check_key, qr, singular_values, svd
 from theory import Status
-from theory.numerics import check_count, check_positive
+from theory.numerics import check_count, check_positive, compiled
 
 _CLOSE = 4.0
 """Values are separated if they differ by more than this many times the resolution."""
@@ -110,7 +110,7 @@ def leading_singular_values(
     return _leading(fn, x, key, count, steps, tolerance)
 
 
-@eqx.filter_jit
+@compiled
 def _leading(fn, x, key, count, steps, tolerance) -> LeadingValues:
     # From the smaller side, so that all steps are enough to exhaust it.
     plain = operator_of(fn, x, jax.random.fold_in(key, 0))

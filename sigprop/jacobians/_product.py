@@ -11,7 +11,7 @@ from sigprop.jacobians._graded import _dot, finish, generic_frame, start, step
 from sigprop.jacobians._pivoted import split
 from sigprop.networks import alone, one_thread
 from theory import Status
-from theory.numerics import as_real, check_positive
+from theory.numerics import as_real, check_positive, compiled
 
 _LOSS = 5.0
 """Factors are multiplied together while the logs of their scales spread by less than this."""
@@ -147,7 +147,7 @@ def _in_parts(factors: Array, found: ProductSpectrum, limit: Array) -> ProductSp
     )
 
 
-@eqx.filter_jit
+@compiled
 @alone
 def _product_spectrum(
     factors, tolerance, longest, believed

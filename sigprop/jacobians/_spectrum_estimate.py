@@ -20,7 +20,7 @@ from sigprop.jacobians._operator import (
 )
 from sigprop.networks import check_key, svd
 from theory import Status
-from theory.numerics import as_array, check_count, check_positive
+from theory.numerics import as_array, check_count, check_positive, compiled
 
 
 class SpectrumEstimate(eqx.Module):
@@ -130,7 +130,7 @@ def estimate_spectrum(
     return _estimate(fn, x, key, probes, steps, orders, log_grid, bandwidth, tolerance)
 
 
-@eqx.filter_jit
+@compiled
 def _estimate(
     fn, x, key, probes, steps, orders, log_grid, bandwidth, tolerance
 ) -> SpectrumEstimate:

@@ -20,6 +20,7 @@ from theory.numerics import (
     cast,
     check_count,
     check_flag,
+    compiled,
     largest_exponent,
     times_power,
 )
@@ -103,7 +104,7 @@ def network_coherence(
     return inner / (norm[:, None] * norm[None])
 
 
-@eqx.filter_jit
+@compiled
 def _block(network, inputs, key, indices, width, loss_gram, explicit_weights):
     def one(index):
         key_ = jax.random.fold_in(key, index)

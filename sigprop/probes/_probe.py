@@ -19,7 +19,7 @@ from sigprop.probes._layers import Anatomy, dissect
 from theory import Part, Status, correlation, given_moments, length, propagate
 from theory.description import check_part, components
 from theory.mean_field import gram_matrix
-from theory.numerics import as_real, check_count, check_positive
+from theory.numerics import as_real, check_count, check_positive, compiled
 
 _SAFETY = 4.0
 """Ratio of the claimed rounding error of a dense Jacobian to its change between differentiation
@@ -206,10 +206,10 @@ def probe(
     )
 
 
-_predicted = eqx.filter_jit(propagate)
+_predicted = compiled(propagate)
 
 
-@eqx.filter_jit
+@compiled
 def _outputs(call: Callable, x: Array) -> Array:
     return jax.vmap(call)(x)
 
@@ -238,7 +238,7 @@ def _layer_signals(anatomy: Anatomy, x: Array, key: Array) -> LayerSignals | Non
     )
 
 
-@eqx.filter_jit
+@compiled
 def _passed(layers: list[Callable], x: Array, key: Array) -> tuple[list[Array], Array]:
     """Signals after every layer, and the logs of squared gradients there, relative."""
 
@@ -308,7 +308,7 @@ def _product(calls: list[Callable], x: Array, size: int, tolerance: float):
     return tuple(jnp.stack(part) for part in zip(*found, strict=True))
 
 
-@eqx.filter_jit
+@compiled
 def _factors(calls: list[Callable], value: Array, size: int) -> tuple[Array, Array]:
     """The Jacobian of every layer at one input, and whether the output is finite."""
     factors = []
@@ -322,7 +322,7 @@ def _factors(calls: list[Callable], value: Array, size: int) -> tuple[Array, Arr
     return jnp.stack(factors), jnp.all(jnp.isfinite(value))
 
 
-@eqx.filter_jit
+@compiled
 def _dense(call: Callable, x: Array, tolerance: float):
     def one(x: Array):
         flat = lambda v: call(v.reshape(x.shape)).reshape(-1)
@@ -355,7 +355,7 @@ def _dense(call: Callable, x: Array, tolerance: float):
     return jax.lax.map(one, x)
 
 
-@eqx.filter_jit
+@compiled
 def _matrix_free(
     fn: Any, x: Array, shape: tuple[int, int], tolerance: float, key: Array
 ) -> JacobianReport:

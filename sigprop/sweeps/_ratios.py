@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float
 
 from theory import OBSERVABLES, Moments, Observable
 from theory.mean_field import signal_moments
+from theory.numerics import compiled
 
 PARTS = ("length", "overlap")
 """The arrays that ratios are functions of."""
@@ -70,13 +70,13 @@ def _flat(x: np.ndarray, kept: int) -> Array:
     return jnp.asarray(np.asarray(x, np.float64).reshape(count, *shape))
 
 
-@eqx.filter_jit
+@compiled
 def _values(observable: Observable, length: Array, overlap: Array) -> Array:
     one = lambda parts: observable.values(moments_of(*parts))
     return jax.lax.map(one, (length, overlap), batch_size=1024)
 
 
-@eqx.filter_jit
+@compiled
 def _first_order(observable: Observable, parts: Any, means: Any) -> tuple[Array, Array]:
     def at_point(given):
         parts, means = given

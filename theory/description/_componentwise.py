@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from theory.description._activations import Componentwise, Parity
 from theory.description._jumps import may_jump
-from theory.numerics import Array, as_kinks, shown
+from theory.numerics import Array, as_kinks, compiled, shown
 
 _SAMPLE = (0.0, 0.15, 0.4, 0.7, 1.1, 1.9, 3.2, -0.15, -0.4, -0.7, -1.1, -1.9, -3.2)
 
@@ -130,7 +130,7 @@ def _check_shapes(field: str, fn: Callable[[Any], Any]) -> None:
             )
 
 
-@eqx.filter_jit
+@compiled
 def _probe(fn: Callable[[Any], Any], z: Array) -> tuple[Array, Array, Array, Array]:
     """φ(z), φ'(z), φ of each element separately, and φ(-z)."""
     value, slope = jax.jvp(lambda z: fn(z), (z,), (jnp.ones_like(z),))

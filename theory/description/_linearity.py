@@ -30,7 +30,7 @@ def is_linear(activation: Activation) -> bool:
     return _is_linear(structure, shapes, widest(fn))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _is_linear(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> bool:
     whole = lambda leaves, z: jax.tree.unflatten(structure, leaves)(z)
     jaxpr = jax.make_jaxpr(whole)(shapes, jax.ShapeDtypeStruct((), dtype)).jaxpr

@@ -50,6 +50,7 @@ from theory.numerics import (
     as_signals,
     cast,
     check_order,
+    compiled,
     widest,
 )
 
@@ -171,7 +172,7 @@ def gradient_coherence(
     return _coherence(layers, state, gram, order)
 
 
-@eqx.filter_jit
+@compiled
 def _coherence(layers: Layers, state: PostActivation, gram: Array, order: int) -> Coherence:
     n, k = state.value.tangent.shape[1:3]
     first, _ = interpret(layers.head, MeanField(order), state)

@@ -51,11 +51,55 @@ def _is_option(name: str, value: Any) -> bool:
     return True
 
 
-@functools.cache
-def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None) -> Any:
-    """Compile a function with these options; call it outside of other compiled functions."""
-    jit: Any = eqx.filter_jit  # its overloads omit the options of jax.jit
-    return jit(fn, compiler_options=options() if options else None)
+_KEPT = 128
+
+
+def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None = None) -> Any:
+    """Compile a function: `eqx.filter_jit`, but memory stays bounded.
+
+    Whatever is not an array in the arguments, such as a user's nonlinearity, has a program of its
+    own. The last 128 programs are kept; JAX alone keeps all of them, about 1.5 MB each.
+    """
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        program, arrays = _program_of(fn, options, args, kwargs)
+        numbers, rest = program(arrays)
+        return eqx.combine(numbers, rest.value)
+
+    def lower(*args: Any, **kwargs: Any) -> Any:
+        program, arrays = _program_of(fn, options, args, kwargs)
+        return program.lower(arrays)
+
+    whole: Any = call
+    whole.lower = lower
+    return whole
+
+
+def _program_of(fn: Callable, options: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+    leaves, kind = jax.tree.flatten(rest)
+    return _program(fn, options, kind, tuple(leaves), tuple(map(type, leaves))), arrays
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _program(fn: Callable, options: Any, kind: Any, leaves: tuple, _types: tuple) -> Any:
+    """Compile for these leaves that are no arrays; equal ones of other types (1, True) differ."""
+
+    @functools.wraps(fn)
+    def run(arrays: Any) -> tuple[Any, _Rest]:
+        args, kwargs = eqx.combine(arrays, jax.tree.unflatten(kind, leaves))
+        numbers, rest = eqx.partition(fn(*args, **kwargs), eqx.is_array)
+        return numbers, _Rest(rest)
+
+    jit: Any = jax.jit  # its overloads omit the options
+    return jit(run, compiler_options=options() if options else None)
+
+
+class _Rest(eqx.Module):
+    """What is not an array in a result."""
+
+    value: Any = eqx.field(static=True)
 
 
 def compile_side_by_side(calls: Iterable[tuple[Any, tuple]]) -> None:

@@ -73,7 +73,7 @@ def _host() -> Any:
     return jax.local_devices(backend="cpu")[0]
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _program(rule: Callable, structure: Any) -> Any:
     jit: Any = jax.jit  # its overloads omit the options
     whole = lambda leaves, args: rule(jax.tree.unflatten(structure, leaves), *args)

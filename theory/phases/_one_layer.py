@@ -27,7 +27,7 @@ from theory.description import (
 )
 from theory.gaussian import length_rate, square_rate
 from theory.mean_field import MeanField, PreActivation, given_moments, length
-from theory.numerics import Array, Estimate, traced, xp
+from theory.numerics import Array, Estimate, compiled, traced, xp
 
 SHORTEST = 1e-30
 """The shortest length at which a layer is evaluated; it represents 0."""
@@ -89,7 +89,7 @@ def _one_layer(
     return read(after.value, after.value.whole_tangent), read(after.error, doubt)
 
 
-_compiled_layer: Any = eqx.filter_jit(_one_layer)
+_compiled_layer: Any = compiled(_one_layer)
 
 
 def layer_alone(

@@ -19,6 +19,7 @@ from theory.numerics import (
     Status,
     as_estimate,
     check_positive,
+    compiled,
     complex_of,
     each,
     needs_float64,
@@ -323,7 +324,7 @@ def spectrum_edges(factors: JacobianFactors, *, tolerance: float = 1e-6) -> Edge
     return _spectrum_edges(factors, tolerance)
 
 
-@directly_if(lambda factors, _: factors.count.size == 1, eqx.filter_jit)
+@directly_if(lambda factors, _: factors.count.size == 1, compiled)
 def _spectrum_edges(factors, tolerance) -> Edges:
     both = lambda side: by_both(lambda factors: edge(factors, side), factors)
     upper, lower = both("upper"), both("lower")

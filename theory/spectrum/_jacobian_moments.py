@@ -23,6 +23,7 @@ from theory.numerics import (
     cast,
     check_count,
     check_positive,
+    compiled,
     each,
     in_shape_of,
     needs_float64,
@@ -162,7 +163,7 @@ def jacobian_moments(
     return _jacobian_moments(factors, order, tolerance)
 
 
-@directly_if(lambda factors, *_: factors.count.size <= _FEW, eqx.filter_jit)
+@directly_if(lambda factors, *_: factors.count.size <= _FEW, compiled)
 def _jacobian_moments(factors, order, tolerance) -> SpectrumMoments:
     both = by_both(lambda factors: _moment_ratios(factors, order), factors)
     (log, ratios), (log_2, ratios_2) = both
@@ -207,7 +208,7 @@ def lyapunov_quantiles(
     return in_shape_of(fractions, _lyapunov_quantiles(factors, row, tolerance))
 
 
-@directly_if(lambda factors, points, _: work(factors, points) <= _FEW * 1000, eqx.filter_jit)
+@directly_if(lambda factors, points, _: work(factors, points) <= _FEW * 1000, compiled)
 def _lyapunov_quantiles(factors, fractions, tolerance) -> Estimate:
     def values(factors):
         log_mean = xp.sum(factors.count * xp.log(factors.law.mean))

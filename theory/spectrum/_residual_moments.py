@@ -8,7 +8,6 @@ other, and m_2 depends on E D_l² D_m².
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +25,15 @@ from theory.description import (
 )
 from theory.gaussian import epsilon, gaussian_expectation, gaussian_pair_expectation
 from theory.mean_field import MeanField, PreActivation, given_moments, per_component
-from theory.numerics import Array, as_estimate, cast, check_count, check_positive, needs_float64
+from theory.numerics import (
+    Array,
+    as_estimate,
+    cast,
+    check_count,
+    check_positive,
+    compiled,
+    needs_float64,
+)
 from theory.spectrum._jacobian_moments import SpectrumMoments
 
 
@@ -77,7 +84,7 @@ def residual_moments(
     return _moments(layer, jnp.asarray(length, jnp.result_type(float)), depth, tolerance)
 
 
-@eqx.filter_jit
+@compiled
 def _moments(layer: Any, length: Array, depth: int, tolerance: float) -> SpectrumMoments:
     first, last = layer.branch.parts
     phi, law = first.activation, last.weights

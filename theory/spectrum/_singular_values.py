@@ -21,6 +21,7 @@ from theory.numerics import (
     as_row,
     check_count,
     check_positive,
+    compiled,
     in_shape_of,
     needs_float64,
     put,
@@ -184,7 +185,7 @@ def singular_value_distribution(
     return in_shape_of(log_singular_values, _distribution(factors, row, tolerance))
 
 
-@directly_if(lambda factors, points, _: work(factors, points) <= _FEW_POINTS, eqx.filter_jit)
+@directly_if(lambda factors, points, _: work(factors, points) <= _FEW_POINTS, compiled)
 def _distribution(factors, log_singular_values, tolerance) -> Distribution:
     one, other = _look_twice(factors, negative_axis(factors), 2 * log_singular_values)
     density, cumulative = _point_errors(one, other)
@@ -307,7 +308,7 @@ def singular_value_quantiles(
     return in_shape_of(fractions, _quantiles(factors, row, tolerance))
 
 
-@directly_if(lambda factors, points, _: work(factors, points) <= _FEW_QUANTILES, eqx.filter_jit)
+@directly_if(lambda factors, points, _: work(factors, points) <= _FEW_QUANTILES, compiled)
 def _quantiles(factors, fractions, tolerance) -> Estimate:
     axis = negative_axis(factors)
     nodes = axis.log_size
@@ -407,7 +408,7 @@ def spectrum_summary(factors: JacobianFactors, *, moments: int = 4) -> Spectrum:
     return _summary(factors, moments)
 
 
-@directly_if(lambda factors, _: factors.count.size == 1, eqx.filter_jit)
+@directly_if(lambda factors, _: factors.count.size == 1, compiled)
 def _summary(factors, moments) -> Spectrum:
     mass, other = (xp.max(law.mass_at_zero) for law in (factors.law, factors.check))
     # If weights or slopes vanish, all singular values are zero.
