@@ -48,17 +48,17 @@ def networks(found) -> list[dict]:
         for name in ("test_accuracy", "test_success", "test_loss", "order_parameter"):
             row[name] = number(one[name])
         for name in LAST_TURN:
-            row[name] = number(one[name].isel(turn=-1))
+            row[name] = number(one[name].isel(layer=-1))
         # Log ratio of the gradient at the last layer to that at the first.
         row["gradient_ratio"] = number(
-            one["log_gradient"].isel(turn=-1) - one["log_gradient"].isel(turn=0)
+            one["log_gradient"].isel(layer=-1) - one["log_gradient"].isel(layer=0)
         )
         if "charge_drift" in one:
             row["charge_drift"] = number(one["charge_drift"].max("generator"))
         for name in (n for n in EXPONENTS if n in one):
             row[name] = number(one[name].isel(record=-1, input=0))
         if "class_similarity" in one:
-            row["class_similarity"] = number(one["class_similarity"].isel(turn=-1))
+            row["class_similarity"] = number(one["class_similarity"].isel(layer=-1))
         rows.append(row)
     return rows
 

@@ -131,9 +131,9 @@ def rates_figure(path):
         rate_panel(panel, whole, names)
         below(panel)
     groups, rate = PANELS[0], 1e-3
-    text = "cosine of two inputs, last turn"
+    text = "cosine of two inputs, last layer"
     step_panel(panels[1, 0], networks, groups, rate, "similarity", text)
-    text = "log gradient, last over first turn"
+    text = "log gradient, last over first layer"
     step_panel(panels[1, 1], networks, groups, rate, "gradient_ratio", text)
     charged = [name for name in (*groups[:4], *PANELS[1]) if name in STYLE]
     text = "variation of the charge over depth"

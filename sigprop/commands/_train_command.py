@@ -196,11 +196,11 @@ def study_figure(study: Study, found: xr.Dataset) -> Figure:
     return figure
 
 
-def _curve(panel, found: xr.Dataset, at: dict, name: str, turn: int | None, style: dict) -> None:
+def _curve(panel, found: xr.Dataset, at: dict, name: str, layer: int | None, style: dict) -> None:
     if name not in found:
         return  # the study does not measure it
     values = found[name].sel(at)
-    values = values if turn is None else values.isel(turn=turn)
+    values = values if layer is None else values.isel(layer=layer)
     mean, error = over_seeds(values)
     steps = found["record_step"].sel(at).max("seed")
     panel.errorbar(steps, mean, error, **style)

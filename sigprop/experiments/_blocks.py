@@ -75,7 +75,7 @@ class BlockClassifier(eqx.Module):
         return self._through(parameters, start)
 
     def _through(self, parameters: dict[str, Any], start: Float[Array, "features n"]):
-        def turn(h, w):
+        def layer(h, w):
             into = self._normalised(h)
             rows = into.reshape(w.shape[1], -1)
             branch = jnp.matmul(w, rows, precision=self.precision)
@@ -83,7 +83,7 @@ class BlockClassifier(eqx.Module):
             branch = self.activation(units, axis=-2).reshape(h.shape)
             return (h + branch if self.residual else branch), into
 
-        return jax.lax.scan(turn, start, parameters["blocks"])
+        return jax.lax.scan(layer, start, parameters["blocks"])
 
     def inside(
         self, parameters: dict[str, Any], z: Float[Array, "n width k"]

@@ -75,9 +75,9 @@ class Classifier(eqx.Module):
         self,
         parameters: dict[str, Any],
         x: Float[Array, "n pixels"],
-        probes: Float[Array, "turns n width k"] | None = None,
+        probes: Float[Array, "layers n width k"] | None = None,
         keep: bool = False,
-    ) -> tuple[Float[Array, "n width k"], Float[Array, "layers n width k"] | None]:
+    ) -> tuple[Float[Array, "n width k"], Float[Array, "states n width k"] | None]:
         """The last hidden state, and if `keep` the signals before and after every layer."""
         weights, bias = parameters["read_in"]
         first = jnp.matmul(weights, x.T, precision=self.precision) + bias[:, None]
@@ -88,13 +88,13 @@ class Classifier(eqx.Module):
         kept = along_depth(notes)
         return jnp.moveaxis(last, -1, 0), None if kept is None else jnp.moveaxis(kept, -1, 1)
 
-    def turns(self, parameters: dict[str, Any]) -> tuple[Repeat, Any]:
+    def layers(self, parameters: dict[str, Any]) -> tuple[Repeat, Any]:
         """The part of the interior that repeats, and its parameters."""
         assert isinstance(self.interior, Chain)
         for part, own in zip(self.interior.parts, parameters["interior"], strict=True):
             if isinstance(part, Repeat):
                 return part, own
-        raise ValueError("`interior`: must repeat a turn; got none")
+        raise ValueError("`interior`: must repeat a layer; got none")
 
     def logits(
         self, parameters: dict[str, Any], x: Float[Array, "n pixels"]

@@ -21,11 +21,11 @@ class Diagnostics(eqx.Module):
     order_parameter: Float[Array, ""]
     """Mean over units and inputs of |h| in the last hidden state, which is E g(r) for a
     radial activation. (Divided by √k it would be per real component.)"""
-    similarity: Float[Array, " turns"]
+    similarity: Float[Array, " layers"]
     """Mean cosine of the states of two different inputs."""
-    spread: Float[Array, " turns"]
+    spread: Float[Array, " layers"]
     """Standard deviation over inputs, divided by the root mean square of the state."""
-    log_gradient: Float[Array, " turns"]
+    log_gradient: Float[Array, " layers"]
     """log of the mean over inputs of |∂loss/∂z_l|, for the loss of one input."""
     charge: Float[Array, " generators"]
     """Root mean square over inputs of Q_A = Σ_units ⟨∂loss/∂z, A z⟩ after the last layer."""

@@ -26,7 +26,7 @@ class MapExponents(eqx.Module):
 
 
 def map_exponents(
-    turn: Callable[[Float[Array, "width k"]], Float[Array, "width k"]],
+    step: Callable[[Float[Array, "width k"]], Float[Array, "width k"]],
     state: Float[Array, "width k"],
     generators: Float[Array, "generators k k"],
     *,
@@ -38,7 +38,7 @@ def map_exponents(
 
     Parameters
     ----------
-    turn
+    step
         The map, state ↦ state.
     state
         Where the trajectory starts; its dtype is that of the calculation.
@@ -60,7 +60,7 @@ def map_exponents(
     Benettin et al. 1980 (the frame).
     """
     size = state.size
-    flat = lambda z: turn(z.reshape(state.shape)).reshape(-1)
+    flat = lambda z: step(z.reshape(state.shape)).reshape(-1)
     frame = qr(jax.random.normal(jax.random.key(0), (size, count), state.dtype))[0]
 
     def advance(carry, _):

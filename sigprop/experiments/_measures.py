@@ -34,12 +34,12 @@ before training; x and labels are up to 256 test data. Called inside one compile
 def signals(model, parameters, initial, x, labels) -> dict[str, Measured]:
     """States, gradients and conserved charges: `diagnose`."""
     found = diagnose(model, parameters, x, labels, rotations(model.components))
-    turn, generator = ("turn",), ("generator",)
+    layer, generator = ("layer",), ("generator",)
     return {
         "order_parameter": Measured(found.order_parameter),
-        "similarity": Measured(found.similarity, turn),
-        "spread": Measured(found.spread, turn),
-        "log_gradient": Measured(found.log_gradient, turn),
+        "similarity": Measured(found.similarity, layer),
+        "spread": Measured(found.spread, layer),
+        "log_gradient": Measured(found.log_gradient, layer),
         "charge": Measured(found.charge, generator),
         "charge_drift": Measured(found.charge_drift, generator),
     }
@@ -49,13 +49,13 @@ def classes(model, parameters, initial, x, labels) -> dict[str, Measured]:
     """`class_similarity`: the mean cosine of the mean states of two classes, at every layer."""
     states = model.hidden(parameters, x, keep=True)[1][1:]
     return {
-        "class_similarity": Measured(class_similarity(states, labels, model.classes), ("turn",))
+        "class_similarity": Measured(class_similarity(states, labels, model.classes), ("layer",))
     }
 
 
 def class_similarity(
-    states: Float[Array, "turns n width k"], labels: Int[Array, " n"], count: int
-) -> Float[Array, " turns"]:
+    states: Float[Array, "layers n width k"], labels: Int[Array, " n"], count: int
+) -> Float[Array, " layers"]:
     """The mean cosine of the mean states of two classes, over all classes that occur."""
     member = jax.nn.one_hot(labels, count, dtype=states.dtype, axis=0)
     sums = jnp.einsum("cn,lnuk->lcuk", member, states, precision="highest")
@@ -77,14 +77,14 @@ def jacobian(model, parameters, initial, x, labels) -> dict[str, Measured]:
     exact = jnp.result_type(float)
     parameters = jax.tree.map(lambda leaf: leaf.astype(exact), parameters)
     x = x[:_LOOKED_AT].astype(exact)
-    turns, held = model.turns(parameters)
+    layers, held = model.layers(parameters)
     states = model.hidden(parameters, x, keep=True)[1]
-    arrays, structure = eqx.partition((turns.body, held.notes), eqx.is_array)
+    arrays, structure = eqx.partition((layers.body, held.notes), eqx.is_array)
 
     def factor(leaves, z):
         body, own = eqx.combine(leaves, structure)
-        turn = lambda flat: apply_parameters(body, own, flat.reshape(1, *z.shape)).reshape(-1)
-        return jax.jacfwd(turn)(z.reshape(-1))
+        layer = lambda flat: apply_parameters(body, own, flat.reshape(1, *z.shape)).reshape(-1)
+        return jax.jacfwd(layer)(z.reshape(-1))
 
     def spectrum(path):
         return product_log_singular_values(jax.vmap(factor)(arrays, path[:-1]))
@@ -101,7 +101,7 @@ def jacobian(model, parameters, initial, x, labels) -> dict[str, Measured]:
     }
     generators = rotations(model.components)
     if len(generators):
-        inside = lambda z: apply_parameters(turns, held, z)
+        inside = lambda z: apply_parameters(layers, held, z)
         proved = jax.lax.map(lambda z: certify(inside, z[None], generators), states[0])
         axes = ("input", "generator")
         measured["certificate_residual"] = Measured(proved.residual, axes)
@@ -128,8 +128,8 @@ def exponents(model, parameters, initial, x, labels) -> dict[str, Measured]:
 
         def follow(here, own=own):
             state, x_t = here
-            turn = lambda z: model.step(own, z[None], x_t[None])[0]
-            return map_exponents(turn, state, generators, count=min(_LEADING, model.features))
+            step = lambda z: model.step(own, z[None], x_t[None])[0]
+            return map_exponents(step, state, generators, count=min(_LEADING, model.features))
 
         found = jax.lax.map(follow, (states, seen))
         axes = ("input", "direction")

@@ -83,7 +83,7 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
 
     parameters: Any
     """From `draw_parameters`."""
-    probes: Float[Array, "*turns width k n"] | None = None
+    probes: Float[Array, "*layers width k n"] | None = None
     """Added to the signals after every layer of the outermost `Repeat`: zeros, whose gradient is
     the backward signal there."""
     keep: bool = eqx.field(static=True, default=False)
@@ -113,12 +113,12 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
     def add(self, skip: Array, branch: Array):
         return skip + branch, None
 
-    def through_time(self, turn, state: Array, steps: int):
+    def through_time(self, step, state: Array, steps: int):
         n = check_sequences(state.shape[-1], steps)
         drives = jnp.moveaxis(state.reshape(*state.shape[:-1], n, steps), -1, 0)
 
         def advance(previous, drive):
-            after, _ = turn(self, previous, drive)
+            after, _ = step(self, previous, drive)
             return after, after
 
         _, later = jax.lax.scan(advance, drives[0], drives[1:])
@@ -137,14 +137,14 @@ class HeldNetwork(Reading[Float[Array, "width k n"]]):
     def boundary(self, state: Array) -> Array:
         return state if self.probes is None else state + self.probes
 
-    def loop(self, turn, state, layers, depth):
+    def loop(self, layer, state, layers, depth):
         keep = jax.checkpoint_policies.dots_saveable
-        turn = jax.checkpoint(turn, prevent_cse=False, policy=keep)
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=keep)
         if self.inside or not self.keep:
-            return super().loop(turn, state, layers, depth)
+            return super().loop(layer, state, layers, depth)
 
         def keeping(before, leaves):
-            after, _ = turn(before, leaves)
+            after, _ = layer(before, leaves)
             return after, after
 
         last, states = super().loop(keeping, state, layers, depth)

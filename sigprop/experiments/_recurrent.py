@@ -70,9 +70,9 @@ class SequenceClassifier(eqx.Module):
         self,
         parameters: dict[str, Any],
         x: Float[Array, "n numbers"],
-        probes: Float[Array, "turns n width k"] | None = None,
+        probes: Float[Array, "steps n width k"] | None = None,
         keep: bool = False,
-    ) -> tuple[Any, Float[Array, "layers n width k"] | None]:
+    ) -> tuple[Any, Float[Array, "states n width k"] | None]:
         """The states to read out, and if `keep` the states after every step.
 
         The first of the latter is the state before the first step, all zeros, so that steps are
@@ -82,14 +82,14 @@ class SequenceClassifier(eqx.Module):
         sequence = jnp.moveaxis(x.reshape(n, -1, self.inputs), 0, -1)
         probes = None if probes is None else jnp.moveaxis(probes, 1, -1)
 
-        def turn(h, here):
+        def follow(h, here):
             x_t, probe = here
-            after = self.turn(parameters, h, x_t)
+            after = self._step(parameters, h, x_t)
             after = after if probe is None else after + probe
             return after, after
 
         start = jnp.zeros((self.width, self.components, n), x.dtype)
-        _, states = jax.lax.scan(turn, start, (sequence, probes))
+        _, states = jax.lax.scan(follow, start, (sequence, probes))
         last = states[-1] if self.answers is None else states[-self.answers :]
         read = jnp.moveaxis(last, -1, 0)
         every = jnp.concatenate([start[None], states]) if keep else None
@@ -102,9 +102,9 @@ class SequenceClassifier(eqx.Module):
         x_t: Float[Array, "n inputs"],
     ) -> Float[Array, "n width k"]:
         """The state after one step."""
-        return jnp.moveaxis(self.turn(parameters, jnp.moveaxis(h, 0, -1), x_t.T), -1, 0)
+        return jnp.moveaxis(self._step(parameters, jnp.moveaxis(h, 0, -1), x_t.T), -1, 0)
 
-    def turn(
+    def _step(
         self,
         parameters: dict[str, Any],
         h: Float[Array, "width k n"],
@@ -113,11 +113,11 @@ class SequenceClassifier(eqx.Module):
         """`step` with inputs on the last axis, which is faster."""
         drive = self._into(parameters["read_in"], x_t).reshape(h.shape)
         if self.kind == "rnn":
-            return self.activation(self._turned(parameters, h) + drive, axis=-2)
+            return self.activation(self._times_weights(parameters, h) + drive, axis=-2)
         seen = h[:, 0] if self.components == 1 else _sizes(h)
         gates = self._into(parameters["gates"], jnp.concatenate([seen, x_t]))
         update, reset = jnp.split(jax.nn.sigmoid(gates)[:, None], 2)
-        new = self.activation(self._turned(parameters, reset * h) + drive, axis=-2)
+        new = self.activation(self._times_weights(parameters, reset * h) + drive, axis=-2)
         return (1 - update) * h + update * new
 
     def logits(self, parameters: dict[str, Any], x: Float[Array, "n numbers"]) -> Array:
@@ -131,7 +131,7 @@ class SequenceClassifier(eqx.Module):
         out = jnp.matmul(flat, weights.T, precision=self.precision)
         return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
 
-    def _turned(self, parameters: dict[str, Any], h: Array) -> Array:
+    def _times_weights(self, parameters: dict[str, Any], h: Array) -> Array:
         return apply_weights(self.law, parameters["recurrent"], h, self.precision)
 
     def _into(self, parameters: tuple[Array, Array], x: Array) -> Array:

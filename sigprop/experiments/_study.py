@@ -158,8 +158,8 @@ class Architecture:
         kind: Any = self.normalisation
         norm = () if kind == "none" else (Normalise(kind),)
         law = theory.affine(k if self.same_entries else 1.0, **how)
-        turn = Chain((*norm, Pointwise(self.phi), law))
-        return Residual(turn) if self.residual else turn
+        layer = Chain((*norm, Pointwise(self.phi), law))
+        return Residual(layer) if self.residual else layer
 
     @property
     def units(self) -> int:

@@ -192,7 +192,7 @@ def advance(
         logits = classifier.logits(parameters, data.train[chosen])
         return jnp.mean(cross_entropy(logits, data.train_labels[chosen]))
 
-    def turn(state: Progressing) -> Progressing:
+    def one_step(state: Progressing) -> Progressing:
         at = state.step % per_epoch * study.batch
         chosen = jax.lax.dynamic_slice_in_dim(order, at, study.batch)
         loss, gradient = jax.value_and_grad(loss_of)(state.parameters, chosen)
@@ -210,7 +210,7 @@ def advance(
         return Progressing(parameters, moments, state.step + 1, failed, loss)
 
     going = lambda state: (state.step < stop) & (state.failed == 0)
-    return jax.lax.while_loop(going, turn, state)
+    return jax.lax.while_loop(going, one_step, state)
 
 
 def measure(

@@ -29,14 +29,14 @@ class _Layer(nnx.Module):
         n, steps, features = h.shape
         into = self.before(h)
         split = lambda x: x.reshape(n, steps, self.heads, features // self.heads)
-        q, k = (_turned(split(part(into))) for part in (self.query, self.key))
+        q, k = (_rotated(split(part(into))) for part in (self.query, self.key))
         found = jax.nn.dot_product_attention(q, k, split(self.value(into)), is_causal=True)
         h = h + self.out(found.reshape(n, steps, features))
         into = self.between(h)
         return h + self.down(jax.nn.silu(self.gate(into)) * self.up(into))
 
 
-def _turned(x: Float[Array, "n steps heads size"]) -> Float[Array, "n steps heads size"]:
+def _rotated(x: Float[Array, "n steps heads size"]) -> Float[Array, "n steps heads size"]:
     """Rotary positions (Su et al. 2021)."""
     _, steps, _, size = x.shape
     rate = 10_000.0 ** (-jnp.arange(0, size, 2, dtype=x.dtype) / size)

@@ -206,9 +206,9 @@ class TestDiagnostics:
         for architecture in (O2, DENSE):
             built, parameters, x, labels, _ = self.found(architecture)
             found = MEASURES["jacobian"](built, parameters, parameters, x, labels)
-            turns, held = built.turns(parameters)
+            layers, held = built.layers(parameters)
             start = built.hidden(parameters, x, keep=True)[1][0, 0]
-            whole = lambda z, t=turns, h=held: apply_parameters(t, h, z[None])[0]
+            whole = lambda z, t=layers, h=held: apply_parameters(t, h, z[None])[0]
             jacobian = jax.jacfwd(whole)(start).reshape(12, 12)
             values = np.linalg.svd(jacobian, compute_uv=False)
             logs = found["log_singular_values"].values[0]
