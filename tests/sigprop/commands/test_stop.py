@@ -36,11 +36,13 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(capsys, number, code):
 
 
 STUCK = """
-import ctypes, os, signal
+import ctypes, signal
 from sigprop.commands import _stop
 with _stop.stoppable("sigprop", "sigprop again"):
+    # As inside a compiled program: the main thread does not handle signals.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     print("begun", flush=True)
-    ctypes.PyDLL(None).sleep(60)  # as in a compiled program: no signal is handled
+    ctypes.CDLL(None).sleep(60)
 """
 
 
@@ -52,7 +54,8 @@ def test_a_second_signal_ends_at_once_whatever_runs():
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        time.sleep(0.5)
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 143
