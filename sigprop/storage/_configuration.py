@@ -68,15 +68,20 @@ def check_fields(record: Any, *names: str) -> None:
             made = msgspec.convert(plain, hint, strict=True)
         except msgspec.ValidationError as error:
             what, place = _reason(str(error), hint)
-            raise ValueError(f"`{name}{place}`: must be {what}; got {shown(plain)}") from error
+            raise ValueError(f"`{name}{place}`: must be {what}; got {_brief(plain)}") from error
         if any(isinstance(x, float) and not math.isfinite(x) for x in _flat(made)):
-            raise ValueError(f"`{name}`: must be finite; got {shown(plain)}")
+            raise ValueError(f"`{name}`: must be finite; got {_brief(plain)}")
         object.__setattr__(record, name, made)
 
 
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _brief(value: Any) -> str:
+    """A value on one line; of a table its content, too."""
+    return shown([value])[1:-1] if isinstance(value, dict) else shown(value)
 
 
 def _plain(value: Any) -> Any:

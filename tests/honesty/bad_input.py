@@ -2,12 +2,13 @@
 
 A door is what a user can reach: the documented functions, the files and the command line. A case
 fails if it ends in anything but a result, or one line that names the user's field. Print the table
-with ``python -m tests.honesty.bad_input``.
+with ``python -m tests.honesty.bad_input [STEP] [DOOR...]``.
 """
 
 import functools
 import inspect
 import io
+import itertools
 import math
 import os
 import re
@@ -147,7 +148,7 @@ def calls(*, cheap: bool = False) -> Iterator[Case]:
     from tests.honesty.bad_calls import CALLS, DEAR, FREE
 
     for of, make in CALLS.items():
-        if (cheap and of in DEAR) or not re.search(os.environ.get("ONLY", ""), of):
+        if cheap and of in DEAR:
             continue
         function = documented()[of]
         parameters = inspect.signature(function).parameters.values()
@@ -251,25 +252,25 @@ DOORS = {
 
 
 def main() -> None:
-    """Run the doors that are named, all by default; print failures, and the table."""
-    chosen = sys.argv[1:] or list(DOORS)
+    """Print failures, and the table: of the doors that are named, by default all.
+
+    A number before them takes only every so many cases of each.
+    """
+    words = sys.argv[1:]
+    step = int(words.pop(0)) if words and words[0].isdecimal() else 1
     rows = {}
-    for door in chosen:
+    for door in words or DOORS:
         counts: Counter[str] = Counter()
-        for case in DOORS[door]():
-            begin = time.process_time()
+        for case in itertools.islice(DOORS[door](), 0, None, step):
             found = outcome(case)
-            spent = time.process_time() - begin
             counts[found if found in (REFUSED, ACCEPTED, WORKS) else "failed"] += 1
-            if os.environ.get("ALL") or found not in (REFUSED,):
-                print(f"{spent:6.2f} {case.label}: {found}", flush=True)
+            if found not in (REFUSED, ACCEPTED, WORKS):
+                print(f"{case.label}: {found}", flush=True)
         rows[door] = counts
     print("| door | cases | refused | accepted | failed |\n|---|---|---|---|---|")
     for door, counts in rows.items():
-        accepted = counts[ACCEPTED] + counts[WORKS]
-        print(
-            f"| {door} | {counts.total()} | {counts[REFUSED]} | {accepted} | {counts['failed']} |"
-        )
+        good = counts[ACCEPTED] + counts[WORKS]
+        print(f"| {door} | {counts.total()} | {counts[REFUSED]} | {good} | {counts['failed']} |")
 
 
 if __name__ == "__main__":

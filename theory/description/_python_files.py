@@ -35,13 +35,15 @@ def defined_in(target: str, folder: str | PathLike[str] = ".") -> Any:
     except (OSError, RuntimeError, ValueError):  # no file can have that name
         absent = True
     if path.suffix != ".py" or not name:
-        raise ValueError(f"must be FILE.py:NAME; got {shown(target)}")
+        raise ValueError(f"must be FILE.py:NAME; got {shown(target)[1:-1]}")
     if absent:
-        raise ValueError(f"must be FILE.py:NAME with an existing file; got {shown(target)}")
+        raise ValueError(f"must be FILE.py:NAME with an existing file; got {shown(target)[1:-1]}")
     state = path.stat()
     names = _names(path, state.st_mtime_ns, state.st_size)
     if name not in names:
-        raise ValueError(f"{shown(name)[1:-1]} must be a name in {path.name}; got {shown(target)}")
+        raise ValueError(
+            f"{shown(name)[1:-1]} must be a name in {path.name}; got {shown(target)[1:-1]}"
+        )
     return names[name]
 
 

@@ -206,6 +206,14 @@ def test_nothing_but_a_store_is_replaced(tmp_path):
     assert leftovers(precious.parent) == []
 
 
+def test_no_store_is_written_into_another(path):
+    write_dataset(version(1), path, provenance={})
+    before = sorted(path.rglob("*"))
+    with pytest.raises(ValueError, match=f"^`path`: must not lie inside another .* at {path}$"):
+        write_dataset(version(1), path / "inner" / "deep.zarr", provenance={})
+    assert sorted(path.rglob("*")) == before
+
+
 def test_unreadable_stores_are_refused(path):
     with pytest.raises(ValueError, match=f"^`path`: must be a Zarr store; got none at {path}$"):
         read_dataset(path)

@@ -37,7 +37,14 @@ def flipped(path):
     path.write_bytes(content)
 
 
-DAMAGES = (truncated, emptied, deleted, flipped)
+def replaced(path):
+    """By a folder."""
+    path.unlink()
+    path.mkdir()
+    (path / "file").write_text("")
+
+
+DAMAGES = (truncated, emptied, deleted, flipped, replaced)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,8 @@ def repaired(source, path, name, damage):
 def test_what_is_damaged_is_computed_again(source, tmp_path):
     """Numbers and markers of networks; never the others."""
     for name in ("length/c/0/0/0/0", "marker/c/1/0/0"):
-        assert repaired(source, tmp_path / "sweep.zarr", name, flipped) in (2, 4), name
+        for damage in (flipped, replaced):
+            assert repaired(source, tmp_path / "sweep.zarr", name, damage) in (2, 4), name
 
 
 @pytest.mark.slow
