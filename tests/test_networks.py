@@ -36,8 +36,8 @@ def test_describe_writes_it_and_theory_has_its_group(name):
     assert theory.symmetry(network).dimension >= 0
 
 
-SLOWLY = ("layer", "residual", "rms", "deep residual", "schedule")
-DRAWN = ["complex", "sparse", "noise", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOWLY)]
+SLOWLY = ("layer", "complex", "residual", "rms", "deep residual", "schedule")
+DRAWN = ["sparse", "noise", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOWLY)]
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -169,7 +169,9 @@ def test_the_standard_error_of_a_ratio_counts_correlated_fluctuations(ensembles)
     batches = covariance.reshape(100, 90, *covariance.shape[1:]).mean(axis=1)
     ratios = batches[..., 0, 1] / np.sqrt(batches[..., 0, 0] * batches[..., 1, 1])
     predicted = values.std(axis=0, ddof=1)[:, 0] / np.sqrt(90)
-    np.testing.assert_allclose(ratios.std(axis=0, ddof=1), predicted, rtol=0.3)
+    np.testing.assert_allclose(
+        ratios.std(axis=0, ddof=1), predicted, rtol=0.3
+    )  # within: 100 batches
 
 
 @pytest.mark.slow

@@ -145,7 +145,9 @@ def test_saturated_units_are_not_dead(q, most_unknown):
     at = theory.singular_value_quantiles(factors, jnp.asarray(FRACTIONS))
     truth = quantiles(FRACTIONS, q, 400)
     if q == 400:
-        np.testing.assert_allclose(truth[:4], [-88.67, -61.41, -46.88, -37.08], rtol=0, atol=0.006)
+        np.testing.assert_allclose(
+            truth[:4], [-88.67, -61.41, -46.88, -37.08], rtol=0, atol=0.006
+        )  # within: printed
     found.number(f"quantiles at {q}", at.value, at.error, truth)
     there = theory.singular_value_distribution(factors, jnp.asarray(truth)).cumulative
     shares = Campaign("saturated spectra, cumulative")

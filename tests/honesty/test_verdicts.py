@@ -71,7 +71,7 @@ def test_the_score_is_that_of_student_without_skewness():
     found = limit_of(fit_of((8, 16, 32), (50,) * 3), [np.arange(50.0)[:, None] + [0, 1, 2]] * 3)
     free = found._replace(skewness=np.full(3, 1e-9), freedom=np.full(3, 30.0))
     exact = stats.norm.isf(stats.t.sf(t, 30))
-    np.testing.assert_allclose(score(t, free), exact, rtol=0, atol=3e-3)
+    np.testing.assert_allclose(score(t, free), exact, rtol=0, atol=3e-3)  # within: an approximation
     np.testing.assert_allclose(score(-t, free), -score(t, free))
     # Skewness only ever takes away.
     assert np.all(score(t, free._replace(skewness=np.full(3, 0.1))) < score(t, free))

@@ -51,7 +51,7 @@ def test_the_standard_error_is_the_spread_over_networks():
     found = jax.lax.map(fn, jax.random.split(KEY, 256))
     spread = np.std(found.values, axis=0, ddof=1)
     claimed = np.sqrt(np.mean(found.standard_error**2, axis=0))
-    np.testing.assert_allclose(claimed / spread, 1, atol=0.2)
+    np.testing.assert_allclose(claimed / spread, 1, atol=0.2)  # within: a spread of few networks
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,9 @@ def test_a_first_layer_that_widens_gives_the_generators_no_growth():
     x = inputs(12, 2)
     found = exponents(network, x, KEY, 2, 192)
     length = 0.1650082598 / 2  # at the fixed point
-    np.testing.assert_allclose(found.expected, np.log(length / np.mean(x**2)) / 200, atol=4e-3)
+    np.testing.assert_allclose(
+        found.expected, np.log(length / np.mean(x**2)) / 200, atol=4e-3
+    )  # within: one network
 
 
 def test_a_bias_leaves_no_exponent_at_zero():

@@ -89,7 +89,9 @@ def test_direction_is_uniform_on_the_sphere():
     np.testing.assert_allclose(directions.mean(0), 0, rtol=0, atol=5 / np.sqrt(draws))
     # Haar: the fourth moment is 3 width / (width + 2), not 1 (a corner) or width (an axis).
     fourth = np.mean(directions**4)
-    np.testing.assert_allclose(fourth, 3 * width / (width + 2), rtol=0, atol=0.1)
+    np.testing.assert_allclose(
+        fourth, 3 * width / (width + 2), rtol=0, atol=0.1
+    )  # within: its standard error
 
 
 def test_inputs_depend_on_the_key_alone():

@@ -124,7 +124,7 @@ def test_tangents_are_derivatives_of_the_network(residual):
 @pytest.mark.parametrize("residual", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradient_growth_is_that_of_reverse_mode(residual):
     """|∂L/∂z_l|² by differentiating the rest of the network directly."""
-    depth, width = 3, 7
+    depth, width = 2, 7
     network = theory.feedforward(TANH, 1.5, 0.2, depth=depth, residual=residual)
     x = inputs(2)
     sample = sample_network(network, x, key=KEY, width=width, gradients=True)
@@ -178,7 +178,7 @@ def test_a_deep_orthogonal_linear_network_keeps_all_singular_values_equal():
     linear = theory.activation("linear")
     network = theory.feedforward(linear, 0.5, depth=300, weights="orthogonal")
     drawn = sigprop.sample_jacobian(network, inputs(1, 10), key=KEY, width=10)
-    np.testing.assert_allclose(drawn.log_singular_values, 301 * np.log(0.5) / 2, rtol=1e-11)
+    np.testing.assert_allclose(drawn.log_singular_values, 301 * np.log(0.5) / 2, rtol=FOLD)
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_gradients_need_a_repeat():
     ("fan_out", "fan_in", "distribution"),
     [
         (12, 7, "gaussian"),
-        (9, 9, "orthogonal"),
+        pytest.param(9, 9, "orthogonal", marks=pytest.mark.slow),
         (7, 12, "orthogonal"),
         pytest.param(9, 9, "gaussian", marks=pytest.mark.slow),
         pytest.param(7, 12, "gaussian", marks=pytest.mark.slow),
@@ -306,12 +306,12 @@ def test_products_without_weights_keep_what_is_conserved():
     v = jax.random.normal(KEY, (40, 1, 3))
     y, pull = jax.vjp(lambda v: product(law, KEY, v, 40, explicit=False), v)
     np.testing.assert_allclose(y[:, 0].T @ y[:, 0], v[:, 0].T @ v[:, 0], rtol=FOLD)
-    np.testing.assert_allclose(pull(y)[0], v, atol=FOLD)
+    np.testing.assert_allclose(pull(y)[0], v, rtol=0, atol=FOLD)
     g = jax.random.normal(jax.random.fold_in(KEY, 5), y.shape)
     (back,) = pull(g)
-    np.testing.assert_allclose(back[:, 0].T @ back[:, 0], g[:, 0].T @ g[:, 0], rtol=1e-11)
+    np.testing.assert_allclose(back[:, 0].T @ back[:, 0], g[:, 0].T @ g[:, 0], rtol=FOLD)
     # ⟨Wᵀg, v⟩ = ⟨g, W v⟩ holds exactly for what was seen, whatever the weights
-    np.testing.assert_allclose(back[:, 0].T @ v[:, 0], g[:, 0].T @ y[:, 0], rtol=1e-11)
+    np.testing.assert_allclose(back[:, 0].T @ v[:, 0], g[:, 0].T @ y[:, 0], rtol=FOLD)
     _, pull = jax.vjp(lambda v: product(law, KEY, v, 4, explicit=False), v[:4])
     with pytest.raises(ValueError, match="width"):
         pull(g[:4])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from tests.tolerances import FOLD, LAYERS, ROUNDING
+from tests.tolerances import FOLD, LAYERS, ROUNDING, SINGLE_LAYERS
 from theory.description._closed_forms import ErfForm, PiecewiseLinearForm, SinForm
 
 SLOPES = (0.0, 0.01, 0.3, -0.7, -1.0, 1.0, -1e-3, 40.0)
@@ -293,7 +293,7 @@ def test_single_precision_stays(kind):
     for value, reference in zip(got, true, strict=True):
         assert value.dtype == jnp.float32
         assert np.isfinite(value).all()
-        np.testing.assert_allclose(value[keep], reference[keep], rtol=2e-5, atol=1e-30)
+        np.testing.assert_allclose(value[keep], reference[keep], rtol=SINGLE_LAYERS, atol=1e-30)
     assert {moment.dtype for moment in single(form, rounded[0][0])} == {jnp.dtype("float32")}
 
 

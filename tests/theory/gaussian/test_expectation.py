@@ -11,7 +11,7 @@ import pytest
 from mpmath import mp, mpf
 
 import theory
-from tests.tolerances import LAYER, ROUNDING
+from tests.tolerances import FOLD, LAYER, ROUNDING
 from theory.description._activations import Componentwise
 from theory.description._componentwise import componentwise
 from theory.description._named_activations import activation
@@ -308,7 +308,7 @@ def test_distance_and_slope_at_coincidence_are_exact():
 
 def test_distance_keeps_its_proportion_to_x_far_below_rounding():
     (m, _) = over("tanh", [(1.0, 1.0, x) for x in (1e-13, 1e-100, 1e-200)], equal=True)
-    np.testing.assert_allclose(m[:, 1] / [1e-13, 1e-100, 1e-200], m[:, 2], rtol=1e-11)
+    np.testing.assert_allclose(m[:, 1] / [1e-13, 1e-100, 1e-200], m[:, 2], rtol=FOLD)
 
 
 # --- one variable -----------------------------------------------------------------------------
@@ -454,7 +454,7 @@ def test_a_moving_kink_gives_its_boundary_term():
     rate = jax.jit(jax.grad(lambda q: single_moments(phi, q)[0].derivative_square))
     for q in (0.1, 1.0, 30.0, 1e4):
         true = -np.exp(-1 / (2 * q)) / np.sqrt(2 * np.pi * q**3)
-        assert float(rate(q)) == pytest.approx(true, rel=1e-11)
+        assert float(rate(q)) == pytest.approx(true, rel=FOLD)
     assert float(rate(0.0)) == 0
 
 
@@ -474,7 +474,7 @@ def test_parameters_of_the_nonlinearity_have_derivatives():
         return jnp.stack([*form.pair(q_a, q_b, x), *form.single(q_a)])
 
     got = jax.jit(jax.jacrev(moments))(0.3)
-    np.testing.assert_allclose(got, jax.jacfwd(exactly)(0.3), rtol=1e-11)
+    np.testing.assert_allclose(got, jax.jacfwd(exactly)(0.3), rtol=FOLD)
 
 
 # --- any function -----------------------------------------------------------------------------

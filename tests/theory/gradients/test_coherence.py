@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 
 import theory
-from tests.tolerances import FOLD, SLOPE, SOLUTION
+from tests.tolerances import FOLD, LIMIT, SLOPE, SOLUTION
 from theory import Status
 
 DEPTH = 5
@@ -56,7 +56,7 @@ class TestClosedForms:
         # The activations do overlap, by their means: 1/π of the mean square.
         forward = np.asarray(result.forward)[..., 0, 0]
         assert forward[0, 1] / math.sqrt(forward[0, 0] * forward[1, 1]) == pytest.approx(
-            1 / math.pi
+            1 / math.pi, rel=FOLD
         )
 
     def test_linear_batch(self):
@@ -139,7 +139,7 @@ class TestLinearResidual:
             exact.append(y)
         gain = theory.gradients.linear_residual_gain(target, depth, times)
         assert np.all(np.asarray(gain.status) == Status.OK)
-        np.testing.assert_allclose(gain.value, exact, rtol=1e-9)
+        np.testing.assert_allclose(gain.value, exact, rtol=SOLUTION)
 
     def trained(self, size, depth, target, noise, stop, steps):
         """A network with all its entries, trained by small steps of gradient descent."""
@@ -164,8 +164,8 @@ class TestLinearResidual:
     def test_without_noise_a_trained_network_has_the_gain(self):
         u, _, weights = self.trained(4, 6, 2.5, 0.0, 0.05, 2000)
         gain = float(theory.gradients.linear_residual_gain(2.5, 6, 0.05).value[0])
-        assert (1 + u @ weights[2] @ u) ** 6 == pytest.approx(gain, rel=2e-3)
-        np.testing.assert_allclose(weights[0], weights[5], atol=FOLD)
+        assert (1 + u @ weights[2] @ u) ** 6 == pytest.approx(gain, rel=LIMIT)
+        np.testing.assert_allclose(weights[0], weights[5], rtol=0, atol=FOLD)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("noise, above", [(0.04, True), (0.08, True), (0.3, False)])
@@ -182,7 +182,9 @@ class TestLinearResidual:
         right = np.linalg.svd(weights)[2][:, 0]
         measured = np.mean(np.abs(np.sum(right[1:] * right[:-1], axis=1)))
         if above:
-            assert measured == pytest.approx(predicted, abs=0.06)
+            assert measured == pytest.approx(
+                predicted, abs=0.06
+            )  # within: one network of finite width
         else:
             assert predicted == 0
             assert measured < 0.2
@@ -216,4 +218,4 @@ class TestSpikes:
 
     def test_below_the_threshold(self):
         for side in theory.gradients.spike_overlap(np.array([0.0, 0.5, 1.0, 2.0])):
-            np.testing.assert_allclose(side.value, [0, 0, 0, 0.75])
+            np.testing.assert_allclose(side.value, [0, 0, 0, 0.75], rtol=FOLD)

@@ -101,7 +101,7 @@ def test_chaos_begins_at_unit_gain(gain):
         np.testing.assert_allclose(state.exponent.value, np.log(gain), rtol=FOLD)
     else:
         assert 0 < state.exponent.value < np.log(gain)
-        np.testing.assert_allclose(state.correlation.value, 0, atol=SOLUTION)
+        np.testing.assert_allclose(state.correlation.value, 0, rtol=0, atol=SOLUTION)
 
 
 def test_sequences_must_be_whole_and_bodies_end_in_weights():

@@ -9,7 +9,7 @@ import pytest
 
 import theory
 from tests.compiling import hastily
-from tests.tolerances import FOLD, SLOPE
+from tests.tolerances import FOLD, SLOPE, SOLUTION
 from theory import Stability, Status
 
 # weight_variance, bias_variance, q*, χ: two independent arbitrary-precision computations.
@@ -82,7 +82,7 @@ def test_two_close_fixed_points_are_told_apart():
     # Stable and unstable points alternate on a line.
     assert np.all(kinds[1:] != kinds[:-1])
     after = np.array([_second_moment(step, v) * 9.0 for v in q])
-    np.testing.assert_allclose(after, q, rtol=1e-9)
+    np.testing.assert_allclose(after, q, rtol=SOLUTION)
 
 
 def _second_moment(phi, q):

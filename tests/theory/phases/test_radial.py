@@ -81,9 +81,9 @@ def test_published_fixed_points_and_multipliers(k, sigma, whole, m, chi, shear):
 
 def test_a_bias_gives_the_goldstone_modes_a_depth_scale():
     length, found = at_the_fixed_point(body(2, 2.25, 0.045, "complex"))
-    np.testing.assert_allclose(2 * length.value, 1.2501, atol=printed(4))
-    np.testing.assert_allclose(found.goldstone.value, 0.92801, atol=printed(5))
-    np.testing.assert_allclose(found.trace.value, 1.0369, atol=printed(4))
+    np.testing.assert_allclose(2 * length.value, 1.2501, rtol=0, atol=printed(4))
+    np.testing.assert_allclose(found.goldstone.value, 0.92801, rtol=0, atol=printed(5))
+    np.testing.assert_allclose(found.trace.value, 1.0369, rtol=0, atol=printed(4))
     np.testing.assert_allclose(found.goldstone.value, 1 - 0.045 / length.value, rtol=LAYERS)
     xi = -1 / np.log(1 - 0.045 / length.value)
     assert abs(found.depth_scale_goldstone.value - xi) <= found.depth_scale_goldstone.error
@@ -199,7 +199,7 @@ def test_for_one_component_the_series_is_mehlers(name, q):
         moved = cross_moments(a, a, jnp.array([[x]]))
         scalar = theory.gaussian.pair_moments(odd, q, q, x, equal_lengths=True)[0]
         np.testing.assert_allclose(moved.product[0, 0], scalar.product, rtol=SOLUTION, atol=LAYERS)
-        np.testing.assert_allclose(moved.lost[0, 0], scalar.distance, rtol=1e-9)
+        np.testing.assert_allclose(moved.lost[0, 0], scalar.distance, rtol=SOLUTION)
 
 
 def random_contraction(k, seed, largest=0.9):
@@ -207,7 +207,7 @@ def random_contraction(k, seed, largest=0.9):
     return largest * c / np.linalg.norm(c, 2)
 
 
-@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("k", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_two_input_map_against_sampling(k):
     q, c = 0.8, random_contraction(k, k)
     a = series(TANH, jnp.asarray(q), k, terms=64)
@@ -223,7 +223,7 @@ def test_the_two_input_map_against_sampling(k):
     assert np.max(0.03 * np.abs(found) / error) > 8
 
 
-@pytest.mark.parametrize("k", [2, 3, 8])
+@pytest.mark.parametrize("k", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 8))])
 def test_the_two_input_map_commutes_with_rotations_and_conserves_the_polar_factor(k):
     a = series(TANH, jnp.asarray(1.1), k, terms=64)
     product = lambda c: np.asarray(cross_moments(a, a, jnp.asarray(np.eye(k) - c)).product)
@@ -240,7 +240,7 @@ def test_the_two_input_map_commutes_with_rotations_and_conserves_the_polar_facto
     np.testing.assert_allclose(polar(product(c)), polar(c), atol=tolerance)
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("k", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2, 5))])
 def test_near_coincidence_the_map_has_the_sectors_multipliers(k):
     """The slope of the series at C = 1 against the radial integrals: 1 − C of 1e-7."""
     q, small = 0.6, 1e-7
@@ -285,12 +285,14 @@ def test_small_overlaps_decay_as_a_whole_with_their_orientation_frozen(k, factor
     small = 1e-6 * random_contraction(k, 1)
     after = 2.25 * np.asarray(cross_moments(a, a, jnp.asarray(np.eye(k) - small)).product) / q
     seen = np.sum(after * small) / np.sum(small**2)
-    np.testing.assert_allclose(after, seen * small, atol=1e-9 * np.max(small))
+    np.testing.assert_allclose(after, seen * small, rtol=0, atol=1e-9 * np.max(small))
     assert seen == pytest.approx(factor, abs=printed(4))
     assert -1 / np.log(seen) == pytest.approx(scale, abs=0.5 if scale == 142 else 0.05)
     # (σ_w E r g/(k q))²
     r = np.sqrt(q) * np.linalg.norm(np.random.default_rng(0).normal(size=(10**6, k)), axis=1)
-    assert seen == pytest.approx((1.5 * np.mean(r * np.tanh(r)) / (k * q)) ** 2, rel=5e-3)
+    assert seen == pytest.approx(
+        (1.5 * np.mean(r * np.tanh(r)) / (k * q)) ** 2, rel=5e-3
+    )  # within: a mean of draws
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,9 @@ def test_propagation_in_depth_conserves_the_relative_rotation(k, algebra):
     np.testing.assert_allclose(u[-1] @ vt[-1], u[0] @ vt[0], atol=SOLUTION)
     # at last all singular values shrink by σ_w² A_0²/q
     coefficient = series(TANH, jnp.asarray(q[-1]), k, terms=1)[0]
-    np.testing.assert_allclose(s[-1] / s[-2], 2.25 * coefficient**2 / q[-1], rtol=1e-2)
+    np.testing.assert_allclose(
+        s[-1] / s[-2], 2.25 * coefficient**2 / q[-1], rtol=1e-2
+    )  # within: 60 layers
 
 
 @pytest.mark.slow
@@ -458,8 +462,8 @@ def test_predictions_of_equivariant_networks():
     predict = theory.predict
     p = predict(body(2, 2.25))
     assert abs(p.correlation.value) <= p.correlation.error < 1e-11
-    np.testing.assert_allclose(p.correlation_slope.value, 0.9565, atol=printed(4))
-    np.testing.assert_allclose(p.depth_scale_correlation.value, 22.5, atol=printed(1))
+    np.testing.assert_allclose(p.correlation_slope.value, 0.9565, rtol=0, atol=printed(4))
+    np.testing.assert_allclose(p.depth_scale_correlation.value, 22.5, rtol=0, atol=printed(1))
     one = predict(body(1, 3.0, 0.1))
     scalar = predict(theory.layer(theory.activation("tanh"), 3.0, 0.1))
     for field in ("length", "slope", "correlation", "multiplier", "correlation_slope"):
@@ -509,7 +513,7 @@ def test_the_chaos_line_of_an_equivariant_network():
     for i, q in enumerate((0.1, 1.0)):
         m, _ = radial_moments(TANH, q, 3)
         excess = line.weight_variance.value[i] * (m.trace - m.antisymmetric)
-        np.testing.assert_allclose(line.bias_variance.value[i] / q, excess, rtol=1e-11)
+        np.testing.assert_allclose(line.bias_variance.value[i] / q, excess, rtol=FOLD)
 
 
 def test_a_diagram_by_sector_holds_what_single_points_say():
@@ -572,8 +576,14 @@ def test_bad_descriptions_name_the_field(build, kind, field):
         build()
 
 
-@pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("axis", [-1, -2])
+@pytest.mark.parametrize(
+    ("axis", "k"),
+    [
+        (-1, 1),
+        (-2, 3),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((-1, 3), (-2, 1))),
+    ],
+)
 def test_derivatives_by_hand(k, axis):
     """Of φ in z, twice along a line, and in a parameter of g(r) = tanh(a r); at z = 0 too."""
     rng = np.random.default_rng(k)
@@ -591,16 +601,23 @@ def test_derivatives_by_hand(k, axis):
 
     a, h = 0.7, 1e-4
     line = lambda s: phi(laid(z) + s * laid(t), a)
-    first = jax.jvp(line, (0.0,), (1.0,))[1]
-    second = jax.jvp(lambda s: jax.jvp(line, (s,), (1.0,))[1], (0.0,), (1.0,))[1]
-    rate = jax.jvp(lambda a: phi(laid(z), a), (a,), (1.0,))[1]
+
+    @jax.jit
+    def derivatives(a):
+        first = jax.jvp(line, (0.0,), (1.0,))[1]
+        second = jax.jvp(lambda s: jax.jvp(line, (s,), (1.0,))[1], (0.0,), (1.0,))[1]
+        rate = jax.jvp(lambda a: phi(laid(z), a), (a,), (1.0,))[1]
+        pull = jax.grad(lambda z: jnp.sum(phi(z, a) * laid(t)))(laid(z))
+        return line(0.0), first, second, rate, pull
+
+    value, first, second, rate, pull = (np.asarray(part) for part in derivatives(a))
     before, here, after = (whole(z + s * t, a) for s in (-h, 0, h))
-    np.testing.assert_allclose(line(0.0), laid(here), rtol=LAYER)
+    np.testing.assert_allclose(value, laid(here), rtol=LAYER)
     np.testing.assert_allclose(first, laid((after - before) / (2 * h)), atol=1e-7)
     np.testing.assert_allclose(second, laid((after - 2 * here + before) / h**2), atol=SINGLE)
     np.testing.assert_allclose(rate, laid((whole(z, a + h) - whole(z, a - h)) / (2 * h)), atol=1e-7)
-    pull = jax.grad(lambda z: jnp.sum(phi(z, a) * laid(t)))(laid(z))
-    np.testing.assert_allclose(jnp.sum(pull * laid(t)), jnp.sum(first * laid(t)), rtol=FOLD)
+    across = np.asarray(laid(t))
+    np.testing.assert_allclose(np.sum(pull * across), np.sum(first * across), rtol=FOLD)
 
 
 def test_the_threshold_is_a_parameter():

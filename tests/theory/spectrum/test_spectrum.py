@@ -65,6 +65,7 @@ def test_linear_gaussian_density_is_fuss_catalan(p):
     np.testing.assert_allclose(
         np.interp(log[::-1], fine[::-1], above[::-1]),
         1 - found.cumulative.value[::-1],
+        rtol=0,
         atol=3e-4,
     )
 
@@ -142,7 +143,7 @@ def test_feedforward_has_one_weight_matrix_more():
     one, other = (theory.jacobian_factors(network, 1.0) for network in both)
     assert (one.independent, other.independent) == (9, 8)
     assert one.count.tolist() == other.count.tolist() == [8]
-    np.testing.assert_allclose(one.log_variance - other.log_variance, math.log(2))
+    np.testing.assert_allclose(one.log_variance - other.log_variance, math.log(2), rtol=FOLD)
     for factors, g in [(one, 9), (other, 8)]:
         upper = spectrum_edges(factors).log_upper
         truth = atoms_edge(0.5, 8, g, g * math.log(2)) / 2
@@ -173,7 +174,7 @@ def test_orthogonal_linear_singular_values_are_all_equal():
     np.testing.assert_allclose(jacobian_moments(factors).ratios.value, 1, rtol=FOLD)
     x = 8 * math.log(1.21)
     found = distribution(factors, jnp.array([x - 0.1, x + 0.1])).cumulative
-    np.testing.assert_allclose(found.value, [0, 1], atol=FOLD)
+    np.testing.assert_allclose(found.value, [0, 1], rtol=0, atol=FOLD)
 
 
 def test_shallow_orthogonal_networks_keep_an_atom():
@@ -185,7 +186,7 @@ def test_shallow_orthogonal_networks_keep_an_atom():
     edge = spectrum_edges(factors).log_upper
     assert abs(edge.value) <= edge.error
     found = distribution(factors, jnp.array([-1e-3, 1e-3])).cumulative
-    np.testing.assert_allclose(found.value, [2 * (1 - p), 1], atol=SOLUTION)
+    np.testing.assert_allclose(found.value, [2 * (1 - p), 1], rtol=0, atol=SOLUTION)
 
 
 def test_a_gap_above_zero():
@@ -263,12 +264,12 @@ def test_exponents_of_linear_and_relu_networks():
     with np.errstate(invalid="ignore", divide="ignore"):
         truth = np.log(2 * np.maximum(np.asarray(t) - 0.5, 0)) / 2
     alive = np.isfinite(truth)
-    np.testing.assert_allclose(relu.value[alive], truth[alive], atol=FOLD)
+    np.testing.assert_allclose(relu.value[alive], truth[alive], rtol=0, atol=FOLD)
     assert np.all(relu.value[~alive] == -np.inf)
     # a deep network's quantiles approach them like log(depth)/depth
     deep = quantiles(layer.repeated(1000), jnp.array([0.75, 0.9]))
     np.testing.assert_allclose(
-        deep.value / 1000, np.log(2 * (np.array([0.75, 0.9]) - 0.5)) / 2, atol=0.01
+        deep.value / 1000, np.log(2 * (np.array([0.75, 0.9]) - 0.5)) / 2, rtol=0, atol=0.01
     )
 
 
@@ -412,9 +413,9 @@ def test_solutions_are_physical_and_the_distribution_consistent(name):
     factors = theory.jacobian_factors(network, length)
     top = spectrum_edges(factors).log_upper.value
     nodes, weights = np.polynomial.legendre.leggauss(60)
-    x = jnp.asarray(top - 3 * (nodes[::-1] + 1) ** 2)  # the root at the edge is smooth in these
+    x = np.asarray(top) - 3 * (nodes[::-1] + 1) ** 2  # the root at the edge is smooth in these
     measure = weights[::-1] * 6 * (nodes[::-1] + 1)
-    found = distribution(factors, x)
+    found = jax.tree.map(np.asarray, distribution(factors, x))
     assert np.all(found.density.status == Status.OK)
     bottom = distribution(factors, jnp.asarray([top - 12.0])).cumulative
     assert abs(np.sum(measure * found.density.value) + bottom.value[0] - 1) < 1e-7
@@ -433,11 +434,11 @@ def test_solutions_are_physical_and_the_distribution_consistent(name):
     assert np.all(at.found)
     assert np.all(at.error < 1e-9)
     assert np.all((at.branch.omega.imag > 0) & (at.branch.omega.imag < math.pi))
-    assert np.all(
-        abs(log_lambda(factors, at.branch) - jnp.asarray(np.asarray(places) + 0j)) < 1e-10
-    )
-    seen = nu_of(look(factors.law, at.branch.omega))
-    assert np.all(abs(seen - at.branch.nu[None]) < 1e-10)
+    back, seen = hastily(
+        lambda branch: (log_lambda(factors, branch), nu_of(look(factors.law, branch.omega)))
+    )(at.branch)
+    assert np.all(abs(np.asarray(back) - np.asarray(places)) < 1e-10)
+    assert np.all(abs(np.asarray(seen) - np.asarray(at.branch.nu)[None]) < 1e-10)
 
 
 def test_errors_are_honest_where_the_quadrature_is_coarse():
@@ -466,7 +467,7 @@ def test_sweeps_over_depth_and_variance_compile_once():
         assert a.status[1] == b.status
         np.testing.assert_allclose(a.value[1], b.value, rtol=1e-9, atol=1e-9)
         # Rounding is a part of an error, and differs between two programs.
-        np.testing.assert_allclose(a.error[1], b.error, rtol=0.5)
+        np.testing.assert_allclose(a.error[1], b.error, rtol=0.5)  # within: errors, not values
 
 
 def test_what_cannot_be_predicted_is_refused():
@@ -619,10 +620,9 @@ def test_only_a_program_of_straight_pieces_has_atoms_of_slopes(fn, slope, kinks,
 @pytest.mark.parametrize(
     "variance",
     [
-        1e-10,
         0.999999,
         2.0,
-        *(pytest.param(v, marks=pytest.mark.slow) for v in (1e-20, 1e-8, 0.3, 1.001, 1e12)),
+        *(pytest.param(v, marks=pytest.mark.slow) for v in (1e-10, 1e-20, 1e-8, 0.3, 1.001, 1e12)),
     ],
 )
 def test_edges_that_are_limits_of_the_search(variance):
@@ -640,21 +640,19 @@ def test_edges_that_are_limits_of_the_search(variance):
         assert edges.fluctuation.status == Status.ABSENT
 
 
-def test_a_layer_close_to_the_identity_moves_edges_little():
+@pytest.mark.parametrize("pair", [(1e-12, 0.5), pytest.param((0.5, 1e-6), marks=pytest.mark.slow)])
+def test_a_layer_close_to_the_identity_moves_edges_little(pair):
     """Between smallest times smallest and largest times largest singular values."""
     orthogonal = lambda variance: Residual(theory.affine(variance, weights="orthogonal"))
-    for small, first in [(1e-12, True), (1e-6, False)]:
-        for pair in [(small, 0.5) if first else (0.5, small)]:
-            network = Chain(tuple(map(orthogonal, pair)))
-            edges = spectrum_edges(theory.jacobian_factors(network, 1.0))
-            root = math.sqrt(small)
-            for e, sign in [(edges.log_lower, -1), (edges.log_upper, 1)]:
-                near = 1 + sign * math.sqrt(0.5)
-                assert abs(e.value - math.log(near)) <= 1.001 * root
-                assert e.error < 1e-11
-            # Not by more than the law of the larger layer alone ends.
-            assert edges.log_lower.value < math.log(1 - math.sqrt(0.5))
-            assert edges.log_upper.value > math.log(1 + math.sqrt(0.5))
+    network = Chain(tuple(map(orthogonal, pair)))
+    edges = spectrum_edges(theory.jacobian_factors(network, 1.0))
+    for e, sign in [(edges.log_lower, -1), (edges.log_upper, 1)]:
+        near = 1 + sign * math.sqrt(0.5)
+        assert abs(e.value - math.log(near)) <= 1.001 * math.sqrt(min(pair))
+        assert e.error < 1e-11
+    # Not by more than the law of the larger layer alone ends.
+    assert edges.log_lower.value < math.log(1 - math.sqrt(0.5))
+    assert edges.log_upper.value > math.log(1 + math.sqrt(0.5))
 
 
 def test_edges_of_two_layers_with_skip_connections_by_their_matrices():
