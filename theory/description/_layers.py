@@ -102,7 +102,7 @@ def deep_network(layer: Part, depth: int) -> Chain:
 
 
 def _last_affine(part: Part) -> Affine | None:
-    """The last affine map of a layer; of a `Repeat` inside it, that of its last turn."""
+    """The last affine map of a layer; of a `Repeat` inside it, that of its last layer."""
     match part:
         case Affine():
             return part
