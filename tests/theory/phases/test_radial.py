@@ -153,7 +153,10 @@ MOMENTS = [(name, *place) for name in MP for place in PLACES]
 @pytest.mark.parametrize(
     ("name", "k", "q"),
     [
-        case if i % 3 == 0 else pytest.param(*case, marks=pytest.mark.slow)
+        # The quadrature of mpmath over 64 dimensions takes long where there is a kink.
+        case
+        if i % 3 == 0 and case[:2] != ("threshold", 64)
+        else pytest.param(*case, marks=pytest.mark.slow)
         for i, case in enumerate(MOMENTS)
     ],
 )
