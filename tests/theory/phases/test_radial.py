@@ -210,7 +210,7 @@ def random_contraction(k, seed, largest=0.9):
     return largest * c / np.linalg.norm(c, 2)
 
 
-@pytest.mark.parametrize("k", [3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("k", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4))])
 def test_the_two_input_map_against_sampling(k):
     q, c = 0.8, random_contraction(k, k)
     a = series(TANH, jnp.asarray(q), k, terms=64)
