@@ -153,7 +153,10 @@ MOMENTS = [(name, *place) for name in MP for place in PLACES]
 @pytest.mark.parametrize(
     ("name", "k", "q"),
     [
-        case if i % 3 == 0 else pytest.param(*case, marks=pytest.mark.slow)
+        # The quadrature of mpmath over 64 dimensions takes long where there is a kink.
+        case
+        if i % 3 == 0 and case[:2] != ("threshold", 64)
+        else pytest.param(*case, marks=pytest.mark.slow)
         for i, case in enumerate(MOMENTS)
     ],
 )
@@ -207,7 +210,7 @@ def random_contraction(k, seed, largest=0.9):
     return largest * c / np.linalg.norm(c, 2)
 
 
-@pytest.mark.parametrize("k", [3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("k", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4))])
 def test_the_two_input_map_against_sampling(k):
     q, c = 0.8, random_contraction(k, k)
     a = series(TANH, jnp.asarray(q), k, terms=64)
