@@ -34,7 +34,7 @@ from sigprop.experiments._results import (
 from sigprop.experiments._study import Architecture, Member, Study
 from sigprop.experiments._transformer import Transformer
 from sigprop.storage import provenance, write_dataset
-from theory.numerics import Report, counter
+from theory.numerics import Report, counter, device_of
 
 
 @runtime_checkable
@@ -309,7 +309,7 @@ def train(
     folder = Path(folder).resolve()
     data = load_data(study)
     stops = record_steps(study, data)
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = device_of().platform == "cpu"
     size = members_at_once or (1 if on_cpu else 64)
     chunks: list[list[Member]] = []
     for architecture in study.architectures:
