@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
+import scipy.special
 
 from theory.numerics import as_number, check_count, shown
 
@@ -49,7 +49,7 @@ def cosine_null(dimension: int, level: float = 0.99) -> Null:
         return Null(1.0, 0.0, 1.0, 0.0)
     mean = math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
     low, high = 0.0, 1.0
-    cdf = jax.jit(lambda x: jax.scipy.special.betainc(0.5, (d - 1) / 2, x**2))
+    cdf = lambda x: scipy.special.betainc(0.5, (d - 1) / 2, x**2)
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if float(cdf(middle)) < level else (low, middle)

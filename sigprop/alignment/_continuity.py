@@ -4,6 +4,7 @@ Notation: W_l the weights of layer l, which act on columns; v its right singular
 space of its inputs; u the left ones, in the space of its outputs; s the singular values.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -282,7 +283,7 @@ def _gram_cosines(weights: Array) -> tuple[Estimate, Estimate]:
         def gram(w):
             square = jnp.matmul(w.T, w, precision="highest")
             centred = square - jnp.trace(square) / d * jnp.eye(d, dtype=w.dtype)
-            floor = d * jnp.finfo(w.dtype).eps * jnp.trace(square) / np.sqrt(d)
+            floor = d * jnp.finfo(w.dtype).eps * jnp.trace(square) / math.sqrt(d)
             return jnp.where(jnp.linalg.norm(centred) <= floor, 0, centred).reshape(-1)
 
         return _cosines(jax.lax.map(gram, stack))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from sigprop.networks import eigh, qr, svd
 from theory import Status
-from theory.numerics import as_array, check_count, check_kind, check_positive, cores
+from theory.numerics import as_array, check_count, check_kind, check_positive, cores, device_of
 
 _BASIS = 64
 """Number of basis vectors in one cycle; larger eigenvalue problems are much slower on a CPU."""
@@ -116,7 +116,7 @@ def leading_vectors(
                 f"got shape {start.right.shape}"
             )
     how = rank, float(tolerance)
-    threads = min(cores(), len(weights)) if jax.default_backend() == "cpu" else 1
+    threads = min(cores(), len(weights)) if device_of(weights).platform == "cpu" else 1
     if isinstance(weights, Tracer) or threads < 2 or weights.size < _LARGE:
         return _leading(weights, before, *how)
     size = -(-len(weights) // threads)
@@ -153,9 +153,9 @@ def _leading(weights: Any, before: Any, rank: int, tolerance: float) -> LeadingV
             found = _iterated(unit, before, rank, tolerance, key)
         return _judged(found, size, zero, finite, rank, tolerance)
 
-    if jax.default_backend() == "cpu":  # one after the other: each matrix then stays in the cache
-        return jax.lax.map(one, (weights, before))
-    return jax.vmap(one)((weights, before))
+    # On a CPU one after the other: each matrix then stays in the cache.
+    in_turn, at_once = functools.partial(jax.lax.map, one), jax.vmap(one)
+    return jax.lax.platform_dependent((weights, before), cpu=in_turn, default=at_once)
 
 
 def _iterated(w: Array, before: Array | None, rank: int, tolerance: float, key: Any) -> tuple:

@@ -157,7 +157,8 @@ def compare(
             f"`replicas`: must be one number or one for each of {len(widths)} widths; "
             f"got {len(counts)}"
         )
-    exact = jnp.asarray(inputs, float)
+    # Where theory runs, which may be another device than that of the networks.
+    exact = jnp.asarray(np.asarray(inputs), float)
     check_signals("inputs", exact)
     for record in records:
         record.check(len(exact), exact.shape[-1])

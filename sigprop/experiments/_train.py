@@ -47,6 +47,7 @@ from theory.numerics import (
     check_length,
     compiled,
     counter,
+    device_of,
     renamed,
     shown,
 )
@@ -332,7 +333,7 @@ def train(
     _check_measures(study)
     data = load_data(study)
     stops = record_steps(study, data)
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = device_of().platform == "cpu"
     size = members_at_once or (1 if on_cpu else 64)
     chunks: list[list[Member]] = []
     for architecture in study.architectures:

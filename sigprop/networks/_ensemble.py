@@ -28,6 +28,7 @@ from theory.numerics import (
     compiled,
     cores,
     counter,
+    device_of,
     plain_options,
 )
 
@@ -84,7 +85,7 @@ def in_blocks(
     def run(start):
         return jax.tree.map(np.asarray, block_fn(jnp.arange(start, start + block)))
 
-    workers = 1 if jax.default_backend() != "cpu" else cores()
+    workers = cores() if device_of().platform == "cpu" else 1
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         for start, piece in zip(starts, pool.map(run, starts), strict=True):
             pieces.append(piece)

@@ -1,7 +1,6 @@
 """Factorisations of one matrix after the other."""
 
 import contextlib
-import functools
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,10 +31,16 @@ def alone(fn: Callable) -> Callable:
     on two cores, two.
     """
     in_turn = jax.custom_batching.sequential_vmap(fn)
+    call: Any = jax.custom_batching.custom_vmap(fn)
 
-    @functools.wraps(fn)
-    def call(*args: Any) -> Any:
-        return (in_turn if jax.default_backend() == "cpu" else fn)(*args)
+    @call.def_vmap
+    def batch(size: int, batched: list, *args: Any) -> tuple[Any, Any]:
+        del size
+        axes = [0 if one else None for one in batched]
+        # Asked of the device that runs the program: the process may have others.
+        ways = {"cpu": jax.vmap(in_turn, axes), "default": jax.vmap(fn, axes)}
+        out = jax.lax.platform_dependent(*args, **ways)
+        return out, jax.tree.map(lambda _: True, out)
 
     return call
 

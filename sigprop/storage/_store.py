@@ -29,6 +29,7 @@ from sigprop.storage._places import (
     recover,
     source_of,
 )
+from theory.numerics import device_of
 
 _PACKAGES = ("sigprop", "jax", "jaxlib", "numpy", "equinox")
 _STALE_SECONDS = 3600
@@ -50,13 +51,14 @@ def provenance(*, seed: int | None = None, **parameters: Any) -> dict[str, str |
     attributes
         Flat, ready for `write_dataset`; ``parameters`` and ``versions`` are JSON texts.
     """
+    device = device_of()
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "parameters": json.dumps(_plain(parameters), allow_nan=False),
         "seed": seed,
         "versions": json.dumps({name: _version(name) for name in _PACKAGES} | _python()),
-        "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
+        "backend": device.platform,
+        "device": device.device_kind,
         "dtype": str(jnp.result_type(float)),
         "matmul_precision": str(precision or "default"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

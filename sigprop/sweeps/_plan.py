@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from sigprop.networks import memory_limit, needs_matrices
 from sigprop.sweeps._ratios import PARTS, influences
 from sigprop.sweeps._sweep import Sweep
 from sigprop.sweeps._sweep_program import Engine
-from sigprop.sweeps._sweep_run import AUTO, SHARE, SweepRun
+from sigprop.sweeps._sweep_run import SHARE, SweepRun, own_mesh
 from sigprop.sweeps._sweep_summary import summarise_sweep, sweep_theory
 from theory import Observable
 from theory.mean_field import chosen_observables
@@ -166,7 +165,7 @@ def plan(
     changes: dict[str, Any] = {"observables": (record,), "layers": (layer,)}
     sweep = dataclasses.replace(sweep, **changes)
     start = time.perf_counter()
-    workers = _workers()
+    workers = cores() if own_mesh().devices.flat[0].platform == "cpu" else 1
     depth = sweep.values("depth")[0]
     base = max(32, 2 ** math.ceil(math.log2(depth + 1)))
     widths = (base, 2 * base, 4 * base)
@@ -240,13 +239,8 @@ def outcome(plan: Plan, run: SweepRun, path: Any) -> Outcome:
     )
 
 
-def _workers() -> int:
-    return cores() if jax.default_backend() == "cpu" else 1
-
-
 def _engine(sweep: Sweep, most: int) -> Engine:
-    mesh = jax.make_mesh((1,), ("devices",), devices=jax.local_devices()[:1], **AUTO)
-    return Engine(sweep, mesh, most)
+    return Engine(sweep, own_mesh(), most)
 
 
 def _drawn(engine: Engine, point: int, first: int, count: int, workers: int) -> dict[str, Any]:

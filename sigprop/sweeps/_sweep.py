@@ -416,13 +416,11 @@ class Sweep:
         observables = [o if isinstance(o, str) else written(o) for o in self.observables]
         return {**plain, "observables": observables}
 
-    def at_once(self) -> int:
-        """Networks in one batch of the compiled program, on the available devices."""
-        import jax
-
+    def at_once(self, platform: str) -> int:
+        """Networks in one batch of the compiled program on a platform."""
         if self.networks_at_once is not None:
             return self.networks_at_once
-        return 1 if jax.default_backend() == "cpu" else 32
+        return 1 if platform == "cpu" else 32
 
     def addresses(self, environment: Mapping[str, Any]) -> np.ndarray:
         """SHA-256 of everything that determines the networks of each point: [points, 32] bytes.

@@ -9,6 +9,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sigprop.networks import Sample, sample_network
 from sigprop.sweeps._sweep import AXES, STRUCTURE, Sweep
 from sigprop.sweeps._sweep_store import Arrays
-from theory.numerics import cast, plain_options
+from theory.numerics import cast, device_of, plain_options
 
 
 def measured(sweep: Sweep, sample: Sample, depth: int) -> dict[str, jax.Array]:
@@ -65,10 +66,10 @@ class _Key(NamedTuple):
     x64: bool
 
 
-@lru_cache(maxsize=64)
-def _compiled(sweep: Sweep, key: _Key) -> Program:
+def traced(sweep: Sweep, key: _Key) -> Any:
+    """The program of one structure, traced for a mesh but not compiled."""
     point = dict(zip(STRUCTURE, key.structure, strict=True))
-    dtype = jnp.dtype(sweep.dtype)
+    dtype, platform = jnp.dtype(sweep.dtype), key.mesh.devices.flat[0].platform
 
     def one(*given):
         # With a barrier on either side, the code in between is compiled identically everywhere.
@@ -110,17 +111,22 @@ def _compiled(sweep: Sweep, key: _Key) -> Program:
     sharded = jax.shard_map(
         on_device, mesh=key.mesh, in_specs=specs, out_specs=spread, check_vma=False
     )
-    program: Any = jax.jit(sharded, compiler_options=plain_options())
+    program: Any = jax.jit(sharded, compiler_options=plain_options(platform))
     table, real = (key.mesh.size * key.steps, key.at_once), jnp.result_type(float)
     # Products that name no precision of their own have that of the sweep, not of the process.
     with jax.default_matmul_precision(sweep.precision):
-        call = program.lower(
+        return program.trace(
             placed((key.mesh.size,), jnp.int32, spread),
             placed(key.inputs, dtype, whole),
             placed(table, jnp.int32, spread),
             *(placed(table, real, spread) for _ in sweep.numbers),
             placed(table, jnp.int32, spread),
-        ).compile()
+        )
+
+
+@lru_cache(maxsize=64)
+def _compiled(sweep: Sweep, key: _Key) -> Program:
+    call = traced(sweep, key).lower().compile()
     stats = call.memory_analysis()
     parts = ("temp", "output", "argument")
     memory = sum(int(getattr(stats, f"{part}_size_in_bytes", 0)) for part in parts)
@@ -142,7 +148,8 @@ class Engine:
 
     def __init__(self, sweep: Sweep, mesh: Mesh, most: int):
         self.sweep, self.mesh = sweep, mesh
-        self.at_once = sweep.at_once()
+        device = mesh.devices.flat[0]
+        self.at_once = sweep.at_once(device.platform)
         self.steps = max(1, -(-most // (mesh.size * self.at_once)))
         self.compute_seconds = 0.0
         self._lock = threading.Lock()
@@ -153,7 +160,9 @@ class Engine:
         self._numbers = [column(name) for name in sweep.numbers]
         lengths, correlations = sweep.values("input_length"), sweep.values("input_correlation")
         self._which = at["input_length"] * len(correlations) + at["input_correlation"]
-        self._inputs = jnp.stack([sweep.signals(q, c) for q in lengths for c in correlations])
+        # There and not elsewhere, since their bits depend on it, too.
+        with nullcontext() if device == device_of() else jax.default_device(device):
+            self._inputs = jnp.stack([sweep.signals(q, c) for q in lengths for c in correlations])
         sizes = [len(sweep.values(name)) for name in STRUCTURE]
         self.structure = np.ravel_multi_index([at[name] for name in STRUCTURE], sizes)
         """The index of the structure of each point."""
@@ -167,6 +176,10 @@ class Engine:
 
     def program(self, point: int) -> Program:
         """The compiled program for a point of the grid."""
+        return _compiled(*self.kind(point))
+
+    def kind(self, point: int) -> tuple[Sweep, _Key]:
+        """The arguments of `traced` for a point of the grid."""
         config: Any = jax.config
         values = self.sweep.point(point)
         key = _Key(
@@ -177,7 +190,7 @@ class Engine:
             self._inputs.shape,
             bool(config.jax_enable_x64),
         )
-        return _compiled(self._fixed, key)
+        return self._fixed, key
 
     def run(self, points: np.ndarray, replicas: np.ndarray) -> Arrays:
         """Observables of networks at points of one structure: [networks, layers, ...] each."""

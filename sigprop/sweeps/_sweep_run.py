@@ -30,7 +30,7 @@ from sigprop.sweeps._sweep_store import (
     open_store,
     prepare,
 )
-from theory.numerics import Report, check_count, check_kind, cores, counter, shown
+from theory.numerics import Report, check_count, check_device, check_kind, cores, counter, shown
 
 _MOST_WORKERS = 16
 SHARE = 0.8
@@ -130,9 +130,11 @@ def run_sweep(
     if sweep.dtype == "float64" and jax.numpy.result_type(float) != np.float64:
         raise ValueError("`dtype`: must be float32 without jax_enable_x64; got float64")
     if mesh is None:
-        mesh = jax.make_mesh((1,), ("devices",), devices=jax.local_devices()[:1], **AUTO)
+        mesh = own_mesh()
     elif jax.process_count() > 1:
         mesh = mesh.local_mesh
+    device = mesh.devices.flat[0]
+    check_device("dtype", device, np.dtype(sweep.dtype))
     ahead = 0.0
     with ExitStack() as stack:
         with together():
@@ -145,7 +147,7 @@ def run_sweep(
                     machine.compile(np.arange(sweep.points))
                     ahead = time.perf_counter() - start
                 with writable(path):
-                    prepare(sweep, path, chunk)
+                    prepare(sweep, path, chunk, device)
         with together():
             store = open_store(path)
             counts = store.counts()
@@ -157,7 +159,10 @@ def run_sweep(
                 return run._replace(compile_seconds=run.compile_seconds + ahead)
 
 
-AUTO = {"axis_types": (jax.sharding.AxisType.Auto,)}
+def own_mesh() -> Mesh:
+    """The first device of this process."""
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((1,), ("devices",), auto, devices=jax.local_devices()[:1])
 
 
 @contextmanager
@@ -202,8 +207,8 @@ class _Machine:
 
     def __init__(self, sweep: Sweep, mesh: Mesh, chunk: tuple[int, int], workers: int | None):
         self.sweep, self.mesh, self.workers = sweep, mesh, workers
-        size = math.prod(chunk)
-        self.chunks_per_task = max(1, mesh.size * sweep.at_once() // size)
+        size, at_once = math.prod(chunk), sweep.at_once(mesh.devices.flat[0].platform)
+        self.chunks_per_task = max(1, mesh.size * at_once // size)
         self.networks = size * self.chunks_per_task
         self.engine = Engine(sweep, mesh, self.networks)
 

@@ -199,6 +199,8 @@ def create_store(
     addresses = sweep.addresses(where)
     attributes = {
         **provenance(seed=sweep.seed, sweep=sweep.fields()),
+        "backend": where["platform"],
+        "device": where["device"],
         "sigprop_sweep": SCHEMA,
         "sweep": json.dumps(sweep.fields(), sort_keys=True),
         "environment": json.dumps(where, sort_keys=True),
@@ -268,7 +270,7 @@ def clean(path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
+def prepare(sweep: Sweep, path: Path, chunk: int | None = None, device: Any = None) -> SweepStore:
     """The store at the path with all the cells of a sweep, including known results.
 
     A store of a sweep with fewer values or replicas is replaced by a larger one with its data.
@@ -278,11 +280,12 @@ def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
     ValueError
         If something else is there, or a store with results that are not in this sweep.
     """
+    where = environment(sweep, device)
     if not path.exists() or is_empty_folder(path):
-        return create_store(sweep, path, chunk=sweep.chunk(chunk))
+        return create_store(sweep, path, chunk=sweep.chunk(chunk), where=where)
     old = open_store(path)
     clean(path)
-    addresses = sweep.addresses(environment(sweep))
+    addresses = sweep.addresses(where)
     same = old.sweep == sweep and np.array_equal(old.stored_addresses(), addresses)
     if same:
         return old
@@ -292,7 +295,7 @@ def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
     there = old.stored_addresses()
     outside = [int(i) for i in np.flatnonzero(filled) if bytes(there[i]) not in known]
     if outside:
-        what = _difference(old, sweep, outside[0])
+        what = _difference(old, sweep, outside[0], where)
         raise ValueError(
             f"`path`: must be free or contain a part of this sweep; got results {what}, {path}"
         )
@@ -302,13 +305,16 @@ def prepare(sweep: Sweep, path: Path, chunk: int | None = None) -> SweepStore:
             f"got {sweep.replicas}"
         )
     return create_store(
-        sweep, path, chunk=nested(sweep, [old], chunk), fill=lambda new: gather(new, [old])
+        sweep,
+        path,
+        chunk=nested(sweep, [old], chunk),
+        where=where,
+        fill=lambda new: gather(new, [old]),
     )
 
 
-def _difference(old: SweepStore, sweep: Sweep, index: int) -> str:
-    """How a point of a store differs from a sweep, in words."""
-    here = environment(sweep)
+def _difference(old: SweepStore, sweep: Sweep, index: int, here: dict[str, Any]) -> str:
+    """How a point of a store differs from a sweep on a device, in words."""
     for name, value in old.environment.items():
         if here.get(name) != value:
             return f"of {name} {value} (now {here.get(name)})"

@@ -49,8 +49,10 @@ from theory.numerics import (
     Array,
     as_signals,
     cast,
+    check_device,
     check_order,
     compiled,
+    device_of,
     each,
     inside_another,
     light_options,
@@ -426,7 +428,9 @@ def propagate(
     check_part("network", network)
     check_order(order)
     inputs = inputs if isinstance(inputs, Moments) else as_signals("inputs", inputs)
-    inputs = cast(inputs, widest(network, inputs))
+    dtype = widest(network, inputs)
+    check_device("network", device_of(network, inputs), dtype)
+    inputs = cast(inputs, dtype)
     if not isinstance(inputs, Moments):
         check_signals("inputs", inputs)
         check_finite("inputs", inputs)

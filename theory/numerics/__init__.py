@@ -44,8 +44,10 @@ from theory.numerics._compiled import (
     compile_side_by_side,
     compiled,
     cores,
+    device_of,
     hasty_jit,
     hasty_options,
+    host,
     inside_another,
     light_options,
     one_program,
@@ -54,7 +56,7 @@ from theory.numerics._compiled import (
 )
 from theory.numerics._elementwise import elementwise, known_of, with_slope
 from theory.numerics._powers import INTEGERS, exponent, largest_exponent, norm, times_power
-from theory.numerics._precision import as_signals, cast, needs_float64, widest
+from theory.numerics._precision import as_signals, cast, check_device, needs_float64, widest
 from theory.numerics._progress import Progress, Report, clock, counter
 from theory.numerics._roots import (
     bracketed_root,
@@ -86,6 +88,7 @@ __all__ = [
     "cast",
     "check_callable",
     "check_count",
+    "check_device",
     "check_flag",
     "check_kind",
     "check_length",
@@ -99,6 +102,7 @@ __all__ = [
     "compiled",
     "complex_of",
     "cores",
+    "device_of",
     "counter",
     "cubic",
     "each",
@@ -107,6 +111,7 @@ __all__ = [
     "first_places",
     "hasty_jit",
     "hasty_options",
+    "host",
     "implicit_root",
     "in_shape_of",
     "inside_another",

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -20,23 +20,42 @@ _LIGHT = {"xla_backend_optimization_level": 2, "xla_cpu_use_fusion_emitters": Fa
 _PLAIN = {"xla_cpu_use_fusion_emitters": False}
 
 
-def hasty_options() -> dict[str, Any]:
-    """Options for programs that compile longer than they run: a third of the compile time."""
-    return _known(_HASTY)
+def hasty_options(platform: str | None = None) -> dict[str, Any]:
+    """Options for programs that compile longer than they run: a third of the compile time.
+
+    For programs on a platform, by default that of `device_of`; there are none elsewhere than on a
+    CPU.
+    """
+    return _known(_HASTY, platform)
 
 
-def light_options() -> dict[str, Any]:
+def light_options(platform: str | None = None) -> dict[str, Any]:
     """Half the compile time; integrals over two variables run 1.6 times as long."""
-    return _known(_LIGHT)
+    return _known(_LIGHT, platform)
 
 
-def plain_options() -> dict[str, Any]:
+def plain_options(platform: str | None = None) -> dict[str, Any]:
     """Options for finite networks: two thirds of the compile time, and as fast."""
-    return _known(_PLAIN)
+    return _known(_PLAIN, platform)
 
 
-def _known(options: Mapping[str, Any]) -> dict[str, Any]:
-    if jax.default_backend() != "cpu":
+def device_of(*trees: Any) -> Any:
+    """The device that runs a program of these arguments.
+
+    It is that of an array that was put on one, otherwise JAX's default device.
+    """
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.committed:
+            return min(leaf.devices(), key=lambda device: device.id)
+    config: Any = jax.config
+    chosen = config.jax_default_device
+    if chosen is None or isinstance(chosen, str):
+        return jax.local_devices(backend=chosen)[0]
+    return chosen
+
+
+def _known(options: Mapping[str, Any], platform: str | None) -> dict[str, Any]:
+    if (platform or device_of().platform) != "cpu":
         return {}
     return {name: value for name, value in options.items() if _is_option(name, value)}
 
@@ -45,17 +64,27 @@ def _known(options: Mapping[str, Any]) -> dict[str, Any]:
 def _is_option(name: str, value: Any) -> bool:
     """Whether this version of XLA has an option; an unknown one would be an error."""
     try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        with jax.default_device(host()):
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
 
 
+@functools.cache
+def host() -> Any:
+    """The processor of this process."""
+    return jax.local_devices(backend="cpu")[0]
+
+
+Options: TypeAlias = Callable[[str | None], dict[str, Any]]
+
+
 _KEPT = 128
 
 
-def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None = None) -> Any:
-    """Compile a function: `eqx.filter_jit`, but memory stays bounded.
+def compiled(fn: Callable, options: Options | None = None) -> Any:
+    """Compile a function for the device of its arguments: `eqx.filter_jit` in bounded memory.
 
     Whatever is not an array in the arguments, such as a user's nonlinearity, has a program of its
     own. The last 128 programs are kept; JAX alone keeps all of them, about 1.5 MB each.
@@ -77,13 +106,21 @@ def compiled(fn: Callable, options: Callable[[], dict[str, Any]] | None = None) 
 
 
 def _program_of(fn: Callable, options: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    platform = None if options is None else device_of((args, kwargs)).platform
     arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
     leaves, kind = jax.tree.flatten(rest)
-    return _program(fn, options, kind, tuple(leaves), tuple(map(type, leaves))), arrays
+    return _program(fn, options, platform, kind, tuple(leaves), tuple(map(type, leaves))), arrays
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _program(fn: Callable, options: Any, kind: Any, leaves: tuple, _types: tuple) -> Any:
+def _program(
+    fn: Callable,
+    options: Options | None,
+    platform: str | None,
+    kind: Any,
+    leaves: tuple,
+    _types: tuple,
+) -> Any:
     """Compile for these leaves that are no arrays; equal ones of other types (1, True) differ."""
 
     @functools.wraps(fn)
@@ -93,7 +130,7 @@ def _program(fn: Callable, options: Any, kind: Any, leaves: tuple, _types: tuple
         return numbers, _Rest(rest)
 
     jit: Any = jax.jit  # its overloads omit the options
-    return jit(run, compiler_options=options() if options else None)
+    return jit(run, compiler_options=options(platform) if options else None)
 
 
 class _Rest(eqx.Module):
@@ -120,7 +157,7 @@ def structure(tree: Any) -> tuple:
     return kind, *map(known, leaves)
 
 
-def one_program(options: Callable[[], dict[str, Any]]) -> Callable:
+def one_program(options: Options) -> Callable:
     """Decorate a function to compile as a whole, once per structure and shape of its arguments.
 
     Inside another program it is inlined.

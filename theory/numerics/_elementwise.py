@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from theory.numerics._arrays import Array, traced
-from theory.numerics._compiled import inside_another, plain_options
+from theory.numerics._compiled import host, inside_another, plain_options
 
 _CHUNK, _FEW = 8192, 256
 """Numbers per call, whatever the requested shape: two compilations serve all shapes."""
@@ -38,7 +38,7 @@ def elementwise(rule: Callable[..., tuple[Array, ...]], fn: Any, *args: Array) -
     leaves, structure = jax.tree.flatten(fn)
     run = _program(rule, structure)
     # On the host, even while a program is being traced.
-    with jax.ensure_compile_time_eval(), jax.default_device(_host()):
+    with jax.ensure_compile_time_eval(), jax.default_device(host()):
         found = [run(leaves, row) for row in zip(*rows, strict=True)]
         flat: Any = [np.concatenate(each)[:size] for each in zip(*found, strict=True)]
     return tuple(each.reshape(shape)[()] for each in flat)
@@ -68,13 +68,8 @@ _REMEMBERED = 128
 """Cached, since the same results are needed repeatedly."""
 
 
-@functools.cache
-def _host() -> Any:
-    return jax.local_devices(backend="cpu")[0]
-
-
 @functools.lru_cache(maxsize=64)
 def _program(rule: Callable, structure: Any) -> Any:
     jit: Any = jax.jit  # its overloads omit the options
     whole = lambda leaves, args: rule(jax.tree.unflatten(structure, leaves), *args)
-    return jit(whole, compiler_options=plain_options())
+    return jit(whole, compiler_options=plain_options("cpu"))

@@ -8,18 +8,32 @@ import jax.numpy as jnp
 
 from theory.numerics._arguments import as_real
 from theory.numerics._arrays import Array
+from theory.numerics._compiled import device_of
 
 _Tree = TypeVar("_Tree")
 
 
 def needs_float64(name: str) -> None:
-    """Raise a `ValueError` that says what to enable if JAX has only float32.
+    """Raise a `ValueError` that says what to enable unless JAX has float64.
 
     For results that need differences and thresholds finer than float32.
     """
     if jnp.result_type(float) != jnp.float64:
         raise ValueError(
             f"`{name}`: needs float64; call jax.config.update('jax_enable_x64', True) first"
+        )
+    check_device(name, device_of())
+
+
+def check_device(name: str, device: Any, dtype: Any = jnp.float64) -> None:
+    """Raise a `ValueError` unless the device computes in a dtype with all of its digits.
+
+    A TPU computes with pairs of float32 instead: some 48 bits, and the range of float32.
+    """
+    if device.platform == "tpu" and dtype == jnp.float64:
+        raise ValueError(
+            f"`{name}`: must not be in float64 on a TPU, which only imitates it; choose another "
+            "device, as with JAX_PLATFORMS=cpu"
         )
 
 
@@ -40,9 +54,10 @@ def as_signals(name: str, signals: Any) -> Array:
     Raises
     ------
     ValueError
-        If they are not real numbers.
+        If they are not real numbers, or in float64 on a TPU.
     """
     array = jnp.asarray(as_real(name, signals))
     if jnp.issubdtype(array.dtype, jnp.integer):
-        return array.astype(jnp.result_type(float))
+        array = array.astype(jnp.result_type(float))
+    check_device(name, device_of(array), array.dtype)
     return array

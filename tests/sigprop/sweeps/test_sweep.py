@@ -526,7 +526,7 @@ class TestRefusals:
     def test_store_of_another_version(self, whole, path, monkeypatch):
         shutil.copytree(whole, path)
         here = environment(SMALL)
-        monkeypatch.setattr(_sweep_store, "environment", lambda s: {**here, "jax": "9.9.9"})
+        monkeypatch.setattr(_sweep_store, "environment", lambda *_: {**here, "jax": "9.9.9"})
         message = rf"`path`: .* got results of jax {jax.__version__} \(now 9.9.9\)"
         with pytest.raises(ValueError, match=message):
             run_sweep(SMALL, path)
