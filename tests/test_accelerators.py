@@ -196,17 +196,17 @@ PROGRAMS = {
     "sigprop/jacobians/_leading_values:_leading": lambda: matrix_free(
         lambda fn, x: jacobians.leading_singular_values(fn, x, key=KEY, count=2, steps=4)
     ),
-    "sigprop/jacobians/_goldstone:certify": lambda: matrix_free(
+    "sigprop/jacobians/_goldstone:_certified": lambda: matrix_free(
         lambda fn, x: jacobians.certify(fn, x, theory.phases.generators(fn.network)),
         algebra="complex",
     ),
-    "sigprop/jacobians/_goldstone:backward_charges": lambda: matrix_free(
+    "sigprop/jacobians/_goldstone:_charges": lambda: matrix_free(
         lambda fn, x: jacobians.backward_charges(
             fn, x, jnp.ones((1, 16, 4), x.dtype), theory.phases.generators(fn.network)
         ),
         algebra="complex",
     ),
-    "sigprop/alignment/_gauge:frame_drift": lambda: (
+    "sigprop/alignment/_gauge:_frame_drift": lambda: (
         lambda w: alignment.frame_drift(w, w, steps=3),
         signals(3, 8, width=8),
     ),
@@ -218,15 +218,15 @@ PROGRAMS = {
         alignment.leading_vectors,
         signals(2, 100, width=100),
     ),
-    "sigprop/alignment/_continuity:frobenius_cosines": lambda: (
+    "sigprop/alignment/_continuity:_frobenius_cosines": lambda: (
         alignment.frobenius_cosines,
         signals(3, 8, width=8),
     ),
-    "sigprop/alignment/_continuity:gram_cosines": lambda: (
+    "sigprop/alignment/_continuity:_gram_cosines": lambda: (
         alignment.gram_cosines,
         signals(3, 8, width=8),
     ),
-    "sigprop/alignment/_continuity:spectra": lambda: (alignment.spectra, signals(3, 8, width=8)),
+    "sigprop/alignment/_continuity:_spectra": lambda: (alignment.spectra, signals(3, 8, width=8)),
     "sigprop/probes/_probe:_outputs": lambda: (lambda x: _probe._outputs(dense, x), signals()),
     "sigprop/probes/_probe:_passed": lambda: (
         lambda x: _probe._passed([dense, dense], x, KEY),
