@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sigprop.storage import portable
+from theory.numerics import shown
 
 if TYPE_CHECKING:
     from theory import Part

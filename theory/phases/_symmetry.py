@@ -51,6 +51,7 @@ from theory.numerics import (
     of_one_kind,
     on_host,
     replace_where,
+    shown,
     traced,
     xp,
 )
