@@ -141,7 +141,7 @@ def as_matrices(weights: Any, name: str = "weights") -> list[Array]:
     wanted = f"`{name}`: must be an array [layers, m, n] or a sequence of matrices"
     if isinstance(weights, str | bytes | dict) or not isinstance(weights, Iterable):
         raise TypeError(f"{wanted}; got {shown(weights)}")
-    if not isinstance(weights, list | tuple) and getattr(weights, "ndim", 1) == 0:
+    if isinstance(weights, jax.Array | np.ndarray) and weights.ndim == 0:
         raise TypeError(f"{wanted}; got {shown(weights)}")
     layers = list(weights)
     if not layers:

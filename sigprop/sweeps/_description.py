@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sigprop.storage import portable
+from theory.numerics import shown
 
 if TYPE_CHECKING:
     from theory import Part
@@ -35,7 +36,6 @@ def places(text: str, name: str) -> list[str]:
         If there is no number that may vary.
     """
     from theory.description import numbers_of
-    from theory.numerics import shown
 
     found = [path for path in numbers_of(json.loads(text)) if _may_vary(path)]
     ends = {"weight_variance": "weights.variance", "bias_variance": "bias_variance"}

@@ -41,9 +41,8 @@ def defined_in(target: str, folder: str | PathLike[str] = ".") -> Any:
     state = path.stat()
     names = _names(path, state.st_mtime_ns, state.st_size)
     if name not in names:
-        raise ValueError(
-            f"{shown(name)[1:-1]} must be a name in {path.name}; got {shown(target)[1:-1]}"
-        )
+        got, asked = (shown(text)[1:-1] for text in (name, target))
+        raise ValueError(f"{got} must be a name in {path.name}; got {asked}")
     return names[name]
 
 
