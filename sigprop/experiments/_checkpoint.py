@@ -1,6 +1,9 @@
 """Checkpoints: their bytes are checked before training goes on from them."""
 
 import hashlib
+import logging
+import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -31,6 +34,22 @@ def read_checkpoint(path: Path) -> Any:
         raise ValueError(
             f"`path`: must be the folder of an Orbax checkpoint; got {path} ({reason})"
         ) from error
+
+
+def write_checkpoint(manager: ocp.CheckpointManager, step: int, arrays: Any) -> None:
+    """Write arrays; if the system cannot, raise an `OSError` without the tracebacks of Orbax."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        manager.save(step, args=ocp.args.StandardSave(arrays))
+    except ValueError as error:  # TensorStore's, with the number of the system's
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    finally:
+        log.setLevel(level)
 
 
 def seal(folder: Path, environment: str) -> None:

@@ -23,7 +23,7 @@ import xarray as xr
 from jaxtyping import Array, Float, Int, Key
 
 from sigprop.experiments._blocks import BlockClassifier
-from sigprop.experiments._checkpoint import forget_damaged, seal
+from sigprop.experiments._checkpoint import forget_damaged, seal, write_checkpoint
 from sigprop.experiments._classifier import Classifier, cross_entropy, parameter_count
 from sigprop.experiments._data import Labelled, copy_task, load_images, permuted, python_sources
 from sigprop.experiments._environment import environment
@@ -462,7 +462,7 @@ class _Job:
             def save() -> None:
                 full, _ = _full_and_empty((states, records))
                 with _SAVING:
-                    manager.save(at, args=ocp.args.StandardSave(full))
+                    write_checkpoint(manager, at, full)
                 seal(self.checkpoints / str(at), self.environment)
 
             latest = manager.latest_step()
@@ -503,11 +503,13 @@ class _Job:
         for index, member in enumerate(chunk):
             own = jax.tree.map(lambda leaf, i=index: leaf[:, i], records)
             origin = provenance(seed=member.seed, member=member)
-            write_dataset(
-                member_dataset(own, count),
-                member_store(self.folder, member),
-                provenance={**origin, "environment": self.environment},
-            )
+            origin = {**origin, "environment": self.environment}
+            try:
+                write_dataset(
+                    member_dataset(own, count), member_store(self.folder, member), provenance=origin
+                )
+            except ValueError as error:
+                raise ValueError(str(error).replace("`path`", "`folder`", 1)) from error
         return True
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ from sigprop.experiments import (
     to_nnx,
     train,
 )
+from sigprop.experiments._checkpoint import write_checkpoint
 from sigprop.experiments._environment import environment
 from sigprop.experiments._map_exponents import map_exponents
 from sigprop.experiments._measures import class_similarity
@@ -344,6 +346,17 @@ class TestTraining:
             message = f"`folder`: must not be written by two at a time; got process {os.getpid()} "
             with pytest.raises(ValueError, match=message):
                 train(STUDY, folder)
+
+    def test_a_full_disk_is_named_whoever_writes(self):
+        """TensorStore raises a ValueError with the system's number in its text."""
+
+        class Full:
+            def save(self, step, args):
+                raise ValueError("RESOURCE_EXHAUSTED: Error writing [os_error_code='28']")
+
+        manager: Any = Full()
+        with pytest.raises(OSError, match="No space left on device"):
+            write_checkpoint(manager, 3, [np.zeros(2)])
 
     def test_checkpoints_are_of_exactly_these_networks(self):
         one, two, three = STUDY.members[:3]
