@@ -68,6 +68,12 @@ def precision_of_products_is_restored():
     jax.config.update(_PRECISION, _AS_IT_WAS)
 
 
+@pytest.fixture(autouse=True)
+def commands_are_patient(monkeypatch):
+    """What they print does not depend on how busy the machine is."""
+    monkeypatch.setattr("sigprop.commands._output._PATIENCE", 3600.0)
+
+
 @pytest.fixture
 def standard_promotion():
     """JAX's ordinary dtype promotion, which optax's Adam needs."""

@@ -28,7 +28,7 @@ SUFFIXES = (".png", ".pdf")
 """The formats of every figure."""
 DPI = 300
 """Pixels per inch of PNG files."""
-_PATIENCE = 0.5
+_PATIENCE = 1.0
 """Seconds before a command says that it is loading."""
 _SILENT = 2.0
 _EVERY = 30.0

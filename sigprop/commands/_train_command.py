@@ -1,6 +1,7 @@
 """The command `train`: train the missing part of a study, and show the results."""
 
 import json as json_text
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sigprop.commands import _output as out
 from sigprop.commands._jax import set_up
-from sigprop.commands._output import checked
+from sigprop.commands._output import BadInput, checked
 from sigprop.commands._stop import keeping
 from sigprop.experiments import REASONS, Study, read_study, study_dataset, train
 from sigprop.figures import styled, write_caption
@@ -27,9 +28,16 @@ def train_study(
 ) -> int:
     """Train the study in a TOML file, with some of its fields overridden."""
     set_up()
-    with checked(path="STUDY"):
-        chosen = {name: value for name, value in instead.items() if value is not None}
-        study = read_study(path, **chosen)
+    chosen = {name: value for name, value in instead.items() if value is not None}
+    try:
+        with checked(path="STUDY"):
+            study = read_study(path, **chosen)
+    except BadInput as error:
+        # What an option says instead of the file is wrong in the option.
+        field = re.match(rf"{re.escape(str(path))}: `(\w+)`", str(error))
+        if field is None or field[1] not in chosen:
+            raise
+        raise BadInput(f"--{field[1]}{str(error)[field.end() :]}") from error
     if output is None:
         output = Path("runs") / path.stem  # the same for every run, so that a study resumes
     folder = out.output_folder(output, "train", ["study"], ["study"])

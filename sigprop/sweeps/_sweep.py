@@ -117,14 +117,14 @@ class Sweep:
     scikit-learn), or a folder of IDX files."""
     input_count: Count = 2
     """Number of images from a data set."""
-    input_width: Count = 64
+    input_width: Annotated[int, Meta(ge=1)] = 64
     """Number of units of an input of "gram"."""
     observables: tuple[str | Observable, ...] = ("length", "correlation", "slope")
     """Names from `theory.OBSERVABLES`, and from Python observables of your own, whose functions
     must be defined in a module by name."""
     layers: tuple[int, ...] | None = None
     """Layers to keep, from 0; negative ones count from the last. None for all."""
-    replicas: Count = 16
+    replicas: Annotated[int, Meta(ge=1)] = 16
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     dtype: Literal["float32", "float64"] = "float32"
     explicit_weights: bool = True

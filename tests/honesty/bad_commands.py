@@ -189,7 +189,7 @@ def lines() -> Iterator[tuple[str, str, str, list[str], tuple[str, ...]]]:
                 continue
             positional = argument.field_info.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
             names = (option.removeprefix("--").upper(), option) if positional else (option,)
-            if argument.hint is bool:
+            if bool in (argument.hint, *get_args(argument.hint)):
                 yield " ".join(command), option, "word", [*command, *good, f"{option}=x"], names
                 continue
             for kind, text in TEXTS.items():
@@ -200,7 +200,7 @@ def lines() -> Iterator[tuple[str, str, str, list[str], tuple[str, ...]]]:
                     words = [*good[: at + 1], text, *good[at + 2 :]]
                 else:
                     words = [*good, option, text]
-                own = (*names, "--output") if kind == "escape" else names
+                own = (*names, text) if positional and text else names  # a file says its own name
                 yield " ".join(command), option, kind, [*command, *words], own
             if not positional:
                 yield " ".join(command), option, "no value", [*command, *good, option], names

@@ -135,7 +135,7 @@ def judged(said: str, names: tuple[str, ...]) -> str:
         re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said.partition("; got")[0]) for name in names
     ):
         return f"names another field: {said[:200]!r}"
-    if not re.search(r"must|only|takes|which has", said):
+    if not re.search(r"must|only|takes|which has|not a recognized", said):
         return f"gives no range: {said[:200]!r}"
     if len(said) > 1000:
         return f"long: {len(said)} characters"

@@ -909,7 +909,7 @@ class TestStudy:
                 "gains = [-1.0]\n[[architecture]]\nname = 'a'",
                 r"`gains\[0\]`: must be a number > 0.0; got \(-1.0,\)",
             ),
-            ("", "`architectures`: must contain at least one"),
+            ("", "`architecture`: must contain at least one"),
             ("data = 'copy'\n[[architecture]]\nname = 'a'", "`data`: must be images"),
             ("depth = ", "must be a readable TOML file"),
             ("architecture = [1]", "`architecture`: must be tables"),

@@ -281,7 +281,10 @@ for fields in json.loads(sys.argv[1]):
     @pytest.mark.parametrize(
         "fields, message",
         [
-            ({"activation": "erf"}, "`activation`: must not be given with a description; got erf"),
+            (
+                {"activation": "erf"},
+                "`activation`: must not be given with a description; got 'erf'",
+            ),
             ({"leaves": {"parts[0]": 1.0}}, r"`leaves`: must be some of parts\[1\].bias_varian"),
             ({"leaves": {"parts[1].bias_variance": "x"}}, "`leaves`: must be numbers or start"),
             ({"depth": 0}, "`depth`: must be whole numbers of at least 1; got 0"),
@@ -908,7 +911,7 @@ class TestCommands:
             (["run", file, "--shard", "3/3"], "--shard: must be i/n"),
             (["run", file, "--devices", "99"], "--devices: must be from 1 to"),
             (["run", file, "--output", file], "--output: must be"),
-            (["status", "none.zarr"], "--store: must be the store of a sweep; got none"),
+            (["status", "none.zarr"], "STORE: must be the store of a sweep; got none"),
             (["show", whole, "--observable", "slop"], "--observable: must be one of length"),
             (["show", whole, "--against", "depth"], "--against: must be one of"),
             (["show", whole, "--at", "layer=9"], "--at: must have a layer of 0, 1"),
@@ -917,7 +920,7 @@ class TestCommands:
             (["show", whole, "--input", "5"], "--input: must be from 0 to 1"),
             (
                 ["merge", "none.zarr", "--output", "o.zarr"],
-                "--stores: must be the store of a sweep",
+                "STORES: must be the store of a sweep",
             ),
         ):
             code, out, err = command("sweep", *argv)
