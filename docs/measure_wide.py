@@ -37,7 +37,7 @@ def measure(k, algebra, weight_variance, bias_variance, width, depth, count):
         lambda leaf: leaf.astype(small) if eqx.is_inexact_array(leaf) else leaf, network
     )
     sample = eqx.filter_jit(sigprop.sample_network)(
-        single, inputs.astype(small), jax.random.key(2), width=width, explicit_weights=False
+        single, inputs.astype(small), key=jax.random.key(2), width=width, explicit_weights=False
     )
     last = jax.tree.map(lambda m: m[-1].astype(float), sample.moments)
     polar = lambda cross: (lambda u, _, vt: u @ vt)(*np.linalg.svd(np.asarray(cross)))
@@ -51,7 +51,7 @@ def measure(k, algebra, weight_variance, bias_variance, width, depth, count):
     exponents = eqx.filter_jit(sigprop.jacobians.sample_exponents)(
         network,
         x.astype(small),
-        jax.random.key(3),
+        key=jax.random.key(3),
         width=width,
         count=count,
         explicit_weights=False,

@@ -2,7 +2,10 @@
 
 import ast
 import functools
+import os
 import re
+import subprocess
+import sys
 import types
 
 import equinox as eqx
@@ -21,6 +24,7 @@ from sigprop.jacobians import _jacobian_samples
 from sigprop.networks import _coherence, _ensemble
 from sigprop.probes import _probe
 from sigprop.sweeps import _ratios, _sweep_program
+from sigprop.sweeps._environment import environment
 from tests.test_layout import MODULES
 from theory.description import _componentwise
 from theory.mean_field import _propagation
@@ -433,8 +437,12 @@ PROGRAMS = {
 }
 
 
-# Of these a sibling stays in the default suite.
+# Of these a sibling that contains most of it stays in the default suite.
 LONG_ONES = {
+    "sigprop/networks/_sample:_sampled without matrices",
+    "theory/phases/_one_layer:_one_layer",
+    "theory/phases/_diagram:_reach",
+    "theory/spectrum/_singular_values:_summary",
     "sigprop/networks/_sample:_sampled recurrent",
     "sigprop/networks/_ensemble:_sample_block",
     "sigprop/jacobians/_exponents:_sampled without matrices",
@@ -572,3 +580,44 @@ def test_float64_is_refused_on_a_tpu(on_tpu):
         with pytest.raises(ValueError, match=f"^`{name}`: must not be in float64 on a TPU"):
             call()
     jax.eval_shape(lambda x: sigprop.sample_network(DEEP, x, key=KEY, width=4), signals())
+
+
+TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+
+
+def test_a_sweep_names_the_device_of_its_mesh(tmp_path):
+    small = sigprop.Sweep(depth=2, width=8, replicas=2)
+    here, there = environment(small), environment(small, TPU)
+    known = ("platform", "device", "compiler", "networks_at_once")
+    assert [there[name] for name in known] == ["tpu", "TPU v5 lite", {}, 32]
+    assert {name for name in here if here[name] != there[name]} <= set(known)
+    mesh = types.SimpleNamespace(devices=np.array([TPU]), size=1)
+    exact = sigprop.Sweep(depth=2, width=8, replicas=2, dtype="float64")
+    with pytest.raises(ValueError, match=r"^`dtype`: must not be in float64 on a TPU"):
+        sigprop.run_sweep(exact, tmp_path / "sweep.zarr", mesh=mesh)
+    assert not list(tmp_path.iterdir())
+
+
+TWO_DEVICES = """
+import sys, jax, numpy as np, sigprop, theory
+first, second = jax.devices()
+jax.config.update("jax_default_device", second)
+x = np.random.default_rng(0).normal(size=(2, 16, 1)).astype(np.float32)
+network = theory.feedforward(theory.activation("tanh"), 1.5, 0.05, depth=2)
+there = jax.device_put(x, first)
+sample = sigprop.sample_network(network, there, key=jax.random.key(0), width=8)
+assert sample.status.devices() == {first}
+assert theory.propagate(network, x).value.covariance.devices() == {second}
+assert len(sigprop.comparison.compare(network, there, widths=(8, 12, 16), replicas=8).cells) == 4
+mesh = jax.make_mesh((1,), ("d",), (jax.sharding.AxisType.Auto,), devices=[first])
+sweep = sigprop.Sweep(depth=2, width=8, replicas=2, input_width=16)
+assert sigprop.run_sweep(sweep, sys.argv[1], mesh=mesh).computed == 2
+"""
+
+
+@pytest.mark.slow
+def test_programs_run_where_their_inputs_or_the_mesh_are(tmp_path):
+    """Also if theory has another device, as on a TPU."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_ENABLE_X64": "1"}
+    command = [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "sweep.zarr")]
+    subprocess.run(command, env={**os.environ, **flags}, check=True, timeout=600)

@@ -145,7 +145,7 @@ def rounding(panel, width):
             )
             plain.append(float(found.residual[0]))
             frame = follow(
-                network, x.astype(dtype), key, width=width, count=6, explicit_weights=True
+                network, x.astype(dtype), key=key, width=width, count=6, explicit_weights=True
             )
             kept.append(float(np.max(frame.residual)))
         panel.loglog(depths, plain, marker + "-", color=color, ms=3, label=f"{label}, plain")

@@ -73,7 +73,8 @@ def accuracies(networks, axis, **where):
     at = sorted({n[axis] for n in networks})
     each = [select(networks, **where, **{axis: value}) for value in at]
     found = [over_seeds([n["test_accuracy"][-1] for n in some]) for some in each]
-    return np.array(at), *np.array(found, float).T
+    mean, error = np.array(found, float).T
+    return np.array(at), mean, error
 
 
 def draw(panel, x, mean, error, style, **more):
@@ -195,7 +196,8 @@ def depth_figure(path):
         chosen = [select(n, architecture=name) for n in own.values()]
         curves = [accuracies(n, "learning_rate")[1:] for n in chosen]
         tops = [(mean.max(), error[mean.argmax()]) for mean, error in curves]
-        draw(best, [*own], *np.array(tops).T, STYLE[name], label=name)
+        mean, error = np.array(tops).T
+        draw(best, [*own], mean, error, STYLE[name], label=name)
     for panel in (width, best):
         panel.set_xscale("log")
         ticks(panel, [*found])
@@ -217,7 +219,8 @@ def fashion_figure(path):
         at = sorted({n["gain"] for n in gains})
         each = [select(gains, architecture=name, gain=g) for g in at]
         order = [over_seeds([n["order_parameter"][0] for n in some]) for some in each]
-        draw(b, at, *np.array(order, float).T, STYLE[name])
+        mean, error = np.array(order, float).T
+        draw(b, at, mean, error, STYLE[name])
     for panel in (a, b):
         panel.axvline(1, color="0.8", lw=0.7)
     a.axhline(CHANCE, color="0.6", lw=0.7, ls=":")
@@ -279,11 +282,12 @@ def recurrent_figure(path):
             at = {"architecture": name, "learning_rate": COPY_RATE}
             each = {d: [n[quantity][-1] for n in select(n, **at)] for d, n in found.items()}
             each = {d: over_seeds(values) for d, values in each.items() if len(values) >= 5}
-            draw(panel, [*each], *np.array([*each.values()]).T, STYLE[name], label=name)
+            mean, error = np.array([*each.values()]).T
+            draw(panel, [*each], mean, error, STYLE[name], label=name)
             longer = {d: [n[quantity][-1] for n in select(n, **at)] for d, n in long.items()}
             if longer[100]:
-                points = [*longer], *np.array([over_seeds(v) for v in longer.values()]).T
-                draw(panel, *points, STYLE[name], ls=":", mfc="white", ms=5)
+                mean, error = np.array([over_seeds(v) for v in longer.values()]).T
+                draw(panel, [*longer], mean, error, STYLE[name], ls=":", mfc="white", ms=5)
         panel.set(xscale="log", xlabel="largest delay", ylabel=label, ylim=(0, 1))
         panel.set_title(r"copy, $\eta=0.003$", loc="right", fontsize=8)
         ticks(panel, [*found])
