@@ -1,7 +1,6 @@
 """What the bits of a trained network depend on besides the fields of its study."""
 
 import hashlib
-import platform
 from importlib.metadata import version
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from sigprop.experiments._data import Labelled
+from sigprop.storage import environment_of
 
 
 def environment(data: Labelled, networks_at_once: int) -> dict[str, Any]:
@@ -24,19 +24,9 @@ def environment(data: Labelled, networks_at_once: int) -> dict[str, Any]:
     networks_at_once
         Networks side by side in one program.
     """
-    device = jax.devices()[0]
-    config: Any = jax.config
     return {
-        "sigprop": version("sigprop"),
-        "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
+        **environment_of(jax.devices()[0]),
         "optax": version("optax"),
-        "platform": device.platform,
-        "device": device.device_kind,
-        "machine": platform.machine(),
-        "x64": bool(config.jax_enable_x64),
-        "random": str(config.jax_default_prng_impl),
-        "random_partitionable": bool(config.jax_threefry_partitionable),
         "networks_at_once": networks_at_once,
         "data": content_of(data),
     }

@@ -1,5 +1,6 @@
 from ._configuration import Count, build, check_fields
 from ._descriptions import network_text, portable
+from ._environment import environment_of
 from ._lock import writing
 from ._places import (
     is_empty_folder,
@@ -17,6 +18,7 @@ __all__ = [
     "Count",
     "build",
     "check_fields",
+    "environment_of",
     "is_empty_folder",
     "move_into_place",
     "network_text",
