@@ -69,7 +69,10 @@ def checked(**options: str) -> Iterator[None]:
         raise
     except (ValueError, TypeError, OSError) as error:
         said = str(error)
-        if "anything" in options and not said.startswith(("`", "--")):
+        named = said.startswith(("`", "--"))
+        if isinstance(error, TypeError) and not named and "anything" not in options:
+            raise  # not about an option
+        if "anything" in options and not named:
             said = f"`{options['anything']}`: {said}"
         raise BadInput(re.sub(r"^`(\w+)`", as_option, said)) from error
 

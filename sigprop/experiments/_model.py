@@ -266,6 +266,16 @@ def apply_parameters(
     """
     check_part("network", network)
     check_precision(precision)
-    state = jnp.moveaxis(as_array("x", x, "[inputs, fan_in, components]"), 0, -1)
+    x = as_array("x", x, "[inputs, fan_in, components]")
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((network, parameters))):
+        size = {"fan_in": x.shape[1], "width": x.shape[1], "components": x.shape[2]}
+        draw = lambda key: draw_parameters(network, key, **size)
+        drawn = jax.eval_shape(draw, jax.random.key(0))
+        if jax.tree.structure(parameters) != jax.tree.structure(drawn):
+            raise TypeError(
+                "`parameters`: must be those that draw_parameters makes for this network; got "
+                f"{shown(parameters)}"
+            )
+    state = jnp.moveaxis(x, 0, -1)
     reading = HeldNetwork(parameters, precision=precision)
     return jnp.moveaxis(interpret(network, reading, state)[0], -1, 0)

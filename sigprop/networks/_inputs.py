@@ -278,7 +278,7 @@ def read_images(
         if images is None:
             raise ValueError(
                 f"`path`: must be a folder with {stem}-images-idx3-ubyte or its .gz, or one file of"
-                f" images; got {shown(str(path))} ({_GET_DATA})"
+                f" images; got {path} ({_GET_DATA})"
             )
     pixels = read_idx(images)
     if pixels.ndim < 2 or pixels.size == 0:
@@ -310,31 +310,30 @@ def read_idx(path: str | PathLike[str]) -> Shaped[np.ndarray, "..."]:
         If the file cannot be read, is not an IDX file, or its size does not match its header.
     """
     path = as_path("path", path)
-    where = shown(str(path))[1:-1]
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"`path`: {where} must be a readable IDX file; got {reason}") from error
+        raise ValueError(f"`path`: {path} must be a readable IDX file; got {reason}") from error
     magic = content[:4]
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or magic[3] == 0:
         raise ValueError(
-            f"`path`: {where} must begin with the magic number of an IDX file (two zero bytes,"
+            f"`path`: {path} must begin with the magic number of an IDX file (two zero bytes,"
             f" an element type, a number of axes); got {magic.hex(' ') or 'nothing'}"
         )
     dtype, axes = _IDX_TYPES[magic[2]], magic[3]
     start = 4 + 4 * axes
     if len(content) < start:
         raise ValueError(
-            f"`path`: {where} must have a header of {start} bytes; got {len(content)} bytes"
+            f"`path`: {path} must have a header of {start} bytes; got {len(content)} bytes"
         )
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
     expected = start + prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise ValueError(
-            f"`path`: {where} must have {expected} bytes for shape {shape} of {dtype};"
+            f"`path`: {path} must have {expected} bytes for shape {shape} of {dtype};"
             f" got {len(content)} bytes"
         )
     return (

@@ -250,7 +250,9 @@ def _grid(
     build: Any, axes: Any, start: float, tolerance: float, progress: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Check everything; return the axes, and all their combinations in one row."""
-    check_kind("build", build, Callable, "a function that makes one layer, as theory.layer does")
+    function = None if isinstance(build, type) else build
+    must = "a function that makes one layer, as theory.layer does"
+    check_kind("build", function, Callable, must)
     check_kind("axes", axes, Mapping, "a mapping from parameters of `build` to their values")
     _check_names(build, axes)
     check_positive("start", start)

@@ -387,7 +387,7 @@ class TestTraining:
         cell = Architecture("rnn", cell="rnn")
         with pytest.raises(ValueError, match="`measures`: jacobian is of deep networks"):
             train(Study((cell,), measures=("jacobian",)), tmp_path)
-        with pytest.raises(ValueError, match=r"`path`: must be a folder with .*apt install"):
+        with pytest.raises(ValueError, match=r"`data`: must be a folder with .*apt install"):
             train(dataclasses.replace(STUDY, data=str(tmp_path / "none")), tmp_path)
 
 

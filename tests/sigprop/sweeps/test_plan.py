@@ -104,7 +104,7 @@ def test_bias_that_no_number_of_networks_removes():
             "`sweep`: must have weights that .*; got sparse:0.1",
         ),
         ({}, 0.0, None, "`error`: must be finite and above 0"),
-        ({}, 0.1, 0, "`width`: must be from 1 to"),
+        ({}, 0.1, 0, "`width`: must be a whole number from 1 to"),
     ],
 )
 def test_bad_values(change, error, width, message):

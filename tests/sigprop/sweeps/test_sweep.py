@@ -283,7 +283,7 @@ for fields in json.loads(sys.argv[1]):
         [
             (
                 {"activation": "erf"},
-                "`activation`: must not be given with a description; got 'erf'",
+                "`activation`: must not be given with a description; got",
             ),
             ({"leaves": {"parts[0]": 1.0}}, r"`leaves`: must be some of parts\[1\].bias_varian"),
             ({"leaves": {"parts[1].bias_variance": "x"}}, "`leaves`: must be numbers or start"),
