@@ -582,7 +582,13 @@ def test_float64_is_refused_on_a_tpu(on_tpu):
     jax.eval_shape(lambda x: sigprop.sample_network(DEEP, x, key=KEY, width=4), signals())
 
 
-TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+class _Tpu(types.SimpleNamespace):
+    """What a mesh and an environment read of a device."""
+
+    __hash__ = object.__hash__
+
+
+TPU = _Tpu(platform="tpu", device_kind="TPU v5 lite", id=0, process_index=0, client=None)
 
 
 def test_a_sweep_names_the_device_of_its_mesh(tmp_path):
@@ -591,7 +597,7 @@ def test_a_sweep_names_the_device_of_its_mesh(tmp_path):
     known = ("platform", "device", "compiler", "networks_at_once")
     assert [there[name] for name in known] == ["tpu", "TPU v5 lite", {}, 32]
     assert {name for name in here if here[name] != there[name]} <= set(known)
-    mesh = types.SimpleNamespace(devices=np.array([TPU]), size=1)
+    mesh = jax.sharding.Mesh(np.array([TPU]), ("devices",))
     exact = sigprop.Sweep(depth=2, width=8, replicas=2, dtype="float64")
     with pytest.raises(ValueError, match=r"^`dtype`: must not be in float64 on a TPU"):
         sigprop.run_sweep(exact, tmp_path / "sweep.zarr", mesh=mesh)

@@ -28,19 +28,31 @@ def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path}: must be a readable TOML file; got {reason}") from error
 
 
-def plain(value: Any, path: str = "", level: int = 0) -> Any:
+def plain(value: Any, path: str = "") -> Any:
     """Convert all mappings and sequences to dictionaries and lists."""
-    if level > _DEEPEST:
+    if not _nests(value, _DEEPEST):
         raise ValueError(f"`{path or 'table'}`: must nest at most {_DEEPEST} tables and lists")
+    return _plain(value, path)
+
+
+def _nests(value: Any, levels: int) -> bool:
+    if levels < 0:
+        return False
+    inside = value.values() if isinstance(value, Mapping) else value
+    members = inside if isinstance(value, Mapping | list | tuple) else ()
+    return all(_nests(member, levels - 1) for member in members)
+
+
+def _plain(value: Any, path: str) -> Any:
     if isinstance(value, Mapping):
         for name in value:
             if not (isinstance(name, str) and name.isprintable()):
                 where = path or "table"
                 raise ValueError(f"`{where}`: must have printable names; got {shown(name)}")
-        inner = lambda name, member: plain(member, join(path, name), level + 1)
+        inner = lambda name, member: _plain(member, join(path, name))
         return {name: inner(name, member) for name, member in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(member, f"{path}[{i}]", level + 1) for i, member in enumerate(value)]
+        return [_plain(member, f"{path}[{i}]") for i, member in enumerate(value)]
     if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
         return np.asarray(value).tolist()
     return value

@@ -170,7 +170,7 @@ def save_network(network: Part, path: str | PathLike[str]) -> None:
 
     target = as_path("path", path)
     if not target.name or target.is_dir():
-        raise ValueError(f"`path`: must be a file; got {shown(str(path))}")
+        raise ValueError(f"`path`: must be a file, not a folder; got {path}")
     table = {"format": _FORMAT, **to_dict(network)}
     _make_relative(table, target.resolve().parent)
     text = tomli_w.dumps(table)

@@ -278,8 +278,11 @@ def test_files_of_networks_are_checked(text, message, tmp_path):
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "folder.toml").mkdir()
-    for name in ("folder.toml", "absent/network.toml"):
-        with pytest.raises(ValueError, match=rf"^`path`: must be writable; got .*{name}"):
+    for name, why in (
+        ("folder.toml", "a file, not a folder"),
+        ("absent/network.toml", "writable"),
+    ):
+        with pytest.raises(ValueError, match=rf"^`path`: must be {why}; got .*{name}"):
             save_network(NETWORKS["layer"], tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.toml"]
     save_network(theory.affine(jnp.array([1.0, 2.0])), tmp_path / "schedule.toml")
