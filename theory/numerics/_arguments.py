@@ -128,7 +128,7 @@ def as_path(name: str, value: Any) -> Path:
 
 
 _LARGEST = 2**31 - 1
-"""Largest number of turns of a compiled loop, and of entries of an axis."""
+"""Largest number of steps of a compiled loop, and of entries of an axis."""
 
 
 def check_count(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> None:
