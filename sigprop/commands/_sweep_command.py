@@ -29,10 +29,7 @@ def run(
 
     if distributed:
         with checked():
-            try:
-                join_hosts()
-            except RuntimeError as error:
-                raise BadInput(f"--distributed: must find its hosts; got {error}") from error
+            join_hosts()
     with checked(path="FILE"):
         sweep = sigprop.read_sweep_file(path)
     number, parts = part_of(shard)
