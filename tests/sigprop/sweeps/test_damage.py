@@ -58,6 +58,16 @@ def names(path):
     return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
 
 
+def damaged_copies(store, folder, damage):
+    """Each file's name, and the path of a copy of the store in which that file is damaged."""
+    path = folder / "copy.zarr"
+    for name in names(store):
+        shutil.copytree(store, path)
+        damage(path / name)
+        yield name, path
+        shutil.rmtree(path)
+
+
 def one_line(call):
     """What a call gives, or None if it is refused in one line that names the store."""
     try:
@@ -73,10 +83,7 @@ def one_line(call):
 def test_no_damaged_number_is_read(source, tmp_path, damage):
     known = sigprop.read_sweep(source)
     missing = 0
-    for name in names(source):
-        path = tmp_path / "sweep.zarr"
-        shutil.copytree(source, path)
-        damage(path / name)
+    for name, path in damaged_copies(source, tmp_path, damage):
         found = one_line(lambda path=path: sigprop.read_sweep(path))
         if found is not None:
             there = found["measured"]
@@ -87,7 +94,6 @@ def test_no_damaged_number_is_read(source, tmp_path, damage):
                 assert bool(found[observable].where(~there).isnull().all()), name
         status = one_line(lambda path=path: sigprop.sweep_status(path))
         assert status is None or 0 <= status.done <= status.networks == 8, name
-        shutil.rmtree(path)
     assert missing > 0
 
 
@@ -143,15 +149,11 @@ def data_set(tmp_path):
 def test_no_damaged_data_set_is_read(data_set, tmp_path, damage):
     known = sigprop.read_dataset(data_set)
     refused = 0
-    for name in names(data_set):
-        path = tmp_path / "copy.zarr"
-        shutil.copytree(data_set, path)
-        damage(path / name)
+    for _, path in damaged_copies(data_set, tmp_path, damage):
         found = one_line(lambda path=path: sigprop.read_dataset(path))
         refused += found is None
         if found is not None:
             xr.testing.assert_identical(found, known)
-        shutil.rmtree(path)
     assert refused >= 3
 
 
